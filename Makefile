@@ -1,0 +1,93 @@
+# `make help` lists what there is. Everything installs and fetches what it needs and is missing.
+SHELL := /bin/bash
+
+BUILD ?= release
+JOBS ?= $(shell nproc)
+PREFIX ?= /usr/local
+SECONDS ?= 60
+MODEL ?=
+CONFIG ?= config/ditserve.yaml
+
+build_dir := build/$(BUILD)
+# What is made once and used again: LibTorch, the demo's checkpoint, Python environments.
+cache := $(or $(DITSERVE_CACHE),build/cache)
+
+# $(call build,PRESET,TARGETS,GROUPS): sets up with these groups of packages, configures and builds.
+define build
+scripts/setup $(3)
+libtorch=$$(scripts/fetch-libtorch) && cmake --preset $(1) -DLIBTORCH="$$libtorch"
+cmake --build --preset $(1) --parallel $(JOBS) $(if $(2),--target $(2))
+endef
+
+.PHONY: help
+help:  ## Lists the targets
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Options: BUILD=dev|release|asan|tsan|cuda  MODEL=<a diffusers transformer folder>  CONFIG=<file>  JOBS=<n>"
+
+.PHONY: run
+run:  ## Starts a server, sends it one forward pass and shows what came of it; MODEL= for real weights
+	$(call build,$(BUILD),ditserve ditctl)
+	scripts/run-demo $(build_dir) $(cache)/demo $(MODEL)
+
+.PHONY: test
+test:  ## Runs every test
+	$(call build,$(BUILD))
+	ctest --preset $(BUILD)
+
+.PHONY: serve
+serve:  ## Runs a server in the foreground; MODEL=<a diffusers transformer folder>
+	$(if $(MODEL),,$(error make serve needs MODEL=<a diffusers transformer folder>))
+	$(call build,$(BUILD),ditserve)
+	exec $(build_dir)/server/ditserve --config $(CONFIG) --model qwen-image=$(MODEL)
+
+.PHONY: bench
+bench:  ## Measures every promise of the design
+	$(call build,$(BUILD))
+	bench/run $(build_dir)
+
+.PHONY: parity
+parity: $(cache)/parity/installed  ## Compares a live server with the Python reference
+	$(call build,$(BUILD),ditserve ditctl)
+	$(<D)/bin/python scripts/parity/live.py --build $(build_dir)
+
+$(cache)/parity/installed: scripts/parity/requirements.txt
+	scripts/setup python
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --requirement $<
+	touch $@
+
+.PHONY: format
+format:  ## Formats our C++
+	scripts/setup lint
+	scripts/lint --fix
+
+.PHONY: lint
+lint:  ## Checks format, clang-tidy and shell scripts; SINCE=<commit> for changed files alone
+	$(call build,dev,,lint)
+	scripts/lint build/dev $(SINCE)
+
+.PHONY: test-asan
+test-asan:  ## Runs every test under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) test BUILD=asan
+
+.PHONY: test-tsan
+test-tsan:  ## Runs every test under ThreadSanitizer
+	$(MAKE) test BUILD=tsan
+
+.PHONY: fuzz
+fuzz:  ## Fuzzes the readers of untrusted input; SECONDS=<n> each
+	$(call build,fuzz,,fuzz)
+	tests/fuzz/run build/fuzz $(SECONDS)
+
+.PHONY: cuda
+cuda:  ## Builds with the CUDA device module
+	$(call build,cuda)
+
+.PHONY: install
+install:  ## Installs to PREFIX=, a folder that can be moved
+	$(call build,$(BUILD),ditserve ditctl)
+	cmake --install $(build_dir) --prefix $(PREFIX)
+
+.PHONY: clean
+clean:  ## Removes what was built; keeps what was fetched
+	rm -rf $(filter-out build/cache,$(wildcard build/*))

@@ -1,0 +1,35 @@
+# Finds LibTorch by its libraries and headers alone. The package's own TorchConfig.cmake wants a CUDA toolkit on the
+# machine even to link its CPU half.
+#
+# Looks in LIBTORCH (CMake or environment variable: the folder that holds lib/ and include/), Torch_DIR (its
+# share/cmake/Torch), and the folder that scripts/fetch-libtorch fills.
+# Defines LibTorch::CPU, and LibTorch::CUDA where the CUDA half is there.
+set(_roots ${LIBTORCH} $ENV{LIBTORCH})
+if(Torch_DIR)
+  list(APPEND _roots ${Torch_DIR}/../../..)
+endif()
+list(APPEND _roots ${PROJECT_SOURCE_DIR}/third_party/libtorch/torch)
+
+find_path(LIBTORCH_INCLUDE_DIR ATen/ATen.h PATHS ${_roots} PATH_SUFFIXES include NO_DEFAULT_PATH)
+find_library(LIBTORCH_CPU_LIBRARY torch_cpu PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
+find_library(LIBTORCH_C10_LIBRARY c10 PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
+find_library(LIBTORCH_CUDA_LIBRARY torch_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
+find_library(LIBTORCH_C10_CUDA_LIBRARY c10_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
+
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(
+  LibTorch REQUIRED_VARS LIBTORCH_CPU_LIBRARY LIBTORCH_C10_LIBRARY LIBTORCH_INCLUDE_DIR
+  REASON_FAILURE_MESSAGE "set LIBTORCH to a LibTorch 2.13 folder, for example what scripts/fetch-libtorch prints")
+
+if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
+  add_library(LibTorch::CPU INTERFACE IMPORTED)
+  # Last in the search order: the folder carries an old copy of google/protobuf.
+  target_compile_options(LibTorch::CPU INTERFACE -idirafter ${LIBTORCH_INCLUDE_DIR})
+  # libtorch_cpu needs the two CUDA runtime libraries only when it runs; they lie where its own run path looks.
+  target_link_options(LibTorch::CPU INTERFACE -Wl,--allow-shlib-undefined)
+  target_link_libraries(LibTorch::CPU INTERFACE ${LIBTORCH_CPU_LIBRARY} ${LIBTORCH_C10_LIBRARY})
+  if(LIBTORCH_CUDA_LIBRARY AND LIBTORCH_C10_CUDA_LIBRARY)
+    add_library(LibTorch::CUDA INTERFACE IMPORTED)
+    target_link_libraries(LibTorch::CUDA INTERFACE ${LIBTORCH_CUDA_LIBRARY} ${LIBTORCH_C10_CUDA_LIBRARY} LibTorch::CPU)
+  endif()
+endif()

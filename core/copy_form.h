@@ -1,0 +1,31 @@
+#ifndef DITSERVE_CORE_COPY_FORM_H_
+#define DITSERVE_CORE_COPY_FORM_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/model_weights.h"
+#include "core/precision.h"
+
+namespace ditserve {
+
+// What a copy of a module holds: the values of each parameter, and the dtype they are represented in.
+struct CopyForm {
+  std::vector<Precision> precisions;  // In the order of ModuleSpec::parameters.
+  DType dtype;
+
+  friend bool operator==(const CopyForm&, const CopyForm&) = default;
+};
+
+// Where each parameter stands in a copy's memory.
+struct CopyLayout {
+  std::vector<int64_t> offsets_bytes;
+  int64_t size_bytes = 0;  // A multiple of 4096: what the copy really takes.
+};
+
+CopyLayout LayoutOf(const ModelWeights::Module& module, DType dtype);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_COPY_FORM_H_

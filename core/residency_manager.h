@@ -1,0 +1,252 @@
+#ifndef DITSERVE_CORE_RESIDENCY_MANAGER_H_
+#define DITSERVE_CORE_RESIDENCY_MANAGER_H_
+
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "core/buffer.h"
+#include "core/clock.h"
+#include "core/copy_table.h"
+#include "core/device.h"
+#include "core/executor.h"
+#include "core/lease.h"
+#include "core/ledger.h"
+#include "core/model_weights.h"
+#include "core/profile.h"
+#include "core/residency_snapshot.h"
+#include "core/route.h"
+#include "core/spare_buffers.h"
+#include "core/transfer_engine.h"
+
+namespace ditserve {
+
+// Index of a model in its manager.
+using ModelId = int;
+
+// What a rider has used so far.
+struct RiderAccount {
+  absl::Duration queue;           // From Join to admission.
+  absl::Duration stall;           // Waiting for weights.
+  int64_t disk_read_bytes = 0;    // Its share of what was moved.
+  int64_t device_copy_bytes = 0;  // Its share.
+  int64_t peak_device_bytes = 0;  // Largest use of the device budget since admission, all riders together.
+  int most_riders = 0;            // Most riders at one time on its model, itself included.
+  int modules_done = 0;
+};
+
+class ResidencyManager;
+
+// A request in a sweep: one pass over a model's modules in execution order.
+//
+// Ownership: destroying it leaves the sweep; its leases must be gone by then, its manager must not.
+// Thread safety: Acquire is called on the executor; the rest is thread-safe.
+class Rider final : public LeaseSource {
+ public:
+  ~Rider() override;
+
+  void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override;
+
+  // Ends the pass: a waiting admission or acquisition fails with `why` at once, every later one too.
+  void Cancel(absl::Status why);
+
+  RiderAccount account() const;
+
+ private:
+  friend class ResidencyManager;
+  explicit Rider(ResidencyManager* manager) : manager_(manager) {}
+
+  ResidencyManager* const manager_;
+};
+
+// Decides which copies of which weights are where, for all riders of all profiles together.
+//
+// One rule for prefetch, eviction and sharing: for every copy the distance to its next use is known, because the order
+// of modules is. What is missing and needed nearest is loaded next; to make room for it, copies go whose next use is
+// farthest, and farther than its own. Copies of equal values in equal dtype and tier are shared by all profiles.
+//
+// Everything is reserved in the ledger before it is allocated. A rider is admitted when its activations fit beside
+// those of the others and the largest streaming window, so what an admitted rider needs next can always be loaded once
+// the leases of others end.
+//
+// Thread safety: thread-safe. Lock order: its mutex before the transfer engine's, the executor's and the ledger's. No
+// transfer, allocation or callback runs while it is held.
+class ResidencyManager {
+ public:
+  struct Options {
+    int max_riders = 16;                              // Admitted at one time.
+    int max_waiting = 64;                             // Riders that wait for admission.
+    absl::Duration idle_release = absl::Seconds(60);  // After this, idle copies go back to where profiles rest.
+  };
+
+  // All must outlive the manager, and the executor and engine's threads must not use it after its destruction:
+  // destroy riders, then drain `transfers`, before it.
+  ResidencyManager(const Options& options, Device* device, Ledger* ledger, TransferEngine* transfers,
+                   Executor* executor, const Clock* clock);
+  ~ResidencyManager();
+
+  ModelId AddModel(std::unique_ptr<ModelWeights> weights) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Lets a request with `activation_bytes` of activations ride. `admitted` is called once on the executor: with OK
+  // when the rider may acquire, or with why not.
+  // Errors: FailedPrecondition if it can never fit, saying what would; ResourceExhausted if too many wait.
+  absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, int64_t activation_bytes,
+                                              absl::AnyInvocable<void(absl::Status) &&> admitted)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Sends copies that no request has used for Options::idle_release to where their profiles rest. Returns when to call
+  // it again, on the clock's scale.
+  absl::Duration ReleaseIdle() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // One consistent moment.
+  ResidencySnapshot Snapshot() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // The tiers that hold each module of `model`, nearest first; disk always does.
+  std::vector<std::vector<Tier>> ModuleTiers(ModelId model) const ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  friend class Rider;
+
+  struct Acquisition {
+    absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done;
+    absl::Duration since;
+  };
+
+  struct RiderState {
+    const Rider* rider = nullptr;
+    ModelId model = 0;
+    std::string profile;
+    std::optional<int64_t> vram_limit_bytes;
+    std::vector<Route> routes;
+    int64_t activation_bytes = 0;
+    int64_t window_bytes = 0;                            // The largest copy that its operations read.
+    ModuleIndex next = 0;                                // The module it acquires next.
+    absl::AnyInvocable<void(absl::Status) &&> admitted;  // Null once called.
+    bool active = false;
+    std::optional<Acquisition> pending;
+    absl::Status ended;                                          // Not OK once cancelled.
+    absl::flat_hash_map<ModuleIndex, absl::Status> load_errors;  // Of modules ahead.
+    Reservation activations;
+    int64_t watermark = 0;
+    absl::Duration joined;
+    RiderAccount account;
+  };
+
+  struct Model {
+    std::unique_ptr<ModelWeights> weights;
+    CopyTable copies;
+  };
+
+  // Copies that a transfer reads and writes, and for whom.
+  struct Load {
+    Copy* source = nullptr;  // Null: the checkpoint.
+    std::vector<Copy*> targets;
+  };
+
+  // What is to be done after the mutex is released.
+  struct Deferred {
+    std::vector<Transfer> transfers;
+    std::vector<Buffer> garbage;  // Freed, and so given back to the ledger.
+    std::vector<Executor::Work> posts;
+  };
+
+  // --- riders (residency_riders.cc)
+  void ReleaseCopiesOf(const RiderState& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Acquire(const Rider* rider, ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  void Release(const Rider* rider, Copy* copy) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Cancel(const Rider* rider, absl::Status why) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Leave(const Rider* rider) ABSL_LOCKS_EXCLUDED(mutex_);
+  RiderAccount AccountOf(const Rider* rider) const ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status CheckFits(const RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AdmitLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool TryAdmitLocked(RiderState& state, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Lease MakeLease(RiderState& state, Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void GrantLocked(RiderState& state, Copy& copy, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FailLocked(RiderState& state, const absl::Status& status, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  RiderState& StateOf(const Rider* rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  const RiderState& StateOf(const Rider* rider) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // --- copies (residency_manager.cc)
+  // Admits, loads and evicts until nothing more can be done now, and does what is deferred.
+  void Advance(Deferred deferred = {}) ABSL_LOCKS_EXCLUDED(mutex_);
+  void LoadLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The first module ahead of the rider that it can't compute with, nor will when what is under way is done; nullopt
+  // if there is none or the rider has enough ahead of it.
+  std::optional<ModuleIndex> NextMissing(const RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool StartLoadLocked(RiderState& state, ModuleIndex module, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The copy that operations will read, with room for it; null if there is no room now.
+  Copy* AddComputableLocked(const RiderState& state, ModuleIndex module, int64_t next_use, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Copies at stops on the way from `source` that there is room for.
+  std::vector<Copy*> AddStopsLocked(const RiderState& state, ModuleIndex module, const Copy* source, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Transfer TransferFor(ModelId model, ModuleIndex module, Load load) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void OnLoaded(ModelId model, ModuleIndex module, const Load& load, const absl::Status& status, TransferCost cost)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  void ArriveLocked(ModelId model, const Load& load, TransferCost cost, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void FailLoadLocked(ModelId model, ModuleIndex module, const Load& load, const absl::Status& status,
+                      Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // A ready or loading copy that the rider's operations can read; null if there is none.
+  Copy* FindComputable(const RiderState& state, ModuleIndex module) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The copy, ready or loading, from which values of `form` are made soonest; null: only the checkpoint.
+  Copy* FindSource(const RiderState& state, ModuleIndex module) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether values of `form` can be made from the copy's.
+  bool Leads(const Copy& copy, FormId form) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool Computes(const RiderState& state, const Copy& copy) const;
+  // Whether a rider has yet to compute with it in this pass.
+  bool IsNeeded(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a rider's profile keeps it where it is, within its limit.
+  bool IsKept(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a rider's profile would keep it, but for the limit.
+  bool IsClaimed(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Modules until its next use; larger than any such for what no rider uses.
+  int64_t NextUse(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Device bytes that vram_limit counts: weights and activations.
+  int64_t DeviceUse() const;
+  int64_t CopyBytes(ModelId model, ModuleIndex module, FormId form) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // `bytes` of `memory`, made free by evicting copies whose next use is more than `next_use` modules away. Nullopt if
+  // there is no room now; if something is in `deferred.garbage` then, there may be once it is freed.
+  std::optional<Buffer> MakeRoomLocked(Memory memory, int64_t bytes, int64_t next_use, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes spares of copies, farthest next use first, until there are `bytes` of spares; of none if that is impossible.
+  bool EvictLocked(Memory memory, int64_t bytes, int64_t next_use) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Drops copies of the rider's model that are over its limit, farthest next use first.
+  void EnforceLimitLocked(const RiderState& state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropUnlessWantedLocked(ModelId model, Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool IsEvictable(const Copy& copy) const { return copy.ready && copy.pins == 0; }
+
+  const Options options_;
+  Device* const device_;
+  Ledger* const ledger_;
+  TransferEngine* const transfers_;
+  Executor* const executor_;
+  const Clock* const clock_;
+
+  mutable absl::Mutex mutex_;
+  FormTable forms_ ABSL_GUARDED_BY(mutex_);
+  std::deque<Model> models_ ABSL_GUARDED_BY(mutex_);
+  std::list<RiderState> riders_ ABSL_GUARDED_BY(mutex_);  // In order of arrival, waiting ones too.
+  SpareBuffers spares_ ABSL_GUARDED_BY(mutex_);
+  int loads_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<absl::Duration> idle_since_ ABSL_GUARDED_BY(mutex_);  // When the last rider left.
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_RESIDENCY_MANAGER_H_

@@ -1,0 +1,48 @@
+#ifndef DITSERVE_CORE_RESIDENCY_SNAPSHOT_H_
+#define DITSERVE_CORE_RESIDENCY_SNAPSHOT_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace ditserve {
+
+// One memory's ledger at one moment, bytes.
+struct MemoryUsage {
+  int64_t budget_bytes = 0;
+  int64_t weights_bytes = 0;
+  int64_t staging_bytes = 0;
+  int64_t activations_bytes = 0;
+  int64_t peak_bytes = 0;  // Largest total so far.
+
+  int64_t total_bytes() const { return weights_bytes + staging_bytes + activations_bytes; }
+};
+
+// A model's parameters, in stored bytes, by the nearest tier that holds them; the three add up to the model.
+struct TierBytes {
+  std::string model;
+  int64_t device_bytes = 0;
+  int64_t host_bytes = 0;
+  int64_t disk_bytes = 0;
+};
+
+struct RiderInfo {
+  std::string model;
+  std::string profile;
+  int modules_done = 0;
+  int modules_total = 0;
+};
+
+// Where every byte is, at one moment.
+struct ResidencySnapshot {
+  std::string device_name;  // "cpu", "cuda:0".
+  MemoryUsage device;
+  MemoryUsage host;
+  std::vector<TierBytes> models;
+  std::vector<RiderInfo> riders;
+  int waiting = 0;  // Requests not yet admitted.
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_RESIDENCY_SNAPSHOT_H_

@@ -1,0 +1,54 @@
+#ifndef DITSERVE_CORE_SAFETENSORS_WRITER_H_
+#define DITSERVE_CORE_SAFETENSORS_WRITER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "core/dtype.h"
+
+namespace ditserve {
+
+// Writes a safetensors file from beginning to end, holding none of its data.
+//
+// Thread safety: thread-compatible.
+class SafetensorsWriter {
+ public:
+  struct Tensor {
+    std::string name;
+    DType dtype;
+    std::vector<int64_t> shape;
+  };
+
+  // Creates `path`, which must not exist, and writes the header.
+  // Errors: AlreadyExists; ResourceExhausted if the disk is full; Unavailable. They name the file without its folder.
+  static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(const std::string& path,
+                                                                   const std::vector<Tensor>& tensors,
+                                                                   const std::map<std::string, std::string>& metadata);
+  // Leaves an unfinished file behind; its owner removes it.
+  ~SafetensorsWriter();
+
+  // The next bytes of the tensors' data, in the order in which Create was given them.
+  absl::Status Append(absl::Span<const std::byte> data);
+
+  // Closes the file. FailedPrecondition unless all data was appended.
+  absl::Status Finish();
+
+ private:
+  SafetensorsWriter(std::string name, int descriptor) : name_(std::move(name)), descriptor_(descriptor) {}
+  absl::Status Write(const void* data, size_t size);
+
+  std::string name_;
+  int descriptor_;
+  int64_t missing_bytes_ = 0;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_SAFETENSORS_WRITER_H_

@@ -1,0 +1,42 @@
+#ifndef DITSERVE_MODELS_META_RUN_H_
+#define DITSERVE_MODELS_META_RUN_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "core/dtype.h"
+#include "core/lease.h"
+#include "core/module.h"
+
+namespace ditserve {
+
+// Gives out weights without data and records in which order they were asked for.
+class MetaLeaseSource final : public LeaseSource {
+ public:
+  MetaLeaseSource(const std::vector<ModuleSpec>& modules, DType dtype) : modules_(modules), dtype_(dtype) {}
+
+  void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override;
+
+  const std::vector<ModuleIndex>& order() const { return order_; }
+
+ private:
+  const std::vector<ModuleSpec>& modules_;
+  const DType dtype_;
+  std::vector<ModuleIndex> order_;
+};
+
+// Counts the bytes that meta tensors of the calling thread would take, while it lives. One a thread at a time.
+class MetaMemory {
+ public:
+  MetaMemory();
+  ~MetaMemory();
+  MetaMemory(const MetaMemory&) = delete;
+  MetaMemory& operator=(const MetaMemory&) = delete;
+
+  // Most bytes alive at one time so far.
+  int64_t peak_bytes() const;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_MODELS_META_RUN_H_

@@ -1,0 +1,32 @@
+#ifndef DITSERVE_MODELS_MODULE_TREE_H_
+#define DITSERVE_MODELS_MODULE_TREE_H_
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/module.h"
+#include "models/config.h"
+
+namespace ditserve {
+
+// A module of a model, as torch.nn.Module knows it.
+struct ModuleNode {
+  std::string type;                                          // "Linear", "ModuleList", ...
+  std::string extra;                                         // What repr shows in brackets: "in_features=64, ...".
+  std::vector<ParameterSpec> parameters;                     // Own parameters only.
+  std::vector<std::pair<std::string, ModuleNode>> children;  // Name and module, in definition order.
+};
+
+// The tree of DiffSynth-Studio's QwenImageDiT (2.1.12, models/qwen_image_dit.py).
+ModuleNode QwenImageDiTTree(const QwenImageDiTConfig& config);
+
+// What Python's print(model) shows, equal neighbours in a ModuleList folded: "(0-59): 60 x ...". No final newline.
+std::string Print(const ModuleNode& root);
+
+// The modules that hold parameters, in definition order.
+std::vector<ModuleSpec> ListModules(const ModuleNode& root);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_MODELS_MODULE_TREE_H_

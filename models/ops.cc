@@ -1,0 +1,122 @@
+#include "models/ops.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/view_as_complex.h>
+
+#include <algorithm>
+
+namespace ditserve {
+namespace {
+
+constexpr double kEpsilon = 1e-6;
+
+// Rows that a pointwise step works on at a time where it needs a temporary.
+constexpr int64_t kRows = 512;
+
+// Calls `step` on each kRows rows of `x`.
+template <typename Step>
+void ForRows(int64_t rows, Step step) {
+  for (int64_t begin = 0; begin < rows; begin += kRows) step(begin, std::min(kRows, rows - begin));
+}
+
+}  // namespace
+
+Batch Linear(const Batch& x, const Weights& linear) {
+  Batch out;
+  for (const at::Tensor& item : x) out.push_back(at::linear(item, linear.weight(), linear.bias()));
+  return out;
+}
+
+void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
+  const at::Tensor transposed = linear.weight().t();
+  for (size_t i = 0; i < x.size(); ++i) {
+    at::Tensor target = out[i];
+    at::addmm_out(target, linear.bias(), x[i], transposed);
+  }
+}
+
+Batch Silu(const Batch& x) {
+  Batch out;
+  for (const at::Tensor& item : x) out.push_back(at::silu(item));
+  return out;
+}
+
+void RmsNormInPlace(const Batch& x, const Weights& norm) {
+  const int64_t channels = norm.weight().size(0);
+  for (const at::Tensor& item : x) {
+    const at::Tensor groups = item.view({item.size(0), -1, channels});
+    const at::Tensor length = at::linalg_vector_norm(groups, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
+    const at::Tensor inverse = length.square_().div_(static_cast<double>(channels)).add_(kEpsilon).rsqrt_();
+    groups.mul_(inverse).mul_(norm.weight());
+  }
+}
+
+Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift) {
+  Batch out;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const at::Tensor normed = at::layer_norm(x[i], {x[i].size(1)}, {}, {}, kEpsilon);
+    out.push_back(normed.mul_(scale[i].add(1)).add_(shift[i]));
+  }
+  return out;
+}
+
+void GeluInPlace(const Batch& x, Numerics numerics) {
+  for (const at::Tensor& item : x) {
+    at::Tensor target = item;
+    if (numerics == Numerics::kDiffusers) {
+      at::gelu_(target, "tanh");
+      continue;
+    }
+    ForRows(target.size(0), [&](int64_t begin, int64_t count) {
+      const at::Tensor rows = target.narrow(0, begin, count);
+      rows.mul_(rows.mul(1.702).sigmoid_());
+    });
+  }
+}
+
+void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
+  for (size_t i = 0; i < x.size(); ++i) x[i].add_(y[i].mul_(gate[i]));
+}
+
+void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary) {
+  const at::Tensor pairs = x.view({x.size(0), -1, rotary.size(1), 2});  // [tokens, heads, D / 2, 2]
+  const at::Tensor turn = rotary.unsqueeze(1);
+  if (x.scalar_type() == at::kFloat) {
+    at::view_as_complex(pairs).mul_(turn);
+    return;
+  }
+  ForRows(x.size(0), [&](int64_t begin, int64_t count) {
+    const at::Tensor wide = pairs.narrow(0, begin, count).to(at::kFloat);
+    at::view_as_complex(wide).mul_(turn.narrow(0, begin, count));
+    pairs.narrow(0, begin, count).copy_(wide);
+  });
+}
+
+at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t head_dim) {
+  // Meta tensors would take the path that holds all scores, which no device does.
+  if (q.is_meta()) return at::empty_like(q);
+  const auto heads = [&](const at::Tensor& x) {
+    return x.view({1, x.size(0), -1, head_dim}).transpose(1, 2);  // [1, heads, tokens, head_dim]
+  };
+  const at::Tensor out = at::scaled_dot_product_attention(heads(q), heads(k), heads(v));
+  return out.transpose(1, 2).reshape(q.sizes());
+}
+
+Batch Chunk(const Batch& x, int64_t chunks, int64_t index) {
+  Batch out;
+  for (const at::Tensor& item : x) {
+    const int64_t width = item.size(1) / chunks;
+    out.push_back(item.narrow(1, index * width, width));
+  }
+  return out;
+}
+
+}  // namespace ditserve

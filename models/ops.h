@@ -1,0 +1,50 @@
+#ifndef DITSERVE_MODELS_OPS_H_
+#define DITSERVE_MODELS_OPS_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "models/config.h"
+#include "models/weights.h"
+
+namespace ditserve {
+
+// One tensor an item: items of a batch have prompts of different lengths, and each is computed by itself so that its
+// result does not depend on the others. Rows are tokens: shape [tokens, channels].
+using Batch = std::vector<at::Tensor>;
+
+// x W^T + b for each item.
+Batch Linear(const Batch& x, const Weights& linear);
+
+// The same, written to existing memory.
+void LinearInto(const Batch& x, const Weights& linear, const Batch& out);
+
+Batch Silu(const Batch& x);
+
+// x / rms(x) over groups of as many channels as the norm has weights, times the weights; in place. The sum of squares
+// is taken in float32.
+void RmsNormInPlace(const Batch& x, const Weights& norm);
+
+// LayerNorm(x) * (1 + scale) + shift, without weights of its own. scale and shift: shape [1, channels].
+Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift);
+
+// The MLP's activation, in place: x * sigmoid(1.702 x) or tanh GELU.
+void GeluInPlace(const Batch& x, Numerics numerics);
+
+// x += gate * y; y is used up. gate: shape [1, channels].
+void AddGated(const Batch& x, const Batch& gate, const Batch& y);
+
+// Turns neighbouring channels of each head as complex numbers, in float32 and in place.
+// x: [tokens, heads * D]; rotary: complex64 [tokens, D / 2].
+void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary);
+
+// Softmax attention of each head over all tokens. q, k, v and the result: [tokens, heads * head_dim].
+at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t head_dim);
+
+// Chunk `index` of `chunks` equal ones along the channels, for each item; no copy.
+Batch Chunk(const Batch& x, int64_t chunks, int64_t index);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_MODELS_OPS_H_

@@ -1,0 +1,301 @@
+#include "models/qwen_image_dit.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/clamp.h>
+#include <ATen/ops/cos.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/exp.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/nonzero.h>
+#include <ATen/ops/sin.h>
+#include <ATen/ops/stack.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "models/errors.h"
+#include "models/meta_run.h"
+#include "models/module_tree.h"
+#include "models/ops.h"
+#include "models/rope.h"
+
+namespace ditserve {
+namespace {
+
+constexpr int64_t kTimeChannels = 256;
+constexpr int64_t kPatchPixels = 16;  // An 8x8 latent pixel, patched 2x2.
+
+// What kernels allocate inside: the attention's blocks of scores, a few hundred KiB a thread.
+constexpr int64_t kKernelBytes = 8 << 20;
+
+// "B C (H P) (W Q) -> B (H W) (C P Q)" of one item.
+at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {
+  const int64_t channels = latents.size(0), rows = latents.size(1) / patch, columns = latents.size(2) / patch;
+  return latents.reshape({channels, rows, patch, columns, patch})
+      .permute({1, 3, 0, 2, 4})
+      .reshape({rows * columns, channels * patch * patch});
+}
+
+DType DTypeOf(at::ScalarType type) {
+  return type == at::kBFloat16 ? DType::kBFloat16 : type == at::kHalf ? DType::kFloat16 : DType::kFloat32;
+}
+
+}  // namespace
+
+// What one image and its prompt bring into the model.
+struct QwenImageDiT::Item {
+  at::Tensor patches;  // [H/16 * W/16, in_channels]
+  at::Tensor prompt;   // [T, joint_attention_dim], tokens that count
+  at::Tensor time;     // [1, 256]
+  at::Tensor rotary;   // Complex, [T + H/16 * W/16, head_dim / 2]
+};
+
+ForwardShape ShapeOf(const ForwardInputs& inputs) {
+  ForwardShape shape{inputs.latents.size(2) * 8, inputs.latents.size(3) * 8, {}};
+  for (int64_t i = 0; i < inputs.latents.size(0); ++i) {
+    const bool masked = inputs.prompt_emb_mask.defined();
+    shape.text_tokens.push_back(masked ? inputs.prompt_emb_mask[i].sum().item<int64_t>() : inputs.prompt_emb.size(1));
+  }
+  return shape;
+}
+
+QwenImageDiT::QwenImageDiT(const QwenImageDiTConfig& config) : config_(config) {
+  const ModuleNode tree = QwenImageDiTTree(config);
+  tree_ = Print(tree);
+  modules_ = ListModules(tree);
+  parts_ = FindParts();
+  // The order of execution is the order in which the code asks for weights.
+  MetaLeaseSource leases(modules_, DType::kFloat32);
+  WeightSource weights(leases, modules_, at::kMeta);
+  Task<Batch> pass = Run(MetaItems({kPatchPixels, kPatchPixels, {1}}, at::kFloat), parts_.blocks.size(), weights);
+  pass.Start();
+  pass.Result();
+  std::vector<ModuleSpec> ordered;
+  for (const ModuleIndex index : leases.order()) ordered.push_back(std::move(modules_[index]));
+  modules_ = std::move(ordered);
+  parts_ = FindParts();
+}
+
+QwenImageDiT::Parts QwenImageDiT::FindParts() const {
+  absl::flat_hash_map<std::string, ModuleIndex> indices;
+  for (size_t i = 0; i < modules_.size(); ++i) indices[modules_[i].path] = static_cast<ModuleIndex>(i);
+  const auto at = [&](const std::string& path) { return indices.at(path); };
+  Parts parts{at("time_text_embed.timestep_embedder.linear_1"),
+              at("time_text_embed.timestep_embedder.linear_2"),
+              at("txt_norm"),
+              at("img_in"),
+              at("txt_in"),
+              at("norm_out.linear"),
+              at("proj_out"),
+              {}};
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    const std::string block = absl::StrCat("transformer_blocks.", i, ".");
+    parts.blocks.push_back({at(block + "img_mod.1"),
+                            at(block + "txt_mod.1"),
+                            at(block + "attn.to_q"),
+                            at(block + "attn.to_k"),
+                            at(block + "attn.to_v"),
+                            at(block + "attn.norm_q"),
+                            at(block + "attn.norm_k"),
+                            at(block + "attn.add_q_proj"),
+                            at(block + "attn.add_k_proj"),
+                            at(block + "attn.add_v_proj"),
+                            at(block + "attn.norm_added_q"),
+                            at(block + "attn.norm_added_k"),
+                            at(block + "attn.to_out.0"),
+                            at(block + "attn.to_add_out"),
+                            {at(block + "img_mlp.net.0.proj"), at(block + "img_mlp.net.2")},
+                            {at(block + "txt_mlp.net.0.proj"), at(block + "txt_mlp.net.2")}});
+  }
+  return parts;
+}
+
+Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
+                                       LeaseSource& leases) const {
+  WeightSource weights(leases, modules_, device);
+  const Batch patches = co_await Run(Prepare(inputs, device, arithmetic), parts_.blocks.size(), weights);
+  co_return at::stack(patches).to(at::kCPU, inputs.latents.scalar_type());
+}
+
+Task<Batch> QwenImageDiT::Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const {
+  Stream x = co_await Enter(std::move(items), weights);
+  for (size_t i = 0; i < blocks; ++i) x = co_await Block(std::move(x), parts_.blocks[i], weights);
+  x.text.clear();
+  const Batch scale_shift = Linear(x.conditioning, co_await weights[parts_.norm_out]);
+  const Batch normed = ModulatedLayerNorm(x.image, Chunk(scale_shift, 2, 0), Chunk(scale_shift, 2, 1));
+  x.image.clear();
+  co_return Linear(normed, co_await weights[parts_.proj_out]);
+}
+
+Task<QwenImageDiT::Stream> QwenImageDiT::Enter(std::vector<Item> items, WeightSource& weights) const {
+  Batch patches, prompts, times;
+  Stream x;
+  for (Item& item : items) {
+    patches.push_back(std::move(item.patches));
+    prompts.push_back(std::move(item.prompt));
+    times.push_back(std::move(item.time));
+    x.rotary.push_back(std::move(item.rotary));
+  }
+  x.image = Linear(patches, co_await weights[parts_.img_in]);
+  RmsNormInPlace(prompts, co_await weights[parts_.txt_norm]);
+  x.text = Linear(prompts, co_await weights[parts_.txt_in]);
+  const Batch hidden = Silu(Linear(times, co_await weights[parts_.linear_1]));
+  x.conditioning = Silu(Linear(hidden, co_await weights[parts_.linear_2]));
+  co_return x;
+}
+
+Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& block, WeightSource& weights) const {
+  // Six chunks each: shift, scale and gate of the attention, then of the MLP.
+  const Batch image_mod = Linear(x.conditioning, co_await weights[block.img_mod]);
+  const Batch text_mod = Linear(x.conditioning, co_await weights[block.txt_mod]);
+  const auto modulated = [](const Batch& stream, const Batch& mod, int64_t first) {
+    return ModulatedLayerNorm(stream, Chunk(mod, 6, first + 1), Chunk(mod, 6, first));
+  };
+
+  Stream normed{modulated(x.image, image_mod, 0), modulated(x.text, text_mod, 0), {}, x.rotary};
+  const Stream attended = co_await JointAttention(std::move(normed), block, weights);
+  AddGated(x.image, Chunk(image_mod, 6, 2), attended.image);
+  AddGated(x.text, Chunk(text_mod, 6, 2), attended.text);
+
+  AddGated(x.image, Chunk(image_mod, 6, 5), co_await Mlp(modulated(x.image, image_mod, 3), block.img_mlp, weights));
+  AddGated(x.text, Chunk(text_mod, 6, 5), co_await Mlp(modulated(x.text, text_mod, 3), block.txt_mlp, weights));
+
+  if (config_.numerics == Numerics::kDiffusers && x.image[0].scalar_type() == at::kHalf) {
+    for (at::Tensor& item : x.text) at::clamp_(item, -65504, 65504);
+    for (at::Tensor& item : x.image) at::clamp_(item, -65504, 65504);
+  }
+  co_return x;
+}
+
+Task<QwenImageDiT::Stream> QwenImageDiT::JointAttention(Stream x, const BlockModules& block,
+                                                        WeightSource& weights) const {
+  // Projections are written where the attention reads them: text tokens, then image tokens.
+  struct Joint {
+    Batch all, text, image;
+  };
+  const auto joint = [&x] {
+    Joint made;
+    for (size_t i = 0; i < x.image.size(); ++i) {
+      const int64_t text = x.text[i].size(0), image = x.image[i].size(0);
+      made.all.push_back(at::empty({text + image, x.image[i].size(1)}, x.image[i].options()));
+      made.text.push_back(made.all[i].narrow(0, 0, text));
+      made.image.push_back(made.all[i].narrow(0, text, image));
+    }
+    return made;
+  };
+  const auto rotate = [&x](const Joint& made) {
+    for (size_t i = 0; i < made.all.size(); ++i) RotateInPlace(made.all[i], x.rotary[i]);
+  };
+
+  Joint q = joint();
+  LinearInto(x.image, co_await weights[block.to_q], q.image);
+  RmsNormInPlace(q.image, co_await weights[block.norm_q]);
+  LinearInto(x.text, co_await weights[block.add_q_proj], q.text);
+  RmsNormInPlace(q.text, co_await weights[block.norm_added_q]);
+  rotate(q);
+  Joint k = joint();
+  LinearInto(x.image, co_await weights[block.to_k], k.image);
+  RmsNormInPlace(k.image, co_await weights[block.norm_k]);
+  LinearInto(x.text, co_await weights[block.add_k_proj], k.text);
+  RmsNormInPlace(k.text, co_await weights[block.norm_added_k]);
+  rotate(k);
+  Joint v = joint();
+  LinearInto(x.image, co_await weights[block.to_v], v.image);
+  LinearInto(x.text, co_await weights[block.add_v_proj], v.text);
+  x.image.clear();
+
+  Batch text_heads, image_heads;
+  for (size_t i = 0; i < q.all.size(); ++i) {
+    const int64_t text = x.text[i].size(0);
+    const at::Tensor heads = Attention(q.all[i], k.all[i], v.all[i], config_.attention_head_dim);
+    text_heads.push_back(heads.narrow(0, 0, text));
+    image_heads.push_back(heads.narrow(0, text, heads.size(0) - text));
+  }
+  q = k = v = {};
+  x.image = Linear(image_heads, co_await weights[block.to_out]);
+  x.text = Linear(text_heads, co_await weights[block.to_add_out]);
+  co_return x;
+}
+
+Task<Batch> QwenImageDiT::Mlp(Batch x, const MlpModules& mlp, WeightSource& weights) const {
+  const Batch hidden = Linear(x, co_await weights[mlp.in]);
+  x.clear();
+  GeluInPlace(hidden, config_.numerics);
+  co_return Linear(hidden, co_await weights[mlp.out]);
+}
+
+std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& inputs, at::Device device,
+                                                      at::ScalarType arithmetic) const {
+  const int64_t rows = inputs.latents.size(2) / config_.patch_size;
+  const int64_t columns = inputs.latents.size(3) / config_.patch_size;
+  std::vector<Item> items;
+  for (int64_t i = 0; i < inputs.latents.size(0); ++i) {
+    at::Tensor prompt = inputs.prompt_emb[i];
+    at::Tensor positions = at::arange(prompt.size(0), at::kFloat);
+    if (inputs.prompt_emb_mask.defined()) {
+      // Tokens that do not count are left out; the others keep their place. So diffusers' masked attention, which
+      // hides their keys, gives the same image.
+      const at::Tensor kept = at::nonzero(inputs.prompt_emb_mask[i]).view(-1);
+      prompt = prompt.index_select(0, kept);
+      positions = kept.to(at::kFloat);
+    }
+    items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(device, arithmetic),
+                     prompt.to(device, arithmetic, /*non_blocking=*/false, /*copy=*/true),
+                     TimeChannels(inputs.timestep.narrow(0, i, 1), arithmetic).to(device),
+                     JointRotary(positions, rows, columns, config_.axes_dims_rope).to(device)});
+  }
+  return items;
+}
+
+std::vector<QwenImageDiT::Item> QwenImageDiT::MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const {
+  const auto options = at::TensorOptions().device(at::kMeta).dtype(arithmetic);
+  const int64_t patches = shape.height / kPatchPixels * (shape.width / kPatchPixels);
+  std::vector<Item> items;
+  for (const int64_t tokens : shape.text_tokens) {
+    items.push_back({at::empty({patches, config_.in_channels}, options),
+                     at::empty({tokens, config_.joint_attention_dim}, options), at::empty({1, kTimeChannels}, options),
+                     at::empty({tokens + patches, config_.attention_head_dim / 2}, options.dtype(at::kComplexFloat))});
+  }
+  return items;
+}
+
+// Cosines, then sines, of 1000 timestep * 10000^(-k/128). Shape [1, 256].
+at::Tensor QwenImageDiT::TimeChannels(const at::Tensor& timestep, at::ScalarType arithmetic) const {
+  constexpr int64_t half = kTimeChannels / 2;
+  at::Tensor time = timestep;
+  at::Tensor frequencies = at::exp(at::arange(half, at::kFloat).mul_(-std::log(10000.0)).div_(half));
+  if (config_.numerics == Numerics::kDiffusers) {
+    // It works in the timestep's dtype here, which is the activations'.
+    time = time.to(arithmetic);
+    frequencies = frequencies.to(arithmetic);
+  }
+  const at::Tensor angles = time.to(at::kFloat).view({1, 1}).mul(frequencies).to(at::kFloat).mul_(1000);
+  return at::cat({at::cos(angles), at::sin(angles)}, 1).to(arithmetic);
+}
+
+int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const {
+  MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
+  WeightSource weights(leases, modules_, at::kMeta);
+  MetaMemory memory;
+  {
+    // Every block takes the same memory; the second begins with what the first leaves.
+    Task<Batch> pass = Run(MetaItems(shape, arithmetic), std::min<size_t>(2, parts_.blocks.size()), weights);
+    pass.Start();
+    const Batch patches = pass.Result();
+    const at::Tensor output = at::stack(patches).to(at::kFloat);
+  }
+  return memory.peak_bytes() + kKernelBytes;
+}
+
+at::Tensor Unpatchify(const at::Tensor& patches, const QwenImageDiTConfig& config, int64_t height, int64_t width) {
+  const int64_t rows = height / kPatchPixels, columns = width / kPatchPixels, patch = config.patch_size;
+  return patches.reshape({patches.size(0), rows, columns, config.out_channels, patch, patch})
+      .permute({0, 3, 1, 4, 2, 5})
+      .reshape({patches.size(0), config.out_channels, rows * patch, columns * patch});
+}
+
+}  // namespace ditserve

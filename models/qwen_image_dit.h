@@ -1,0 +1,114 @@
+#ifndef DITSERVE_MODELS_QWEN_IMAGE_DIT_H_
+#define DITSERVE_MODELS_QWEN_IMAGE_DIT_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "core/lease.h"
+#include "core/module.h"
+#include "core/task.h"
+#include "models/config.h"
+#include "models/weights.h"
+
+namespace ditserve {
+
+// Inputs of one forward pass. B images of H x W pixels, prompts of at most T tokens; all tensors on the CPU.
+struct ForwardInputs {
+  at::Tensor latents;          // Shape [B, 16, H/8, W/8], floating point.
+  at::Tensor timestep;         // Shape [B], floating point; taken as it is.
+  at::Tensor prompt_emb;       // Shape [B, T, joint_attention_dim], floating point.
+  at::Tensor prompt_emb_mask;  // Shape [B, T] bool, or undefined: all tokens count.
+};
+
+// Sizes that decide how much memory a forward pass takes.
+struct ForwardShape {
+  int64_t height = 0;                // Pixels.
+  int64_t width = 0;                 // Pixels.
+  std::vector<int64_t> text_tokens;  // Tokens that count, an entry for each item of the batch.
+
+  friend bool operator==(const ForwardShape&, const ForwardShape&) = default;
+};
+
+ForwardShape ShapeOf(const ForwardInputs& inputs);
+
+// The diffusion transformer of Qwen-Image, written once for every device and dtype.
+//
+// Holds no weights: each operation leases its module's. Every item of a batch is computed by itself between the same
+// leases, so item i of a batch equals item i alone, bit for bit, and padding never changes a result.
+//
+// Thread safety: immutable; a Forward's coroutine runs on the executor.
+class QwenImageDiT {
+ public:
+  explicit QwenImageDiT(const QwenImageDiTConfig& config);
+
+  const QwenImageDiTConfig& config() const { return config_; }
+
+  // Modules that hold parameters, in execution order (found by running Forward on meta tensors).
+  const std::vector<ModuleSpec>& modules() const { return modules_; }
+
+  // What print(model) shows in Python.
+  const std::string& tree() const { return tree_; }
+
+  // One pass in `arithmetic` dtype on `device`. Modules are acquired from `weights` in the order of modules(), each
+  // once. Returns the packed sequence, shape [B, H/16 * W/16, 64], on the CPU in the dtype of `latents`.
+  // A lease that fails ends the pass: its status is thrown as StatusError (models/errors.h).
+  // `inputs` and `weights` must outlive the task.
+  Task<at::Tensor> Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
+                           LeaseSource& weights) const;
+
+  // Most bytes of activations alive at one time in a Forward of this shape, inputs and output on the device included,
+  // weights not; found by running Forward on meta tensors, plus what kernels use inside.
+  int64_t ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const;
+
+ private:
+  // The modules of each part, by their index in modules().
+  struct MlpModules {
+    ModuleIndex in, out;
+  };
+  struct BlockModules {
+    ModuleIndex img_mod, txt_mod;
+    ModuleIndex to_q, to_k, to_v, norm_q, norm_k;
+    ModuleIndex add_q_proj, add_k_proj, add_v_proj, norm_added_q, norm_added_k;
+    ModuleIndex to_out, to_add_out;
+    MlpModules img_mlp, txt_mlp;
+  };
+  struct Parts {
+    ModuleIndex linear_1, linear_2, txt_norm, img_in, txt_in, norm_out, proj_out;
+    std::vector<BlockModules> blocks;
+  };
+
+  // A batch on its way through the model; a tensor an item.
+  struct Stream {
+    std::vector<at::Tensor> image;         // [H/16 * W/16, width]
+    std::vector<at::Tensor> text;          // [T, width]
+    std::vector<at::Tensor> conditioning;  // SiLU of the time embedding, [1, width]
+    std::vector<at::Tensor> rotary;        // Complex, text then image tokens, [T + H/16 * W/16, head_dim / 2]
+  };
+  struct Item;
+
+  Parts FindParts() const;
+  std::vector<Item> Prepare(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic) const;
+  std::vector<Item> MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const;
+  at::Tensor TimeChannels(const at::Tensor& timestep, at::ScalarType arithmetic) const;
+  Task<Stream> Enter(std::vector<Item> items, WeightSource& weights) const;
+  Task<Stream> Block(Stream x, const BlockModules& block, WeightSource& weights) const;
+  Task<Stream> JointAttention(Stream x, const BlockModules& block, WeightSource& weights) const;
+  Task<std::vector<at::Tensor>> Mlp(std::vector<at::Tensor> x, const MlpModules& mlp, WeightSource& weights) const;
+  Task<std::vector<at::Tensor>> Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const;
+
+  QwenImageDiTConfig config_;
+  std::vector<ModuleSpec> modules_;
+  Parts parts_;
+  std::string tree_;
+};
+
+// Patches [B, H/16 * W/16, 64] to latents [B, 16, H/8, W/8].
+at::Tensor Unpatchify(const at::Tensor& patches, const QwenImageDiTConfig& config, int64_t height, int64_t width);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_MODELS_QWEN_IMAGE_DIT_H_

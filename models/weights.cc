@@ -1,0 +1,52 @@
+#include "models/weights.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+
+#include "models/errors.h"
+
+namespace ditserve {
+
+at::ScalarType ScalarTypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kBFloat16:
+      return at::kBFloat16;
+    case DType::kFloat16:
+      return at::kHalf;
+    case DType::kFloat8E4M3:
+      return at::kFloat8_e4m3fn;
+    default:
+      return at::kFloat;
+  }
+}
+
+Weights::Weights(Lease lease, const ModuleSpec& module, at::Device device) : lease_(std::move(lease)) {
+  for (size_t i = 0; i < module.parameters.size(); ++i) {
+    const LeasedTensor& leased = lease_.tensors()[i];
+    const auto options = at::TensorOptions().dtype(ScalarTypeOf(leased.dtype)).device(device);
+    if (device.is_meta()) {
+      // A single element, expanded: weights must not count as activations.
+      tensors_.push_back(at::empty({1}, options).expand(module.parameters[i].shape));
+    } else {
+      // Operations only read; ATen has no tensor of const elements.
+      void* const data = const_cast<std::byte*>(leased.data);
+      tensors_.push_back(at::from_blob(data, module.parameters[i].shape, options));
+    }
+  }
+}
+
+bool WeightSource::Awaiter::await_suspend(std::coroutine_handle<> awaiter) {
+  source_.leases_.Acquire(module_, [this, awaiter](absl::StatusOr<Lease> lease) {
+    lease_.emplace(std::move(lease));
+    if (suspended_) awaiter.resume();
+  });
+  suspended_ = !lease_.has_value();
+  return suspended_;
+}
+
+Weights WeightSource::Awaiter::await_resume() {
+  if (!lease_->ok()) throw StatusError(lease_->status());
+  return Weights(**std::move(lease_), source_.modules_[module_], source_.device_);
+}
+
+}  // namespace ditserve

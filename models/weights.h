@@ -1,0 +1,65 @@
+#ifndef DITSERVE_MODELS_WEIGHTS_H_
+#define DITSERVE_MODELS_WEIGHTS_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <coroutine>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/dtype.h"
+#include "core/lease.h"
+#include "core/module.h"
+
+namespace ditserve {
+
+// LibTorch's name of a weight dtype.
+at::ScalarType ScalarTypeOf(DType dtype);
+
+// A leased module's parameters as tensors. They are valid as long as this lives.
+class Weights {
+ public:
+  Weights(Lease lease, const ModuleSpec& module, at::Device device);
+
+  const at::Tensor& weight() const { return tensors_[0]; }
+  const at::Tensor& bias() const { return tensors_[1]; }
+
+ private:
+  Lease lease_;
+  std::vector<at::Tensor> tensors_;
+};
+
+// Awaits leases: `co_await weights[module]` is the module's Weights, or throws the StatusError of a failed lease.
+class WeightSource {
+ public:
+  WeightSource(LeaseSource& leases, const std::vector<ModuleSpec>& modules, at::Device device)
+      : leases_(leases), modules_(modules), device_(device) {}
+
+  class Awaiter {
+   public:
+    Awaiter(WeightSource& source, ModuleIndex module) : source_(source), module_(module) {}
+    bool await_ready() const noexcept { return false; }
+    // Does not suspend if the lease is given at once.
+    bool await_suspend(std::coroutine_handle<> awaiter);
+    Weights await_resume();
+
+   private:
+    WeightSource& source_;
+    const ModuleIndex module_;
+    bool suspended_ = false;
+    std::optional<absl::StatusOr<Lease>> lease_;
+  };
+
+  Awaiter operator[](ModuleIndex module) { return Awaiter(*this, module); }
+
+ private:
+  LeaseSource& leases_;
+  const std::vector<ModuleSpec>& modules_;
+  const at::Device device_;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_MODELS_WEIGHTS_H_
