@@ -27,7 +27,7 @@ help:  ## Lists the targets
 .PHONY: run
 run:  ## Starts a server, sends it one forward pass and shows what came of it; MODEL= for real weights
 	$(call build,$(BUILD),ditserve ditctl)
-	scripts/run-demo $(build_dir) $(cache)/demo $(MODEL)
+	scripts/run-demo $(build_dir)/bin $(cache)/demo $(MODEL)
 
 .PHONY: test
 test:  ## Runs every test
@@ -38,17 +38,17 @@ test:  ## Runs every test
 serve:  ## Runs a server in the foreground; MODEL=<a diffusers transformer folder>
 	$(if $(MODEL),,$(error make serve needs MODEL=<a diffusers transformer folder>))
 	$(call build,$(BUILD),ditserve)
-	exec $(build_dir)/server/ditserve --config $(CONFIG) --model qwen-image=$(MODEL)
+	exec $(build_dir)/bin/ditserve --config $(CONFIG) --model qwen-image=$(MODEL)
 
 .PHONY: bench
 bench:  ## Measures every promise of the design
 	$(call build,$(BUILD))
-	bench/run $(build_dir)
+	bench/run $(build_dir)/bin
 
 .PHONY: parity
 parity: $(cache)/parity/installed  ## Compares a live server with the Python reference
 	$(call build,$(BUILD),ditserve ditctl)
-	$(<D)/bin/python scripts/parity/live.py --build $(build_dir)
+	$(<D)/bin/python scripts/parity/live.py --bin $(build_dir)/bin
 
 $(cache)/parity/installed: scripts/parity/requirements.txt
 	scripts/setup python
@@ -87,6 +87,11 @@ cuda:  ## Builds with the CUDA device module
 install:  ## Installs to PREFIX=, a folder that can be moved
 	$(call build,$(BUILD),ditserve ditctl)
 	cmake --install $(build_dir) --prefix $(PREFIX)
+
+.PHONY: deb
+deb:  ## Makes a Debian package in build/
+	$(call build,$(BUILD),ditserve ditctl)
+	cpack --config $(build_dir)/CPackConfig.cmake -B build
 
 .PHONY: clean
 clean:  ## Removes what was built; keeps what was fetched

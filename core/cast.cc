@@ -2,26 +2,22 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstring>
 
 namespace ditserve {
 namespace {
 
-// Conversions go through float32 in blocks that stay in the first-level cache. The loops are written so that the
-// compiler vectorizes them, once for each of these instruction sets; the processor's own is chosen at run time.
+// The loops are written so that the compiler vectorizes them, once for each of these instruction sets; the
+// processor's own is chosen at run time. (The choice runs before a sanitizer is set up, and clang 14 has no clones.)
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
 #define DITSERVE_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define DITSERVE_MULTIVERSION
 #endif
 
+// Elements of a chain's intermediate steps; they stay in the first-level cache.
 constexpr int64_t kBlock = 2048;
-
-uint32_t Bits(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
 
 float FromBits(uint32_t bits) {
   float value;
@@ -29,142 +25,146 @@ float FromBits(uint32_t bits) {
   return value;
 }
 
-// --- to float32, which holds every value of the others
-
-DITSERVE_MULTIVERSION
-void BFloat16ToFloat32(const uint16_t* source, uint32_t* target, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) target[i] = static_cast<uint32_t>(source[i]) << 16;
+uint32_t ToBits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
 }
 
-float Float16ToFloat32(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-  const uint32_t exponent = (half >> 10) & 0x1fu;
-  const uint32_t mantissa = half & 0x3ffu;
-  if (exponent == 0x1f) return FromBits(sign | 0x7f800000u | mantissa << 13);
-  if (exponent != 0) return FromBits(sign | (exponent + 112) << 23 | mantissa << 13);
-  // A denormal is a multiple of 2^-24.
-  return FromBits(sign | Bits(static_cast<float>(mantissa) * 0x1p-24f));
-}
+// Weight dtypes as conversions from and to the bits of float32, which holds every value of the others. Rounding is to
+// the nearest, ties to even. All cases are computed and one is chosen, so that there is nothing to branch on.
+struct Float32 {
+  using Element = uint32_t;
+  static uint32_t Decode(uint32_t bits) { return bits; }
+  static uint32_t Encode(uint32_t bits) { return bits; }
+};
 
-float Float8ToFloat32(uint8_t byte) {
-  const uint32_t sign = static_cast<uint32_t>(byte & 0x80u) << 24;
-  const uint32_t exponent = (byte >> 3) & 0xfu;
-  const uint32_t mantissa = byte & 0x7u;
-  if ((byte & 0x7fu) == 0x7f) return FromBits(sign | 0x7ff00000u);  // The only NaN.
-  if (exponent != 0) return FromBits(sign | (exponent + 120) << 23 | mantissa << 20);
-  return FromBits(sign | Bits(static_cast<float>(mantissa) * 0x1p-9f));
-}
-
-const std::array<float, 256>& Float8Table() {
-  static const std::array<float, 256> table = [] {
-    std::array<float, 256> values;
-    for (int i = 0; i < 256; ++i) values[i] = Float8ToFloat32(static_cast<uint8_t>(i));
-    return values;
-  }();
-  return table;
-}
-
-// --- from float32, to the nearest, ties to even
-
-DITSERVE_MULTIVERSION
-void Float32ToBFloat16(const uint32_t* source, uint16_t* target, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = source[i];
+struct BFloat16 {
+  using Element = uint16_t;
+  static uint32_t Decode(uint16_t element) { return static_cast<uint32_t>(element) << 16; }
+  static uint16_t Encode(uint32_t bits) {
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
-    target[i] = static_cast<uint16_t>(nan ? 0x7fc0u : rounded);  // PyTorch's NaN.
+    return static_cast<uint16_t>(nan ? 0x7fc0u : rounded);
+  }
+};
+
+struct Float16 {
+  using Element = uint16_t;
+  static uint32_t Decode(uint16_t element) {
+    const uint32_t sign = (element & 0x8000u) << 16;
+    const uint32_t magnitude = (element & 0x7fffu) << 13;
+    const uint32_t normal = magnitude + (112u << 23);
+    // With an exponent put before it, a denormal is 2^-14 too large.
+    const uint32_t denormal = ToBits(FromBits(magnitude + (113u << 23)) - 0x1p-14f);
+    const uint32_t infinity = magnitude | 0x7f800000u;
+    const uint32_t nan = infinity | 0x400000u;
+    const uint32_t finite = magnitude < 0x00800000u ? denormal : normal;
+    return sign | (magnitude < 0x0f800000u ? finite : magnitude > 0x0f800000u ? nan : infinity);
+  }
+  static uint16_t Encode(uint32_t bits) {
+    const uint32_t sign = (bits >> 16) & 0x8000u;
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    const uint32_t normal = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    // Adding 0.5 leaves the multiple of 2^-24, rounded, in the low bits.
+    const uint32_t denormal = ToBits(FromBits(magnitude) + 0.5f) - ToBits(0.5f);
+    const uint32_t finite = magnitude < 0x38800000u ? denormal : normal;
+    const uint32_t nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+    const uint32_t special = magnitude > 0x7f800000u ? nan : 0x7c00u;
+    return static_cast<uint16_t>(sign | (magnitude < 0x477ff000u ? finite : special));  // 65520 rounds to infinity.
+  }
+};
+
+struct Float8E4M3 {
+  using Element = uint8_t;
+  static uint32_t Decode(uint8_t element) {
+    const uint32_t sign = (element & 0x80u) << 24;
+    const uint32_t magnitude = (element & 0x7fu) << 20;
+    // With an exponent put before it, a denormal is 2^-6 too large.
+    const uint32_t denormal = ToBits(FromBits(magnitude + (121u << 23)) - 0x1p-6f);
+    const uint32_t finite = magnitude < 0x00800000u ? denormal : magnitude + (120u << 23);
+    return sign | (magnitude == 0x07f00000u ? 0x7ff00000u : finite);  // There is no infinity, and one NaN.
+  }
+  static uint8_t Encode(uint32_t bits) {
+    const uint32_t sign = (bits >> 24) & 0x80u;
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    const uint32_t normal = (magnitude - (120u << 23) + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20;
+    // Adding 2^14 leaves the multiple of 2^-9, rounded, in the low bits.
+    const uint32_t denormal = ToBits(FromBits(magnitude) + 0x1p14f) - ToBits(0x1p14f);
+    const uint32_t finite = magnitude < 0x3c800000u ? denormal : normal;
+    // There is no infinity: what is too large, infinities too, becomes 448.
+    const uint32_t largest = magnitude > 0x7f800000u ? 0x7fu : 0x7eu;
+    return static_cast<uint8_t>(sign | (magnitude < 0x43e80000u ? finite : largest));
+  }
+};
+
+template <typename From, typename To>
+DITSERVE_MULTIVERSION void Convert(const std::byte* __restrict source, std::byte* __restrict target, int64_t count) {
+  using Source = typename From::Element;
+  using Target = typename To::Element;
+  for (int64_t i = 0; i < count; ++i) {
+    Source element;  // Copied byte by byte: neither side need be aligned.
+    std::memcpy(&element, source + i * sizeof(Source), sizeof(Source));
+    const Target converted = To::Encode(From::Decode(element));
+    std::memcpy(target + i * sizeof(Target), &converted, sizeof(Target));
   }
 }
 
-uint16_t Float32ToFloat16(float value) {
-  const uint32_t bits = Bits(value);
-  const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return sign | 0x7e00u;   // PyTorch's NaN.
-  if (magnitude >= 0x477ff000u) return sign | 0x7c00u;  // Rounds past 65504.
-  if (magnitude < 0x38800000u) {
-    // Denormal: adding 0.5 leaves the multiple of 2^-24, rounded, in the low bits.
-    return sign | static_cast<uint16_t>(Bits(FromBits(magnitude) + 0.5f) - Bits(0.5f));
-  }
-  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
-  return sign | static_cast<uint16_t>((rounded - (112u << 23)) >> 13);
-}
+using Conversion = void (*)(const std::byte*, std::byte*, int64_t);
 
-uint8_t Float32ToFloat8(float value) {
-  const uint32_t bits = Bits(value);
-  const uint8_t sign = static_cast<uint8_t>((bits >> 24) & 0x80u);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude >= 0x43f00000u) return sign | 0x7fu;  // 480 and more, and NaN: there is no infinity.
-  if (magnitude < 0x3c800000u) {
-    // Denormal: adding 2^14 leaves the multiple of 2^-9, rounded, in the low bits.
-    return sign | static_cast<uint8_t>(Bits(FromBits(magnitude) + 0x1p14f) - Bits(0x1p14f));
-  }
-  const uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u);
-  return sign | static_cast<uint8_t>((rounded - (120u << 23)) >> 20);
-}
-
-template <typename From, typename To, typename Function>
-void ForEach(const void* source, void* target, int64_t count, Function function) {
-  const From* const from = static_cast<const From*>(source);
-  To* const to = static_cast<To*>(target);
-  for (int64_t i = 0; i < count; ++i) to[i] = function(from[i]);
-}
-
-void ToFloat32(const void* source, DType from, float* target, int64_t count) {
-  switch (from) {
-    case DType::kBFloat16:
-      return BFloat16ToFloat32(static_cast<const uint16_t*>(source), reinterpret_cast<uint32_t*>(target), count);
-    case DType::kFloat16:
-      return ForEach<uint16_t, float>(source, target, count, Float16ToFloat32);
-    case DType::kFloat8E4M3: {
-      const std::array<float, 256>& table = Float8Table();
-      return ForEach<uint8_t, float>(source, target, count, [&](uint8_t byte) { return table[byte]; });
-    }
-    default:
-      std::memcpy(target, source, count * sizeof(float));
-  }
-}
-
-void FromFloat32(const float* source, void* target, DType to, int64_t count) {
+template <typename From>
+Conversion ConversionTo(DType to) {
   switch (to) {
-    case DType::kBFloat16:
-      return Float32ToBFloat16(reinterpret_cast<const uint32_t*>(source), static_cast<uint16_t*>(target), count);
-    case DType::kFloat16:
-      return ForEach<float, uint16_t>(source, target, count, Float32ToFloat16);
     case DType::kFloat8E4M3:
-      return ForEach<float, uint8_t>(source, target, count, Float32ToFloat8);
+      return Convert<From, Float8E4M3>;
+    case DType::kFloat16:
+      return Convert<From, Float16>;
+    case DType::kBFloat16:
+      return Convert<From, BFloat16>;
     default:
-      std::memcpy(target, source, count * sizeof(float));
+      return Convert<From, Float32>;
   }
 }
 
-// Rounds float32 values to those of `dtype`.
-void Round(float* values, DType dtype, int64_t count) {
-  std::array<uint16_t, kBlock> rounded;
-  FromFloat32(values, rounded.data(), dtype, count);
-  ToFloat32(rounded.data(), dtype, values, count);
+Conversion ConversionOf(DType from, DType to) {
+  switch (from) {
+    case DType::kFloat8E4M3:
+      return ConversionTo<Float8E4M3>(to);
+    case DType::kFloat16:
+      return ConversionTo<Float16>(to);
+    case DType::kBFloat16:
+      return ConversionTo<BFloat16>(to);
+    default:
+      return ConversionTo<Float32>(to);
+  }
+}
+
+void ConvertOnce(const std::byte* source, DType from, std::byte* target, DType to, int64_t count) {
+  if (from == to) {
+    if (count > 0) std::memcpy(target, source, static_cast<size_t>(count * SizeOf(from)));
+    return;
+  }
+  ConversionOf(from, to)(source, target, count);
 }
 
 }  // namespace
 
 void Cast(const void* source, DType from, absl::Span<const DType> through, void* target, DType to, int64_t count) {
-  if (from == to && through.empty()) {
-    std::memcpy(target, source, count * SizeOf(from));
-    return;
-  }
-  if (through.empty() && to == DType::kFloat32 && reinterpret_cast<uintptr_t>(source) % SizeOf(from) == 0) {
-    return ToFloat32(source, from, static_cast<float*>(target), count);
-  }
-  alignas(64) std::array<float, kBlock> values;
-  alignas(64) std::array<std::byte, kBlock * sizeof(float)> aligned;  // Stored data may be misaligned.
+  const std::byte* const input = static_cast<const std::byte*>(source);
+  std::byte* const output = static_cast<std::byte*>(target);
+  if (through.empty()) return ConvertOnce(input, from, output, to, count);
+  alignas(64) std::array<std::byte, kBlock * sizeof(float)> scratch[2];
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t length = std::min(kBlock, count - begin);
-    std::memcpy(aligned.data(), static_cast<const std::byte*>(source) + begin * SizeOf(from), length * SizeOf(from));
-    ToFloat32(aligned.data(), from, values.data(), length);
-    for (const DType dtype : through) {
-      if (dtype != DType::kFloat32) Round(values.data(), dtype, length);
+    const std::byte* step = input + begin * SizeOf(from);
+    DType dtype = from;
+    for (size_t i = 0; i < through.size(); ++i) {
+      std::byte* const next = scratch[i % 2].data();
+      ConvertOnce(step, dtype, next, through[i], length);
+      step = next;
+      dtype = through[i];
     }
-    FromFloat32(values.data(), static_cast<std::byte*>(target) + begin * SizeOf(to), to, length);
+    ConvertOnce(step, dtype, output + begin * SizeOf(to), to, length);
   }
 }
 

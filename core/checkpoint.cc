@@ -1,11 +1,13 @@
 #include "core/checkpoint.h"
 
 #include <algorithm>
-#include <set>
+#include <cassert>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/checkpoint_files.h"
+#include "core/json_reader.h"
 #include "core/safetensors.h"
 #include "core/status_macros.h"
 
@@ -13,29 +15,23 @@ namespace ditserve {
 namespace {
 
 // Checks that the index and the shards say the same of every tensor.
-absl::Status CheckIndex(const CheckpointFiles& files, absl::Span<const StoredTensor> tensors,
-                        const std::vector<std::string>& shard_names) {
-  size_t found = 0;
-  for (const StoredTensor& tensor : tensors) {
+absl::Status CheckIndex(const CheckpointFiles& files, const Checkpoint& checkpoint) {
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    const std::string& shard = checkpoint.shard_name(tensor.shard);
     const auto entry = files.weight_map.find(tensor.name);
-    const std::string& shard = shard_names[tensor.shard];
     if (entry == files.weight_map.end()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("tensor '", tensor.name, "' in ", shard, " is not in ", files.index_name));
+          absl::StrCat("tensor '", Printable(tensor.name), "' in ", shard, " is not in ", files.index_name));
     }
     if (entry->second != shard) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor '", tensor.name, "' is in ", shard, ", but ",
-                                                     files.index_name, " places it in ", entry->second));
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", Printable(tensor.name), "' is in ", shard, ", but ",
+                                                     files.index_name, " places it in ", Printable(entry->second)));
     }
-    ++found;
   }
-  if (found == files.weight_map.size()) return absl::OkStatus();
-  std::set<absl::string_view> names;
-  for (const StoredTensor& tensor : tensors) names.insert(tensor.name);
   for (const auto& [name, shard] : files.weight_map) {
-    if (names.count(name) == 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor '", name, "' is missing from ", shard, ", where ", files.index_name, " places it"));
+    if (checkpoint.Find(name) == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", Printable(name), "' is missing from ",
+                                                     Printable(shard), ", where ", files.index_name, " places it"));
     }
   }
   return absl::OkStatus();
@@ -46,7 +42,7 @@ absl::StatusOr<std::vector<StoredTensor>> ReadShard(const File& file, int shard)
   std::vector<StoredTensor> tensors;
   for (TensorEntry& entry : header.tensors) {
     if (!IsWeightDType(entry.dtype)) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor '", entry.name, "' in ", file.name(), " is ",
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", Printable(entry.name), "' in ", file.name(), " is ",
                                                      SafetensorsName(entry.dtype),
                                                      "; weights are BF16, F16, F32 or F8_E4M3"));
     }
@@ -58,34 +54,37 @@ absl::StatusOr<std::vector<StoredTensor>> ReadShard(const File& file, int shard)
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path) {
-  DITSERVE_ASSIGN_OR_RETURN(const CheckpointFiles files, FindCheckpointFiles(path));
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& path, const FileCalls& calls) {
+  DITSERVE_ASSIGN_OR_RETURN(CheckpointFiles files, FindCheckpointFiles(path));
   auto checkpoint = std::unique_ptr<Checkpoint>(new Checkpoint());
-  checkpoint->config_json_ = files.config_json;
-  std::vector<std::string> names;
   for (const std::string& shard : files.shards) {
-    DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<File> file, File::Open(shard));
+    DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<File> file, File::Open(shard, calls));
     DITSERVE_ASSIGN_OR_RETURN(std::vector<StoredTensor> tensors,
                               ReadShard(*file, static_cast<int>(checkpoint->shards_.size())));
-    for (StoredTensor& tensor : tensors) checkpoint->tensors_.push_back(std::move(tensor));
-    names.push_back(file->name());
+    std::move(tensors.begin(), tensors.end(), std::back_inserter(checkpoint->tensors_));
     checkpoint->shards_.push_back(std::move(file));
   }
-  std::sort(checkpoint->tensors_.begin(), checkpoint->tensors_.end(),
-            [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
-  for (size_t i = 0; i < checkpoint->tensors_.size(); ++i) {
-    const StoredTensor& tensor = checkpoint->tensors_[i];
-    const auto [entry, added] = checkpoint->index_.try_emplace(tensor.name, static_cast<int>(i));
-    if (!added) {
-      const StoredTensor& other = checkpoint->tensors_[entry->second];
-      return absl::InvalidArgumentError(
-          absl::StrCat("tensor '", tensor.name, "' is both in ", names[other.shard], " and in ", names[tensor.shard]));
-    }
-    checkpoint->size_bytes_ += tensor.size_bytes;
-  }
-  if (checkpoint->tensors_.empty()) return absl::InvalidArgumentError("the checkpoint has no tensors");
-  if (!files.index_name.empty()) DITSERVE_RETURN_IF_ERROR(CheckIndex(files, checkpoint->tensors_, names));
+  DITSERVE_RETURN_IF_ERROR(checkpoint->IndexTensors());
+  if (!files.index_name.empty()) DITSERVE_RETURN_IF_ERROR(CheckIndex(files, *checkpoint));
+  checkpoint->config_json_ = std::move(files.config_json);
   return checkpoint;
+}
+
+absl::Status Checkpoint::IndexTensors() {
+  if (tensors_.empty()) return absl::InvalidArgumentError("the checkpoint has no tensors");
+  std::sort(tensors_.begin(), tensors_.end(),
+            [](const StoredTensor& a, const StoredTensor& b) { return a.name < b.name; });
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    const StoredTensor& tensor = tensors_[i];
+    const auto [entry, added] = index_.try_emplace(tensor.name, static_cast<int>(i));
+    if (!added) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", Printable(tensor.name), "' is both in ",
+                                                     shard_name(tensors_[entry->second].shard), " and in ",
+                                                     shard_name(tensor.shard)));
+    }
+    size_bytes_ += tensor.size_bytes;
+  }
+  return absl::OkStatus();
 }
 
 const StoredTensor* Checkpoint::Find(absl::string_view name) const {
@@ -97,11 +96,12 @@ const std::string& Checkpoint::shard_name(int shard) const { return shards_[shar
 
 absl::StatusOr<absl::Span<const std::byte>> Checkpoint::Read(const StoredTensor& tensor, int64_t begin, int64_t size,
                                                              absl::Span<std::byte> slot) const {
+  assert(0 <= begin && 0 <= size && begin + size <= tensor.size_bytes);
   absl::StatusOr<absl::Span<const std::byte>> read =
       shards_[tensor.shard]->ReadDirect(tensor.offset_bytes + begin, size, slot);
   if (read.ok()) return read;
   return absl::Status(read.status().code(),
-                      absl::StrCat("reading tensor '", tensor.name, "': ", read.status().message()));
+                      absl::StrCat("reading tensor '", Printable(tensor.name), "': ", read.status().message()));
 }
 
 }  // namespace ditserve

@@ -41,8 +41,9 @@ class Checkpoint {
   // `dir/model-*.safetensors`.
   //
   // Errors: NotFound; InvalidArgument for what is not a valid checkpoint, naming the shard's file and tensor (never
-  // the folder), and for .bin .pt .pth .ckpt files, with the reason.
-  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path);
+  // the folder), and for .bin .pt .pth .ckpt files, with the reason; as File::ReadAt. `calls` must outlive it.
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path,
+                                                          const FileCalls& calls = FileCalls::System());
 
   // Null if there is none of that name.
   const StoredTensor* Find(absl::string_view name) const;
@@ -70,6 +71,9 @@ class Checkpoint {
 
  private:
   Checkpoint() = default;
+
+  // Sorts tensors_ and fills what depends on them. InvalidArgument if there are none or one is there twice.
+  absl::Status IndexTensors();
 
   std::vector<std::unique_ptr<File>> shards_;
   std::vector<StoredTensor> tensors_;

@@ -3,21 +3,24 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <set>
 #include <system_error>
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "core/file.h"
+#include "core/json_reader.h"
 #include "core/status_macros.h"
-#include "nlohmann/json.hpp"
 
 namespace ditserve {
 namespace {
@@ -28,73 +31,98 @@ constexpr int64_t kMaxIndexBytes = 64 << 20;
 constexpr int64_t kMaxConfigBytes = 1 << 20;
 constexpr int kMaxShards = 10'000;
 
-absl::Status RefusePickle(const std::string& name) {
+bool IsPickle(absl::string_view name) {
   for (const absl::string_view suffix : {".bin", ".pt", ".pth", ".ckpt"}) {
-    if (!absl::EndsWithIgnoreCase(name, suffix)) continue;
-    return absl::InvalidArgumentError(absl::StrCat(name, ": a pickle checkpoint (", suffix,
-                                                   ") can't be read in place and may run code when it is ",
-                                                   "loaded; convert it to .safetensors"));
+    if (absl::EndsWithIgnoreCase(name, suffix)) return true;
   }
-  return absl::OkStatus();
+  return false;
+}
+
+absl::Status RefusePickle(absl::string_view name) {
+  if (!IsPickle(name)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(Printable(name),
+                   " is a pickle checkpoint; checkpoints are .safetensors only: it can be read in place and runs no "
+                   "code"));
 }
 
 absl::StatusOr<std::string> ReadText(const fs::path& path, int64_t max_bytes) {
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, File::Open(path.string()));
   if (file->size_bytes() > max_bytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat(file->name(), " is ", file->size_bytes(), " bytes long; at most ", max_bytes, " are read"));
+        absl::StrCat(file->name(), ": ", file->size_bytes(), " bytes long, at most ", max_bytes, " are read"));
   }
   std::string text(static_cast<size_t>(file->size_bytes()), '\0');
   DITSERVE_RETURN_IF_ERROR(file->ReadAt(0, absl::MakeSpan(reinterpret_cast<std::byte*>(text.data()), text.size())));
   return text;
 }
 
-// A shard's name must not lead out of the folder.
-bool IsPlainName(const std::string& name) {
-  return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
-         name.find('\\') == std::string::npos && name.find('\0') == std::string::npos;
+// Whether it names a file in the folder itself.
+bool IsPlainName(absl::string_view name) {
+  return !name.empty() && name != "." && name != ".." && name.find('\0') == absl::string_view::npos &&
+         name.find_first_of("/\\") == absl::string_view::npos;
 }
+
+// {"metadata": anything, "weight_map": {tensor: shard}}
+class IndexReader final : public JsonReader {
+ public:
+  std::optional<std::map<std::string, std::string>>& weight_map() { return weight_map_; }
+
+ private:
+  absl::Status OnValue(JsonValue value) override {
+    if (path().size() == 1 && path()[0] == "weight_map") {
+      if (value.kind != JsonValue::Kind::kObject) return absl::InvalidArgumentError("weight_map must be an object");
+      weight_map_.emplace();
+    }
+    if (path().size() != 2 || path()[0] != "weight_map") return absl::OkStatus();
+    if (value.kind != JsonValue::Kind::kString || !IsPlainName(value.text)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor '", Printable(path()[1]), "': its shard must be the name of a file in the same folder"));
+    }
+    DITSERVE_RETURN_IF_ERROR(RefusePickle(value.text));
+    weight_map_->emplace(path()[1], std::move(value.text));
+    return absl::OkStatus();
+  }
+
+  std::optional<std::map<std::string, std::string>> weight_map_;
+};
 
 absl::Status ReadIndex(const fs::path& path, CheckpointFiles& files) {
   files.index_name = path.filename().string();
-  const auto wrong = [&](absl::string_view what) {
-    return absl::InvalidArgumentError(absl::StrCat(files.index_name, ": ", what));
-  };
   DITSERVE_ASSIGN_OR_RETURN(const std::string text, ReadText(path, kMaxIndexBytes));
-  const nlohmann::json index = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-    return wrong("expected a JSON object with an object 'weight_map'");
+  absl::StatusOr<std::map<std::string, std::string>> weight_map = ParseCheckpointIndex(text);
+  if (!weight_map.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(files.index_name, ": ", weight_map.status().message()));
   }
+  files.weight_map = *std::move(weight_map);
   std::set<std::string> shards;
-  for (const auto& [tensor, shard] : index["weight_map"].items()) {
-    if (!shard.is_string() || !IsPlainName(shard.get<std::string>())) {
-      return wrong(absl::StrCat("the shard of tensor '", tensor, "' must be the name of a file in the same folder"));
-    }
-    DITSERVE_RETURN_IF_ERROR(RefusePickle(shard.get<std::string>()));
-    files.weight_map[tensor] = shard.get<std::string>();
-    shards.insert(shard.get<std::string>());
-  }
+  for (const auto& [tensor, shard] : files.weight_map) shards.insert(shard);
   for (const std::string& shard : shards) files.shards.push_back((path.parent_path() / shard).string());
   return absl::OkStatus();
 }
 
-std::vector<fs::path> ListFolder(const fs::path& folder) {
+absl::StatusOr<std::vector<fs::path>> ListFolder(const fs::path& folder) {
   std::vector<fs::path> paths;
-  std::error_code error;  // A folder that can't be listed holds nothing that could be opened.
+  std::error_code error;
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
     paths.push_back(it->path());
   }
+  if (error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory) {
+    return absl::NotFoundError("the checkpoint's folder does not exist");
+  }
+  if (error) return absl::UnavailableError(absl::StrCat("listing the checkpoint's folder: ", error.message()));
   std::sort(paths.begin(), paths.end());
   return paths;
 }
 
 absl::Status FindInFolder(const fs::path& folder, CheckpointFiles& files) {
+  DITSERVE_ASSIGN_OR_RETURN(const std::vector<fs::path> paths, ListFolder(folder));
   std::vector<fs::path> indices, tensors, pickles;
-  for (const fs::path& path : ListFolder(folder)) {
+  for (const fs::path& path : paths) {
     const std::string name = path.filename().string();
     if (absl::EndsWith(name, ".safetensors.index.json")) indices.push_back(path);
     if (absl::EndsWith(name, ".safetensors")) tensors.push_back(path);
-    if (!RefusePickle(name).ok()) pickles.push_back(path);
+    if (IsPickle(name)) pickles.push_back(path);
   }
   if (indices.size() == 1) return ReadIndex(indices.front(), files);
   if (indices.empty() && tensors.size() == 1) {
@@ -102,23 +130,30 @@ absl::Status FindInFolder(const fs::path& folder, CheckpointFiles& files) {
     return absl::OkStatus();
   }
   if (indices.empty() && tensors.empty() && !pickles.empty()) return RefusePickle(pickles.front().filename().string());
-  return absl::InvalidArgumentError(absl::StrCat(
-      "a checkpoint folder holds one *.safetensors.index.json with its shards, or one *.safetensors file; found ",
-      indices.size(), " indices and ", tensors.size(), " .safetensors files"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("a checkpoint folder holds one *.safetensors.index.json with its shards, or one *.safetensors file; "
+                   "found ",
+                   indices.size(), " indices and ", tensors.size(),
+                   " .safetensors files (shards without an index are named by a pattern such as model-*.safetensors)"));
 }
 
-// The shards of `dir/name-0000{1-9}-of-00009.safetensors`.
+// The digits of shard names as a number; nullopt for anything else.
+std::optional<int> ShardNumber(absl::string_view text) {
+  int number = 0;
+  if (!std::all_of(text.begin(), text.end(), absl::ascii_isdigit)) return std::nullopt;
+  return absl::SimpleAtoi(text, &number) ? std::optional(number) : std::nullopt;
+}
+
+// The shards of `dir/name-0000{1-9}-of-00009.safetensors`, whose braces stand at `open` and `close`.
 absl::Status ExpandRange(const std::string& path, size_t open, size_t close, CheckpointFiles& files) {
-  const std::pair<std::string, std::string> range =
-      absl::StrSplit(path.substr(open + 1, close - open - 1), absl::MaxSplits('-', 1));
-  int first = 0, last = 0;
-  if (!absl::SimpleAtoi(range.first, &first) || !absl::SimpleAtoi(range.second, &last) || first < 0 || last < first ||
-      last - first >= kMaxShards) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'{", range.first, "-", range.second, "}' is no range of shards such as {1-9}"));
+  const std::string range = path.substr(open + 1, close - open - 1);
+  const std::pair<std::string, std::string> ends = absl::StrSplit(range, absl::MaxSplits('-', 1));
+  const std::optional<int> first = ShardNumber(ends.first), last = ShardNumber(ends.second);
+  if (!first || !last || *last < *first || *last - *first >= kMaxShards) {
+    return absl::InvalidArgumentError(absl::StrCat("'{", Printable(range), "}' is no range of shards such as {1-9}"));
   }
-  for (int i = first; i <= last; ++i) {
-    const std::string number = absl::StrFormat("%0*d", static_cast<int>(range.first.size()), i);
+  for (int i = *first; i <= *last; ++i) {
+    const std::string number = absl::StrFormat("%0*d", static_cast<int>(ends.first.size()), i);
     files.shards.push_back(absl::StrCat(path.substr(0, open), number, path.substr(close + 1)));
   }
   return absl::OkStatus();
@@ -130,61 +165,67 @@ absl::Status CheckComplete(const std::vector<std::string>& shards) {
   int total = 0;
   for (const std::string& shard : shards) {
     const std::string stem = fs::path(shard).stem().string();
-    const size_t of = stem.rfind("-of-");
-    if (of == std::string::npos) continue;
-    const size_t dash = stem.rfind('-', of - 1);
-    int number = 0, count = 0;
-    if (dash == std::string::npos || !absl::SimpleAtoi(stem.substr(dash + 1, of - dash - 1), &number) ||
-        !absl::SimpleAtoi(stem.substr(of + 4), &count)) {
-      continue;
-    }
-    numbers.insert(number);
-    total = std::max(total, count);
+    const std::vector<absl::string_view> parts = absl::StrSplit(stem, '-');
+    if (parts.size() < 3 || parts[parts.size() - 2] != "of") continue;
+    const std::optional<int> number = ShardNumber(parts[parts.size() - 3]), count = ShardNumber(parts.back());
+    if (!number || !count) continue;
+    numbers.insert(*number);
+    total = std::max(total, *count);
   }
-  for (int i = 1; i <= std::min(total, kMaxShards); ++i) {
-    if (numbers.count(i) == 0)
+  for (int i = 1; i <= total; ++i) {
+    if (numbers.count(i) == 0) {
       return absl::InvalidArgumentError(absl::StrCat("shard ", i, " of ", total, " is missing"));
+    }
   }
   return absl::OkStatus();
 }
 
 absl::Status FindByPattern(const fs::path& pattern, CheckpointFiles& files) {
   const std::string name = pattern.filename().string();
-  const fs::path folder = pattern.has_parent_path() ? pattern.parent_path() : fs::path(".");
-  for (const fs::path& path : ListFolder(folder)) {
-    if (fnmatch(name.c_str(), path.filename().c_str(), FNM_PERIOD) == 0) files.shards.push_back(path.string());
+  DITSERVE_ASSIGN_OR_RETURN(const std::vector<fs::path> paths,
+                            ListFolder(pattern.has_parent_path() ? pattern.parent_path() : fs::path(".")));
+  for (const fs::path& path : paths) {
+    if (fnmatch(name.c_str(), path.filename().c_str(), FNM_PERIOD) != 0) continue;
+    DITSERVE_RETURN_IF_ERROR(RefusePickle(path.filename().string()));
+    files.shards.push_back(path.string());
   }
-  if (files.shards.empty()) return absl::NotFoundError(absl::StrCat("no file matches '", name, "'"));
-  for (const std::string& shard : files.shards) DITSERVE_RETURN_IF_ERROR(RefusePickle(fs::path(shard).filename()));
+  if (files.shards.empty()) return absl::NotFoundError(absl::StrCat("no file matches '", Printable(name), "'"));
+  return absl::OkStatus();
+}
+
+absl::Status FindShards(const std::string& path, CheckpointFiles& files) {
+  DITSERVE_RETURN_IF_ERROR(RefusePickle(fs::path(path).filename().string()));
+  const size_t open = path.rfind('{'), close = path.rfind('}');
+  if (open != std::string::npos && close != std::string::npos && open < close) {
+    DITSERVE_RETURN_IF_ERROR(ExpandRange(path, open, close, files));
+  } else if (path.find('*') != std::string::npos) {
+    DITSERVE_RETURN_IF_ERROR(FindByPattern(path, files));
+  } else {
+    files.shards.push_back(path);
+    return absl::OkStatus();
+  }
   return CheckComplete(files.shards);
 }
 
 }  // namespace
 
 absl::StatusOr<CheckpointFiles> FindCheckpointFiles(const std::string& path) {
-  DITSERVE_RETURN_IF_ERROR(RefusePickle(fs::path(path).filename().string()));
   CheckpointFiles files;
-  std::error_code error;
-  fs::path folder = path;
-  if (fs::is_directory(path, error)) {
-    DITSERVE_RETURN_IF_ERROR(FindInFolder(path, files));
-  } else {
-    folder = fs::path(path).parent_path();
-    const size_t open = path.rfind('{'), close = path.rfind('}');
-    if (open != std::string::npos && close != std::string::npos && open < close) {
-      DITSERVE_RETURN_IF_ERROR(ExpandRange(path, open, close, files));
-      DITSERVE_RETURN_IF_ERROR(CheckComplete(files.shards));
-    } else if (path.find('*') != std::string::npos) {
-      DITSERVE_RETURN_IF_ERROR(FindByPattern(path, files));
-    } else {
-      files.shards.push_back(path);
-    }
-  }
-  const fs::path config = folder / "config.json";
+  std::error_code error;  // What can't be looked at is reported when it is opened.
+  const bool is_folder = fs::is_directory(path, error);
+  DITSERVE_RETURN_IF_ERROR(is_folder ? FindInFolder(path, files) : FindShards(path, files));
+  const fs::path config = (is_folder ? fs::path(path) : fs::path(path).parent_path()) / "config.json";
   if (fs::exists(config, error)) {
     DITSERVE_ASSIGN_OR_RETURN(files.config_json, ReadText(config, kMaxConfigBytes));
   }
   return files;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> ParseCheckpointIndex(absl::string_view json) {
+  IndexReader reader;
+  DITSERVE_RETURN_IF_ERROR(reader.Read(json));
+  if (!reader.weight_map()) return absl::InvalidArgumentError("expected an object with an object 'weight_map'");
+  return *std::move(reader.weight_map());
 }
 
 }  // namespace ditserve

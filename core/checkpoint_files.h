@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace ditserve {
 
@@ -17,8 +18,12 @@ struct CheckpointFiles {
   std::string config_json;                        // Text of config.json; empty without one.
 };
 
-// Finds the files of what Checkpoint::Open takes. Errors as there; shards named by an index need not exist.
+// Finds the files of what Checkpoint::Open takes. Errors as there; shards that are named need not exist.
 absl::StatusOr<CheckpointFiles> FindCheckpointFiles(const std::string& path);
+
+// The weight_map of an index: tensor to shard name, which is a plain file name.
+// Errors: InvalidArgument that names the tensor, without the index.
+absl::StatusOr<std::map<std::string, std::string>> ParseCheckpointIndex(absl::string_view json);
 
 }  // namespace ditserve
 

@@ -1,6 +1,7 @@
 #include "core/dtype.h"
 
 #include <array>
+#include <cstddef>
 
 namespace ditserve {
 namespace {
@@ -29,6 +30,15 @@ constexpr std::array<DTypeTraits, 15> kTraits = {{
     {DType::kFloat32, 4, "float32", "F32"},
     {DType::kFloat64, 8, "float64", "F64"},
 }};
+
+static_assert(
+    [] {
+      for (size_t i = 0; i < kTraits.size(); ++i) {
+        if (static_cast<size_t>(kTraits[i].dtype) != i) return false;
+      }
+      return true;
+    }(),
+    "kTraits must be in the order of DType");
 
 const DTypeTraits& TraitsOf(DType dtype) { return kTraits[static_cast<size_t>(dtype)]; }
 

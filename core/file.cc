@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <cassert>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -14,12 +15,7 @@
 namespace ditserve {
 namespace {
 
-constexpr int kTries = 3;
-
-std::string ErrorText(int error) {
-  char buffer[128];
-  return strerror_r(error, buffer, sizeof buffer);
-}
+constexpr int kTries = 3;  // Of a read that the disk fails.
 
 }  // namespace
 
@@ -38,19 +34,15 @@ absl::StatusOr<std::unique_ptr<File>> File::Open(const std::string& path, const 
   auto file = std::unique_ptr<File>(new File(std::filesystem::path(path).filename().string(), calls));
   // Non-blocking, so that opening a pipe does not wait for a writer.
   file->buffered_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (file->buffered_ < 0) {
-    const std::string message = absl::StrCat(file->name_, ": ", ErrorText(errno));
-    return errno == ENOENT ? absl::NotFoundError(message) : absl::UnavailableError(message);
-  }
+  if (file->buffered_ < 0) return file->Failure(errno);
   struct stat status;
-  if (calls.Stat(file->buffered_, &status) != 0) {
-    return absl::UnavailableError(absl::StrCat(file->name_, ": ", ErrorText(errno)));
-  }
+  if (calls.Stat(file->buffered_, &status) != 0) return file->Failure(errno);
   if (!S_ISREG(status.st_mode)) return absl::InvalidArgumentError(absl::StrCat(file->name_, ": not a regular file"));
   file->size_bytes_ = status.st_size;
   file->modified_ = status.st_mtim;
   // The same inode, whatever happens to the path meanwhile.
   file->direct_ = open(absl::StrCat("/proc/self/fd/", file->buffered_).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+  if (file->direct_ >= 0 && !file->ReadsDirectly()) close(std::exchange(file->direct_, -1));
   return file;
 }
 
@@ -61,44 +53,50 @@ File::~File() {
 
 absl::Status File::ReadAt(int64_t offset, absl::Span<std::byte> target) const {
   const int64_t size = static_cast<int64_t>(target.size());
-  DITSERVE_RETURN_IF_ERROR(Read(buffered_, offset, target.data(), size, size));
-  return CheckGeneration();
+  return Read(buffered_, offset, target.data(), size, size);
 }
 
 absl::StatusOr<absl::Span<const std::byte>> File::ReadDirect(int64_t offset, int64_t size,
                                                              absl::Span<std::byte> slot) const {
+  assert(static_cast<int64_t>(slot.size()) >= size + 2 * kAlignment);
+  assert(reinterpret_cast<uintptr_t>(slot.data()) % kAlignment == 0);
   const int64_t begin = offset / kAlignment * kAlignment;
-  const int64_t skipped = offset - begin;
-  const int64_t aligned = (skipped + size + kAlignment - 1) / kAlignment * kAlignment;
+  const int64_t needed = offset - begin + size;
+  const int64_t aligned = (needed + kAlignment - 1) / kAlignment * kAlignment;
   if (direct_ >= 0) {
     // The last block may end early, with the file.
-    DITSERVE_RETURN_IF_ERROR(Read(direct_, begin, slot.data(), aligned, skipped + size));
+    DITSERVE_RETURN_IF_ERROR(Read(direct_, begin, slot.data(), aligned, needed));
   } else {
-    DITSERVE_RETURN_IF_ERROR(Read(buffered_, begin, slot.data(), skipped + size, skipped + size));
+    DITSERVE_RETURN_IF_ERROR(Read(buffered_, begin, slot.data(), needed, needed));
     posix_fadvise(buffered_, begin, aligned, POSIX_FADV_DONTNEED);  // A hint: the page cache is not ours to fill.
   }
-  DITSERVE_RETURN_IF_ERROR(CheckGeneration());
-  return absl::Span<const std::byte>(slot.data() + skipped, static_cast<size_t>(size));
+  return slot.subspan(static_cast<size_t>(offset - begin), static_cast<size_t>(size));
 }
 
 absl::Status File::Read(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const {
+  const absl::Status read = ReadOnce(descriptor, offset, target, size, needed);
+  // Afterwards, so that nothing written meanwhile passes; and first, as it explains what the read could not.
+  DITSERVE_RETURN_IF_ERROR(CheckGeneration());
+  return read;
+}
+
+absl::Status File::ReadOnce(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const {
   int64_t done = 0;
   int failures = 0;
   while (done < needed) {
     const ssize_t got = calls_.Read(descriptor, target + done, static_cast<size_t>(size - done), offset + done);
-    if (got > 0) {
-      const int64_t before = done;
-      done += got;
-      // A direct read must go on at a block's boundary.
-      if (descriptor == direct_ && done < needed) done -= done % kAlignment;
-      if (done == before && ++failures == kTries) {
-        return absl::UnavailableError(absl::StrCat(name_, ": short reads at byte ", offset + done));
-      }
-    } else if (got == 0) {
-      return absl::DataLossError(absl::StrCat(name_, ": the file ends at byte ", offset + done, ", it had ",
-                                              size_bytes_, " bytes when it was opened"));
-    } else if (errno != EINTR && ++failures == kTries) {
-      return absl::UnavailableError(absl::StrCat(name_, ": reading failed ", kTries, " times: ", ErrorText(errno)));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) {
+      if (++failures == kTries) return Failure(errno);
+      continue;
+    }
+    const int64_t before = done;
+    done += got;
+    if (done >= needed) break;
+    if (descriptor == direct_) done -= done % kAlignment;  // A direct read goes on at a block's boundary.
+    if (done == before) {
+      return absl::DataLossError(
+          absl::StrCat(name_, ": the file ends at byte ", offset + before + got, ", expected ", size_bytes_));
     }
   }
   return absl::OkStatus();
@@ -106,17 +104,36 @@ absl::Status File::Read(int descriptor, int64_t offset, std::byte* target, int64
 
 absl::Status File::CheckGeneration() const {
   struct stat status;
-  if (calls_.Stat(buffered_, &status) != 0) {
-    return absl::UnavailableError(absl::StrCat(name_, ": ", ErrorText(errno)));
-  }
+  if (calls_.Stat(buffered_, &status) != 0) return Failure(errno);
   const auto lost = [this](absl::string_view what) {
-    return absl::DataLossError(absl::StrCat(name_, ": the file was ", what, " since the model was loaded"));
+    return absl::DataLossError(absl::StrCat(name_, ": the file was ", what, " since it was opened"));
   };
   if (status.st_nlink == 0) return lost("removed or replaced");
   if (status.st_size != size_bytes_) return lost("cut or extended");
-  if (status.st_mtim.tv_sec != modified_.tv_sec || status.st_mtim.tv_nsec != modified_.tv_nsec)
+  if (status.st_mtim.tv_sec != modified_.tv_sec || status.st_mtim.tv_nsec != modified_.tv_nsec) {
     return lost("rewritten");
+  }
   return absl::OkStatus();
+}
+
+absl::Status File::Failure(int error) const {
+  char buffer[128];
+  const std::string message = absl::StrCat(name_, ": ", strerror_r(error, buffer, sizeof buffer));
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return absl::NotFoundError(message);
+    case ESTALE:  // A network file system's word for a replaced file.
+      return absl::DataLossError(message);
+    default:
+      return absl::UnavailableError(message);
+  }
+}
+
+// Some file systems open a file for direct reads and then refuse to read it so.
+bool File::ReadsDirectly() const {
+  alignas(kAlignment) std::byte block[kAlignment];
+  return calls_.Read(direct_, block, sizeof block, 0) >= 0 || errno != EINVAL;
 }
 
 }  // namespace ditserve

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -34,6 +35,7 @@ class File {
   // Alignment of direct reads, bytes.
   static constexpr int64_t kAlignment = 4096;
 
+  // `calls` must outlive the file.
   // Errors: NotFound; InvalidArgument if it is no regular file; Unavailable. They name the file without its folder.
   static absl::StatusOr<std::unique_ptr<File>> Open(const std::string& path,
                                                     const FileCalls& calls = FileCalls::System());
@@ -45,7 +47,8 @@ class File {
   const std::string& name() const { return name_; }
   int64_t size_bytes() const { return size_bytes_; }
 
-  // Fills `target` with the bytes at `offset`. Errors: DataLoss, also if the file ends before; Unavailable.
+  // Fills `target` with the bytes at `offset`.
+  // Errors: DataLoss if the file is not what was opened, or ends before; Unavailable if the disk fails repeatedly.
   absl::Status ReadAt(int64_t offset, absl::Span<std::byte> target) const;
 
   // Reads bytes [offset, offset + size) past the page cache where the file system allows it, and returns where in
@@ -56,9 +59,13 @@ class File {
  private:
   File(std::string name, const FileCalls& calls) : name_(std::move(name)), calls_(calls) {}
 
-  // Reads at least `needed` and at most `size` bytes. Continues short reads; retries a failing disk a few times.
+  // Reads at least `needed` and at most `size` bytes, then checks that the file is still what was opened. Continues
+  // short reads; retries a failing disk a few times.
   absl::Status Read(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const;
+  absl::Status ReadOnce(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const;
   absl::Status CheckGeneration() const;
+  absl::Status Failure(int error) const;
+  bool ReadsDirectly() const;
 
   const std::string name_;
   const FileCalls& calls_;

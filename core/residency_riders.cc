@@ -50,9 +50,7 @@ absl::Status ResidencyManager::CheckFits(const RiderState& state) const {
   if (state.activation_bytes > budget - state.window_bytes) {
     return absl::FailedPreconditionError(
         absl::StrCat("the request takes ", state.activation_bytes, " bytes of device memory for activations and ",
-                     state.window_bytes, " for the model's largest module; the device budget is ", budget,
-                     " bytes: a smaller image or batch fits, or a budget of at least ",
-                     state.activation_bytes + state.window_bytes));
+                     state.window_bytes, " for the model's largest module; the device budget is ", budget, " bytes"));
   }
   int waiting = 0;
   for (const RiderState& other : riders_) waiting += !other.active && &other != &state;

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "core/cast.h"
 #include "core/safetensors_writer.h"
+#include "core/seeded_values.h"
 #include "core/status_macros.h"
 #include "models/module_tree.h"
 #include "nlohmann/json.hpp"
@@ -42,31 +43,6 @@ struct SeededTensor {
     return count;
   }
 };
-
-uint64_t Mix(uint64_t bits) {  // splitmix64's finalizer.
-  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
-  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
-  return bits ^ (bits >> 31);
-}
-
-uint64_t HashName(absl::string_view name) {  // FNV-1a.
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return hash;
-}
-
-// Every value depends on seed, name and position alone, by integer arithmetic and one float32 multiply-add each: the
-// sum of four uniform 16-bit numbers is close to normal, with mean 131070 and deviation 37837.
-void Fill(uint64_t stream, const SeededTensor& tensor, int64_t begin, int64_t count, float* values) {
-  const float scale = tensor.deviation / 37837.0f;
-  for (int64_t i = 0; i < count; ++i) {
-    const uint64_t bits = Mix(stream + static_cast<uint64_t>(begin + i) * 0x9e3779b97f4a7c15u);
-    const int32_t sum =
-        static_cast<int32_t>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
-    const float product = static_cast<float>(sum - 131070) * scale;
-    values[i] = tensor.mean + product;
-  }
-}
 
 std::vector<SeededTensor> TensorsOf(const QwenImageDiTConfig& config) {
   std::vector<SeededTensor> tensors;
@@ -146,10 +122,9 @@ class CheckpointMaker {
     std::vector<float> values(kChunkElements);
     std::vector<std::byte> bytes(kChunkElements * SizeOf(options_.dtype));
     for (const SeededTensor& tensor : shards_[shard]) {
-      const uint64_t stream = Mix(options_.seed ^ HashName(tensor.name));
       for (int64_t begin = 0; begin < tensor.elements(); begin += kChunkElements) {
         const int64_t count = std::min(kChunkElements, tensor.elements() - begin);
-        Fill(stream, tensor, begin, count, values.data());
+        FillSeeded(options_.seed, tensor.name, begin, count, tensor.mean, tensor.deviation, values.data());
         Cast(values.data(), DType::kFloat32, {}, bytes.data(), options_.dtype, count);
         const size_t size = count * SizeOf(options_.dtype);
         DITSERVE_RETURN_IF_ERROR(writer->Append(absl::MakeConstSpan(bytes.data(), size)));

@@ -1,0 +1,51 @@
+#ifndef DITSERVE_CLIENT_DITCTL_CLIENT_H_
+#define DITSERVE_CLIENT_DITCTL_CLIENT_H_
+
+#include <google/protobuf/message.h>
+#include <grpcpp/channel.h>
+#include <grpcpp/client_context.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "client/ditctl/commands.h"
+#include "client/ditctl/flags.h"
+
+namespace ditserve::ditctl {
+
+// A channel without the client's default limit of 4 MiB a message.
+std::shared_ptr<grpc::Channel> Connect(const std::string& address);
+
+// The name of a gRPC code: "RESOURCE_EXHAUSTED".
+std::string CodeName(grpc::StatusCode code);
+
+// What a user reads of a failed call: code, message, and what to do about it.
+std::string ErrorText(const grpc::Status& status, const std::string& address);
+
+// Prints an error of usage or of a file; returns the exit code.
+int Fail(const absl::Status& status, const Environment& environment);
+// Prints the error of a call; returns the exit code.
+int Fail(const grpc::Status& status, const std::string& address, const Environment& environment);
+
+// Cancels `context` when Ctrl-C was pressed, as long as it lives.
+class CancelOnInterrupt {
+ public:
+  CancelOnInterrupt(grpc::ClientContext& context, const Environment& environment);
+  ~CancelOnInterrupt();
+
+ private:
+  class Watch;
+  std::unique_ptr<Watch> watch_;
+};
+
+// Waits until the server's readiness is SERVING. DeadlineExceeded after `timeout`.
+absl::Status WaitUntilReady(const std::string& address, absl::Duration timeout, const Environment& environment);
+
+// A message as indented JSON.
+std::string ToJson(const google::protobuf::Message& message);
+
+}  // namespace ditserve::ditctl
+
+#endif  // DITSERVE_CLIENT_DITCTL_CLIENT_H_

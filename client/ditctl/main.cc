@@ -1,0 +1,29 @@
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "client/ditctl/commands.h"
+
+namespace {
+
+std::atomic<bool> interrupted = false;  // A signal handler can set nothing else.
+
+void OnInterrupt(int) {
+  if (interrupted.exchange(true)) _exit(ditserve::ditctl::kInterrupted);  // The second time at once.
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGINT, OnInterrupt);
+  std::signal(SIGTERM, OnInterrupt);
+  std::signal(SIGPIPE, SIG_IGN);
+  const char* const address = std::getenv("DITSERVE_ADDRESS");
+  return ditserve::ditctl::Run(std::vector<std::string>(argv + 1, argv + argc),
+                               {address != nullptr ? address : "127.0.0.1:50051", std::cout, std::cerr,
+                                isatty(STDERR_FILENO) != 0, interrupted});
+}

@@ -1,0 +1,166 @@
+#include "client/ditctl/print.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "client/ditctl/tensors.h"
+
+namespace ditserve::ditctl {
+namespace {
+
+std::string DTypeName(v1::DType dtype) {
+  return absl::AsciiStrToLower(absl::StripPrefix(v1::DType_Name(dtype), "DTYPE_"));
+}
+
+// "disk", or "bfloat16 on cpu".
+std::string Station(const std::string& dtype, const std::string& device) {
+  return device == "disk" ? "disk" : absl::StrCat(dtype, " on ", device);
+}
+
+std::string ShapeText(const google::protobuf::RepeatedField<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+}  // namespace
+
+std::string Bytes(int64_t bytes) {
+  if (bytes < 1024) return absl::StrCat(bytes, " B");
+  double value = static_cast<double>(bytes);
+  const char* unit = "B";
+  for (const char* next : {"KiB", "MiB", "GiB", "TiB"}) {
+    if (value < 1024) break;
+    value /= 1024;
+    unit = next;
+  }
+  return absl::StrFormat("%.1f %s", value, unit);
+}
+
+std::string Seconds(const google::protobuf::Duration& duration) {
+  return absl::StrFormat("%.2f s", static_cast<double>(duration.seconds()) + 1e-9 * duration.nanos());
+}
+
+std::string Table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      absl::StrAppendFormat(&line, "%-*s%s", static_cast<int>(widths[i]), row[i], i + 1 < row.size() ? "  " : "");
+    }
+    absl::StrAppend(&text, absl::StripTrailingAsciiWhitespace(line), "\n");
+  }
+  return text;
+}
+
+std::string Describe(const v1::Tensor& output) {
+  double sum = 0, squares = 0;
+  float least = std::numeric_limits<float>::infinity(), most = -least;
+  int64_t finite = 0, others = 0;
+  for (const float value : Floats(output)) {
+    if (!std::isfinite(value)) {
+      ++others;
+      continue;
+    }
+    ++finite;
+    sum += value;
+    squares += static_cast<double>(value) * value;
+    least = std::min(least, value);
+    most = std::max(most, value);
+  }
+  std::string text = absl::StrCat("output      ", ShapeText(output.shape()), " ", DTypeName(output.dtype()), "\n");
+  if (finite > 0) {
+    const double mean = sum / static_cast<double>(finite);
+    const double deviation = std::sqrt(std::max(0.0, squares / static_cast<double>(finite) - mean * mean));
+    absl::StrAppendFormat(&text, "            mean %.5f, deviation %.5f, min %.5f, max %.5f\n", mean, deviation, least,
+                          most);
+  }
+  if (others > 0)
+    absl::StrAppend(&text, "WARNING: ", others, " elements are NaN or infinite; do not use this result\n");
+  return text;
+}
+
+std::string Describe(const v1::ForwardStats& stats) {
+  return absl::StrCat("time        ", Seconds(stats.total()), " in all: queue ", Seconds(stats.queue()), ", stall ",
+                      Seconds(stats.stall()), ", compute ", Seconds(stats.compute()), "\n", "moved       ",
+                      Bytes(stats.disk_read_bytes()), " from disk, ", Bytes(stats.device_copy_bytes()),
+                      " to the device\n", "device      ", Bytes(stats.peak_device_bytes()), " at most, riders ",
+                      stats.riders(), "\n");
+}
+
+std::string Describe(const v1::GetResidencyResponse& residency) {
+  std::vector<std::vector<std::string>> rows = {{"MEMORY", "BUDGET", "WEIGHTS", "STAGING", "ACTIVATIONS", "PEAK"}};
+  for (const v1::MemoryUse& memory : residency.memories()) {
+    rows.push_back({memory.memory(), Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()),
+                    Bytes(memory.staging_bytes()), Bytes(memory.activations_bytes()), Bytes(memory.peak_bytes())});
+  }
+  std::string text = absl::StrCat("Computes on ", residency.device(), "\n\n", Table(rows), "\n");
+  rows = {{"MODEL", "DEVICE", "HOST", "DISK"}};
+  for (const v1::ModelResidency& model : residency.models()) {
+    rows.push_back({model.model(), Bytes(model.device_bytes()), Bytes(model.host_bytes()), Bytes(model.disk_bytes())});
+  }
+  absl::StrAppend(&text, Table(rows));
+  if (residency.riders_size() > 0) {
+    rows = {{"RIDER", "PROFILE", "MODULES"}};
+    for (const v1::Rider& rider : residency.riders()) {
+      rows.push_back({rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
+                      absl::StrCat(rider.modules_done(), " of ", rider.modules_total())});
+    }
+    absl::StrAppend(&text, "\n", Table(rows));
+  }
+  if (residency.waiting() > 0) absl::StrAppend(&text, "\n", residency.waiting(), " requests wait\n");
+  return text;
+}
+
+std::string Describe(const v1::ListProfilesResponse& profiles) {
+  std::vector<std::vector<std::string>> rows = {
+      {"PROFILE", "OFFLOAD", "ONLOAD", "PREPARING", "COMPUTATION", "LIMIT", "DESCRIPTION"}};
+  for (const v1::Profile& profile : profiles.profiles()) {
+    const v1::VramConfig& config = profile.vram_config();
+    const bool is_default = profile.name() == profiles.default_profile();
+    rows.push_back({profile.name() + (is_default ? " *" : ""), Station(config.offload_dtype(), config.offload_device()),
+                    Station(config.onload_dtype(), config.onload_device()),
+                    Station(config.preparing_dtype(), config.preparing_device()),
+                    Station(config.computation_dtype(), config.computation_device()),
+                    profile.has_vram_limit_gib() ? absl::StrCat(profile.vram_limit_gib().value(), " GiB") : "budget",
+                    profile.description()});
+  }
+  return Table(rows) + "* for requests that name none\n";
+}
+
+std::string Describe(const v1::ListModelsResponse& models) {
+  std::vector<std::vector<std::string>> rows = {
+      {"MODEL", "TYPE", "BLOCKS", "PARAMETERS", "STORED", "NUMERICS", "STATE"}};
+  for (const v1::Model& model : models.models()) {
+    rows.push_back({model.name(), model.type(), absl::StrCat(model.blocks()),
+                    absl::StrFormat("%.2f B", 1e-9 * static_cast<double>(model.parameters())),
+                    Bytes(model.stored_bytes()), model.numerics(),
+                    model.state() == v1::MODEL_STATE_READY ? "ready" : "loading"});
+  }
+  return Table(rows);
+}
+
+std::string DescribeModules(const v1::GetModelResponse& model) {
+  std::vector<std::vector<std::string>> rows = {{"MODULE", "TYPE", "PARAMETERS", "TIERS"}};
+  for (const v1::Module& module : model.modules()) {
+    std::vector<std::string> parameters;
+    for (const v1::Parameter& parameter : module.parameters()) {
+      parameters.push_back(
+          absl::StrCat(parameter.name(), " ", ShapeText(parameter.shape()), " ", DTypeName(parameter.dtype())));
+    }
+    rows.push_back(
+        {module.path(), module.type(), absl::StrJoin(parameters, ", "), absl::StrJoin(module.tiers(), ", ")});
+  }
+  return Table(rows);
+}
+
+}  // namespace ditserve::ditctl

@@ -1,0 +1,142 @@
+// ditserve: loads models and serves their forward passes over gRPC until it is told to stop.
+//
+// Exit codes: 0 stopped as told; 1 could not start or serve; 2 wrong flags or configuration; 128 + signal stopped at
+// once.
+
+#include <grpc/support/log.h>
+#include <signal.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "core/clock.h"
+#include "core/cpu_device.h"
+#include "core/status_macros.h"
+#include "server/config.h"
+#include "server/grpc_server.h"
+#include "server/local_engine.h"
+#include "server/stop_signal.h"
+
+namespace ditserve {
+namespace {
+
+constexpr int kFailed = 1;
+constexpr int kWrongUsage = 2;
+
+// How long clients have to take the answers of calls that are done.
+constexpr absl::Duration kAnswerGrace = absl::Seconds(10);
+
+int Fail(const absl::Status& status, int code) {
+  std::fprintf(stderr, "ditserve: %s\n", std::string(status.message()).c_str());
+  return code;
+}
+
+// gRPC's own lines go where ours go; what it calls an error is news to nobody but a developer.
+void LogFromGrpc(gpr_log_func_args* args) { spdlog::debug("grpc: {}", args->message); }
+
+void StartLogging(const std::string& level) {
+  spdlog::set_default_logger(spdlog::stderr_color_mt("ditserve"));
+  spdlog::set_level(spdlog::level::from_str(level));
+  gpr_set_log_function(LogFromGrpc);
+}
+
+// A server that runs out of descriptors can stay deaf.
+void RaiseDescriptorLimit() {
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0) spdlog::warn("the limit of open files could not be raised");
+}
+
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config) {
+  if (config.device == "cpu") return MakeCpuDevice(config.bfloat16_arithmetic);
+  return absl::FailedPreconditionError(absl::StrCat("device ", config.device, " is not in this build; expected cpu"));
+}
+
+absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, const Clock* clock) {
+  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Device> device, MakeDevice(config));
+  DITSERVE_ASSIGN_OR_RETURN(const int64_t device_bytes, device->TotalBytes(Memory::kDevice));
+  DITSERVE_ASSIGN_OR_RETURN(const int64_t host_bytes, device->TotalBytes(Memory::kHost));
+  LocalEngineOptions options;
+  options.device_budget_bytes = ResolveBudget(config.device_budget, device_bytes);
+  options.host_budget_bytes = ResolveBudget(config.host_budget, host_bytes);
+  options.threads = config.threads;
+  options.transfer_threads = config.transfer_threads;
+  options.residency = {config.max_active, config.max_queue, config.idle_release};
+  spdlog::info("device {}: budgets of {} bytes of device memory, {} of host memory", config.device,
+               options.device_budget_bytes, options.host_budget_bytes);
+  return LocalEngine::Make(options, std::move(device), clock);
+}
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, Engine* engine,
+                                                   const ProfileCatalogue* catalogue) {
+  GrpcServerOptions options;
+  options.address = config.listen_address;
+  options.max_concurrent_calls = config.max_concurrent_calls;
+  options.max_receive_message_bytes = static_cast<int>(config.max_receive_message_bytes);
+  options.request_limits = {config.max_batch, config.max_side_pixels};
+  return GrpcServer::Start(options, engine, catalogue);
+}
+
+// Begins with health checks and refusals while models load; ends with accepted calls answered.
+absl::Status Serve(const ServerConfig& config, const ProfileCatalogue& catalogue, StopSignal& stop) {
+  const SteadyClock clock;
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, &clock));
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server, Listen(config, engine.get(), &catalogue));
+  for (const ModelSource& source : config.models) {
+    spdlog::info("loading model {}", source.name);
+    DITSERVE_RETURN_IF_ERROR(engine->LoadModel(source));
+  }
+  stop.BeginServing();
+  server->SetReady(true);
+  const std::string names =
+      absl::StrJoin(config.models, ", ", [](std::string* out, const ModelSource& source) { out->append(source.name); });
+  std::printf("ditserve: serving %s on %s\n", names.c_str(), server->address().c_str());
+  std::fflush(stdout);
+
+  spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(stop.Wait()));
+  server->SetReady(false);
+  engine->Drain(absl::Now() + config.drain_timeout);
+  server->Shutdown(kAnswerGrace);
+  spdlog::info("stopped");
+  return absl::OkStatus();
+}
+
+int Main(absl::Span<const char* const> arguments) {
+  const absl::StatusOr<CommandLine> line = ParseCommandLine(arguments);
+  if (!line.ok()) return Fail(line.status(), kWrongUsage);
+  if (line->help || line->version) {
+    std::fputs(line->help ? kUsage : "ditserve " DITSERVE_VERSION "\n", stdout);
+    return 0;
+  }
+  const absl::StatusOr<ServerConfig> config = LoadConfig(*line);
+  if (!config.ok()) return Fail(config.status(), kWrongUsage);
+  const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
+  if (!catalogue.ok()) return Fail(catalogue.status(), kWrongUsage);
+  if (line->check) {
+    std::puts("ditserve: the configuration is valid");
+    return 0;
+  }
+  StopSignal stop;
+  signal(SIGPIPE, SIG_IGN);
+  StartLogging(config->log_level);
+  RaiseDescriptorLimit();
+  const absl::Status served = Serve(*config, *catalogue, stop);
+  return served.ok() ? 0 : Fail(served, kFailed);
+}
+
+}  // namespace
+}  // namespace ditserve
+
+int main(int argc, char** argv) { return ditserve::Main(absl::MakeConstSpan(argv, argc).subspan(1)); }
