@@ -60,9 +60,11 @@ void RmsNormInPlace(const Batch& x, const Weights& norm) {
 }
 
 Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift) {
+  // LibTorch has no layer_norm for meta tensors in C++; it takes its output's memory.
   Batch out;
   for (size_t i = 0; i < x.size(); ++i) {
-    const at::Tensor normed = at::layer_norm(x[i], {x[i].size(1)}, {}, {}, kEpsilon);
+    const at::Tensor normed =
+        x[i].is_meta() ? at::empty_like(x[i]) : at::layer_norm(x[i], {x[i].size(1)}, {}, {}, kEpsilon);
     out.push_back(normed.mul_(scale[i].add(1)).add_(shift[i]));
   }
   return out;

@@ -264,6 +264,7 @@ class LocalEngineImpl final : public LocalEngine {
     {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
+      changed_.Signal();
     }
     if (keeper_.joinable()) keeper_.join();
     executor_.reset();   // Nobody acquires any more.
@@ -307,7 +308,6 @@ class LocalEngineImpl final : public LocalEngine {
 
  private:
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
-  bool Stopping() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_; }
 
   absl::Status Load(const ModelSource& source);
   absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<Call>& call);

@@ -3,6 +3,7 @@
 // Exit codes: 0 stopped as told; 1 could not start or serve; 2 wrong flags or configuration; 128 + signal stopped at
 // once.
 
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -45,10 +46,16 @@ int Fail(const absl::Status& status, int code) {
 // gRPC's own lines go where ours go; what it calls an error is news to nobody but a developer.
 void LogFromGrpc(gpr_log_func_args* args) { spdlog::debug("grpc: {}", args->message); }
 
+// protobuf complains of a malformed message; it is the client's error, and it is told.
+void LogFromProtobuf(google::protobuf::LogLevel, const char*, int, const std::string& message) {
+  spdlog::debug("protobuf: {}", message);
+}
+
 void StartLogging(const std::string& level) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("ditserve"));
   spdlog::set_level(spdlog::level::from_str(level));
   gpr_set_log_function(LogFromGrpc);
+  google::protobuf::SetLogHandler(LogFromProtobuf);
 }
 
 // A server that runs out of descriptors can stay deaf.

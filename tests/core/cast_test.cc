@@ -73,12 +73,12 @@ TEST(CastTest, GivesPyTorchsBitsForEveryPattern) {
     uint32_t crc32;
   };
   constexpr Case kCases[] = {
-      {DType::kFloat32, DType::kBFloat16, 0x2f79bd71},     {DType::kFloat32, DType::kFloat16, 0xc7a8eac2},
-      {DType::kFloat32, DType::kFloat8E4M3, 0xa1221a86},   {DType::kBFloat16, DType::kFloat32, 0x093b1249},
-      {DType::kBFloat16, DType::kFloat16, 0x6df63edd},     {DType::kBFloat16, DType::kFloat8E4M3, 0xb4ca6f38},
-      {DType::kFloat16, DType::kFloat32, 0x4e646bca},      {DType::kFloat16, DType::kBFloat16, 0xb8f1205d},
-      {DType::kFloat16, DType::kFloat8E4M3, 0x5067a7ac},   {DType::kFloat8E4M3, DType::kFloat32, 0x3e178a35},
-      {DType::kFloat8E4M3, DType::kBFloat16, 0xaf9b24db},  {DType::kFloat8E4M3, DType::kFloat16, 0x5f655456},
+      {DType::kFloat32, DType::kBFloat16, 0x2f79bd71},    {DType::kFloat32, DType::kFloat16, 0xc7a8eac2},
+      {DType::kFloat32, DType::kFloat8E4M3, 0xa1221a86},  {DType::kBFloat16, DType::kFloat32, 0x093b1249},
+      {DType::kBFloat16, DType::kFloat16, 0x6df63edd},    {DType::kBFloat16, DType::kFloat8E4M3, 0xb4ca6f38},
+      {DType::kFloat16, DType::kFloat32, 0x4e646bca},     {DType::kFloat16, DType::kBFloat16, 0xb8f1205d},
+      {DType::kFloat16, DType::kFloat8E4M3, 0x5067a7ac},  {DType::kFloat8E4M3, DType::kFloat32, 0x3e178a35},
+      {DType::kFloat8E4M3, DType::kBFloat16, 0xaf9b24db}, {DType::kFloat8E4M3, DType::kFloat16, 0x5f655456},
   };
   for (const Case& c : kCases) {
     EXPECT_EQ(Crc32(CastAll(Patterns(c.from), c.from, {}, c.to)), c.crc32) << Name(c.from) << " to " << Name(c.to);
@@ -121,8 +121,7 @@ TEST(CastTest, ChainIsOneCastAfterTheOther) {
     for (const DType first : kWeightDTypes) {
       for (const DType second : kWeightDTypes) {
         for (const DType to : kWeightDTypes) {
-          const Bytes stepwise =
-              CastAll(CastAll(CastAll(source, from, {}, first), first, {}, second), second, {}, to);
+          const Bytes stepwise = CastAll(CastAll(CastAll(source, from, {}, first), first, {}, second), second, {}, to);
           EXPECT_EQ(CastAll(source, from, {first, second}, to), stepwise)
               << Name(from) << " > " << Name(first) << " > " << Name(second) << " > " << Name(to);
         }

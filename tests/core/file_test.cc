@@ -28,8 +28,8 @@ class Slot {
  public:
   explicit Slot(int64_t size)
       : size_(static_cast<size_t>(size + 2 * File::kAlignment)),
-        data_(static_cast<std::byte*>(::operator new(size_, std::align_val_t{File::kAlignment}))) {}
-  ~Slot() { ::operator delete(data_, std::align_val_t{File::kAlignment}); }
+        data_(static_cast<std::byte*>(::operator new (size_, std::align_val_t{File::kAlignment}))) {}
+  ~Slot() { ::operator delete (data_, std::align_val_t{File::kAlignment}); }
   absl::Span<std::byte> span() const { return {data_, size_}; }
 
  private:
@@ -131,7 +131,9 @@ TEST_P(DirectReadTest, ReadsAtAnyOffsetUpToTheEnd) {
       ASSERT_EQ(*read, content_.substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
     }
   }
-  if (!GetParam()) EXPECT_EQ(calls_.direct_reads(), 0);
+  if (!GetParam()) {
+    EXPECT_EQ(calls_.direct_reads(), 0);
+  }
 }
 
 TEST_P(DirectReadTest, ContinuesShortReads) {

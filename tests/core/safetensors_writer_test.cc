@@ -44,9 +44,8 @@ TEST(SafetensorsWriterTest, WritesTheFormatByteForByte) {
   const TempFolder folder;
   WriteSafetensors(folder / "x.safetensors", {{"a", DType::kBFloat16, {1, 2}, "abcd"}, {"s", DType::kInt8, {}, "z"}},
                    {{"format", "pt"}});
-  const std::string json =
-      R"({"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[1,2],"data_offsets":[0,4]},)"
-      R"("s":{"dtype":"I8","shape":[],"data_offsets":[4,5]}})";
+  const std::string json = R"({"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[1,2],"data_offsets":[0,4]},)"
+                           R"("s":{"dtype":"I8","shape":[],"data_offsets":[4,5]}})";
   const std::string padded = json + std::string((8 - json.size() % 8) % 8, ' ');
   const std::string length = {static_cast<char>(padded.size()), 0, 0, 0, 0, 0, 0, 0};
   EXPECT_EQ(ReadWholeFile(folder / "x.safetensors"), length + padded + "abcdz");

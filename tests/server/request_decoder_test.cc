@@ -59,8 +59,7 @@ TEST_F(RequestDecoderTest, FindsAModelByName) {
 TEST_F(RequestDecoderTest, RefusesAnUnknownModelNamingThoseThereAre) {
   models_.push_back(TinyModelInfo("other"));
   request_.set_model("missing");
-  EXPECT_THAT(Decode(),
-              StatusIs(absl::StatusCode::kNotFound, R"(model: "missing", expected one of "tiny", "other")"));
+  EXPECT_THAT(Decode(), StatusIs(absl::StatusCode::kNotFound, R"(model: "missing", expected one of "tiny", "other")"));
   request_.set_model(std::string(100'000, 'x'));
   EXPECT_THAT(Decode(), StatusIs(absl::StatusCode::kNotFound, "model: a name that is too long"));
 }
@@ -87,11 +86,17 @@ TEST_F(RequestDecoderTest, RefusesSidesThatAreNoMultipleOf16OrOutOfRange) {
 }
 
 TEST_F(RequestDecoderTest, RefusesLatentsThatDoNotFitTheImage) {
-  EXPECT_THAT(ErrorAfter([](auto& r) { *r.mutable_latents() = Ramp({2, 16, 2, 4}); }),
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_latents() = Ramp({2, 16, 2, 4});
+              }),
               StatusIs(kInvalid, "latents.shape: [2, 16, 2, 4], expected [2, 16, 4, 2] ([B, 16, height/8, width/8])"));
-  EXPECT_THAT(ErrorAfter([](auto& r) { *r.mutable_latents() = Ramp({2, 15, 4, 2}); }),
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_latents() = Ramp({2, 15, 4, 2});
+              }),
               StatusIs(kInvalid, "latents.shape: [2, 15, 4, 2], expected [2, 16, 4, 2]"));
-  EXPECT_THAT(ErrorAfter([](auto& r) { *r.mutable_latents() = Ramp({16, 4, 2}); }),
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_latents() = Ramp({16, 4, 2});
+              }),
               StatusIs(kInvalid, "latents.shape: [16, 4, 2], expected 4 dimensions [B, 16, H/8, W/8]"));
   EXPECT_THAT(ErrorAfter([](auto& r) { r.clear_latents(); }), StatusIs(kInvalid, "latents.dtype: "));
 }
@@ -117,13 +122,21 @@ TEST_F(RequestDecoderTest, RefusesATimestepOfAnotherBatch) {
 }
 
 TEST_F(RequestDecoderTest, RefusesPromptsOfTheWrongShape) {
-  EXPECT_THAT(ErrorAfter([](auto& r) { *r.mutable_prompt_emb() = Ramp({2, 3, 7}); }),
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb() = Ramp({2, 3, 7});
+              }),
               StatusIs(kInvalid, "prompt_emb.shape: [2, 3, 7], expected [2, 3, 8] ([B, T, joint_attention_dim])"));
-  EXPECT_THAT(ErrorAfter([](auto& r) { *r.mutable_prompt_emb() = Ramp({1, 3, 8}); }),
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb() = Ramp({1, 3, 8});
+              }),
               StatusIs(kInvalid, "prompt_emb.shape: [1, 3, 8], expected [2, 3, 8]"));
-  EXPECT_THAT(ErrorAfter([](auto& r) { *r.mutable_prompt_emb() = Ramp({2, 24}); }),
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb() = Ramp({2, 24});
+              }),
               StatusIs(kInvalid, "prompt_emb.shape: [2, 24], expected 3 dimensions"));
-  EXPECT_THAT(ErrorAfter([](auto& r) { *r.mutable_prompt_emb() = Ramp({2, 1025, 8}); }),
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb() = Ramp({2, 1025, 8});
+              }),
               StatusIs(kInvalid, "prompt_emb.shape: 1025 tokens, expected at most 1024"));
 }
 
@@ -178,8 +191,7 @@ TEST_F(RequestDecoderTest, RefusesMasksThatAreWrong) {
               }),
               StatusIs(kInvalid, "prompt_emb_mask.shape: [2, 2], expected [2, 3] ([B, T] of prompt_emb)"));
   EXPECT_THAT(ErrorAfter([](auto& r) {
-                *r.mutable_prompt_emb_mask() =
-                    MakeTensor<uint8_t>(v1::DTYPE_FLOAT8_E4M3FN, {2, 3}, {1, 1, 1, 1, 1, 1});
+                *r.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_FLOAT8_E4M3FN, {2, 3}, {1, 1, 1, 1, 1, 1});
               }),
               StatusIs(kInvalid, "prompt_emb_mask.dtype: float8_e4m3fn"));
 }
@@ -210,7 +222,11 @@ TEST_F(RequestDecoderTest, TakesAnEmptyKeyOfAVramConfigAsLeftOut) {
 }
 
 TEST_F(RequestDecoderTest, NamesTheKeyOfAVramConfigThatIsWrong) {
-  EXPECT_THAT(ErrorAfter([](auto& r) { r.mutable_vram_config()->set_onload_dtype("int4"); }),
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                r.mutable_vram_config()->set_onload_dtype("int4");
+                r.mutable_vram_config()->set_computation_dtype("bfloat16");
+                r.mutable_vram_config()->set_computation_device("accelerator");
+              }),
               StatusIs(kInvalid, "vram_config.onload_dtype: "));
   EXPECT_THAT(ErrorAfter([](auto& r) {
                 r.mutable_vram_config()->set_computation_dtype("bfloat16");

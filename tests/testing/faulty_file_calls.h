@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #include "core/file.h"
 
@@ -17,9 +18,16 @@ namespace ditserve {
 // The system's file calls with faults put in their way. Configure before the files are read, or from the same thread.
 class FaultyFileCalls final : public FileCalls {
  public:
-  // The next `count` reads, or looks at a file, fail with `error`.
-  void FailReads(int count, int error) { failing_reads_ = count, read_error_ = error; }
+  // The next `count` reads (pread), or looks at a file (fstat), fail with `error`.
+  void FailReads(int count, int error) { FailReadsAfter(0, count, error); }
   void FailStats(int count, int error) { failing_stats_ = count, stat_error_ = error; }
+
+  // As FailReads, after `good` reads that succeed.
+  void FailReadsAfter(int64_t good, int count, int error) {
+    first_failing_ = reads_ + good;
+    failing_reads_ = count;
+    read_error_ = error;
+  }
 
   // Each read returns at most `bytes`.
   void ShortenReads(size_t bytes) { max_read_ = bytes; }
@@ -35,8 +43,7 @@ class FaultyFileCalls final : public FileCalls {
   int64_t bytes_read() const { return bytes_read_; }
 
   ssize_t Read(int descriptor, void* data, size_t size, off_t offset) const override {
-    ++reads_;
-    if (failing_reads_ > 0 && failing_reads_-- > 0) return errno = read_error_, -1;
+    if (reads_++ >= first_failing_ && failing_reads_ > 0 && failing_reads_-- > 0) return errno = read_error_, -1;
     const bool direct = (fcntl(descriptor, F_GETFL) & O_DIRECT) != 0;
     if (direct && refuse_direct_) return errno = EINVAL, -1;
     const ssize_t got = FileCalls::Read(descriptor, data, std::min(size, max_read_), offset);
@@ -53,6 +60,7 @@ class FaultyFileCalls final : public FileCalls {
 
  private:
   mutable std::atomic<int> failing_reads_ = 0, failing_stats_ = 0;
+  int64_t first_failing_ = 0;
   int read_error_ = 0, stat_error_ = 0;
   size_t max_read_ = std::numeric_limits<size_t>::max();
   bool refuse_direct_ = false;

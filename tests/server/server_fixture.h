@@ -1,0 +1,109 @@
+#ifndef DITSERVE_TESTS_SERVER_SERVER_FIXTURE_H_
+#define DITSERVE_TESTS_SERVER_SERVER_FIXTURE_H_
+
+#include <ATen/ops/arange.h>
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/synchronization/notification.h"
+#include "ditserve/v1/transformer_service.grpc.pb.h"
+#include "server/grpc_server.h"
+#include "tests/server/tiny_model.h"
+#include "tests/testing/fake_engine.h"
+
+namespace ditserve {
+
+// EXPECT_THAT(grpc_status, Refused(grpc::StatusCode::NOT_FOUND, "part of the message"));
+MATCHER_P2(Refused, code, part, "") {
+  *result_listener << "code " << arg.error_code() << ": " << arg.error_message();
+  return arg.error_code() == code && absl::StrContains(arg.error_message(), part);
+}
+
+MATCHER(IsServed, "") {
+  *result_listener << "code " << arg.error_code() << ": " << arg.error_message();
+  return arg.ok();
+}
+
+// A server on any free port with a fake engine behind it, and a channel to it.
+class ServerTest : public ::testing::Test {
+ protected:
+  static constexpr int kMaxConcurrentCalls = 64;
+
+  ServerTest() : engine_({TinyModelInfo()}), catalogue_(TinyCatalogue()) {
+    GrpcServerOptions options;
+    options.address = "127.0.0.1:0";
+    options.max_concurrent_calls = kMaxConcurrentCalls;
+    options.request_limits = {.max_batch = 4, .max_side = 64};
+    absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(options, &engine_, &catalogue_);
+    EXPECT_TRUE(server.ok()) << server.status();
+    if (!server.ok()) return;
+    server_ = *std::move(server);
+    server_->SetReady(true);
+    channel_ = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
+    transformer_ = v1::TransformerService::NewStub(channel_);
+  }
+
+  // One Forward, from beginning to end.
+  grpc::Status Forward(const v1::ForwardRequest& request, v1::ForwardResponse* response = nullptr) {
+    grpc::ClientContext context;
+    v1::ForwardResponse ignored;
+    return transformer_->Forward(&context, request, response == nullptr ? &ignored : response);
+  }
+
+  FakeEngine engine_;
+  const ProfileCatalogue catalogue_;
+  std::unique_ptr<GrpcServer> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::TransformerService::Stub> transformer_;
+};
+
+// A Forward that is under way.
+class PendingForward {
+ public:
+  PendingForward(v1::TransformerService::Stub& stub, v1::ForwardRequest request) : request_(std::move(request)) {
+    stub.async()->Forward(&context, &request_, &response, [this](grpc::Status status) {
+      status_ = std::move(status);
+      done_.Notify();
+    });
+  }
+  ~PendingForward() { done_.WaitForNotification(); }
+
+  const grpc::Status& Wait() {
+    done_.WaitForNotification();
+    return status_;
+  }
+
+  grpc::ClientContext context;
+  v1::ForwardResponse response;
+
+ private:
+  const v1::ForwardRequest request_;
+  grpc::Status status_;
+  absl::Notification done_;
+};
+
+// A result for a TinyRequest of one image: float32, element i being `first` + i.
+inline ForwardResult TinyResult(float first = 0) {
+  ForwardResult result;
+  result.output = at::arange(first, first + 2 * 64, at::kFloat).reshape({1, 2, 64});
+  result.account.queue = absl::Milliseconds(1);
+  result.account.stall = absl::Milliseconds(20);
+  result.account.compute = absl::Seconds(3);
+  result.account.total = absl::Seconds(4);
+  result.account.disk_read_bytes = 5;
+  result.account.device_copy_bytes = 6;
+  result.account.peak_device_bytes = 7;
+  result.account.riders = 8;
+  result.account.non_finite_elements = 9;
+  return result;
+}
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_TESTS_SERVER_SERVER_FIXTURE_H_
