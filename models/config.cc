@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "core/json_reader.h"
 #include "core/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -32,7 +32,7 @@ absl::StatusOr<Json> ParseObject(absl::string_view text) {
     return true;
   };
   Json json = Json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
-  if (!duplicate.empty()) return Wrong(absl::CHexEscape(duplicate), "the key stands twice");
+  if (!duplicate.empty()) return Wrong(Printable(duplicate), "the key stands twice");
   if (!json.is_object()) return absl::InvalidArgumentError("config.json: not a JSON object");
   return json;
 }
@@ -40,8 +40,8 @@ absl::StatusOr<Json> ParseObject(absl::string_view text) {
 absl::Status ReadInteger(const Json& json, const char* key, int64_t max, int64_t* value) {
   if (!json.contains(key)) return absl::OkStatus();
   const Json& field = json[key];
-  if (!field.is_number_integer() || field.get<int64_t>() < 1 || field.get<int64_t>() > max ||
-      (field.is_number_unsigned() && field.get<uint64_t>() > static_cast<uint64_t>(max))) {
+  // A number beyond int64_t reads as negative.
+  if (!field.is_number_integer() || field.get<int64_t>() < 1 || field.get<int64_t>() > max) {
     return Wrong(key, absl::StrCat("expected an integer from 1 to ", max, ", found ",
                                    absl::string_view(field.dump()).substr(0, 64)));
   }
@@ -74,8 +74,7 @@ absl::Status CheckKeys(const Json& json) {
   for (const auto& [key, value] : json.items()) {
     if (key.empty() || key[0] == '_' || obeyed.count(key) > 0 || without_effect.count(key) > 0) continue;
     if (must_be_off.count(key) == 0) {
-      return Wrong(absl::CHexEscape(key).substr(0, 64),
-                   "unknown; it may change the model in a way that this server does not know");
+      return Wrong(Printable(key), "unknown; it may change the model in a way that this server does not know");
     }
     if (value.is_boolean() && !value.get<bool>()) continue;
     if (!value.is_null()) return Wrong(key, "this variant of the model is not supported; only false is");
@@ -86,7 +85,9 @@ absl::Status CheckKeys(const Json& json) {
 absl::Status CheckConsistent(const QwenImageDiTConfig& config) {
   int64_t sum = 0;
   for (const int64_t axis : config.axes_dims_rope) {
-    if (axis % 2 != 0) return Wrong("axes_dims_rope", absl::StrCat("expected even numbers, found ", axis));
+    if (axis < 2 || axis % 2 != 0) {
+      return Wrong("axes_dims_rope", absl::StrCat("expected even numbers from 2, found ", axis));
+    }
     sum += axis;
   }
   if (sum != config.attention_head_dim) {
