@@ -77,7 +77,7 @@ test-tsan:  ## Runs every test under ThreadSanitizer
 .PHONY: fuzz
 fuzz:  ## Fuzzes the readers of untrusted input; SECONDS=<n> each
 	$(call build,fuzz,,fuzz)
-	tests/fuzz/run build/fuzz $(SECONDS)
+	scripts/fuzz build/fuzz $(cache)/fuzz $(SECONDS)
 
 .PHONY: cuda
 cuda:  ## Builds with the CUDA device module

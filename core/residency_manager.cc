@@ -132,7 +132,8 @@ std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, Mod
   std::vector<Copy*> added;
   for (size_t i = 0; i < route.stops.size(); ++i) {
     const Stop& stop = route.stops[i];
-    if (stop.form == route.compute || copies.Find(module, stop.tier, stop.form) != nullptr) continue;
+    if (copies.Find(module, stop.tier, stop.form) != nullptr) continue;
+    if (stop == Stop{Tier::kDevice, route.compute}) continue;  // Operations read a host copy in place.
     if (source != nullptr && (stop.tier < source->tier || !Leads(*source, stop.form))) continue;
     const int64_t bytes = CopyBytes(state.model, module, stop.form);
     const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
@@ -370,6 +371,11 @@ absl::Duration ResidencyManager::ReleaseIdle() {
   }
   if (idle_since_ && *idle_since_ + options_.idle_release <= now) spares_.DiscardAll(deferred.garbage);
   return next;
+}
+
+bool ResidencyManager::Loading() const {
+  absl::MutexLock lock(&mutex_);
+  return loads_in_flight_ > 0;
 }
 
 ResidencySnapshot ResidencyManager::Snapshot() const {

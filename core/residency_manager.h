@@ -109,6 +109,9 @@ class ResidencyManager {
   // it again, on the clock's scale.
   absl::Duration ReleaseIdle() ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Whether a transfer is under way.
+  bool Loading() const ABSL_LOCKS_EXCLUDED(mutex_);
+
   // One consistent moment.
   ResidencySnapshot Snapshot() const ABSL_LOCKS_EXCLUDED(mutex_);
 

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/json_reader.h"
 #include "core/status_macros.h"
@@ -20,6 +21,9 @@ constexpr int64_t kMaxWidth = 1 << 16;  // Of any dimension: no product of two o
 absl::Status Wrong(absl::string_view key, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat("config.json: ", key, ": ", what));
 }
+
+// A value as a message may show it: ASCII and short.
+std::string Shown(const Json& value) { return value.dump(-1, ' ', /*ensure_ascii=*/true).substr(0, 64); }
 
 // Nlohmann's parser keeps the last of duplicate keys silently.
 absl::StatusOr<Json> ParseObject(absl::string_view text) {
@@ -42,8 +46,7 @@ absl::Status ReadInteger(const Json& json, const char* key, int64_t max, int64_t
   const Json& field = json[key];
   // A number beyond int64_t reads as negative.
   if (!field.is_number_integer() || field.get<int64_t>() < 1 || field.get<int64_t>() > max) {
-    return Wrong(key, absl::StrCat("expected an integer from 1 to ", max, ", found ",
-                                   absl::string_view(field.dump()).substr(0, 64)));
+    return Wrong(key, absl::StrCat("expected an integer from 1 to ", max, ", found ", Shown(field)));
   }
   *value = field.get<int64_t>();
   return absl::OkStatus();
@@ -72,7 +75,7 @@ absl::Status CheckKeys(const Json& json) {
                                                           "use_layer3d_rope"};
   static const std::set<absl::string_view> without_effect = {"pooled_projection_dim"};
   for (const auto& [key, value] : json.items()) {
-    if (key.empty() || key[0] == '_' || obeyed.count(key) > 0 || without_effect.count(key) > 0) continue;
+    if (absl::StartsWith(key, "_") || obeyed.count(key) > 0 || without_effect.count(key) > 0) continue;
     if (must_be_off.count(key) == 0) {
       return Wrong(Printable(key), "unknown; it may change the model in a way that this server does not know");
     }
@@ -119,8 +122,8 @@ std::optional<Numerics> NumericsFromName(absl::string_view name) {
 absl::StatusOr<QwenImageDiTConfig> ParseQwenImageDiTConfig(absl::string_view config_json) {
   DITSERVE_ASSIGN_OR_RETURN(const Json json, ParseObject(config_json));
   if (json.contains("_class_name") && json["_class_name"] != "QwenImageTransformer2DModel") {
-    return Wrong("_class_name", absl::StrCat("expected QwenImageTransformer2DModel, found ",
-                                             absl::string_view(json["_class_name"].dump()).substr(0, 64)));
+    return Wrong("_class_name",
+                 absl::StrCat("expected QwenImageTransformer2DModel, found ", Shown(json["_class_name"])));
   }
   DITSERVE_RETURN_IF_ERROR(CheckKeys(json));
   QwenImageDiTConfig config;

@@ -22,7 +22,7 @@ ModuleNode Linear(int64_t in, int64_t out) {
 
 ModuleNode RmsNorm(int64_t width) { return {"RMSNorm", "", {{"weight", {width}}}, {}}; }
 
-// PyTorch 2.13 adds ", bias=False"; this is what every version before shows, and DiffSynth-Studio's documentation.
+// As DiffSynth-Studio's documentation shows it; PyTorch 2.13 adds ", bias=False".
 ModuleNode LayerNorm(int64_t width) {
   return Leaf("LayerNorm", absl::StrCat("(", width, ",), eps=1e-06, elementwise_affine=False"));
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -26,7 +27,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kChunkElements = 1 << 20;
+constexpr int64_t kChunkElements = 1 << 18;
 constexpr double kBiasDeviation = 0.02;
 constexpr double kNormDeviation = 0.1;
 
@@ -66,10 +67,11 @@ std::vector<SeededTensor> TensorsOf(const QwenImageDiTConfig& config) {
 // One checkpoint in the making, in a folder of its own until it is whole.
 class CheckpointMaker {
  public:
-  CheckpointMaker(const SeededCheckpointOptions& options, fs::path folder,
+  // `tensors` are at least as many as shards.
+  CheckpointMaker(const SeededCheckpointOptions& options, std::vector<SeededTensor> tensors, fs::path folder,
                   const std::function<void(int64_t, int64_t)>& progress, const std::function<bool()>& cancelled)
       : options_(options), folder_(std::move(folder)), progress_(progress), cancelled_(cancelled) {
-    CutIntoShards(TensorsOf(options.config));
+    CutIntoShards(std::move(tensors));
   }
 
   absl::Status Write() {
@@ -77,21 +79,24 @@ class CheckpointMaker {
     std::vector<std::thread> workers;
     for (unsigned i = 0; i < threads; ++i) workers.emplace_back([this] { WriteShards(); });
     for (std::thread& worker : workers) worker.join();
-    absl::MutexLock lock(&mutex_);
-    DITSERVE_RETURN_IF_ERROR(status_);
+    DITSERVE_RETURN_IF_ERROR(status());
     DITSERVE_RETURN_IF_ERROR(WriteText("config.json", ToConfigJson(options_.config)));
     return WriteText("diffusion_pytorch_model.safetensors.index.json", IndexJson());
   }
 
  private:
-  // In the order of the model's definition, in equal shares of bytes; by name inside a shard.
+  // In the order of the model's definition, in about equal shares of bytes, at least a tensor each; by name inside a
+  // shard.
   void CutIntoShards(std::vector<SeededTensor> tensors) {
-    shards_.resize(options_.shards);
+    const int64_t shards = options_.shards;
+    shards_.resize(shards);
     for (const SeededTensor& tensor : tensors) total_bytes_ += tensor.elements() * SizeOf(options_.dtype);
-    int64_t before = 0;
+    int64_t before_bytes = 0, shard = 0, left = static_cast<int64_t>(tensors.size());
     for (SeededTensor& tensor : tensors) {
-      const int64_t shard = std::min<int64_t>(before * options_.shards / total_bytes_, options_.shards - 1);
-      before += tensor.elements() * SizeOf(options_.dtype);
+      const int64_t next = shards_[shard].empty() ? shard : shard + 1;
+      shard = std::clamp(before_bytes * shards / total_bytes_, std::max(shard, shards - left), next);
+      before_bytes += tensor.elements() * SizeOf(options_.dtype);
+      --left;
       shards_[shard].push_back(std::move(tensor));
     }
     for (auto& shard : shards_) {
@@ -134,6 +139,11 @@ class CheckpointMaker {
     return writer->Finish();
   }
 
+  absl::Status status() {
+    absl::MutexLock lock(&mutex_);
+    return status_;
+  }
+
   absl::Status Report(int64_t bytes) {
     absl::MutexLock lock(&mutex_);
     written_bytes_ += bytes;
@@ -153,7 +163,9 @@ class CheckpointMaker {
     std::ofstream file(folder_ / name, std::ios::binary);
     file << text;
     file.close();
-    return file.good() ? absl::OkStatus() : absl::UnavailableError(absl::StrCat(name, ": writing failed"));
+    if (file.good()) return absl::OkStatus();
+    const std::string message = absl::StrCat(name, ": writing failed");
+    return errno == ENOSPC ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
   }
 
   const SeededCheckpointOptions& options_;
@@ -176,6 +188,11 @@ absl::Status WriteSeededCheckpoint(const SeededCheckpointOptions& options, const
   if (!IsWeightDType(options.dtype) || options.shards < 1 || options.shards > 1000) {
     return absl::InvalidArgumentError("a checkpoint has 1 to 1000 shards of float32, bfloat16, float16 or float8");
   }
+  std::vector<SeededTensor> tensors = TensorsOf(options.config);
+  if (static_cast<size_t>(options.shards) > tensors.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("no more shards than tensors, ", tensors.size(), "; found ", options.shards));
+  }
   fs::path target = fs::path(directory).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();  // "out/" names "out".
   std::error_code error;
@@ -188,7 +205,7 @@ absl::Status WriteSeededCheckpoint(const SeededCheckpointOptions& options, const
     return absl::UnavailableError(absl::StrCat("can't create '", partial.filename().string(), "' beside the target: ",
                                                error ? error.message() : "it exists; is another run writing it?"));
   }
-  absl::Status status = CheckpointMaker(options, partial, progress, cancelled).Write();
+  absl::Status status = CheckpointMaker(options, std::move(tensors), partial, progress, cancelled).Write();
   if (status.ok()) {
     fs::rename(partial, target, error);
     if (error) status = absl::UnavailableError(absl::StrCat("can't rename the finished folder: ", error.message()));

@@ -1,0 +1,22 @@
+#ifndef DITSERVE_TESTS_TESTING_FAKE_CLOCK_H_
+#define DITSERVE_TESTS_TESTING_FAKE_CLOCK_H_
+
+#include <atomic>
+
+#include "core/clock.h"
+
+namespace ditserve {
+
+// A clock that stands still until it is moved.
+class FakeClock final : public Clock {
+ public:
+  absl::Duration Now() const override { return absl::Nanoseconds(nanoseconds_.load()); }
+  void Advance(absl::Duration by) { nanoseconds_ += absl::ToInt64Nanoseconds(by); }
+
+ private:
+  std::atomic<int64_t> nanoseconds_ = 0;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_TESTS_TESTING_FAKE_CLOCK_H_
