@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
@@ -15,7 +15,8 @@
 namespace ditserve {
 namespace {
 
-constexpr double kMaxLimitGib = 1 << 20;
+constexpr int64_t kMaxLimitGib = 1 << 20;
+constexpr absl::string_view kComputedDTypes = "float32, bfloat16, float16";
 constexpr absl::string_view kDTypes = "float32, bfloat16, float16, float8_e4m3fn, disk";
 constexpr absl::string_view kDevices = "disk, cpu, cuda, cuda:N, accelerator";
 constexpr absl::string_view kWrappers = "AutoWrappedLinear, AutoWrappedModule, AutoWrappedNonRecurseModule";
@@ -36,10 +37,23 @@ std::optional<DType> WeightDTypeFromName(absl::string_view name) {
   return std::nullopt;
 }
 
-bool IsCudaDevice(absl::string_view device) {
-  int index = 0;
-  return device == "cuda" || (absl::ConsumePrefix(&device, "cuda:") && absl::SimpleAtoi(device, &index) && index >= 0);
+std::string DTypeKey(const Station& station) {
+  return station.tier == Tier::kDisk ? "disk" : std::string(Name(station.dtype));
 }
+
+std::string DeviceKey(const Station& station) {
+  return station.tier == Tier::kDisk ? "disk" : station.tier == Tier::kHost ? "cpu" : "accelerator";
+}
+
+// One state's two keys as written.
+struct State {
+  absl::string_view name;
+  const std::optional<std::string>& dtype;
+  const std::optional<std::string>& device;
+
+  std::string dtype_key() const { return absl::StrCat(name, "_dtype"); }
+  std::string device_key() const { return absl::StrCat(name, "_device"); }
+};
 
 // Resolves one vram_config; remembers where errors are to point.
 class Resolver {
@@ -47,24 +61,21 @@ class Resolver {
   Resolver(const ProfileTarget& target, const std::string& field) : target_(target), field_(field) {}
 
   absl::StatusOr<Profile> Resolve(const VramConfig& config) {
+    const State offload{"offload", config.offload_dtype, config.offload_device};
+    const State onload{"onload", config.onload_dtype, config.onload_device};
+    const State preparing{"preparing", config.preparing_dtype, config.preparing_device};
     Profile profile;
-    if (!config.computation_dtype) return Wrong("computation_dtype", absl::StrCat("missing; valid: ", kComputed));
     DITSERVE_ASSIGN_OR_RETURN(profile.computation, Computation(config));
-    DITSERVE_ASSIGN_OR_RETURN(profile.offload,
-                              StationOf("offload", config.offload_dtype, config.offload_device, profile.computation));
-    DITSERVE_ASSIGN_OR_RETURN(profile.onload,
-                              StationOf("onload", config.onload_dtype, config.onload_device, profile.computation));
-    DITSERVE_ASSIGN_OR_RETURN(profile.preparing, StationOf("preparing", config.preparing_dtype, config.preparing_device,
-                                                           profile.computation));
-    DITSERVE_RETURN_IF_ERROR(CheckRising("onload_device", profile.onload, "offload_device", profile.offload));
-    DITSERVE_RETURN_IF_ERROR(CheckRising("preparing_device", profile.preparing, "onload_device", profile.onload));
+    DITSERVE_ASSIGN_OR_RETURN(profile.offload, StationOf(offload, profile.computation));
+    DITSERVE_ASSIGN_OR_RETURN(profile.onload, StationOf(onload, profile.computation));
+    DITSERVE_ASSIGN_OR_RETURN(profile.preparing, StationOf(preparing, profile.computation));
+    DITSERVE_RETURN_IF_ERROR(CheckRising(onload, profile.onload, offload, profile.offload));
+    DITSERVE_RETURN_IF_ERROR(CheckRising(preparing, profile.preparing, onload, profile.onload));
     DITSERVE_ASSIGN_OR_RETURN(profile.managed_types, ManagedTypes(config));
     return profile;
   }
 
  private:
-  static constexpr absl::string_view kComputed = "float32, bfloat16, float16";
-
   absl::Status Wrong(absl::string_view key, absl::string_view what) const {
     return absl::InvalidArgumentError(absl::StrCat(field_, ".", key, ": ", what));
   }
@@ -82,54 +93,64 @@ class Resolver {
                                                       "; 'accelerator' is valid on every server"));
   }
 
-  absl::StatusOr<Station> Computation(const VramConfig& config) const {
-    const absl::string_view dtype = absl::StripPrefix(*config.computation_dtype, "torch.");
-    const std::optional<DType> computed = WeightDTypeFromName(dtype);
-    if (!computed || *computed == DType::kFloat8E4M3) {
-      return Wrong("computation_dtype", absl::StrCat(Quoted(dtype), " can't be computed in; valid: ", kComputed));
+  absl::StatusOr<DType> ComputationDType(const std::optional<std::string>& written) const {
+    const auto wrong = [&](absl::string_view what) {
+      return Wrong("computation_dtype", absl::StrCat(what, "; valid: ", kComputedDTypes));
+    };
+    if (!written) return wrong("missing");
+    const absl::string_view name = absl::StripPrefix(*written, "torch.");
+    if (name == "disk") return wrong("'disk' can't compute");
+    const std::optional<DType> dtype = WeightDTypeFromName(name);
+    if (!dtype) return wrong(absl::StrCat("unknown dtype ", Quoted(*written)));
+    if (*dtype == DType::kFloat8E4M3) {
+      return wrong(absl::StrCat(Quoted(*written), " is for storage: computing in it is not offered"));
     }
-    const std::string device = config.computation_device.value_or("accelerator");
-    DITSERVE_ASSIGN_OR_RETURN(const Tier tier, TierOf("computation_device", device));
-    if (tier == Tier::kDisk) {
-      return Wrong("computation_device", "'disk' can't compute; valid: accelerator, or its name");
-    }
-    if (tier == Tier::kHost && target_.device != "cpu") {
-      return absl::FailedPreconditionError(absl::StrCat(field_, ".computation_device: this server computes on ",
-                                                        target_.device, ", not on 'cpu'; valid: accelerator"));
-    }
-    return Station{Tier::kDevice, *computed};
+    return *dtype;
   }
 
-  absl::StatusOr<Station> StationOf(const std::string& state, const std::optional<std::string>& dtype,
-                                    const std::optional<std::string>& device, const Station& computation) const {
-    const std::string dtype_key = state + "_dtype", device_key = state + "_device";
-    const absl::string_view name = dtype ? absl::StripPrefix(*dtype, "torch.") : absl::string_view();
-    std::optional<DType> parsed;
-    if (dtype && name != "disk") {
-      parsed = WeightDTypeFromName(name);
-      if (!parsed) return Wrong(dtype_key, absl::StrCat("unknown dtype ", Quoted(*dtype), "; valid: ", kDTypes));
+  absl::StatusOr<Station> Computation(const VramConfig& config) const {
+    DITSERVE_ASSIGN_OR_RETURN(const DType dtype, ComputationDType(config.computation_dtype));
+    DITSERVE_ASSIGN_OR_RETURN(const Tier tier,
+                              TierOf("computation_device", config.computation_device.value_or("accelerator")));
+    if (tier == Tier::kDisk) return Wrong("computation_device", "'disk' can't compute; valid: accelerator");
+    if (tier == Tier::kHost && target_.device != "cpu") {
+      return absl::FailedPreconditionError(absl::StrCat(field_, ".computation_device: 'cpu' is not here: this server ",
+                                                        "computes on ", target_.device,
+                                                        "; 'accelerator' is valid on every server"));
     }
-    const bool on_disk = dtype && name == "disk";
+    return Station{Tier::kDevice, dtype};
+  }
+
+  absl::StatusOr<Station> StationOf(const State& state, const Station& computation) const {
+    const absl::string_view name = state.dtype ? absl::StripPrefix(*state.dtype, "torch.") : absl::string_view();
+    const bool on_disk = state.dtype && name == "disk";
+    const std::optional<DType> dtype = state.dtype ? WeightDTypeFromName(name) : computation.dtype;
+    if (!dtype && !on_disk) {
+      return Wrong(state.dtype_key(), absl::StrCat("unknown dtype ", Quoted(*state.dtype), "; valid: ", kDTypes));
+    }
     Tier tier = on_disk ? Tier::kDisk : computation.tier;
-    if (device) {
-      DITSERVE_ASSIGN_OR_RETURN(tier, TierOf(device_key, *device));
+    if (state.device) {
+      DITSERVE_ASSIGN_OR_RETURN(tier, TierOf(state.device_key(), *state.device));
     }
     if (on_disk && tier != Tier::kDisk) {
-      return Wrong(device_key, absl::StrCat(Quoted(*device), " can't hold what ", dtype_key,
-                                            " leaves on 'disk'; valid: disk, or another ", dtype_key));
+      return Wrong(state.device_key(), absl::StrCat(Quoted(*state.device), " can't hold what ", state.dtype_key(),
+                                                    " leaves on 'disk'; valid: disk, or another ", state.dtype_key()));
     }
-    if (parsed && tier == Tier::kDisk) {
-      return Wrong(dtype_key, absl::StrCat(Quoted(*dtype), " on disk: the checkpoint there is used as it is stored; ",
-                                           "valid: disk, or another ", device_key));
+    if (state.dtype && !on_disk && tier == Tier::kDisk) {
+      return Wrong(state.dtype_key(),
+                   absl::StrCat(Quoted(*state.dtype), " on disk: the checkpoint there is used as it ",
+                                "is stored; valid: disk, or another ", state.device_key()));
     }
-    return Station{tier, parsed.value_or(computation.dtype)};
+    return Station{tier, dtype.value_or(computation.dtype)};
   }
 
-  absl::Status CheckRising(absl::string_view key, const Station& upper, absl::string_view lower_key,
-                           const Station& lower) const {
-    if (upper.tier >= lower.tier) return absl::OkStatus();
-    return Wrong(key, absl::StrCat("the ", Name(upper.tier), " is slower than the ", Name(lower.tier), " of ",
-                                   lower_key, "; weights only move up: valid is the same tier or a faster one"));
+  absl::Status CheckRising(const State& upper, const Station& upper_station, const State& lower,
+                           const Station& lower_station) const {
+    if (upper_station.tier >= lower_station.tier) return absl::OkStatus();
+    return Wrong(upper.device_key(),
+                 absl::StrCat(Quoted(upper.device.value_or(DeviceKey(upper_station))), " is slower than ",
+                              lower.device_key(), " ", Quoted(lower.device.value_or(DeviceKey(lower_station))),
+                              "; weights only move up: valid is the same tier or a faster one"));
   }
 
   absl::StatusOr<std::vector<std::string>> ManagedTypes(const VramConfig& config) const {
@@ -161,15 +182,14 @@ class Resolver {
   const std::string& field_;
 };
 
-std::string DTypeKey(const Station& station) {
-  return station.tier == Tier::kDisk ? "disk" : std::string(Name(station.dtype));
-}
-
-std::string DeviceKey(const Station& station) {
-  return station.tier == Tier::kDisk ? "disk" : station.tier == Tier::kHost ? "cpu" : "accelerator";
-}
-
 }  // namespace
+
+bool IsCudaDevice(absl::string_view device) {
+  if (device == "cuda") return true;
+  if (!absl::ConsumePrefix(&device, "cuda:") || device.empty() || device.size() > 3) return false;
+  if (device.size() > 1 && device[0] == '0') return false;
+  return std::all_of(device.begin(), device.end(), absl::ascii_isdigit);
+}
 
 absl::string_view Name(Tier tier) { return tier == Tier::kDisk ? "disk" : tier == Tier::kHost ? "host" : "device"; }
 
@@ -189,7 +209,7 @@ absl::StatusOr<Profile> ResolveProfile(const std::string& name, const VramConfig
 }
 
 absl::StatusOr<int64_t> VramLimitBytes(double vram_limit_gib, const std::string& field) {
-  if (!(vram_limit_gib >= 0 && vram_limit_gib <= kMaxLimitGib)) {  // Also refuses NaN.
+  if (!(vram_limit_gib >= 0 && vram_limit_gib <= static_cast<double>(kMaxLimitGib))) {  // Also refuses NaN.
     return absl::InvalidArgumentError(
         absl::StrCat(field, ": expected 0 to ", kMaxLimitGib, " GiB, found ", vram_limit_gib));
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "core/dtype.h"
 
 namespace ditserve {
@@ -17,6 +18,9 @@ enum class Tier : uint8_t { kDisk, kHost, kDevice };
 
 // "disk", "host", "device".
 absl::string_view Name(Tier tier);
+
+// Whether `device` is written as CUDA devices are: "cuda", or "cuda:N" with N from 0 to 999 and no leading zero.
+bool IsCudaDevice(absl::string_view device);
 
 // A vram_config as a user writes it: DiffSynth-Studio's keys; a key left out is nullopt.
 struct VramConfig {

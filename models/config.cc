@@ -75,8 +75,8 @@ absl::Status CheckKeys(const Json& json) {
                                                           "use_layer3d_rope"};
   static const std::set<absl::string_view> without_effect = {"pooled_projection_dim"};
   for (const auto& [key, value] : json.items()) {
-    if (absl::StartsWith(key, "_") || obeyed.count(key) > 0 || without_effect.count(key) > 0) continue;
-    if (must_be_off.count(key) == 0) {
+    if (absl::StartsWith(key, "_") || obeyed.contains(key) || without_effect.contains(key)) continue;
+    if (!must_be_off.contains(key)) {
       return Wrong(Printable(key), "unknown; it may change the model in a way that this server does not know");
     }
     if (value.is_boolean() && !value.get<bool>()) continue;

@@ -2,7 +2,6 @@
 #define DITSERVE_MODELS_MODULE_TREE_H_
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "core/module.h"
@@ -12,10 +11,11 @@ namespace ditserve {
 
 // A module of a model, as torch.nn.Module knows it.
 struct ModuleNode {
-  std::string type;                                          // "Linear", "ModuleList", ...
-  std::string extra;                                         // What repr shows in brackets: "in_features=64, ...".
-  std::vector<ParameterSpec> parameters;                     // Own parameters only.
-  std::vector<std::pair<std::string, ModuleNode>> children;  // Name and module, in definition order.
+  std::string name;                       // In its parent; empty for the root.
+  std::string type;                       // "Linear", "ModuleList", ...
+  std::string extra;                      // What repr shows in brackets: "in_features=64, ...".
+  std::vector<ParameterSpec> parameters;  // Own parameters only.
+  std::vector<ModuleNode> children;       // In definition order.
 };
 
 // The tree of DiffSynth-Studio's QwenImageDiT (2.1.12, models/qwen_image_dit.py).

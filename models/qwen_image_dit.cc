@@ -266,14 +266,10 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::MetaItems(const ForwardShape& shap
 // Cosines, then sines, of 1000 timestep * 10000^(-k/128). Shape [1, 256].
 at::Tensor QwenImageDiT::TimeChannels(const at::Tensor& timestep, at::ScalarType arithmetic) const {
   constexpr int64_t half = kTimeChannels / 2;
-  at::Tensor time = timestep;
-  at::Tensor frequencies = at::exp(at::arange(half, at::kFloat).mul_(-std::log(10000.0)).div_(half));
-  if (config_.numerics == Numerics::kDiffusers) {
-    // It works in the timestep's dtype here, which is the activations'.
-    time = time.to(arithmetic);
-    frequencies = frequencies.to(arithmetic);
-  }
-  const at::Tensor angles = time.to(at::kFloat).view({1, 1}).mul(frequencies).to(at::kFloat).mul_(1000);
+  const at::Tensor frequencies = at::exp(at::arange(half, at::kFloat).mul_(-std::log(10000.0)).div_(half));
+  // diffusers first rounds the timestep to the activations' dtype; both go on in float32.
+  const at::Tensor time = config_.numerics == Numerics::kDiffusers ? timestep.to(arithmetic) : timestep;
+  const at::Tensor angles = time.to(at::kFloat).view({1, 1}).mul(frequencies).mul_(1000);
   return at::cat({at::cos(angles), at::sin(angles)}, 1).to(arithmetic);
 }
 

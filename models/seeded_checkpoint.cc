@@ -49,7 +49,7 @@ std::vector<SeededTensor> TensorsOf(const QwenImageDiTConfig& config) {
   std::vector<SeededTensor> tensors;
   for (const ModuleSpec& module : ListModules(QwenImageDiTTree(config))) {
     for (const ParameterSpec& parameter : module.parameters) {
-      SeededTensor tensor{module.path + "." + parameter.name, parameter.shape, 0.0f, 0.0f};
+      SeededTensor tensor{absl::StrCat(module.path, ".", parameter.name), parameter.shape, 0.0f, 0.0f};
       if (parameter.shape.size() == 2) {
         tensor.deviation = static_cast<float>(1.0 / std::sqrt(static_cast<double>(parameter.shape[1])));
       } else if (module.type == "RMSNorm") {

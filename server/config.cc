@@ -39,6 +39,19 @@ std::optional<int64_t> ParseBytes(absl::string_view text) {
   return static_cast<int64_t>(bytes);
 }
 
+// host:port or unix:/path; a path has at most what sockaddr_un takes.
+bool IsListenAddress(absl::string_view address) {
+  constexpr size_t kMaxUnixPath = 107;
+  if (absl::ConsumePrefix(&address, "unix:")) return !address.empty() && address.size() <= kMaxUnixPath;
+  const size_t colon = address.rfind(':');
+  if (colon == absl::string_view::npos || colon == 0) return false;
+  const absl::string_view port = address.substr(colon + 1);
+  int number = 0;
+  return !port.empty() && port.size() <= 5 && std::all_of(port.begin(), port.end(), absl::ascii_isdigit) &&
+         absl::SimpleAtoi(port, &number) && number <= 65535;
+}
+constexpr absl::string_view kListenForm = "expected host:port with a port from 0 to 65535, or unix:/path";
+
 std::optional<BudgetSpec> ParseBudget(absl::string_view text) {
   BudgetSpec spec;
   if (absl::ConsumeSuffix(&text, "%")) {
@@ -48,11 +61,12 @@ std::optional<BudgetSpec> ParseBudget(absl::string_view text) {
     return spec;
   }
   spec.bytes = ParseBytes(text);
-  if (!spec.bytes) return std::nullopt;
+  if (!spec.bytes || *spec.bytes < 1) return std::nullopt;
   return spec;
 }
 
-constexpr absl::string_view kBudgetForm = "expected bytes, with KiB, MiB or GiB, or a share such as 60%";
+constexpr absl::string_view kBudgetForm =
+    "expected 1 to 2^50 bytes, with KiB, MiB or GiB, or a share above 0% and up to 100%";
 
 // Names appear in URLs, metrics and logs.
 bool IsName(absl::string_view name) {
@@ -62,10 +76,7 @@ bool IsName(absl::string_view name) {
 }
 constexpr absl::string_view kNameForm = "a name has 1 to 64 letters, digits, '.', '_' or '-'";
 
-bool IsDevice(absl::string_view device) {
-  int index = 0;
-  return device == "cpu" || (absl::ConsumePrefix(&device, "cuda:") && absl::SimpleAtoi(device, &index) && index >= 0);
-}
+bool IsDevice(absl::string_view device) { return device == "cpu" || (device != "cuda" && IsCudaDevice(device)); }
 constexpr absl::string_view kDeviceForm = "expected cpu or cuda:N";
 
 bool IsLogLevel(absl::string_view level) {
@@ -84,6 +95,7 @@ absl::Status InTurn(Readers... readers) {
 absl::Status ReadListen(YamlMap& map, ServerConfig& config) {
   std::optional<std::string> bytes;
   DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.listen_address));
+  if (!IsListenAddress(config.listen_address)) return map.Wrong("address", kListenForm);
   DITSERVE_RETURN_IF_ERROR(map.ReadString("max_receive_message_bytes", &bytes));
   if (bytes) {
     const std::optional<int64_t> parsed = ParseBytes(*bytes);
@@ -170,7 +182,7 @@ absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& co
         std::pair("preparing_dtype", &vram.preparing_dtype), std::pair("preparing_device", &vram.preparing_device),
         std::pair("computation_dtype", &vram.computation_dtype),
         std::pair("computation_device", &vram.computation_device)}) {
-    DITSERVE_RETURN_IF_ERROR(map.ReadString(key, target));
+    DITSERVE_RETURN_IF_ERROR(map.ReadNullableString(key, target));
   }
   DITSERVE_RETURN_IF_ERROR(map.ReadMap("module_map", [&](YamlMap& types) {
     return types.ReadScalars([&](const std::string& type, const std::string& wrapper) {
@@ -178,7 +190,7 @@ absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& co
       return absl::OkStatus();
     });
   }));
-  DITSERVE_RETURN_IF_ERROR(map.ReadNumber("vram_limit_gib", 0, 0x1p20, &spec.vram_limit_gib));
+  DITSERVE_RETURN_IF_ERROR(map.ReadNumber("vram_limit_gib", 0, 1 << 20, &spec.vram_limit_gib));
   DITSERVE_RETURN_IF_ERROR(map.RefuseOthers());
   const auto same = std::find_if(config.profiles.begin(), config.profiles.end(),
                                  [&](const ProfileSpec& other) { return other.name == name; });
@@ -229,6 +241,7 @@ absl::Status WrongFlag(absl::string_view flag, absl::string_view what) {
 
 absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (flags.listen) config.listen_address = *flags.listen;
+  if (!IsListenAddress(config.listen_address)) return WrongFlag("--listen", kListenForm);
   if (flags.device) config.device = *flags.device;
   if (!IsDevice(config.device)) return WrongFlag("--device", kDeviceForm);
   if (flags.default_profile) config.default_profile = *flags.default_profile;
@@ -302,6 +315,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
     if (name == "--host-budget") target = &line.host_budget;
     if (name == "--default-profile") target = &line.default_profile;
     if (name == "--log-level") target = &line.log_level;
+    if (name == "--check" || name == "--version" || name == "--help") return WrongFlag(name, "takes no value");
     if (target == nullptr && name != "--model") return WrongFlag(name, "unknown flag; see --help");
     if (equals == std::string::npos && i + 1 == arguments.size()) return WrongFlag(name, "needs a value");
     const std::string value = equals == std::string::npos ? arguments[++i] : flag.substr(equals + 1);
@@ -310,6 +324,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
       continue;
     }
     DITSERVE_ASSIGN_OR_RETURN(ModelSource source, ParseModelFlag(value));
+    for (const ModelSource& other : line.models) {
+      if (other.name == source.name) return WrongFlag("--model", absl::StrCat("two models are named ", other.name));
+    }
     line.models.push_back(std::move(source));
   }
   line.config_file = config.value_or("");

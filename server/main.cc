@@ -112,7 +112,8 @@ absl::Status Serve(const ServerConfig& config, const ProfileCatalogue& catalogue
   std::printf("ditserve: serving %s on %s\n", names.c_str(), server->address().c_str());
   std::fflush(stdout);
 
-  spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(stop.Wait()));
+  const int signal = stop.Wait();
+  spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
   engine->Drain(absl::Now() + config.drain_timeout);
   server->Shutdown(kAnswerGrace);

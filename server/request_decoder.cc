@@ -86,6 +86,21 @@ absl::StatusOr<at::Tensor> FloatingTensor(const v1::Tensor& proto, absl::string_
   }
 }
 
+// Shape [batch, T, width].
+absl::StatusOr<at::Tensor> DecodePrompt(const v1::Tensor& proto, int64_t batch, int64_t width) {
+  constexpr absl::string_view kField = "prompt_emb";
+  constexpr absl::string_view kMeaning = "[B, T, joint_attention_dim]";
+  DITSERVE_ASSIGN_OR_RETURN(at::Tensor prompt, FloatingTensor(proto, kField));
+  DITSERVE_RETURN_IF_ERROR(CheckRank(prompt, 3, kMeaning, kField));
+  const int64_t tokens = prompt.size(1);
+  if (tokens > kMaxTextTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kField, ".shape: ", tokens, " tokens, expected at most ", kMaxTextTokens));
+  }
+  DITSERVE_RETURN_IF_ERROR(CheckShape(prompt, {batch, tokens, width}, kMeaning, kField));
+  return prompt;
+}
+
 // Whether an element of a mask counts: anything but zero, of either sign.
 bool Counts(const char* element, size_t size, bool floating) {
   uint64_t bits = 0;
@@ -182,40 +197,38 @@ absl::StatusOr<DecodedForward> RequestDecoder::Decode(const v1::ForwardRequest& 
 
 absl::StatusOr<ForwardInputs> RequestDecoder::DecodeInputs(const v1::ForwardRequest& request,
                                                            const QwenImageDiTConfig& config) const {
+  ForwardInputs inputs;
+  DITSERVE_ASSIGN_OR_RETURN(inputs.latents, DecodeLatents(request, config));
+  const int64_t batch = inputs.latents.size(0);
+  DITSERVE_ASSIGN_OR_RETURN(inputs.timestep, FloatingTensor(request.timestep(), "timestep"));
+  DITSERVE_RETURN_IF_ERROR(CheckShape(inputs.timestep, {batch}, "[B] of latents", "timestep"));
+  DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb, DecodePrompt(request.prompt_emb(), batch, config.joint_attention_dim));
+  if (request.has_prompt_emb_mask()) {
+    DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb_mask,
+                              DecodeMask(request.prompt_emb_mask(), batch, inputs.prompt_emb.size(1)));
+  }
+  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.latents, "latents"));
+  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.timestep, "timestep"));
+  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.prompt_emb, "prompt_emb"));
+  return inputs;
+}
+
+absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const v1::ForwardRequest& request,
+                                                         const QwenImageDiTConfig& config) const {
   DITSERVE_RETURN_IF_ERROR(CheckSide(request.height(), "height"));
   DITSERVE_RETURN_IF_ERROR(CheckSide(request.width(), "width"));
-  ForwardInputs inputs;
-  DITSERVE_ASSIGN_OR_RETURN(inputs.latents, FloatingTensor(request.latents(), "latents"));
-  DITSERVE_RETURN_IF_ERROR(CheckRank(inputs.latents, 4, "[B, 16, H/8, W/8]", "latents"));
-  const int64_t batch = inputs.latents.size(0);
+  DITSERVE_ASSIGN_OR_RETURN(at::Tensor latents, FloatingTensor(request.latents(), "latents"));
+  DITSERVE_RETURN_IF_ERROR(CheckRank(latents, 4, "[B, 16, H/8, W/8]", "latents"));
+  const int64_t batch = latents.size(0);
   if (batch > limits_.max_batch) {
     return absl::InvalidArgumentError(
         absl::StrCat("latents.shape: a batch of ", batch, ", expected at most ", limits_.max_batch));
   }
   const int64_t channels = config.in_channels / (config.patch_size * config.patch_size);
   DITSERVE_RETURN_IF_ERROR(
-      CheckShape(inputs.latents, {batch, channels, request.height() / kLatentPixels, request.width() / kLatentPixels},
+      CheckShape(latents, {batch, channels, request.height() / kLatentPixels, request.width() / kLatentPixels},
                  "[B, 16, height/8, width/8]", "latents"));
-
-  DITSERVE_ASSIGN_OR_RETURN(inputs.timestep, FloatingTensor(request.timestep(), "timestep"));
-  DITSERVE_RETURN_IF_ERROR(CheckShape(inputs.timestep, {batch}, "[B] of latents", "timestep"));
-
-  DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb, FloatingTensor(request.prompt_emb(), "prompt_emb"));
-  DITSERVE_RETURN_IF_ERROR(CheckRank(inputs.prompt_emb, 3, "[B, T, joint_attention_dim]", "prompt_emb"));
-  const int64_t tokens = inputs.prompt_emb.size(1);
-  if (tokens > kMaxTextTokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("prompt_emb.shape: ", tokens, " tokens, expected at most ", kMaxTextTokens));
-  }
-  DITSERVE_RETURN_IF_ERROR(CheckShape(inputs.prompt_emb, {batch, tokens, config.joint_attention_dim},
-                                      "[B, T, joint_attention_dim]", "prompt_emb"));
-  if (request.has_prompt_emb_mask()) {
-    DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb_mask, DecodeMask(request.prompt_emb_mask(), batch, tokens));
-  }
-  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.latents, "latents"));
-  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.timestep, "timestep"));
-  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.prompt_emb, "prompt_emb"));
-  return inputs;
+  return latents;
 }
 
 absl::Status RequestDecoder::CheckSide(int64_t pixels, absl::string_view field) const {

@@ -46,6 +46,7 @@ class RequestDecoder {
 
  private:
   absl::StatusOr<ForwardInputs> DecodeInputs(const v1::ForwardRequest& request, const QwenImageDiTConfig& config) const;
+  absl::StatusOr<at::Tensor> DecodeLatents(const v1::ForwardRequest& request, const QwenImageDiTConfig& config) const;
   absl::StatusOr<Profile> DecodeProfile(const v1::ForwardRequest& request) const;
   absl::StatusOr<Profile> ConfiguredProfile(const std::string& name) const;
   absl::Status CheckSide(int64_t pixels, absl::string_view field) const;

@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -12,15 +13,21 @@
 namespace ditserve {
 
 absl::StatusOr<YamlMap> YamlMap::Parse(const std::string& text, const std::string& file) {
-  YAML::Node node;
+  std::vector<YAML::Node> documents;
   try {
-    node = YAML::Load(text);
+    documents = YAML::LoadAll(text);
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
         absl::StrCat(file, ":", error.mark.line + 1, ":", error.mark.column + 1, ": ", error.msg));
   }
-  if (node.IsNull()) node = YAML::Node(YAML::NodeType::Map);  // An empty file changes nothing.
-  YamlMap map(std::move(node), "", file);
+  if (documents.size() > 1) {
+    const YAML::Mark mark = documents[1].Mark();
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ":", mark.line + 1, ":", mark.column + 1, ": expected one document, found another"));
+  }
+  // An empty file changes nothing.
+  const bool empty = documents.empty() || documents[0].IsNull();
+  YamlMap map(empty ? YAML::Node(YAML::NodeType::Map) : documents[0], "", file);
   DITSERVE_RETURN_IF_ERROR(map.Check());
   return map;
 }
@@ -71,6 +78,14 @@ absl::Status YamlMap::ReadString(const std::string& key, std::string* target) {
 
 absl::Status YamlMap::ReadString(const std::string& key, std::optional<std::string>* target) {
   const YAML::Node value = Take(key);
+  if (!value.IsDefined()) return absl::OkStatus();
+  DITSERVE_ASSIGN_OR_RETURN(*target, Scalar(key, value));
+  return absl::OkStatus();
+}
+
+absl::Status YamlMap::ReadNullableString(const std::string& key, std::optional<std::string>* target) {
+  const YAML::Node value = Take(key);
+  target->reset();
   if (!value.IsDefined() || value.IsNull()) return absl::OkStatus();
   DITSERVE_ASSIGN_OR_RETURN(*target, Scalar(key, value));
   return absl::OkStatus();
@@ -82,7 +97,8 @@ absl::Status YamlMap::ReadInteger(const std::string& key, int64_t min, int64_t m
   DITSERVE_ASSIGN_OR_RETURN(const std::string text, Scalar(key, value));
   int64_t number = 0;
   if (!absl::SimpleAtoi(text, &number) || number < min || number > max) {
-    return Wrong(key, absl::StrCat("expected an integer from ", min, " to ", max, ", found '", text, "'"));
+    return Wrong(key, absl::StrCat("expected an integer from ", min, " to ", max, ", found '",
+                                   absl::CHexEscape(text.substr(0, 64)), "'"));
   }
   *target = number;
   return absl::OkStatus();
@@ -95,7 +111,7 @@ absl::Status YamlMap::ReadInteger(const std::string& key, int min, int max, int*
   return absl::OkStatus();
 }
 
-absl::Status YamlMap::ReadNumber(const std::string& key, double min, double max, std::optional<double>* target) {
+absl::Status YamlMap::ReadNumber(const std::string& key, int64_t min, int64_t max, std::optional<double>* target) {
   const YAML::Node value = Take(key);
   if (!value.IsDefined()) return absl::OkStatus();
   if (value.IsNull()) {
@@ -104,8 +120,9 @@ absl::Status YamlMap::ReadNumber(const std::string& key, double min, double max,
   }
   DITSERVE_ASSIGN_OR_RETURN(const std::string text, Scalar(key, value));
   double number = 0;
-  if (!absl::SimpleAtod(text, &number) || !(number >= min && number <= max)) {
-    return Wrong(key, absl::StrCat("expected a number from ", min, " to ", max, ", found '", text, "'"));
+  if (!absl::SimpleAtod(text, &number) || !(number >= static_cast<double>(min) && number <= static_cast<double>(max))) {
+    return Wrong(key, absl::StrCat("expected a number from ", min, " to ", max, ", found '",
+                                   absl::CHexEscape(text.substr(0, 64)), "'"));
   }
   *target = number;
   return absl::OkStatus();

@@ -25,19 +25,20 @@ class YamlMap {
   YamlMap(YAML::Node node, std::string path, std::string file)
       : node_(std::move(node)), path_(std::move(path)), file_(std::move(file)) {}
 
-  // Parses a document, which must be a mapping.
+  // Parses a document, which must be a mapping and the only one.
   static absl::StatusOr<YamlMap> Parse(const std::string& text, const std::string& file);
 
   // Refuses what is no mapping, and keys that stand twice (yaml-cpp keeps the first silently).
   absl::Status Check() const;
 
-  // Each leaves the target as it is if the key is not there.
+  // Each leaves the target as it is if the key is not there, except ReadNullableString, for which that is null.
   absl::Status ReadString(const std::string& key, std::string* target);
   absl::Status ReadString(const std::string& key, std::optional<std::string>* target);
+  absl::Status ReadNullableString(const std::string& key, std::optional<std::string>* target);
   absl::Status ReadInteger(const std::string& key, int64_t min, int64_t max, int64_t* target);
   absl::Status ReadInteger(const std::string& key, int min, int max, int* target);
-  absl::Status ReadNumber(const std::string& key, double min, double max,
-                          std::optional<double>* target);  // May be null.
+  // May be null.
+  absl::Status ReadNumber(const std::string& key, int64_t min, int64_t max, std::optional<double>* target);
   absl::Status ReadMap(const std::string& key, const std::function<absl::Status(YamlMap&)>& read);
   absl::Status ReadList(const std::string& key, const std::function<absl::Status(YamlMap&)>& read);
   // Calls `read` with each key and its mapping.

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_replace.h"
@@ -120,15 +119,16 @@ TEST(ModuleTreeTest, PrintsOneBlockAlone) {
   EXPECT_EQ(Print(QwenImageDiTTree(Layers(1))), absl::StrReplaceAll(kPrinted, {{"(0-59): 60 x Qwen", "(0): Qwen"}}));
 }
 
+ModuleNode Leaf(const std::string& name, const std::string& type) { return {name, type, "", {}, {}}; }
+
 TEST(ModuleTreeTest, FoldsEqualNeighboursAlone) {
-  const ModuleNode a{"SiLU", "", {}, {}}, b{"Dropout", "p=0.0", {}, {}};
-  const ModuleNode list{"ModuleList", "", {}, {{"0", a}, {"1", b}, {"2", b}, {"3", a}}};
-  EXPECT_EQ(Print(list), "ModuleList(\n  (0): SiLU()\n  (1-2): 2 x Dropout(p=0.0)\n  (3): SiLU()\n)");
+  const ModuleNode list{
+      "", "ModuleList", "", {}, {Leaf("0", "SiLU"), Leaf("1", "Dropout"), Leaf("2", "Dropout"), Leaf("3", "SiLU")}};
+  EXPECT_EQ(Print(list), "ModuleList(\n  (0): SiLU()\n  (1-2): 2 x Dropout()\n  (3): SiLU()\n)");
 }
 
 TEST(ModuleTreeTest, FoldsModuleListsOnly) {
-  const ModuleNode a{"SiLU", "", {}, {}};
-  const ModuleNode sequential{"Sequential", "", {}, {{"0", a}, {"1", a}}};
+  const ModuleNode sequential{"", "Sequential", "", {}, {Leaf("0", "SiLU"), Leaf("1", "SiLU")}};
   EXPECT_EQ(Print(sequential), "Sequential(\n  (0): SiLU()\n  (1): SiLU()\n)");
 }
 

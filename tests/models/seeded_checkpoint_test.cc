@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "core/cast.h"
 #include "core/checkpoint.h"
 #include "core/file.h"
@@ -58,7 +59,7 @@ std::vector<std::string> NamesIn(const std::string& folder) {
 uint64_t HashOf(const std::string& folder) {
   uint64_t hash = 0xcbf29ce484222325u;
   for (const std::string& name : NamesIn(folder)) {
-    for (const char c : name + ReadWholeFile(folder + "/" + name)) {
+    for (const char c : absl::StrCat(name, ReadWholeFile(absl::StrCat(folder, "/", name)))) {
       hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
     }
   }
@@ -171,7 +172,7 @@ TEST(SeededCheckpointTest, HoldsEveryParameterOfTheModelAndNothingElse) {
     size_t parameters = 0;
     for (const ModuleSpec& module : ListModules(QwenImageDiTTree(options.config))) {
       for (const ParameterSpec& parameter : module.parameters) {
-        const StoredTensor* tensor = (*checkpoint)->Find(module.path + "." + parameter.name);
+        const StoredTensor* tensor = (*checkpoint)->Find(absl::StrCat(module.path, ".", parameter.name));
         ASSERT_NE(tensor, nullptr) << module.path;
         EXPECT_EQ(tensor->shape, parameter.shape);
         EXPECT_EQ(tensor->dtype, dtype);
@@ -196,8 +197,9 @@ TEST(SeededCheckpointTest, WeightsAreWhatTheirNameAndSeedSay) {
   ASSERT_THAT(Write(options, folder / "out"), IsOk());
   const auto checkpoint = Checkpoint::Open(folder / "out");
   ASSERT_THAT(checkpoint, IsOk());
-  std::vector<float> expected(32 * 64);
-  FillSeeded(5, "img_in.weight", 0, 32 * 64, 0.0f, 0.125f, expected.data());  // 1 / sqrt(64)
+  constexpr int kElements = 32 * 64;
+  std::vector<float> expected(kElements);
+  FillSeeded(5, "img_in.weight", 0, kElements, 0.0f, 0.125f, expected.data());  // 1 / sqrt(64)
   EXPECT_EQ(ValuesOf(**checkpoint, "img_in.weight"), expected);
 }
 
@@ -229,7 +231,7 @@ TEST(SeededCheckpointTest, FillsEveryShardAndSortsItByName) {
     for (const std::string& name : NamesIn(out)) {
       if (fs::path(name).extension() != ".safetensors") continue;
       ++found;
-      const auto file = File::Open(out + "/" + name);
+      const auto file = File::Open(absl::StrCat(out, "/", name));
       ASSERT_THAT(file, IsOk());
       const auto header = ReadSafetensorsHeader(**file);
       ASSERT_THAT(header, IsOk());

@@ -1,0 +1,246 @@
+#include "models/qwen_image_dit.h"
+
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/stack.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/InferenceMode.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <tuple>
+
+#include "models/errors.h"
+#include "tests/testing/fake_lease_source.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve {
+namespace {
+
+QwenImageDiTConfig TinyConfig() {
+  QwenImageDiTConfig config;
+  config.num_layers = 2;
+  config.num_attention_heads = 2;
+  config.attention_head_dim = 16;
+  config.axes_dims_rope = {4, 6, 6};
+  config.joint_attention_dim = 32;
+  return config;
+}
+
+at::Tensor Seeded(const std::string& name, at::IntArrayRef shape) {
+  const at::Tensor tensor = at::empty(shape, at::kFloat);
+  FillSeeded(1, name, 0, tensor.numel(), 0.0f, 1.0f, tensor.data_ptr<float>());
+  return tensor;
+}
+
+ForwardInputs MakeInputs(const QwenImageDiTConfig& config, int64_t batch, int64_t height, int64_t width,
+                         int64_t tokens) {
+  return {Seeded("latents", {batch, config.out_channels, height / 8, width / 8}),
+          at::full({batch}, 0.5f, at::kFloat),
+          Seeded("prompt", {batch, tokens, config.joint_attention_dim}),
+          {}};
+}
+
+// The inputs of item `i` alone, with its first `tokens` tokens.
+ForwardInputs ItemOf(const ForwardInputs& inputs, int64_t i, int64_t tokens) {
+  return {inputs.latents.narrow(0, i, 1),
+          inputs.timestep.narrow(0, i, 1),
+          inputs.prompt_emb.narrow(0, i, 1).narrow(1, 0, tokens),
+          {}};
+}
+
+at::Tensor RunPass(const QwenImageDiT& model, const ForwardInputs& inputs, DType dtype = DType::kFloat32) {
+  const c10::InferenceMode no_autograd;
+  FakeLeaseSource weights(model.modules(), dtype);
+  Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, ScalarTypeOf(dtype), weights);
+  pass.Start();
+  EXPECT_TRUE(pass.done());
+  EXPECT_EQ(weights.given(), static_cast<int>(model.modules().size()));
+  EXPECT_EQ(weights.held(), 0);
+  return pass.Result();
+}
+
+TEST(QwenImageDiTTest, ReturnsThePackedSequenceInTheLatentsDtype) {
+  const QwenImageDiT model(TinyConfig());
+  ForwardInputs inputs = MakeInputs(model.config(), 2, 48, 80, 5);
+  inputs.latents = inputs.latents.to(at::kBFloat16);
+  const at::Tensor output = RunPass(model, inputs);
+  EXPECT_EQ(output.sizes(), (at::IntArrayRef{2, 3 * 5, 64}));
+  EXPECT_EQ(output.scalar_type(), at::kBFloat16);
+}
+
+TEST(QwenImageDiTTest, ModulesAreInTheOrderInWhichTheyAreUsed) {
+  const QwenImageDiT model(TinyConfig());
+  EXPECT_EQ(model.modules().front().path, "img_in");
+  EXPECT_EQ(model.modules().back().path, "proj_out");
+  EXPECT_EQ(model.modules().size(), 2u * 18 + 7);
+}
+
+TEST(QwenImageDiTTest, AnItemOfABatchEqualsTheItemAlone) {
+  const QwenImageDiT model(TinyConfig());
+  constexpr int64_t kLengths[] = {1, 5, 9};
+  ForwardInputs inputs = MakeInputs(model.config(), 3, 64, 32, 9);
+  inputs.prompt_emb_mask = at::ones({3, 9}, at::kBool);
+  for (int64_t i = 0; i < 3; ++i) inputs.prompt_emb_mask[i].narrow(0, kLengths[i], 9 - kLengths[i]).fill_(false);
+  const at::Tensor together = RunPass(model, inputs);
+  for (int64_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(at::equal(together[i], RunPass(model, ItemOf(inputs, i, kLengths[i]))[0])) << "item " << i;
+  }
+}
+
+TEST(QwenImageDiTTest, TokensThatDoNotCountNeverChangeAResult) {
+  const QwenImageDiT model(TinyConfig());
+  ForwardInputs inputs = MakeInputs(model.config(), 1, 32, 32, 7);
+  inputs.prompt_emb_mask = at::ones({1, 7}, at::kBool);
+  inputs.prompt_emb_mask[0][2] = false;
+  inputs.prompt_emb_mask[0][6] = false;
+  const at::Tensor expected = RunPass(model, inputs);
+  inputs.prompt_emb = inputs.prompt_emb.clone();
+  inputs.prompt_emb[0][2].fill_(1e6);
+  inputs.prompt_emb[0][6].fill_(-1e6);
+  EXPECT_TRUE(at::equal(RunPass(model, inputs), expected));
+}
+
+TEST(QwenImageDiTTest, DoesNotWriteToItsInputs) {
+  const QwenImageDiT model(TinyConfig());
+  const ForwardInputs inputs = MakeInputs(model.config(), 1, 32, 32, 3);
+  const at::Tensor latents = inputs.latents.clone(), prompt = inputs.prompt_emb.clone();
+  RunPass(model, inputs);
+  EXPECT_TRUE(at::equal(inputs.latents, latents));
+  EXPECT_TRUE(at::equal(inputs.prompt_emb, prompt));
+}
+
+TEST(QwenImageDiTTest, TheTwoNumericsDifferInTheActivation) {
+  QwenImageDiTConfig config = TinyConfig();
+  const at::Tensor diffsynth = RunPass(QwenImageDiT(config), MakeInputs(config, 1, 32, 32, 3));
+  config.numerics = Numerics::kDiffusers;
+  const at::Tensor diffusers = RunPass(QwenImageDiT(config), MakeInputs(config, 1, 32, 32, 3));
+  EXPECT_FALSE(at::equal(diffsynth, diffusers));
+  EXPECT_TRUE(at::allclose(diffsynth, diffusers, 0, 0.1));
+}
+
+TEST(QwenImageDiTTest, NarrowArithmeticIsCloseToFloat32) {
+  for (const Numerics numerics : {Numerics::kDiffSynth, Numerics::kDiffusers}) {
+    QwenImageDiTConfig config = TinyConfig();
+    config.numerics = numerics;
+    const QwenImageDiT model(config);
+    const ForwardInputs inputs = MakeInputs(config, 1, 64, 48, 5);
+    const at::Tensor exact = RunPass(model, inputs);
+    EXPECT_TRUE(at::allclose(RunPass(model, inputs, DType::kBFloat16), exact, 0, 0.1));
+    EXPECT_TRUE(at::allclose(RunPass(model, inputs, DType::kFloat16), exact, 0, 0.05));
+  }
+}
+
+TEST(QwenImageDiTTest, ALeaseThatFailsEndsThePassWithItsStatus) {
+  const QwenImageDiT model(TinyConfig());
+  const ForwardInputs inputs = MakeInputs(model.config(), 1, 16, 16, 1);
+  for (size_t module = 0; module < model.modules().size(); ++module) {
+    FakeLeaseSource weights(model.modules(), DType::kFloat32);
+    weights.FailAt(static_cast<ModuleIndex>(module), absl::DataLossError("gone"));
+    Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, at::kFloat, weights);
+    pass.Start();
+    ASSERT_TRUE(pass.done());
+    EXPECT_THAT(CatchStatus([&] { pass.Result(); }), StatusIs(absl::StatusCode::kDataLoss, "gone"));
+    EXPECT_EQ(weights.held(), 0);
+  }
+}
+
+TEST(QwenImageDiTTest, WaitsForLeasesThatComeLater) {
+  const QwenImageDiT model(TinyConfig());
+  const ForwardInputs inputs = MakeInputs(model.config(), 2, 32, 48, 4);
+  FakeLeaseSource weights(model.modules(), DType::kFloat32);
+  weights.WaitForGive();
+  Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, at::kFloat, weights);
+  pass.Start();
+  while (weights.waiting()) weights.Give();
+  ASSERT_TRUE(pass.done());
+  EXPECT_TRUE(at::equal(pass.Result(), RunPass(model, inputs)));
+}
+
+TEST(QwenImageDiTTest, APassThatIsDroppedWhileItWaitsLeavesNothing) {
+  const QwenImageDiT model(TinyConfig());
+  const ForwardInputs inputs = MakeInputs(model.config(), 1, 16, 16, 1);
+  FakeLeaseSource weights(model.modules(), DType::kFloat32);
+  weights.WaitForGive();
+  {
+    Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, at::kFloat, weights);
+    pass.Start();
+    weights.Give();
+  }
+  EXPECT_EQ(weights.held(), 0);
+}
+
+TEST(QwenImageDiTTest, UnpatchifyUndoesThePacking) {
+  const QwenImageDiTConfig config = TinyConfig();
+  const at::Tensor latents = Seeded("latents", {2, 16, 4, 6});
+  // "B C (H P) (W Q) -> B (H W) (C P Q)"
+  const at::Tensor patches = latents.view({2, 16, 2, 2, 3, 2}).permute({0, 2, 4, 1, 3, 5}).reshape({2, 6, 64});
+  EXPECT_TRUE(at::equal(Unpatchify(patches, config, 32, 48), latents));
+}
+
+// Counts what LibTorch allocates on the CPU.
+class CountingAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    // The size stands before the data, where the deleter, which is given the data alone, finds it.
+    auto* const block =
+        static_cast<std::byte*>(std::aligned_alloc(kHeader, (bytes + 2 * kHeader - 1) / kHeader * kHeader));
+    *reinterpret_cast<size_t*>(block) = bytes;
+    const int64_t live = live_ += static_cast<int64_t>(bytes);
+    int64_t peak = peak_;
+    while (peak < live && !peak_.compare_exchange_weak(peak, live)) {
+    }
+    return {block + kHeader, block + kHeader, &Free, c10::Device(c10::kCPU)};
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return &Free; }
+  void copy_data(void* target, const void* source, size_t bytes) const override {
+    default_copy_data(target, source, bytes);
+  }
+  static void Reset() { peak_ = live_.load(); }
+  static int64_t PeakSince(int64_t before) { return peak_ - before; }
+  static int64_t live() { return live_; }
+
+ private:
+  static constexpr size_t kHeader = 64;
+  static void Free(void* data) {
+    auto* const block = static_cast<std::byte*>(data) - kHeader;
+    live_ -= static_cast<int64_t>(*reinterpret_cast<size_t*>(block));
+    std::free(block);
+  }
+  static inline std::atomic<int64_t> live_ = 0;
+  static inline std::atomic<int64_t> peak_ = 0;
+};
+
+TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
+  QwenImageDiTConfig config = TinyConfig();
+  config.num_attention_heads = 8;
+  config.attention_head_dim = 64;
+  config.axes_dims_rope = {16, 24, 24};
+  config.num_layers = 3;
+  const QwenImageDiT model(config);
+  static CountingAllocator counting;
+  c10::SetCPUAllocator(&counting, /*priority=*/1);
+  for (const auto& [height, width, batch, tokens] :
+       {std::tuple(512, 512, 1, 5), std::tuple(256, 768, 2, 77), std::tuple(64, 64, 3, 512)}) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      const ForwardInputs inputs = MakeInputs(config, batch, height, width, tokens);
+      const int64_t predicted = model.ActivationPeakBytes(ShapeOf(inputs), ScalarTypeOf(dtype));
+      const int64_t before = CountingAllocator::live();
+      CountingAllocator::Reset();
+      RunPass(model, inputs, dtype);
+      const int64_t taken = CountingAllocator::PeakSince(before);
+      EXPECT_LE(taken, predicted) << height << "x" << width << " " << Name(dtype);
+      constexpr int64_t kKernels = 8 << 20;
+      EXPECT_GE(taken, (predicted - kKernels) * 9 / 10) << height << "x" << width << " " << Name(dtype);
+    }
+  }
+  c10::SetCPUAllocator(c10::GetDefaultCPUAllocator(), /*priority=*/2);
+}
+
+}  // namespace
+}  // namespace ditserve

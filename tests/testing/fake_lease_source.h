@@ -1,0 +1,84 @@
+#ifndef DITSERVE_TESTS_TESTING_FAKE_LEASE_SOURCE_H_
+#define DITSERVE_TESTS_TESTING_FAKE_LEASE_SOURCE_H_
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "core/cast.h"
+#include "core/lease.h"
+#include "core/module.h"
+#include "core/seeded_values.h"
+
+namespace ditserve {
+
+// Made-up weights of a model, given out at once or when told, and checks that they are asked for as agreed: each module
+// once, in order, one at a time.
+class FakeLeaseSource final : public LeaseSource {
+ public:
+  FakeLeaseSource(const std::vector<ModuleSpec>& modules, DType dtype) : dtype_(dtype) {
+    for (const ModuleSpec& module : modules) {
+      std::vector<std::vector<std::byte>>& copies = weights_.emplace_back();
+      for (const ParameterSpec& parameter : module.parameters) copies.push_back(Make(module, parameter));
+    }
+  }
+
+  // Leases are given by Give alone.
+  void WaitForGive() { waits_ = true; }
+  bool waiting() const { return pending_ != nullptr; }
+  void Give() { std::exchange(pending_, nullptr)(MakeLease()); }
+
+  // Acquiring this module fails.
+  void FailAt(ModuleIndex module, absl::Status status) { failure_.emplace(module, std::move(status)); }
+
+  void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override {
+    EXPECT_EQ(module, next_) << "modules are acquired in order, each once";
+    EXPECT_EQ(held_, 0) << "a lease lives no longer than its operation";
+    if (failure_ && failure_->first == module) return std::move(done)(failure_->second);
+    if (!waits_) return std::move(done)(MakeLease());
+    pending_ = [done = std::move(done)](Lease lease) mutable { std::move(done)(std::move(lease)); };
+  }
+
+  int held() const { return held_; }
+  int given() const { return next_; }
+
+ private:
+  // Like a seeded checkpoint's: deviation 1 / sqrt(fan-in), norms near 1.
+  std::vector<std::byte> Make(const ModuleSpec& module, const ParameterSpec& parameter) const {
+    int64_t count = 1;
+    for (const int64_t length : parameter.shape) count *= length;
+    const bool norm = module.type == "RMSNorm";
+    const float deviation =
+        parameter.shape.size() == 2 ? 1.0f / std::sqrt(static_cast<float>(parameter.shape[1])) : 0.1f;
+    std::vector<float> values(static_cast<size_t>(count));
+    FillSeeded(7, module.path + "." + parameter.name, 0, count, norm ? 1.0f : 0.0f, deviation, values.data());
+    std::vector<std::byte> bytes(static_cast<size_t>(count * SizeOf(dtype_)));
+    Cast(values.data(), DType::kFloat32, {}, bytes.data(), dtype_, count);
+    return bytes;
+  }
+
+  Lease MakeLease() {
+    std::vector<LeasedTensor> tensors;
+    for (const auto& bytes : weights_[static_cast<size_t>(next_)]) tensors.push_back({bytes.data(), dtype_});
+    ++next_;
+    ++held_;
+    return Lease(std::move(tensors), [this] { --held_; });
+  }
+
+  const DType dtype_;
+  std::vector<std::vector<std::vector<std::byte>>> weights_;
+  std::optional<std::pair<ModuleIndex, absl::Status>> failure_;
+  absl::AnyInvocable<void(Lease)> pending_;
+  bool waits_ = false;
+  ModuleIndex next_ = 0;
+  int held_ = 0;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_TESTS_TESTING_FAKE_LEASE_SOURCE_H_
