@@ -106,7 +106,7 @@ TEST(ConfigTest, RefusesVariantsByName) {
 TEST(ConfigTest, RefusesUnknownKeysByName) {
   ExpectRefused(R"({"num_single_layers": 1})", "num_single_layers: unknown; it may change the model");
   ExpectRefused(R"({"": 1})", ": unknown");
-  ExpectRefused("{\"a\\nb\": 1}", "a\\nb: unknown");
+  ExpectRefused(R"({"a\nb": 1})", "a\\nb: unknown");
 }
 
 TEST(ConfigTest, IgnoresWhatHasNoEffect) {

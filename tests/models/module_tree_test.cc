@@ -92,6 +92,7 @@ QwenImageDiTConfig Layers(int64_t layers) {
 
 std::vector<std::string> PathsOf(const std::vector<ModuleSpec>& modules) {
   std::vector<std::string> paths;
+  paths.reserve(modules.size());
   for (const ModuleSpec& module : modules) paths.push_back(module.path);
   return paths;
 }
