@@ -1,8 +1,8 @@
 # Compile settings that every target of ours has.
 function(ditserve_target target)
   target_include_directories(${target} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wno-missing-field-initializers
-                                           $<$<BOOL:${DITSERVE_WERROR}>:-Werror>)
+  set(warnings -Wall -Wextra -Wpedantic -Wno-missing-field-initializers $<$<BOOL:${DITSERVE_WERROR}>:-Werror>)
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${warnings}>")
   if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
     target_compile_options(${target} PRIVATE -Wthread-safety)
     if(CMAKE_CXX_COMPILER_VERSION VERSION_LESS 17)

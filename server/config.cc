@@ -239,6 +239,16 @@ absl::Status WrongFlag(absl::string_view flag, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", what));
 }
 
+absl::Status ReadConfigFile(const std::string& path, std::string& text) {
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, File::Open(path));
+  if (file->size_bytes() > kMaxConfigBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file->name(), ": ", file->size_bytes(), " bytes; expected at most ", kMaxConfigBytes));
+  }
+  text.resize(static_cast<size_t>(file->size_bytes()));
+  return file->ReadAt(0, absl::MakeSpan(reinterpret_cast<std::byte*>(text.data()), text.size()));
+}
+
 absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (flags.listen) config.listen_address = *flags.listen;
   if (!IsListenAddress(config.listen_address)) return WrongFlag("--listen", kListenForm);
@@ -343,12 +353,8 @@ absl::StatusOr<ServerConfig> ParseConfig(const std::string& yaml, const std::str
 absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line) {
   std::string text;
   if (!command_line.config_file.empty()) {
-    DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, File::Open(command_line.config_file));
-    if (file->size_bytes() > kMaxConfigBytes) {
-      return WrongFlag("--config", absl::StrCat("the file is larger than ", kMaxConfigBytes, " bytes"));
-    }
-    text.resize(static_cast<size_t>(file->size_bytes()));
-    DITSERVE_RETURN_IF_ERROR(file->ReadAt(0, absl::MakeSpan(reinterpret_cast<std::byte*>(text.data()), text.size())));
+    const absl::Status read = ReadConfigFile(command_line.config_file, text);
+    if (!read.ok()) return absl::Status(read.code(), absl::StrCat("--config: ", read.message()));
   }
   DITSERVE_ASSIGN_OR_RETURN(ServerConfig config, ParseConfig(text, command_line.config_file));
   DITSERVE_RETURN_IF_ERROR(ApplyFlags(command_line, config));

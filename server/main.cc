@@ -18,11 +18,14 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "core/clock.h"
 #include "core/cpu_device.h"
+#include "core/device_module.h"
 #include "core/status_macros.h"
 #include "server/config.h"
 #include "server/grpc_server.h"
@@ -68,7 +71,11 @@ void RaiseDescriptorLimit() {
 
 absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config) {
   if (config.device == "cpu") return MakeCpuDevice(config.bfloat16_arithmetic);
-  return absl::FailedPreconditionError(absl::StrCat("device ", config.device, " is not in this build; expected cpu"));
+  int index = 0;
+  if (!absl::SimpleAtoi(absl::StripPrefix(config.device, "cuda:"), &index)) {
+    return absl::InvalidArgumentError(absl::StrCat("device ", config.device, ": expected cpu or cuda:N"));
+  }
+  return LoadCudaDevice(index);
 }
 
 absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, const Clock* clock) {
