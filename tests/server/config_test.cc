@@ -349,7 +349,7 @@ TEST(ServerConfigTest, RefusesAMessageSizeThatGrpcCantHave) {
 }
 
 TEST(ServerConfigTest, RefusesWrongModels) {
-  ExpectRefused("models: [{path: p}]", "models[0]: ");
+  ExpectRefused("models: [{path: p}]", "c.yaml:1:10: models[0].name: a name has 1 to 64");
   ExpectRefused("models: [{name: a/b, path: p}]",
                 "models[0].name: a name has 1 to 64 letters, digits, '.', '_' or '-'");
   ExpectRefused("models: [{name: " + std::string(65, 'a') + ", path: p}]", "models[0].name: a name has 1 to 64");
