@@ -202,7 +202,7 @@ absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& co
   return absl::OkStatus();
 }
 
-// Puts the keys of `yaml` in the place of what `config` holds. Models are replaced, profiles added by name.
+// Puts the keys of `yaml` in the place of what `config` holds. Models are added; profiles added, or replaced by name.
 absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfig& config) {
   DITSERVE_ASSIGN_OR_RETURN(YamlMap document, YamlMap::Parse(yaml, file));
   return InTurn([&] { return document.ReadMap("listen", [&](YamlMap& map) { return ReadListen(map, config); }); },
@@ -214,10 +214,7 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
                                   [&] { return map.RefuseOthers(); });
                   });
                 },
-                [&] {
-                  config.models.clear();
-                  return document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); });
-                },
+                [&] { return document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); }); },
                 [&] { return document.ReadMap("requests", [&](YamlMap& map) { return ReadRequests(map, config); }); },
                 [&] {
                   return document.ReadMap("log", [&](YamlMap& map) {

@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "core/executor.h"
 #include "core/ledger.h"
 #include "core/status_macros.h"
@@ -109,11 +110,14 @@ class Call final : public ForwardHandle, public LeaseSource {
         arithmetic_(ScalarTypeOf(device.ArithmeticDType(call_.profile.computation.dtype))),
         clock_(clock),
         begun_(clock.Now()),
+        deadline_(begun_ + (call_.deadline - absl::Now())),
         progress_(std::move(progress)),
         done_(std::move(done)) {}
 
   Model& model() { return model_; }
   const ForwardCall& call() const { return call_; }
+  // On the clock's scale, which no step of the wall clock moves.
+  absl::Duration deadline() const { return deadline_; }
   at::ScalarType arithmetic() const { return arithmetic_; }
 
   // Called once, by Submit. A cancellation that came earlier takes effect now.
@@ -228,6 +232,7 @@ class Call final : public ForwardHandle, public LeaseSource {
   const at::ScalarType arithmetic_;
   const Clock& clock_;
   const absl::Duration begun_;
+  const absl::Duration deadline_;
   Engine::ProgressCallback progress_;
   Engine::DoneCallback done_;
   absl::AnyInvocable<void(absl::Status) &&> ended_;
@@ -330,22 +335,22 @@ class LocalEngineImpl final : public LocalEngine {
     absl::Duration release = clock_.Now();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
-      const absl::Time now = absl::Now();
-      absl::Time next = now + (release - clock_.Now());
+      const absl::Duration now = clock_.Now();
+      absl::Duration next = release;
       for (const std::shared_ptr<Call>& call : calls_) {
-        if (call->call().deadline <= now) {
+        if (call->deadline() <= now) {
           call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
         } else {
-          next = std::min(next, call->call().deadline);
+          next = std::min(next, call->deadline());
         }
       }
-      if (release <= clock_.Now()) {
+      if (release <= now) {
         mutex_.Unlock();
         release = residency_->ReleaseIdle();
         mutex_.Lock();
-        continue;
+      } else {
+        changed_.WaitWithTimeout(&mutex_, next - now);
       }
-      changed_.WaitWithDeadline(&mutex_, next);
     }
   }
 
