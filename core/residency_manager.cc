@@ -150,7 +150,7 @@ Transfer ResidencyManager::TransferFor(ModelId model, ModuleIndex module, Load l
   transfer.module = module;
   if (load.source != nullptr) transfer.source = {&load.source->buffer, forms_.form(load.source->form)};
   for (Copy* target : load.targets) transfer.targets.push_back({&target->buffer, forms_.form(target->form)});
-  transfer.done = [this, model, module, load = std::move(load)](absl::Status status, TransferCost cost) {
+  transfer.done = [this, model, module, load = std::move(load)](const absl::Status& status, TransferCost cost) {
     OnLoaded(model, module, load, status, cost);
   };
   return transfer;
@@ -280,7 +280,7 @@ int64_t ResidencyManager::NextUse(ModelId model, const Copy& copy) const {
   const bool shadowed = copy.tier == Tier::kHost &&
                         std::any_of(copies.Of(copy.module).begin(), copies.Of(copy.module).end(),
                                     [](const auto& other) { return other->tier == Tier::kDevice && !other->fresh; });
-  return shadowed ? nearest + 4 * copies.size() : nearest;
+  return shadowed ? nearest + int64_t{4} * copies.size() : nearest;
 }
 
 int64_t ResidencyManager::DeviceUse() const {

@@ -59,7 +59,7 @@ class Rider final : public LeaseSource {
   void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override;
 
   // Ends the pass: a waiting admission or acquisition fails with `why` at once, every later one too.
-  void Cancel(absl::Status why);
+  void Cancel(const absl::Status& why);
 
   RiderAccount account() const;
 
@@ -169,7 +169,7 @@ class ResidencyManager {
   void Acquire(const Rider* rider, ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done)
       ABSL_LOCKS_EXCLUDED(mutex_);
   void Release(const Rider* rider, Copy* copy) ABSL_LOCKS_EXCLUDED(mutex_);
-  void Cancel(const Rider* rider, absl::Status why) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Cancel(const Rider* rider, const absl::Status& why) ABSL_LOCKS_EXCLUDED(mutex_);
   void Leave(const Rider* rider) ABSL_LOCKS_EXCLUDED(mutex_);
   RiderAccount AccountOf(const Rider* rider) const ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status CheckFits(const RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -13,7 +13,7 @@ void Rider::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<L
   manager_->Acquire(this, module, std::move(done));
 }
 
-void Rider::Cancel(absl::Status why) { manager_->Cancel(this, std::move(why)); }
+void Rider::Cancel(const absl::Status& why) { manager_->Cancel(this, why); }
 
 RiderAccount Rider::account() const { return manager_->AccountOf(this); }
 
@@ -99,7 +99,8 @@ bool ResidencyManager::TryAdmitLocked(RiderState& state, Deferred& deferred) {
       other.account.most_riders = std::max(other.account.most_riders, riders);
     }
   }
-  deferred.posts.push_back([admitted = std::move(state.admitted)]() mutable { std::move(admitted)(absl::OkStatus()); });
+  deferred.posts.emplace_back(
+      [admitted = std::move(state.admitted)]() mutable { std::move(admitted)(absl::OkStatus()); });
   return true;
 }
 
@@ -118,7 +119,7 @@ void ResidencyManager::Acquire(const Rider* rider, ModuleIndex module,
     } else if (copy != nullptr && copy->ready) {
       at_once.emplace(MakeLease(state, *copy));
     } else {
-      state.pending = Acquisition{std::move(done), clock_->Now()};
+      state.pending = Acquisition{std::exchange(done, nullptr), clock_->Now()};
     }
   }
   if (at_once) {
@@ -139,7 +140,7 @@ Lease ResidencyManager::MakeLease(RiderState& state, Copy& copy) {
 
 void ResidencyManager::GrantLocked(RiderState& state, Copy& copy, Deferred& deferred) {
   state.account.stall += clock_->Now() - state.pending->since;
-  deferred.posts.push_back([done = std::move(state.pending->done), lease = MakeLease(state, copy)]() mutable {
+  deferred.posts.emplace_back([done = std::move(state.pending->done), lease = MakeLease(state, copy)]() mutable {
     std::move(done)(std::move(lease));
   });
   state.pending.reset();
@@ -147,7 +148,7 @@ void ResidencyManager::GrantLocked(RiderState& state, Copy& copy, Deferred& defe
 
 void ResidencyManager::FailLocked(RiderState& state, const absl::Status& status, Deferred& deferred) {
   state.account.stall += clock_->Now() - state.pending->since;
-  deferred.posts.push_back([done = std::move(state.pending->done), status]() mutable { std::move(done)(status); });
+  deferred.posts.emplace_back([done = std::move(state.pending->done), status]() mutable { std::move(done)(status); });
   state.pending.reset();
 }
 
@@ -170,7 +171,7 @@ void ResidencyManager::Release(const Rider* rider, Copy* copy) {
   Advance();
 }
 
-void ResidencyManager::Cancel(const Rider* rider, absl::Status why) {
+void ResidencyManager::Cancel(const Rider* rider, const absl::Status& why) {
   Deferred deferred;
   {
     absl::MutexLock lock(&mutex_);
@@ -178,7 +179,7 @@ void ResidencyManager::Cancel(const Rider* rider, absl::Status why) {
     if (!state.ended.ok()) return;
     state.ended = why;
     if (!state.active) {
-      deferred.posts.push_back([admitted = std::move(state.admitted), why]() mutable { std::move(admitted)(why); });
+      deferred.posts.emplace_back([admitted = std::move(state.admitted), why]() mutable { std::move(admitted)(why); });
     }
     if (state.pending) FailLocked(state, why, deferred);
   }
