@@ -1,8 +1,8 @@
 #include "client/ditctl/client.h"
 
-#include <google/protobuf/util/json_util.h>
 #include <grpcpp/create_channel.h>
 
+#include <algorithm>
 #include <array>
 #include <thread>
 #include <utility>
@@ -17,23 +17,32 @@ namespace ditserve::ditctl {
 namespace {
 
 constexpr absl::Duration kInterruptPoll = absl::Milliseconds(50);
+constexpr absl::Duration kReadyPoll = absl::Milliseconds(100);
+constexpr absl::Duration kReadyTimeout = absl::Seconds(1);  // Of one question.
+constexpr int kMaxReconnectMs = 500;
 
 // What to do about an error, by its code and what it says.
 std::string Hint(const grpc::Status& status, const std::string& address) {
   const std::string& message = status.error_message();
   switch (status.error_code()) {
     case grpc::StatusCode::UNAVAILABLE:
+      if (absl::StrContains(message, "loading") || absl::StrContains(message, "loaded yet")) {
+        return "try again once it is loaded: `ditctl forward --wait-seconds N`";
+      }
       return absl::StrCat("is the server running and ready at ", address, "? see `ditctl health`");
     case grpc::StatusCode::NOT_FOUND:
-      if (absl::StrContains(message, "profile")) return "see `ditctl profiles`";
-      if (absl::StrContains(message, "model")) return "see `ditctl models`";
+      if (absl::StartsWith(message, "profile")) return "see `ditctl profiles`";
+      if (absl::StartsWith(message, "model")) return "see `ditctl models`";
       return "";
     case grpc::StatusCode::RESOURCE_EXHAUSTED:
+      if (absl::StrContains(message, "larger than max")) {  // gRPC's own words.
+        return "send less at a time, or raise the server's max_receive_message_bytes";
+      }
       return "the server is full now: try again later, or lower what the request takes";
     case grpc::StatusCode::FAILED_PRECONDITION:
       return "this server can never run the request as it is: see `ditctl residency` for its device and budgets";
     case grpc::StatusCode::DEADLINE_EXCEEDED:
-      return "allow more with --deadline-seconds";
+      return absl::StrCat("the server at ", address, " took too long; `ditctl forward` waits --deadline-seconds");
     case grpc::StatusCode::DATA_LOSS:
       return "the checkpoint changed underneath the server: restore it and restart the server";
     case grpc::StatusCode::UNIMPLEMENTED:
@@ -51,6 +60,9 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetMaxSendMessageSize(-1);
+  // gRPC would wait up to two minutes before it looks again for a server that is starting.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
@@ -73,12 +85,13 @@ std::string ErrorText(const grpc::Status& status, const std::string& address) {
 int Fail(const absl::Status& status, const Environment& environment) {
   environment.err << "ditctl: " << std::string(status.message()) << "\n";
   if (absl::IsCancelled(status)) return kInterrupted;
-  return absl::IsInvalidArgument(status) ? kUsage : kFailed;
+  return absl::IsInvalidArgument(status) || absl::IsNotFound(status) ? kUsage : kFailed;
 }
 
 int Fail(const grpc::Status& status, const std::string& address, const Environment& environment) {
+  if (environment.interrupted) return Fail(absl::CancelledError("interrupted"), environment);
   environment.err << ErrorText(status, address);
-  return environment.interrupted ? kInterrupted : kFailed;
+  return kFailed;
 }
 
 // A signal handler can only set a flag, so a thread looks at it while a call is under way.
@@ -108,33 +121,29 @@ CancelOnInterrupt::CancelOnInterrupt(grpc::ClientContext& context, const Environ
 CancelOnInterrupt::~CancelOnInterrupt() = default;
 
 absl::Status WaitUntilReady(const std::string& address, absl::Duration timeout, const Environment& environment) {
+  using grpc::health::v1::HealthCheckResponse;
   const auto health = grpc::health::v1::Health::NewStub(Connect(address));
   const absl::Time deadline = absl::Now() + timeout;
-  while (!environment.interrupted) {
+  while (true) {
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + absl::Seconds(1))));
+    context.set_deadline(absl::ToChronoTime(std::min(deadline, absl::Now() + kReadyTimeout)));
+    const CancelOnInterrupt interrupt(context, environment);
     grpc::health::v1::HealthCheckRequest request;
-    grpc::health::v1::HealthCheckResponse response;
+    HealthCheckResponse response;
     request.set_service("readiness");
     const grpc::Status status = health->Check(&context, request, &response);
-    if (status.ok() && response.status() == grpc::health::v1::HealthCheckResponse::SERVING) return absl::OkStatus();
-    if (absl::Now() >= deadline) {
-      return absl::DeadlineExceededError(
-          absl::StrCat("the server at ", address, " was not ready within ", absl::FormatDuration(timeout)));
+    if (environment.interrupted) return absl::CancelledError("interrupted");
+    if (status.ok() && response.status() == HealthCheckResponse::SERVING) return absl::OkStatus();
+    if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED) {
+      return absl::FailedPreconditionError(Hint(status, address));
     }
-    absl::SleepFor(absl::Milliseconds(100));
+    if (absl::Now() >= deadline) {
+      return absl::DeadlineExceededError(absl::StrCat(
+          "the server at ", address, " was not ready within ", absl::FormatDuration(timeout), ": ",
+          status.ok() ? HealthCheckResponse::ServingStatus_Name(response.status()) : CodeName(status.error_code())));
+    }
+    absl::SleepFor(kReadyPoll);
   }
-  return absl::CancelledError("interrupted");
-}
-
-std::string ToJson(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.add_whitespace = true;
-  options.always_print_primitive_fields = true;
-  options.preserve_proto_field_names = true;
-  std::string json;
-  const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
-  return status.ok() ? json : absl::StrCat("{\"error\": \"", status.ToString(), "\"}\n");
 }
 
 }  // namespace ditserve::ditctl

@@ -1,7 +1,6 @@
 #ifndef DITSERVE_CLIENT_DITCTL_CLIENT_H_
 #define DITSERVE_CLIENT_DITCTL_CLIENT_H_
 
-#include <google/protobuf/message.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
@@ -24,7 +23,7 @@ std::string CodeName(grpc::StatusCode code);
 // What a user reads of a failed call: code, message, and what to do about it.
 std::string ErrorText(const grpc::Status& status, const std::string& address);
 
-// Prints an error of usage or of a file; returns the exit code.
+// Prints an error of usage or of a file; returns the exit code: of usage also where a file that is named is missing.
 int Fail(const absl::Status& status, const Environment& environment);
 // Prints the error of a call; returns the exit code.
 int Fail(const grpc::Status& status, const std::string& address, const Environment& environment);
@@ -40,11 +39,9 @@ class CancelOnInterrupt {
   std::unique_ptr<Watch> watch_;
 };
 
-// Waits until the server's readiness is SERVING. DeadlineExceeded after `timeout`.
+// Waits until the server's readiness is SERVING. Errors: DeadlineExceeded after `timeout`; FailedPrecondition if what
+// listens there tells no readiness; Cancelled when interrupted.
 absl::Status WaitUntilReady(const std::string& address, absl::Duration timeout, const Environment& environment);
-
-// A message as indented JSON.
-std::string ToJson(const google::protobuf::Message& message);
 
 }  // namespace ditserve::ditctl
 

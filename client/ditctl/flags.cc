@@ -1,7 +1,9 @@
 #include "client/ditctl/flags.h"
 
-#include <utility>
+#include <algorithm>
+#include <cmath>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -9,31 +11,38 @@
 #include "core/status_macros.h"
 
 namespace ditserve::ditctl {
+namespace {
 
-void Flags::Add(const std::string& name, const std::string& value, const std::string& help, std::string* target) {
-  flags_[name] = {value, help, target};
+absl::Status Assign(const std::string& value, std::string* target) {
+  *target = value;
+  return absl::OkStatus();
 }
 
-void Flags::Add(const std::string& name, const std::string& value, const std::string& help,
-                std::optional<std::string>* target) {
-  flags_[name] = {value, help, nullptr, target};
+absl::Status Assign(const std::string& value, int64_t* target) {
+  if (absl::SimpleAtoi(value, target)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("expected an integer, found '", value, "'"));
 }
 
-void Flags::Add(const std::string& name, const std::string& value, const std::string& help, int64_t* target) {
-  flags_[name] = {value, help, nullptr, nullptr, target};
+absl::Status Assign(const std::string& value, double* target) {
+  if (absl::SimpleAtod(value, target) && std::isfinite(*target)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("expected a number, found '", value, "'"));
 }
 
-void Flags::Add(const std::string& name, const std::string& value, const std::string& help, double* target) {
-  flags_[name] = {value, help, nullptr, nullptr, nullptr, target};
+absl::Status Assign(const std::string&, bool*) { return absl::InvalidArgumentError("takes no value"); }
+
+template <typename T>
+absl::Status Assign(const std::string& value, std::optional<T>* target) {
+  return Assign(value, &target->emplace());
 }
 
-void Flags::Add(const std::string& name, const std::string& value, const std::string& help,
-                std::optional<double>* target) {
-  flags_[name] = {value, help, nullptr, nullptr, nullptr, nullptr, target};
+}  // namespace
+
+void Flags::Add(const std::string& name, const std::string& value, const std::string& help, Target target) {
+  flags_.push_back({name, value, help, target});
 }
 
 void Flags::AddSwitch(const std::string& name, const std::string& help, bool* target) {
-  flags_[name] = {"", help, nullptr, nullptr, nullptr, nullptr, nullptr, target};
+  flags_.push_back({name, "", help, target});
 }
 
 void Flags::AddPositional(const std::string& name, std::string* target) {
@@ -42,64 +51,58 @@ void Flags::AddPositional(const std::string& name, std::string* target) {
 }
 
 absl::Status Flags::Parse(const std::vector<std::string>& arguments) {
-  for (const std::string& argument : arguments) help_ = help_ || argument == "--help" || argument == "-h";
+  help_ = std::any_of(arguments.begin(), arguments.end(),
+                      [](const std::string& argument) { return argument == "--help" || argument == "-h"; });
   if (help_) return absl::OkStatus();
-  bool positional_set = false;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const std::string& argument = arguments[i];
-    if (argument.rfind("--", 0) != 0) {
-      if (positional_ == nullptr || positional_set) {
-        return absl::InvalidArgumentError(absl::StrCat("unexpected argument '", argument, "'"));
-      }
-      *positional_ = argument;
-      positional_set = true;
+  for (auto argument = arguments.begin(); argument != arguments.end(); ++argument) {
+    if (!absl::StartsWith(*argument, "-")) {
+      DITSERVE_RETURN_IF_ERROR(TakePositional(*argument));
       continue;
     }
-    const size_t equals = argument.find('=');
-    const std::string name = argument.substr(2, equals == std::string::npos ? equals : equals - 2);
-    const auto flag = flags_.find(name);
-    if (flag == flags_.end()) {
-      std::vector<std::string> valid;
-      for (const auto& [other, unused] : flags_) valid.push_back("--" + other);
-      return absl::InvalidArgumentError(absl::StrCat("unknown flag --", name, "; valid: ", absl::StrJoin(valid, ", ")));
+    const size_t equals = argument->find('=');
+    const std::string name = argument->substr(0, equals);
+    const Flag* const flag = Find(name);
+    if (flag == nullptr) {
+      const auto dashed = [](std::string* out, const Flag& valid) { absl::StrAppend(out, "--", valid.name); };
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown flag ", name, "; valid: ", absl::StrJoin(flags_, ", ", dashed)));
     }
-    if (flag->second.on != nullptr) {
-      if (equals != std::string::npos) return absl::InvalidArgumentError(absl::StrCat("--", name, " takes no value"));
-      *flag->second.on = true;
+    bool* const* const turned_on = std::get_if<bool*>(&flag->target);
+    if (turned_on != nullptr && equals == std::string::npos) {
+      **turned_on = true;
       continue;
     }
-    if (equals == std::string::npos && i + 1 == arguments.size()) {
-      return absl::InvalidArgumentError(absl::StrCat("--", name, " needs a value: ", flag->second.value));
+    if (equals == std::string::npos && argument + 1 == arguments.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(name, " needs a value: ", flag->value));
     }
-    const std::string value = equals == std::string::npos ? arguments[++i] : argument.substr(equals + 1);
-    DITSERVE_RETURN_IF_ERROR(Set(name, flag->second, value));
+    const std::string value = equals == std::string::npos ? *++argument : argument->substr(equals + 1);
+    const absl::Status set = std::visit([&](auto target) { return Assign(value, target); }, flag->target);
+    if (!set.ok()) return absl::InvalidArgumentError(absl::StrCat(name, ": ", set.message()));
   }
   return absl::OkStatus();
 }
 
-absl::Status Flags::Set(const std::string& name, const Flag& flag, const std::string& value) const {
-  double number = 0;
-  if (flag.text != nullptr) *flag.text = value;
-  if (flag.optional_text != nullptr) *flag.optional_text = value;
-  if (flag.integer != nullptr && !absl::SimpleAtoi(value, flag.integer)) {
-    return absl::InvalidArgumentError(absl::StrCat("--", name, ": expected an integer, found '", value, "'"));
+absl::Status Flags::TakePositional(const std::string& argument) {
+  if (positional_ == nullptr || positional_taken_) {
+    return absl::InvalidArgumentError(absl::StrCat("unexpected argument '", argument, "'"));
   }
-  if (flag.number != nullptr || flag.optional_number != nullptr) {
-    if (!absl::SimpleAtod(value, &number)) {
-      return absl::InvalidArgumentError(absl::StrCat("--", name, ": expected a number, found '", value, "'"));
-    }
-    if (flag.number != nullptr) *flag.number = number;
-    if (flag.optional_number != nullptr) *flag.optional_number = number;
-  }
+  *positional_ = argument;
+  positional_taken_ = true;
   return absl::OkStatus();
+}
+
+const Flags::Flag* Flags::Find(const std::string& name) const {
+  const auto found =
+      std::find_if(flags_.begin(), flags_.end(), [&](const Flag& flag) { return "--" + flag.name == name; });
+  return found == flags_.end() ? nullptr : &*found;
 }
 
 std::string Flags::Usage() const {
   std::string usage = absl::StrCat(description_, "\n\nUsage: ditctl ", command_, " [flags]",
                                    positional_ == nullptr ? "" : absl::StrCat(" [", positional_name_, "]"), "\n");
-  for (const auto& [name, flag] : flags_) {
-    absl::StrAppendFormat(&usage, "  %-30s %s\n", absl::StrCat("--", name, flag.value.empty() ? "" : " ", flag.value),
-                          flag.help);
+  for (const Flag& flag : flags_) {
+    absl::StrAppendFormat(&usage, "  %-30s %s\n",
+                          absl::StrCat("--", flag.name, flag.value.empty() ? "" : " ", flag.value), flag.help);
   }
   return usage;
 }

@@ -2,13 +2,13 @@
 #define DITSERVE_CLIENT_DITCTL_FLAGS_H_
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 
 namespace ditserve::ditctl {
 
@@ -19,15 +19,15 @@ namespace ditserve::ditctl {
 //   DITSERVE_RETURN_IF_ERROR(flags.Parse(arguments));
 class Flags {
  public:
+  // Where a value goes. An optional one tells whether the flag was given. A bool is a switch: it takes no value.
+  using Target = std::variant<bool*, std::string*, std::optional<std::string>*, int64_t*, std::optional<int64_t>*,
+                              double*, std::optional<double>*>;
+
   Flags(std::string command, std::string description)
       : command_(std::move(command)), description_(std::move(description)) {}
 
-  void Add(const std::string& name, const std::string& value, const std::string& help, std::string* target);
-  void Add(const std::string& name, const std::string& value, const std::string& help,
-           std::optional<std::string>* target);
-  void Add(const std::string& name, const std::string& value, const std::string& help, int64_t* target);
-  void Add(const std::string& name, const std::string& value, const std::string& help, double* target);
-  void Add(const std::string& name, const std::string& value, const std::string& help, std::optional<double>* target);
+  // `value` stands for the value in the usage.
+  void Add(const std::string& name, const std::string& value, const std::string& help, Target target);
   void AddSwitch(const std::string& name, const std::string& help, bool* target);
   // What stands without a flag, at most once.
   void AddPositional(const std::string& name, std::string* target);
@@ -37,26 +37,23 @@ class Flags {
 
   // Whether --help was among the arguments; the rest is then not checked.
   bool help() const { return help_; }
+  // What --help prints: the flags in the order in which they were added.
   std::string Usage() const;
 
  private:
   struct Flag {
-    std::string value;  // What stands for the value in the usage; empty for a switch.
-    std::string help;
-    std::string* text = nullptr;
-    std::optional<std::string>* optional_text = nullptr;
-    int64_t* integer = nullptr;
-    double* number = nullptr;
-    std::optional<double>* optional_number = nullptr;
-    bool* on = nullptr;
+    std::string name, value, help;
+    Target target;
   };
 
-  absl::Status Set(const std::string& name, const Flag& flag, const std::string& value) const;
+  absl::Status TakePositional(const std::string& argument);
+  const Flag* Find(const std::string& name) const;
 
   std::string command_, description_;
-  std::map<std::string, Flag> flags_;
+  std::vector<Flag> flags_;
   std::string positional_name_;
   std::string* positional_ = nullptr;
+  bool positional_taken_ = false;
   bool help_ = false;
 };
 

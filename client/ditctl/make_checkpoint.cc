@@ -8,6 +8,28 @@
 
 namespace ditserve::ditctl {
 
+namespace {
+
+constexpr int64_t kMaxBlocks = 1000;
+
+// What the command line asks for, checked.
+absl::StatusOr<SeededCheckpointOptions> OptionsOf(int64_t blocks, int64_t seed, const std::string& dtype) {
+  if (blocks < 1 || blocks > kMaxBlocks) {
+    return absl::InvalidArgumentError(absl::StrCat("--blocks: expected 1 to ", kMaxBlocks, ", found ", blocks));
+  }
+  SeededCheckpointOptions options;
+  options.config.num_layers = blocks;
+  options.seed = static_cast<uint64_t>(seed);
+  for (const DType weight : {DType::kBFloat16, DType::kFloat16, DType::kFloat32, DType::kFloat8E4M3}) {
+    options.dtype = weight;
+    if (Name(weight) == dtype) return options;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("--dtype: expected bfloat16, float16, float32 or float8_e4m3fn, found '", dtype, "'"));
+}
+
+}  // namespace
+
 int MakeCheckpoint(const std::vector<std::string>& arguments, const Environment& environment) {
   int64_t blocks = 60, seed = 0;
   std::string directory, dtype = "bfloat16";
@@ -16,28 +38,20 @@ int MakeCheckpoint(const std::vector<std::string>& arguments, const Environment&
   flags.Add("seed", "S", "decides every weight (default 0)", &seed);
   flags.Add("out", "DIR", "folder to write; it must be empty or not exist", &directory);
   flags.Add("dtype", "DTYPE", "bfloat16 (default), float16, float32 or float8_e4m3fn", &dtype);
-  absl::Status status = flags.Parse(arguments);
-  if (status.ok() && flags.help()) {
+  const absl::Status parsed = flags.Parse(arguments);
+  if (!parsed.ok()) return Fail(parsed, environment);
+  if (flags.help()) {
     environment.out << flags.Usage();
     return kOk;
   }
-  SeededCheckpointOptions options;
-  options.config.num_layers = blocks;
-  options.seed = static_cast<uint64_t>(seed);
-  bool known = false;
-  for (const DType weight : {DType::kBFloat16, DType::kFloat16, DType::kFloat32, DType::kFloat8E4M3}) {
-    if (Name(weight) != dtype) continue;
-    options.dtype = weight;
-    known = true;
-  }
-  if (status.ok() && directory.empty()) status = absl::InvalidArgumentError("--out DIR is needed");
-  if (status.ok() && !known) status = absl::InvalidArgumentError(absl::StrCat("--dtype: unknown dtype '", dtype, "'"));
-  if (status.ok() && (blocks < 1 || blocks > 1000)) status = absl::InvalidArgumentError("--blocks: expected 1 to 1000");
-  if (!status.ok()) return Fail(status, environment);
+  if (directory.empty()) return Fail(absl::InvalidArgumentError("--out DIR is needed"), environment);
+  const absl::StatusOr<SeededCheckpointOptions> options = OptionsOf(blocks, seed, dtype);
+  if (!options.ok()) return Fail(options.status(), environment);
+  absl::Status status;
   {
-    Progress progress(environment.err, environment.err_is_terminal, absl::Now());
+    Progress progress(environment.err, environment.err_is_terminal);
     status = WriteSeededCheckpoint(
-        options, directory,
+        *options, directory,
         [&](int64_t written, int64_t total) {
           progress.Show(static_cast<double>(written), static_cast<double>(total),
                         absl::StrCat(Bytes(written), " of ", Bytes(total)), absl::Now());

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -13,10 +12,6 @@
 
 namespace ditserve::ditctl {
 namespace {
-
-std::string DTypeName(v1::DType dtype) {
-  return absl::AsciiStrToLower(absl::StripPrefix(v1::DType_Name(dtype), "DTYPE_"));
-}
 
 // "disk", or "bfloat16 on cpu".
 std::string Station(const std::string& dtype, const std::string& device) {
@@ -29,12 +24,16 @@ std::string ShapeText(const google::protobuf::RepeatedField<int64_t>& shape) {
 
 }  // namespace
 
+std::string DTypeName(v1::DType dtype) {
+  return absl::AsciiStrToLower(absl::StripPrefix(v1::DType_Name(dtype), "DTYPE_"));
+}
+
 std::string Bytes(int64_t bytes) {
   if (bytes < 1024) return absl::StrCat(bytes, " B");
   double value = static_cast<double>(bytes);
   const char* unit = "B";
   for (const char* next : {"KiB", "MiB", "GiB", "TiB"}) {
-    if (value < 1024) break;
+    if (value < 1023.95) break;  // It would be shown as 1024.0.
     value /= 1024;
     unit = next;
   }
@@ -62,31 +61,39 @@ std::string Table(const std::vector<std::vector<std::string>>& rows) {
   return text;
 }
 
-std::string Describe(const v1::Tensor& output) {
+Statistics StatisticsOf(const v1::Tensor& tensor) {
+  Statistics statistics;
   double sum = 0, squares = 0;
-  float least = std::numeric_limits<float>::infinity(), most = -least;
-  int64_t finite = 0, others = 0;
-  for (const float value : Floats(output)) {
+  int64_t finite = 0;
+  for (const float value : Floats(tensor)) {
     if (!std::isfinite(value)) {
-      ++others;
+      ++statistics.non_finite;
       continue;
     }
+    statistics.min = finite == 0 ? value : std::min(statistics.min, value);
+    statistics.max = finite == 0 ? value : std::max(statistics.max, value);
     ++finite;
     sum += value;
     squares += static_cast<double>(value) * value;
-    least = std::min(least, value);
-    most = std::max(most, value);
   }
-  std::string text = absl::StrCat("output      ", ShapeText(output.shape()), " ", DTypeName(output.dtype()), "\n");
-  if (finite > 0) {
-    const double mean = sum / static_cast<double>(finite);
-    const double deviation = std::sqrt(std::max(0.0, squares / static_cast<double>(finite) - mean * mean));
-    absl::StrAppendFormat(&text, "            mean %.5f, deviation %.5f, min %.5f, max %.5f\n", mean, deviation, least,
-                          most);
-  }
-  if (others > 0)
-    absl::StrAppend(&text, "WARNING: ", others, " elements are NaN or infinite; do not use this result\n");
-  return text;
+  if (finite == 0) return statistics;
+  statistics.mean = sum / static_cast<double>(finite);
+  const double variance = squares / static_cast<double>(finite) - statistics.mean * statistics.mean;
+  statistics.deviation = std::sqrt(std::max(0.0, variance));
+  return statistics;
+}
+
+std::string Describe(const v1::Tensor& output, const Statistics& statistics) {
+  return absl::StrFormat(
+      "output      %s %s\n            mean %.5f, deviation %.5f, min %.5f, max %.5f, non-finite %d\n",
+      ShapeText(output.shape()), DTypeName(output.dtype()), statistics.mean, statistics.deviation, statistics.min,
+      statistics.max, statistics.non_finite);
+}
+
+std::string NonFiniteWarning(const Statistics& statistics) {
+  if (statistics.non_finite == 0) return "";
+  return absl::StrCat("WARNING: ", statistics.non_finite,
+                      " elements of the output are NaN or infinite; do not use this result\n");
 }
 
 std::string Describe(const v1::ForwardStats& stats) {

@@ -11,6 +11,9 @@
 
 namespace ditserve::ditctl {
 
+// "bfloat16"
+std::string DTypeName(v1::DType dtype);
+
 // "512 B", "1.5 MiB".
 std::string Bytes(int64_t bytes);
 
@@ -20,8 +23,20 @@ std::string Seconds(const google::protobuf::Duration& duration);
 // Rows of cells in columns as wide as their widest cell; the first row is the heading.
 std::string Table(const std::vector<std::vector<std::string>>& rows);
 
+// How a tensor's values are distributed: its finite ones, and how many are not. Zeros where none is finite.
+struct Statistics {
+  double mean = 0, deviation = 0;
+  float min = 0, max = 0;
+  int64_t non_finite = 0;
+};
+// Of a tensor that CheckFloating accepts.
+Statistics StatisticsOf(const v1::Tensor& tensor);
+
 // Shape, dtype and the distribution of a result's values.
-std::string Describe(const v1::Tensor& output);
+std::string Describe(const v1::Tensor& output, const Statistics& statistics);
+
+// What must not be overlooked; empty where all is well.
+std::string NonFiniteWarning(const Statistics& statistics);
 
 // What a request took.
 std::string Describe(const v1::ForwardStats& stats);

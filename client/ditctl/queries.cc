@@ -4,6 +4,7 @@
 
 #include "client/ditctl/client.h"
 #include "client/ditctl/commands.h"
+#include "client/ditctl/json.h"
 #include "client/ditctl/print.h"
 #include "core/status_macros.h"
 #include "ditserve/v1/model_service.grpc.pb.h"

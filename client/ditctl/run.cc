@@ -1,55 +1,59 @@
-#include <map>
+#include <algorithm>
+#include <array>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "client/ditctl/commands.h"
 
 namespace ditserve::ditctl {
 namespace {
 
-using Command = int (*)(const std::vector<std::string>&, const Environment&);
+struct Command {
+  const char* name;
+  const char* summary;
+  int (*run)(const std::vector<std::string>&, const Environment&);
+};
 
-const std::map<std::string, Command>& Commands() {
-  static const std::map<std::string, Command> commands = {{"forward", Forward},
-                                                          {"model", Model},
-                                                          {"models", Models},
-                                                          {"profiles", Profiles},
-                                                          {"residency", Residency},
-                                                          {"health", Health},
-                                                          {"make-checkpoint", MakeCheckpoint}};
-  return commands;
+constexpr std::array<Command, 7> kCommands = {
+    {{"forward", "sends one forward pass", Forward},
+     {"model", "prints a model's module tree", Model},
+     {"models", "lists the loaded models", Models},
+     {"profiles", "lists the configured profiles", Profiles},
+     {"residency", "shows where every byte is", Residency},
+     {"health", "asks whether the server is ready", Health},
+     {"make-checkpoint", "writes a checkpoint of made-up weights", MakeCheckpoint}}};
+
+std::string Usage() {
+  std::string usage =
+      "Talks to a ditserve server.\n\n"
+      "Usage: ditctl COMMAND [flags]     (ditctl COMMAND --help tells a command's flags)\n";
+  for (const Command& command : kCommands) absl::StrAppendFormat(&usage, "  %-17s %s\n", command.name, command.summary);
+  return usage +
+         "\nThe server's address is --address, else the environment's DITSERVE_ADDRESS, else 127.0.0.1:50051.\n"
+         "Exits with 0; 1 if the call failed; 2 for a mistake in the command line; 130 if interrupted.\n";
 }
-
-constexpr char kUsageText[] =
-    R"(Talks to a ditserve server.
-
-Usage: ditctl COMMAND [flags]     (ditctl COMMAND --help tells a command's flags)
-  forward           sends one forward pass
-  model             prints a model's module tree
-  models            lists the loaded models
-  profiles          lists the configured profiles
-  residency         shows where every byte is
-  health            asks whether the server is ready
-  make-checkpoint   writes a checkpoint of made-up weights
-
-The server's address is --address, else the environment's DITSERVE_ADDRESS, else 127.0.0.1:50051.
-)";
 
 }  // namespace
 
 int Run(const std::vector<std::string>& arguments, const Environment& environment) {
   if (arguments.empty() || arguments[0] == "--help" || arguments[0] == "-h") {
-    (arguments.empty() ? environment.err : environment.out) << kUsageText;
+    (arguments.empty() ? environment.err : environment.out) << Usage();
     return arguments.empty() ? kUsage : kOk;
   }
   if (arguments[0] == "--version") {
     environment.out << "ditctl " DITSERVE_VERSION "\n";
     return kOk;
   }
-  const auto command = Commands().find(arguments[0]);
-  if (command == Commands().end()) {
-    environment.err << "ditctl: unknown command '" << arguments[0] << "'; see ditctl --help\n";
+  const auto command = std::find_if(kCommands.begin(), kCommands.end(),
+                                    [&](const Command& other) { return arguments[0] == other.name; });
+  if (command == kCommands.end()) {
+    const auto name = [](std::string* out, const Command& valid) { absl::StrAppend(out, valid.name); };
+    environment.err << "ditctl: unknown command '" << arguments[0]
+                    << "'; valid: " << absl::StrJoin(kCommands, ", ", name) << "\n";
     return kUsage;
   }
-  return command->second({arguments.begin() + 1, arguments.end()}, environment);
+  return command->run({arguments.begin() + 1, arguments.end()}, environment);
 }
 
 }  // namespace ditserve::ditctl

@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "core/dtype.h"
 #include "ditserve/v1/tensor.pb.h"
 
 namespace ditserve::ditctl {
+
+// No message can be larger; protobuf counts its bytes in an int.
+constexpr int64_t kMaxMessageBytes = (int64_t{1} << 31) - 1;
 
 // The API's dtype and ours; nullopt where the other has none.
 std::optional<DType> FromProto(v1::DType dtype);
@@ -20,23 +22,21 @@ v1::DType ToProto(DType dtype);  // DTYPE_UNSPECIFIED where the API has none.
 // Bytes that shape and dtype take; nullopt if they are more than 2^63 - 1 or the dtype is unknown.
 std::optional<int64_t> BytesOf(const v1::Tensor& tensor);
 
-// A floating point tensor in another floating dtype.
+// Whether the tensor is of floating point and holds as many bytes as its shape and dtype take.
+// Errors: InvalidArgument that says what was found.
+absl::Status CheckFloating(const v1::Tensor& tensor);
+
+// A tensor that CheckFloating accepts, in another floating dtype.
 v1::Tensor ConvertTo(const v1::Tensor& tensor, DType dtype);
 
-// Elements of a floating point tensor.
+// Elements of a tensor that CheckFloating accepts.
 std::vector<float> Floats(const v1::Tensor& tensor);
 
-// Standard normal values that depend on seed and name alone.
+// Roughly standard normal values that depend on seed and name alone, the same bits on every machine.
 v1::Tensor SeededTensor(uint64_t seed, const std::string& name, const std::vector<int64_t>& shape, DType dtype);
 
 // One value in every place.
 v1::Tensor ConstantTensor(float value, const std::vector<int64_t>& shape, DType dtype);
-
-// Reads one tensor from .npy, or tensor `name` from .safetensors; NotFound if a .safetensors file has none of it.
-absl::StatusOr<v1::Tensor> ReadTensor(const std::string& path, const std::string& name);
-
-// Writes to .npy or .safetensors (as tensor `name`), through a file beside it that is renamed when it is whole.
-absl::Status WriteTensor(const std::string& path, const std::string& name, const v1::Tensor& tensor);
 
 }  // namespace ditserve::ditctl
 
