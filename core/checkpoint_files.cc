@@ -3,6 +3,7 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -32,10 +33,9 @@ constexpr int64_t kMaxConfigBytes = 1 << 20;
 constexpr int kMaxShards = 10'000;
 
 bool IsPickle(absl::string_view name) {
-  for (const absl::string_view suffix : {".bin", ".pt", ".pth", ".ckpt"}) {
-    if (absl::EndsWithIgnoreCase(name, suffix)) return true;
-  }
-  return false;
+  constexpr std::array<absl::string_view, 4> kSuffixes = {".bin", ".pt", ".pth", ".ckpt"};
+  return std::any_of(kSuffixes.begin(), kSuffixes.end(),
+                     [&](absl::string_view suffix) { return absl::EndsWithIgnoreCase(name, suffix); });
 }
 
 absl::Status RefusePickle(absl::string_view name) {
@@ -173,7 +173,7 @@ absl::Status CheckComplete(const std::vector<std::string>& shards) {
     total = std::max(total, *count);
   }
   for (int i = 1; i <= total; ++i) {
-    if (numbers.count(i) == 0) {
+    if (!numbers.contains(i)) {
       return absl::InvalidArgumentError(absl::StrCat("shard ", i, " of ", total, " is missing"));
     }
   }

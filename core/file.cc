@@ -74,7 +74,7 @@ absl::StatusOr<absl::Span<const std::byte>> File::ReadDirect(int64_t offset, int
 }
 
 absl::Status File::Read(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const {
-  const absl::Status read = ReadOnce(descriptor, offset, target, size, needed);
+  absl::Status read = ReadOnce(descriptor, offset, target, size, needed);
   // Afterwards, so that nothing written meanwhile passes; and first, as it explains what the read could not.
   DITSERVE_RETURN_IF_ERROR(CheckGeneration());
   return read;

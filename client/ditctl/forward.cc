@@ -114,7 +114,7 @@ grpc::Status Send(const Options& options, v1::ForwardRequest request, const Envi
     response = std::move(*event.mutable_response());
     answered = true;
   }
-  const grpc::Status status = reader->Finish();
+  grpc::Status status = reader->Finish();
   if (environment.interrupted) return grpc::Status(grpc::StatusCode::CANCELLED, "interrupted");
   if (!status.ok() || answered) return status;
   return grpc::Status(grpc::StatusCode::INTERNAL, "the server ended the stream without a response");

@@ -107,18 +107,18 @@ absl::Status FillInputs(const InputOptions& options, v1::ForwardRequest& request
   DITSERVE_ASSIGN_OR_RETURN(Tensors tensors, ReadFiles(options));
   request.set_height(Pixels(options.height, tensors, 2));
   request.set_width(Pixels(options.width, tensors, 3));
-  if (tensors.count("latents") == 0) {
+  if (!tensors.contains("latents")) {
     const std::vector<int64_t> shape = {options.batch, kLatentChannels, request.height() / kPixelsPerLatent,
                                         request.width() / kPixelsPerLatent};
     DITSERVE_ASSIGN_OR_RETURN(tensors["latents"], MakeUp(options, "latents", shape, dtype));
   }
   const v1::Tensor& latents = tensors["latents"];
   const int64_t batch = latents.shape_size() > 0 ? latents.shape(0) : options.batch;
-  if (tensors.count("prompt_emb") == 0) {
+  if (!tensors.contains("prompt_emb")) {
     DITSERVE_ASSIGN_OR_RETURN(tensors["prompt_emb"],
                               MakeUp(options, "prompt_emb", {batch, options.prompt_tokens, kPromptChannels}, dtype));
   }
-  if (tensors.count("timestep") == 0) {
+  if (!tensors.contains("timestep")) {
     tensors["timestep"] = ConstantTensor(static_cast<float>(options.timestep.value_or(0)), {batch}, dtype);
   }
   *request.mutable_latents() = std::move(tensors["latents"]);

@@ -56,7 +56,7 @@ class HeaderReader {
       break;
     }
     for (const char* key : {"descr", "fortran_order", "shape"}) {
-      if (seen.count(key) == 0) return Wrong(absl::StrCat("its header has no ", key));
+      if (!seen.contains(key)) return Wrong(absl::StrCat("its header has no ", key));
     }
     if (!absl::StripAsciiWhitespace(rest_).empty()) return Wrong("its header goes on behind the dictionary");
     return absl::OkStatus();

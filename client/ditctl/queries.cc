@@ -114,7 +114,7 @@ int Health(const std::vector<std::string>& arguments, const Environment& environ
       arguments,
       [&](grpc::ClientContext& context, HealthCheckResponse& response) {
         const auto stub = grpc::health::v1::Health::NewStub(Connect(query.address));
-        const grpc::Status status = stub->Check(&context, request, &response);
+        grpc::Status status = stub->Check(&context, request, &response);
         serving = response.status() == HealthCheckResponse::SERVING;
         return status;
       },

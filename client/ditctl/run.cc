@@ -45,8 +45,8 @@ int Run(const std::vector<std::string>& arguments, const Environment& environmen
     environment.out << "ditctl " DITSERVE_VERSION "\n";
     return kOk;
   }
-  const auto command = std::find_if(kCommands.begin(), kCommands.end(),
-                                    [&](const Command& other) { return arguments[0] == other.name; });
+  const auto* const command = std::find_if(kCommands.begin(), kCommands.end(),
+                                           [&](const Command& other) { return arguments[0] == other.name; });
   if (command == kCommands.end()) {
     const auto name = [](std::string* out, const Command& valid) { absl::StrAppend(out, valid.name); };
     environment.err << "ditctl: unknown command '" << arguments[0]

@@ -108,7 +108,7 @@ absl::StatusOr<std::map<std::string, v1::Tensor>> ReadTensors(const std::string&
   DITSERVE_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(*file));
   std::map<std::string, v1::Tensor> tensors;
   for (const TensorEntry& entry : header.tensors) {
-    if (names.count(entry.name) == 0) {
+    if (!names.contains(entry.name)) {
       return absl::InvalidArgumentError(absl::StrCat(file->name(), ": has a tensor '", Printable(entry.name),
                                                      "', expected only ", absl::StrJoin(names, ", ")));
     }
