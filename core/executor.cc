@@ -5,8 +5,10 @@
 namespace ditserve {
 
 Executor::Executor(Work on_start) {
-  queue_.push_back(std::move(on_start));
-  thread_ = std::thread([this] { Run(); });
+  thread_ = std::thread([this, start = std::move(on_start)]() mutable {
+    std::move(start)();
+    Run();
+  });
 }
 
 Executor::~Executor() {
@@ -17,9 +19,14 @@ Executor::~Executor() {
   thread_.join();
 }
 
-void Executor::Post(Work work) {
+void Executor::Post(Work work, const Turn& turn) {
   absl::MutexLock lock(&mutex_);
-  queue_.push_back(std::move(work));
+  queue_.emplace(turn, std::move(work));
+}
+
+bool Executor::HasBefore(const Turn& turn) const {
+  absl::MutexLock lock(&mutex_);
+  return !queue_.empty() && queue_.begin()->first < turn;
 }
 
 void Executor::Run() {
@@ -29,8 +36,8 @@ void Executor::Run() {
       absl::MutexLock lock(&mutex_);
       mutex_.Await(absl::Condition(this, &Executor::HasWorkOrStops));
       if (queue_.empty()) return;
-      work = std::move(queue_.front());
-      queue_.pop_front();
+      work = std::move(queue_.begin()->second);
+      queue_.erase(queue_.begin());
     }
     std::move(work)();
   }

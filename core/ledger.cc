@@ -20,6 +20,8 @@ int64_t& BytesOf(MemoryUsage& usage, MemoryKind kind) {
   return usage.weights_bytes;
 }
 
+void SettleBudget(MemoryUsage& usage) { usage.budget_bytes = std::max(usage.wanted_bytes, usage.total_bytes()); }
+
 }  // namespace
 
 Reservation::Reservation(Reservation&& other) noexcept
@@ -46,8 +48,15 @@ void Reservation::SetKind(MemoryKind kind) {
 }
 
 Ledger::Ledger(int64_t device_budget_bytes, int64_t host_budget_bytes) {
-  usage_[Index(Memory::kDevice)].budget_bytes = device_budget_bytes;
-  usage_[Index(Memory::kHost)].budget_bytes = host_budget_bytes;
+  SetBudget(Memory::kDevice, device_budget_bytes);
+  SetBudget(Memory::kHost, host_budget_bytes);
+}
+
+void Ledger::SetBudget(Memory memory, int64_t bytes) {
+  absl::MutexLock lock(&mutex_);
+  MemoryUsage& usage = usage_[Index(memory)];
+  usage.wanted_bytes = bytes;
+  SettleBudget(usage);
 }
 
 std::optional<Reservation> Ledger::TryReserve(Memory memory, MemoryKind kind, int64_t bytes) {
@@ -85,7 +94,9 @@ void Ledger::EndWatermark(int64_t id) {
 
 void Ledger::Release(Memory memory, MemoryKind kind, int64_t bytes) {
   absl::MutexLock lock(&mutex_);
-  BytesOf(usage_[Index(memory)], kind) -= bytes;
+  MemoryUsage& usage = usage_[Index(memory)];
+  BytesOf(usage, kind) -= bytes;
+  SettleBudget(usage);
 }
 
 void Ledger::Rebook(Memory memory, MemoryKind from, MemoryKind to, int64_t bytes) {

@@ -47,13 +47,17 @@ class Reservation {
   int64_t bytes_ = 0;
 };
 
-// Books every byte of device and host memory before it is allocated. What is reserved never exceeds a memory's budget,
-// not for an instant.
+// Books every byte of device and host memory before it is allocated. What is reserved never exceeds the budget that is
+// in force, not for an instant.
 //
 // Thread safety: thread-safe. Lock order: its mutex is the last; nothing is called while it is held.
 class Ledger {
  public:
   Ledger(int64_t device_budget_bytes, int64_t host_budget_bytes);
+
+  // Wants `memory` to have a budget of `bytes`. Where more is reserved, what is reserved stays in force as the budget,
+  // and sinks with every reservation that ends, until it is `bytes`.
+  void SetBudget(Memory memory, int64_t bytes);
 
   // Nullopt if the bytes do not fit beside what is reserved.
   std::optional<Reservation> TryReserve(Memory memory, MemoryKind kind, int64_t bytes);

@@ -18,15 +18,13 @@ constexpr int kStreamingWindows = 2;
 
 Memory MemoryOf(Tier tier) { return tier == Tier::kDevice ? Memory::kDevice : Memory::kHost; }
 
-bool IsStop(const Route& route, const Copy& copy) {
-  return std::find(route.stops.begin(), route.stops.end(), Stop{copy.tier, copy.form}) != route.stops.end();
-}
-
 }  // namespace
 
 ResidencyManager::ResidencyManager(const Options& options, Device* device, Ledger* ledger, TransferEngine* transfers,
                                    Executor* executor, const Clock* clock)
-    : options_(options), device_(device), ledger_(ledger), transfers_(transfers), executor_(executor), clock_(clock) {}
+    : options_(options), device_(device), ledger_(ledger), transfers_(transfers), executor_(executor), clock_(clock) {
+  wanted_bytes_ = {ledger->Usage(Memory::kDevice).wanted_bytes, ledger->Usage(Memory::kHost).wanted_bytes};
+}
 
 ResidencyManager::~ResidencyManager() = default;
 
@@ -41,11 +39,12 @@ void ResidencyManager::Advance(Deferred deferred) {
   for (;;) {
     {
       absl::MutexLock lock(&mutex_);
+      ShrinkLocked(deferred);
       AdmitLocked(deferred);
       LoadLocked(deferred);
     }
     for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
-    for (Executor::Work& work : deferred.posts) executor_->Post(std::move(work));
+    for (auto& [work, turn] : deferred.posts) executor_->Post(std::move(work), turn);
     const bool freed = !deferred.garbage.empty();
     deferred = {};
     if (!freed) return;
@@ -53,20 +52,20 @@ void ResidencyManager::Advance(Deferred deferred) {
 }
 
 void ResidencyManager::LoadLocked(Deferred& deferred) {
+  bool started = true;
   // What is in the garbage is still reserved: it is freed before the next load looks for room.
-  while (loads_in_flight_ < kMaxLoadsInFlight && deferred.garbage.empty()) {
-    RiderState* nearest = nullptr;
-    ModuleIndex module = 0;
-    int64_t distance = std::numeric_limits<int64_t>::max();
-    for (RiderState& state : riders_) {
+  while (started && loads_in_flight_ < kMaxLoadsInFlight && deferred.garbage.empty()) {
+    std::vector<Claim> claims;
+    for (const RiderState& state : riders_) {
       if (!state.active || !state.ended.ok()) continue;
       const std::optional<ModuleIndex> missing = NextMissing(state);
-      if (!missing || *missing - state.next >= distance) continue;
-      nearest = &state;
-      module = *missing;
-      distance = module - state.next;
+      if (missing) claims.push_back(ClaimFor(state, *missing));
     }
-    if (nearest == nullptr || !StartLoadLocked(*nearest, module, deferred)) return;
+    std::stable_sort(claims.begin(), claims.end(),
+                     [](const Claim& a, const Claim& b) { return a.next_use < b.next_use; });
+    started = std::any_of(claims.begin(), claims.end(), [&](const Claim& claim) {
+      return deferred.garbage.empty() && StartLoadLocked(claim, deferred);
+    });
   }
 }
 
@@ -90,12 +89,12 @@ std::optional<ModuleIndex> ResidencyManager::NextMissing(const RiderState& state
   return std::nullopt;
 }
 
-bool ResidencyManager::StartLoadLocked(RiderState& state, ModuleIndex module, Deferred& deferred) {
-  // A rider that waits may evict whatever nobody holds.
-  const int64_t next_use = state.pending && module == state.next ? -1 : module - state.next;
+bool ResidencyManager::StartLoadLocked(const Claim& claim, Deferred& deferred) {
+  const RiderState& state = *claim.state;
+  const ModuleIndex module = claim.module;
   Copy* const source = FindSource(state, module);
   if (source != nullptr) ++source->pins;
-  Copy* const computable = AddComputableLocked(state, module, next_use, deferred);
+  Copy* const computable = AddComputableLocked(claim, deferred);
   if (computable == nullptr) {
     if (source != nullptr) --source->pins;
     return false;
@@ -103,24 +102,23 @@ bool ResidencyManager::StartLoadLocked(RiderState& state, ModuleIndex module, De
   Load load{source, AddStopsLocked(state, module, source, deferred)};
   load.targets.push_back(computable);
   deferred.transfers.push_back(TransferFor(state.model, module, std::move(load)));
-  ++loads_in_flight_;
+  if (loads_in_flight_++ == 0) loading_since_ = clock_->Now();
   EnforceLimitLocked(state);
   return true;
 }
 
-Copy* ResidencyManager::AddComputableLocked(const RiderState& state, ModuleIndex module, int64_t next_use,
-                                            Deferred& deferred) {
-  const Route& route = state.routes[module];
-  const int64_t bytes = CopyBytes(state.model, module, route.compute);
-  CopyTable& copies = models_[state.model].copies;
+Copy* ResidencyManager::AddComputableLocked(const Claim& claim, Deferred& deferred) {
+  const Route& route = claim.state->routes[claim.module];
+  const int64_t bytes = CopyBytes(claim.state->model, claim.module, route.compute);
+  CopyTable& copies = models_[claim.state->model].copies;
   const Stop in_host_memory = {Tier::kHost, route.compute};
   if (device_->computes_in_host_memory() &&
       std::find(route.stops.begin(), route.stops.end(), in_host_memory) != route.stops.end()) {
-    std::optional<Buffer> room = MakeRoomLocked(Memory::kHost, bytes, next_use, deferred);
-    if (room) return copies.Add(module, Tier::kHost, route.compute, *std::move(room));
+    std::optional<Buffer> room = MakeRoomLocked(Memory::kHost, bytes, claim, deferred);
+    if (room) return copies.Add(claim.module, Tier::kHost, route.compute, *std::move(room));
   }
-  std::optional<Buffer> room = MakeRoomLocked(Memory::kDevice, bytes, next_use, deferred);
-  return room ? copies.Add(module, Tier::kDevice, route.compute, *std::move(room)) : nullptr;
+  std::optional<Buffer> room = MakeRoomLocked(Memory::kDevice, bytes, claim, deferred);
+  return room ? copies.Add(claim.module, Tier::kDevice, route.compute, *std::move(room)) : nullptr;
 }
 
 std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, ModuleIndex module, const Copy* source,
@@ -128,7 +126,7 @@ std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, Mod
   const Route& route = state.routes[module];
   CopyTable& copies = models_[state.model].copies;
   // It is needed again only in the next sweep.
-  const int64_t next_use = module - state.next + copies.size();
+  const Claim claim = {&state, module, Distance(state, module) + copies.size()};
   std::vector<Copy*> added;
   for (size_t i = 0; i < route.stops.size(); ++i) {
     const Stop& stop = route.stops[i];
@@ -138,7 +136,7 @@ std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, Mod
     const int64_t bytes = CopyBytes(state.model, module, stop.form);
     const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
     if (limited && DeviceUse() + bytes > *state.vram_limit_bytes) continue;
-    std::optional<Buffer> room = MakeRoomLocked(MemoryOf(stop.tier), bytes, next_use, deferred);
+    std::optional<Buffer> room = MakeRoomLocked(MemoryOf(stop.tier), bytes, claim, deferred);
     if (room) added.push_back(copies.Add(module, stop.tier, stop.form, *std::move(room)));
   }
   return added;
@@ -161,7 +159,7 @@ void ResidencyManager::OnLoaded(ModelId model, ModuleIndex module, const Load& l
   Deferred deferred;
   {
     absl::MutexLock lock(&mutex_);
-    --loads_in_flight_;
+    if (--loads_in_flight_ == 0) pace_.busy += clock_->Now() - loading_since_;
     if (status.ok()) {
       ArriveLocked(model, load, cost, deferred);
     } else {
@@ -176,17 +174,15 @@ void ResidencyManager::OnLoaded(ModelId model, ModuleIndex module, const Load& l
 }
 
 void ResidencyManager::ArriveLocked(ModelId model, const Load& load, TransferCost cost, Deferred& deferred) {
-  std::vector<RiderState*> users;
   Copy& computable = *load.targets.back();
-  for (RiderState& state : riders_) {
-    if (state.active && state.model == model && state.next <= computable.module && Computes(state, computable)) {
-      users.push_back(&state);
-    }
-  }
+  const std::vector<RiderState*> users = UsersOf(model, computable);
   for (RiderState* state : users) {
     state->account.disk_read_bytes += cost.disk_read_bytes / static_cast<int64_t>(users.size());
     state->account.device_copy_bytes += cost.device_copy_bytes / static_cast<int64_t>(users.size());
   }
+  moved_.disk_read_bytes += cost.disk_read_bytes;
+  moved_.device_copy_bytes += cost.device_copy_bytes;
+  pace_.stored_bytes += models_[model].weights->module(computable.module).stored_bytes;
   for (Copy* target : load.targets) target->ready = true;
   for (RiderState* state : users) {
     if (state->pending && state->next == computable.module) GrantLocked(*state, computable, deferred);
@@ -196,160 +192,14 @@ void ResidencyManager::ArriveLocked(ModelId model, const Load& load, TransferCos
 
 void ResidencyManager::FailLoadLocked(ModelId model, ModuleIndex module, const Load& load, const absl::Status& status,
                                       Deferred& deferred) {
-  for (RiderState& state : riders_) {
-    if (!state.active || state.model != model || state.next > module || !Computes(state, *load.targets.back())) {
-      continue;
-    }
-    if (state.pending && state.next == module) {
-      FailLocked(state, status, deferred);
+  for (RiderState* state : UsersOf(model, *load.targets.back())) {
+    if (state->pending && state->next == module) {
+      FailLocked(*state, status, deferred);
     } else {
-      state.load_errors[module] = status;
+      state->load_errors[module] = status;
     }
   }
   for (Copy* target : load.targets) deferred.garbage.push_back(models_[model].copies.Remove(*target));
-}
-
-Copy* ResidencyManager::FindComputable(const RiderState& state, ModuleIndex module) const {
-  for (const auto& copy : models_[state.model].copies.Of(module)) {
-    if (Computes(state, *copy)) return copy.get();
-  }
-  return nullptr;
-}
-
-Copy* ResidencyManager::FindSource(const RiderState& state, ModuleIndex module) const {
-  const FormId form = state.routes[module].compute;
-  Copy* best = nullptr;
-  for (const auto& copy : models_[state.model].copies.Of(module)) {
-    if (!Leads(*copy, form)) continue;
-    // A ready copy before one that is on its way, a near one before a far one.
-    if (best == nullptr || std::pair(copy->ready, copy->tier) > std::pair(best->ready, best->tier)) best = copy.get();
-  }
-  return best;
-}
-
-bool ResidencyManager::Leads(const Copy& copy, FormId form) const {
-  const std::vector<Precision>& from = forms_.form(copy.form).precisions;
-  const std::vector<Precision>& to = forms_.form(form).precisions;
-  return std::equal(from.begin(), from.end(), to.begin(), to.end(),
-                    [](const Precision& a, const Precision& b) { return a.IsPrefixOf(b); });
-}
-
-bool ResidencyManager::Computes(const RiderState& state, const Copy& copy) const {
-  return copy.form == state.routes[copy.module].compute &&
-         (copy.tier == Tier::kDevice || device_->computes_in_host_memory());
-}
-
-bool ResidencyManager::IsNeeded(ModelId model, const Copy& copy) const {
-  return std::any_of(riders_.begin(), riders_.end(), [&](const RiderState& state) {
-    return state.active && state.ended.ok() && state.model == model && state.next <= copy.module &&
-           Computes(state, copy);
-  });
-}
-
-bool ResidencyManager::IsKept(ModelId model, const Copy& copy) const {
-  for (const RiderState& state : riders_) {
-    if (!state.active || state.model != model) continue;
-    const Route& route = state.routes[copy.module];
-    for (size_t i = 0; i < route.stops.size(); ++i) {
-      if (route.stops[i] != Stop{copy.tier, copy.form}) continue;
-      const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
-      if (!limited || DeviceUse() <= *state.vram_limit_bytes) return true;
-    }
-  }
-  return false;
-}
-
-bool ResidencyManager::IsClaimed(ModelId model, const Copy& copy) const {
-  return std::any_of(riders_.begin(), riders_.end(), [&](const RiderState& state) {
-    return state.active && state.model == model && IsStop(state.routes[copy.module], copy);
-  });
-}
-
-int64_t ResidencyManager::NextUse(ModelId model, const Copy& copy) const {
-  const CopyTable& copies = models_[model].copies;
-  int64_t nearest = std::numeric_limits<int64_t>::max();
-  for (const RiderState& state : riders_) {
-    if (!state.active || state.model != model) continue;
-    if (!Computes(state, copy) && !IsStop(state.routes[copy.module], copy)) continue;
-    const int64_t distance = copy.module - state.next;
-    nearest = std::min(nearest, distance >= 0 ? distance : distance + copies.size());
-  }
-  // Without a rider, the next sweep begins at the first module.
-  if (nearest == std::numeric_limits<int64_t>::max()) nearest = 2 * copies.size() + copy.module;
-  // A copy behind a nearer one of the same module serves nobody while that one stays.
-  const bool shadowed = copy.tier == Tier::kHost &&
-                        std::any_of(copies.Of(copy.module).begin(), copies.Of(copy.module).end(),
-                                    [](const auto& other) { return other->tier == Tier::kDevice && !other->fresh; });
-  return shadowed ? nearest + int64_t{4} * copies.size() : nearest;
-}
-
-int64_t ResidencyManager::DeviceUse() const {
-  const MemoryUsage usage = ledger_->Usage(Memory::kDevice);
-  return usage.weights_bytes + usage.activations_bytes;
-}
-
-int64_t ResidencyManager::CopyBytes(ModelId model, ModuleIndex module, FormId form) const {
-  return LayoutOf(models_[model].weights->module(module), forms_.form(form).dtype).size_bytes;
-}
-
-std::optional<Buffer> ResidencyManager::MakeRoomLocked(Memory memory, int64_t bytes, int64_t next_use,
-                                                       Deferred& deferred) {
-  if (std::optional<Buffer> spare = spares_.Take(memory, bytes)) return spare;
-  if (std::optional<Reservation> reservation = ledger_->TryReserve(memory, MemoryKind::kWeights, bytes)) {
-    return Buffer(device_, *std::move(reservation));
-  }
-  const MemoryUsage usage = ledger_->Usage(memory);
-  const int64_t missing = bytes - (usage.budget_bytes - usage.total_bytes());
-  if (!EvictLocked(memory, missing, next_use)) return std::nullopt;
-  if (std::optional<Buffer> spare = spares_.Take(memory, bytes)) return spare;
-  spares_.Discard(memory, missing, deferred.garbage);
-  return std::nullopt;
-}
-
-bool ResidencyManager::EvictLocked(Memory memory, int64_t bytes, int64_t next_use) {
-  struct Victim {
-    int64_t next_use;
-    Model* model;
-    Copy* copy;
-  };
-  std::vector<Victim> victims;
-  int64_t available = spares_.Bytes(memory);
-  for (size_t i = 0; i < models_.size(); ++i) {
-    for (Copy* copy : models_[i].copies.All()) {
-      if (copy->buffer.memory() != memory || !IsEvictable(*copy)) continue;
-      const int64_t distance = NextUse(static_cast<ModelId>(i), *copy);
-      if (distance <= next_use) continue;
-      victims.push_back({distance, &models_[i], copy});
-      available += copy->buffer.size_bytes();
-    }
-  }
-  if (available < bytes) return false;
-  std::stable_sort(victims.begin(), victims.end(),
-                   [](const Victim& a, const Victim& b) { return a.next_use > b.next_use; });
-  for (const Victim& victim : victims) {
-    if (spares_.Bytes(memory) >= bytes) break;
-    spares_.Put(victim.model->copies.Remove(*victim.copy));
-  }
-  return true;
-}
-
-void ResidencyManager::EnforceLimitLocked(const RiderState& state) {
-  if (!state.vram_limit_bytes || DeviceUse() <= *state.vram_limit_bytes) return;
-  std::vector<std::pair<int64_t, Copy*>> held;
-  for (Copy* copy : models_[state.model].copies.All()) {
-    if (copy->tier == Tier::kDevice && IsEvictable(*copy)) held.emplace_back(-NextUse(state.model, *copy), copy);
-  }
-  std::sort(held.begin(), held.end());
-  for (const auto& [next_use, copy] : held) {
-    if (DeviceUse() <= *state.vram_limit_bytes) return;
-    DropUnlessWantedLocked(state.model, *copy);
-  }
-}
-
-void ResidencyManager::DropUnlessWantedLocked(ModelId model, Copy& copy) {
-  if (!IsEvictable(copy) || copy.rests || IsNeeded(model, copy) || IsKept(model, copy)) return;
-  if (copy.idle_since && !IsClaimed(model, copy)) return;  // Until ReleaseIdle.
-  spares_.Put(models_[model].copies.Remove(copy));
 }
 
 absl::Duration ResidencyManager::ReleaseIdle() {
@@ -384,6 +234,11 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
   snapshot.device_name = device_->name();
   snapshot.device = ledger_->Usage(Memory::kDevice);
   snapshot.host = ledger_->Usage(Memory::kHost);
+  snapshot.device.wanted_bytes = wanted_bytes_[0];
+  snapshot.host.wanted_bytes = wanted_bytes_[1];
+  snapshot.transfers = {{Tier::kDisk, Tier::kHost, moved_.disk_read_bytes},
+                        {Tier::kHost, Tier::kDevice, moved_.device_copy_bytes}};
+  snapshot.evictions = evictions_;
   for (const Model& model : models_) {
     TierBytes bytes{model.weights->name()};
     for (ModuleIndex i = 0; i < model.copies.size(); ++i) {
@@ -403,8 +258,15 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
       ++snapshot.waiting;
       continue;
     }
-    snapshot.riders.push_back({models_[state.model].weights->name(), state.profile, state.account.modules_done,
-                               static_cast<int>(state.routes.size())});
+    RiderInfo& rider = snapshot.riders.emplace_back();
+    rider.model = models_[state.model].weights->name();
+    rider.profile = state.profile;
+    rider.modules_done = state.account.modules_done;
+    rider.modules_total = static_cast<int>(state.routes.size());
+    rider.priority = state.options.priority;
+    rider.waiting = state.after != nullptr;
+    rider.stall = state.account.stall;
+    if (state.pending) rider.stall += clock_->Now() - state.pending->since;
   }
   return snapshot;
 }

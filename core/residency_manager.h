@@ -1,12 +1,14 @@
 #ifndef DITSERVE_CORE_RESIDENCY_MANAGER_H_
 #define DITSERVE_CORE_RESIDENCY_MANAGER_H_
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <list>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -21,54 +23,17 @@
 #include "core/copy_table.h"
 #include "core/device.h"
 #include "core/executor.h"
-#include "core/lease.h"
+#include "core/join_policy.h"
 #include "core/ledger.h"
 #include "core/model_weights.h"
 #include "core/profile.h"
 #include "core/residency_snapshot.h"
+#include "core/rider.h"
 #include "core/route.h"
 #include "core/spare_buffers.h"
 #include "core/transfer_engine.h"
 
 namespace ditserve {
-
-// Index of a model in its manager.
-using ModelId = int;
-
-// What a rider has used so far.
-struct RiderAccount {
-  absl::Duration queue;           // From Join to admission.
-  absl::Duration stall;           // Waiting for weights.
-  int64_t disk_read_bytes = 0;    // Its share of what was moved.
-  int64_t device_copy_bytes = 0;  // Its share.
-  int64_t peak_device_bytes = 0;  // Largest use of the device budget since admission, all riders together.
-  int most_riders = 0;            // Most riders at one time on its model, itself included.
-  int modules_done = 0;
-};
-
-class ResidencyManager;
-
-// A request in a sweep: one pass over a model's modules in execution order.
-//
-// Ownership: destroying it leaves the sweep; its leases must be gone by then, its manager must not.
-// Thread safety: Acquire is called on the executor; the rest is thread-safe.
-class Rider final : public LeaseSource {
- public:
-  ~Rider() override;
-
-  void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override;
-
-  // Ends the pass: a waiting admission or acquisition fails with `why` at once, every later one too.
-  void Cancel(const absl::Status& why);
-
-  RiderAccount account() const;
-
- private:
-  friend class ResidencyManager;
-  explicit Rider(ResidencyManager* manager) : manager_(manager) {}
-
-  ResidencyManager* const manager_;
-};
 
 // Decides which copies of which weights are where, for all riders of all profiles together.
 //
@@ -98,12 +63,18 @@ class ResidencyManager {
 
   ModelId AddModel(std::unique_ptr<ModelWeights> weights) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Lets a request with `activation_bytes` of activations ride. `admitted` is called once on the executor: with OK
-  // when the rider may acquire, or with why not.
-  // Errors: FailedPrecondition if it can never fit, saying what would; ResourceExhausted if too many wait.
-  absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, int64_t activation_bytes,
+  // Lets a request ride. `admitted` is called once on the executor: with OK when the rider may acquire, or with why
+  // not: what was said of it to Cancel, or FailedPrecondition if a budget became too small while it waited.
+  // Errors: FailedPrecondition if it can never fit, saying what would; ResourceExhausted, with kRetryAfterPayload, if
+  // too many wait.
+  absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, const RideOptions& options,
                                               absl::AnyInvocable<void(absl::Status) &&> admitted)
       ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Changes a budget while serving. Copies go at once until the rest fits, but for what running requests need: their
+  // activations and the largest module. What they need beyond the budget is given back as they end.
+  // Errors: FailedPrecondition if the transfer slots alone take more.
+  absl::Status SetBudget(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Sends copies that no request has used for Options::idle_release to where their profiles rest. Returns when to call
   // it again, on the clock's scale.
@@ -131,68 +102,101 @@ class ResidencyManager {
     ModelId model = 0;
     std::string profile;
     std::optional<int64_t> vram_limit_bytes;
+    RideOptions options;
     std::vector<Route> routes;
-    int64_t activation_bytes = 0;
     int64_t window_bytes = 0;                            // The largest copy that its operations read.
     ModuleIndex next = 0;                                // The module it acquires next.
     absl::AnyInvocable<void(absl::Status) &&> admitted;  // Null once called.
-    bool active = false;
+    bool active = false;                                 // Admitted: its activations are reserved.
+    const RiderState* after = nullptr;                   // It begins when this one leaves.
+    absl::Duration attained;                             // Its place among those that compute: see Turn.
+    absl::Duration computing;                            // Time it has computed.
+    absl::Duration leased;                               // When it was given its last lease.
     std::optional<Acquisition> pending;
     absl::Status ended;                                          // Not OK once cancelled.
     absl::flat_hash_map<ModuleIndex, absl::Status> load_errors;  // Of modules ahead.
     Reservation activations;
     int64_t watermark = 0;
-    absl::Duration joined;
+    absl::Duration joined, begun;
     RiderAccount account;
   };
 
   struct Model {
     std::unique_ptr<ModelWeights> weights;
     CopyTable copies;
+    double computing_per_byte = 0;  // Seconds that a pass computes for each byte of activations; 0: not known yet.
   };
 
-  // Copies that a transfer reads and writes, and for whom.
+  // Time in which transfers were under way, and what they moved: how fast the way to the device is.
+  struct Pace {
+    absl::Duration busy;
+    int64_t stored_bytes = 0;
+  };
+
+  // Copies that a transfer reads and writes.
   struct Load {
     Copy* source = nullptr;  // Null: the checkpoint.
     std::vector<Copy*> targets;
+  };
+
+  // A load that wants room, and how soon what it loads is needed.
+  struct Claim {
+    const RiderState* state;
+    ModuleIndex module;
+    int64_t next_use;  // Modules. Only copies whose next use is farther away give way.
   };
 
   // What is to be done after the mutex is released.
   struct Deferred {
     std::vector<Transfer> transfers;
     std::vector<Buffer> garbage;  // Freed, and so given back to the ledger.
-    std::vector<Executor::Work> posts;
+    std::vector<std::pair<Executor::Work, Turn>> posts;
   };
 
   // --- riders (residency_riders.cc)
-  void ReleaseCopiesOf(const RiderState& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Acquire(const Rider* rider, ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done)
       ABSL_LOCKS_EXCLUDED(mutex_);
   void Release(const Rider* rider, Copy* copy) ABSL_LOCKS_EXCLUDED(mutex_);
   void Cancel(const Rider* rider, const absl::Status& why) ABSL_LOCKS_EXCLUDED(mutex_);
   void Leave(const Rider* rider) ABSL_LOCKS_EXCLUDED(mutex_);
   RiderAccount AccountOf(const Rider* rider) const ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status CheckFits(const RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AdmitLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool TryAdmitLocked(RiderState& state, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Lease MakeLease(RiderState& state, Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GrantLocked(RiderState& state, Copy& copy, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailLocked(RiderState& state, const absl::Status& status, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReleaseCopiesOf(const RiderState& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void LearnFrom(const RiderState& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Turn TurnOf(const RiderState& state) const { return {state.options.priority, state.attained}; }
   RiderState& StateOf(const Rider* rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   const RiderState& StateOf(const Rider* rider) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // --- copies (residency_manager.cc)
+  // --- admission (residency_admission.cc)
+  absl::Status CheckFits(const RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status CheckQueue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AdmitLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool TryAdmitLocked(RiderState& state, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void BeginLocked(RiderState& state, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void RefuseLocked(RiderState& state, const absl::Status& why, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The rider after which `state` begins, by its policy; null: it begins now.
+  const RiderState* ChooseSweep(RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  JoinSituation SituationOf(const RiderState& state, const RiderState& last) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What running requests must have: their activations and the largest window.
+  int64_t NeededDeviceBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sets the budgets that were asked for, as far as running requests allow, and evicts down to them.
+  void ShrinkLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  // --- transfers (residency_manager.cc)
   // Admits, loads and evicts until nothing more can be done now, and does what is deferred.
   void Advance(Deferred deferred = {}) ABSL_LOCKS_EXCLUDED(mutex_);
   void LoadLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The first module ahead of the rider that it can't compute with, nor will when what is under way is done; nullopt
   // if there is none or the rider has enough ahead of it.
   std::optional<ModuleIndex> NextMissing(const RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool StartLoadLocked(RiderState& state, ModuleIndex module, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool StartLoadLocked(const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The copy that operations will read, with room for it; null if there is no room now.
-  Copy* AddComputableLocked(const RiderState& state, ModuleIndex module, int64_t next_use, Deferred& deferred)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Copy* AddComputableLocked(const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Copies at stops on the way from `source` that there is room for.
   std::vector<Copy*> AddStopsLocked(const RiderState& state, ModuleIndex module, const Copy* source, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -204,6 +208,9 @@ class ResidencyManager {
   void FailLoadLocked(ModelId model, ModuleIndex module, const Load& load, const absl::Status& status,
                       Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  // --- copies and room for them (residency_copies.cc)
+  // For whom a copy is loaded: those who ride, else those who begin later.
+  std::vector<RiderState*> UsersOf(ModelId model, const Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A ready or loading copy that the rider's operations can read; null if there is none.
   Copy* FindComputable(const RiderState& state, ModuleIndex module) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The copy, ready or loading, from which values of `form` are made soonest; null: only the checkpoint.
@@ -211,24 +218,32 @@ class ResidencyManager {
   // Whether values of `form` can be made from the copy's.
   bool Leads(const Copy& copy, FormId form) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool Computes(const RiderState& state, const Copy& copy) const;
-  // Whether a rider has yet to compute with it in this pass.
+  // Whether the rider has yet to compute with the copy in this pass.
+  bool Needs(const RiderState& state, ModelId model, const Copy& copy) const;
+  // Whether a rider does; one that has not begun needs what was loaded for it.
   bool IsNeeded(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether a rider's profile keeps it where it is, within its limit.
   bool IsKept(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether a rider's profile would keep it, but for the limit.
   bool IsClaimed(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Modules until the rider is at `module`, in this pass or the next.
+  int64_t Distance(const RiderState& state, ModuleIndex module) const;
   // Modules until its next use; larger than any such for what no rider uses.
   int64_t NextUse(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Device bytes that vram_limit counts: weights and activations.
   int64_t DeviceUse() const;
   int64_t CopyBytes(ModelId model, ModuleIndex module, FormId form) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // `bytes` of `memory`, made free by evicting copies whose next use is more than `next_use` modules away. Nullopt if
-  // there is no room now; if something is in `deferred.garbage` then, there may be once it is freed.
-  std::optional<Buffer> MakeRoomLocked(Memory memory, int64_t bytes, int64_t next_use, Deferred& deferred)
+  // Whether `behind` can live off what `state` loads, and is not much slower.
+  bool IsLed(const RiderState& state, const RiderState& behind, ModuleIndex module) const;
+  Claim ClaimFor(const RiderState& state, ModuleIndex module) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `bytes` of `memory`, made free by evicting copies. Nullopt if there is no room now; if something is in
+  // `deferred.garbage` then, there may be once it is freed.
+  std::optional<Buffer> MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Makes spares of copies, farthest next use first, until there are `bytes` of spares; of none if that is impossible.
-  bool EvictLocked(Memory memory, int64_t bytes, int64_t next_use) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes spares of copies that give way to `claim` (null: all that nobody holds), farthest next use first, until there
+  // are `bytes` of spares. Returns whether there are; with a claim nothing is evicted if not.
+  bool EvictLocked(Memory memory, int64_t bytes, const Claim* claim) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Drops copies of the rider's model that are over its limit, farthest next use first.
   void EnforceLimitLocked(const RiderState& state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropUnlessWantedLocked(ModelId model, Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -246,7 +261,14 @@ class ResidencyManager {
   std::deque<Model> models_ ABSL_GUARDED_BY(mutex_);
   std::list<RiderState> riders_ ABSL_GUARDED_BY(mutex_);  // In order of arrival, waiting ones too.
   SpareBuffers spares_ ABSL_GUARDED_BY(mutex_);
+  std::array<int64_t, 2> wanted_bytes_ ABSL_GUARDED_BY(mutex_);  // The budgets that were asked for, by Memory.
+  std::array<int64_t, 2> evictions_ ABSL_GUARDED_BY(mutex_) = {};
+  TransferCost moved_ ABSL_GUARDED_BY(mutex_);  // Since the start.
+  Pace pace_ ABSL_GUARDED_BY(mutex_);
   int loads_in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Duration loading_since_ ABSL_GUARDED_BY(mutex_);              // While loads are in flight.
+  absl::Duration computed_until_ ABSL_GUARDED_BY(mutex_);             // When the executor last ended an operation.
+  std::optional<absl::Duration> usual_ride_ ABSL_GUARDED_BY(mutex_);  // How long riders ride, lately.
   std::optional<absl::Duration> idle_since_ ABSL_GUARDED_BY(mutex_);  // When the last rider left.
 };
 

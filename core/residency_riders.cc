@@ -1,4 +1,4 @@
-// Riders of the ResidencyManager: admission, acquiring and releasing leases, leaving.
+// Riders of the ResidencyManager: acquiring and releasing leases, leaving.
 #include <algorithm>
 #include <utility>
 
@@ -17,96 +17,10 @@ void Rider::Cancel(const absl::Status& why) { manager_->Cancel(this, why); }
 
 RiderAccount Rider::account() const { return manager_->AccountOf(this); }
 
-absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, const Profile& profile,
-                                                              int64_t activation_bytes,
-                                                              absl::AnyInvocable<void(absl::Status) &&> admitted) {
-  auto rider = std::unique_ptr<Rider>(new Rider(this));
-  {
-    absl::MutexLock lock(&mutex_);
-    RiderState& state = riders_.emplace_back();
-    state.rider = rider.get();
-    state.model = model;
-    state.profile = profile.name;
-    state.vram_limit_bytes = profile.vram_limit_bytes;
-    state.routes = MakeRoutes(*models_[model].weights, profile, *device_, forms_);
-    state.activation_bytes = activation_bytes;
-    for (ModuleIndex i = 0; i < static_cast<ModuleIndex>(state.routes.size()); ++i) {
-      state.window_bytes = std::max(state.window_bytes, CopyBytes(model, i, state.routes[i].compute));
-    }
-    state.admitted = std::move(admitted);
-    state.joined = clock_->Now();
-    const absl::Status fits = CheckFits(state);
-    if (!fits.ok()) {
-      riders_.pop_back();
-      return fits;
-    }
-  }
-  Advance();
-  return rider;
-}
-
-absl::Status ResidencyManager::CheckFits(const RiderState& state) const {
-  const int64_t budget = ledger_->Usage(Memory::kDevice).budget_bytes;
-  if (state.activation_bytes > budget - state.window_bytes) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the request takes ", state.activation_bytes, " bytes of device memory for activations and ",
-                     state.window_bytes, " for the model's largest module; the device budget is ", budget, " bytes"));
-  }
-  int waiting = 0;
-  for (const RiderState& other : riders_) waiting += !other.active && &other != &state;
-  if (waiting >= options_.max_waiting) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(waiting, " requests are waiting already, the most the server lets wait: try again later"));
-  }
-  return absl::OkStatus();
-}
-
-void ResidencyManager::AdmitLocked(Deferred& deferred) {
-  for (RiderState& state : riders_) {
-    if (state.active || !state.ended.ok()) continue;
-    if (!TryAdmitLocked(state, deferred)) return;  // In order of arrival.
-  }
-}
-
-bool ResidencyManager::TryAdmitLocked(RiderState& state, Deferred& deferred) {
-  int active = 0;
-  int64_t activations = state.activation_bytes;
-  int64_t window = state.window_bytes;
-  for (const RiderState& other : riders_) {
-    if (!other.active) continue;
-    ++active;
-    activations += other.activation_bytes;
-    window = std::max(window, other.window_bytes);
-  }
-  const MemoryUsage usage = ledger_->Usage(Memory::kDevice);
-  if (active >= options_.max_riders || activations > usage.budget_bytes - window) return false;
-  std::optional<Reservation> reservation =
-      ledger_->TryReserve(Memory::kDevice, MemoryKind::kActivations, state.activation_bytes);
-  if (!reservation) {
-    const int64_t missing = state.activation_bytes - (usage.budget_bytes - usage.total_bytes());
-    if (EvictLocked(Memory::kDevice, missing, -1)) spares_.Discard(Memory::kDevice, missing, deferred.garbage);
-    return false;
-  }
-  state.activations = *std::move(reservation);
-  state.active = true;
-  state.watermark = ledger_->BeginWatermark(Memory::kDevice);
-  state.account.queue = clock_->Now() - state.joined;
-  idle_since_.reset();
-  int riders = 0;
-  for (const RiderState& other : riders_) riders += other.active && other.model == state.model;
-  for (RiderState& other : riders_) {
-    if (other.active && other.model == state.model) {
-      other.account.most_riders = std::max(other.account.most_riders, riders);
-    }
-  }
-  deferred.posts.emplace_back(
-      [admitted = std::move(state.admitted)]() mutable { std::move(admitted)(absl::OkStatus()); });
-  return true;
-}
-
 void ResidencyManager::Acquire(const Rider* rider, ModuleIndex module,
                                absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
   std::optional<absl::StatusOr<Lease>> at_once;
+  Deferred deferred;
   {
     absl::MutexLock lock(&mutex_);
     RiderState& state = StateOf(rider);
@@ -117,7 +31,12 @@ void ResidencyManager::Acquire(const Rider* rider, ModuleIndex module,
     } else if (const auto error = state.load_errors.find(module); error != state.load_errors.end()) {
       at_once.emplace(error->second);
     } else if (copy != nullptr && copy->ready) {
-      at_once.emplace(MakeLease(state, *copy));
+      if (!executor_->HasBefore(TurnOf(state))) {
+        at_once.emplace(MakeLease(state, *copy));
+      } else {
+        state.pending = Acquisition{std::exchange(done, nullptr), clock_->Now()};
+        GrantLocked(state, *copy, deferred);  // After the others.
+      }
     } else {
       state.pending = Acquisition{std::exchange(done, nullptr), clock_->Now()};
     }
@@ -125,12 +44,13 @@ void ResidencyManager::Acquire(const Rider* rider, ModuleIndex module,
   if (at_once) {
     std::move(done)(*std::move(at_once));
   } else {
-    Advance();
+    Advance(std::move(deferred));
   }
 }
 
 Lease ResidencyManager::MakeLease(RiderState& state, Copy& copy) {
   ++copy.pins;
+  state.leased = clock_->Now();
   const CopyForm& form = forms_.form(copy.form);
   const CopyLayout layout = LayoutOf(models_[state.model].weights->module(copy.module), form.dtype);
   std::vector<LeasedTensor> tensors;
@@ -140,15 +60,17 @@ Lease ResidencyManager::MakeLease(RiderState& state, Copy& copy) {
 
 void ResidencyManager::GrantLocked(RiderState& state, Copy& copy, Deferred& deferred) {
   state.account.stall += clock_->Now() - state.pending->since;
-  deferred.posts.emplace_back([done = std::move(state.pending->done), lease = MakeLease(state, copy)]() mutable {
+  Executor::Work grant = [done = std::move(state.pending->done), lease = MakeLease(state, copy)]() mutable {
     std::move(done)(std::move(lease));
-  });
+  };
+  deferred.posts.emplace_back(std::move(grant), TurnOf(state));
   state.pending.reset();
 }
 
 void ResidencyManager::FailLocked(RiderState& state, const absl::Status& status, Deferred& deferred) {
   state.account.stall += clock_->Now() - state.pending->since;
-  deferred.posts.emplace_back([done = std::move(state.pending->done), status]() mutable { std::move(done)(status); });
+  Executor::Work fail = [done = std::move(state.pending->done), status]() mutable { std::move(done)(status); };
+  deferred.posts.emplace_back(std::move(fail), Turn{});
   state.pending.reset();
 }
 
@@ -162,6 +84,11 @@ void ResidencyManager::Release(const Rider* rider, Copy* copy) {
     } else {
       state.ended.Update(operations.status());
     }
+    const absl::Duration now = clock_->Now();
+    const absl::Duration took = now - std::max(state.leased, computed_until_);
+    computed_until_ = now;
+    state.attained += took;
+    state.computing += took;
     --copy->pins;
     copy->fresh = false;
     ++state.next;
@@ -178,8 +105,8 @@ void ResidencyManager::Cancel(const Rider* rider, const absl::Status& why) {
     RiderState& state = StateOf(rider);
     if (!state.ended.ok()) return;
     state.ended = why;
-    if (!state.active) {
-      deferred.posts.emplace_back([admitted = std::move(state.admitted), why]() mutable { std::move(admitted)(why); });
+    if (state.admitted) {
+      RefuseLocked(state, why, deferred);
     }
     if (state.pending) FailLocked(state, why, deferred);
   }
@@ -187,6 +114,7 @@ void ResidencyManager::Cancel(const Rider* rider, const absl::Status& why) {
 }
 
 void ResidencyManager::Leave(const Rider* rider) {
+  Deferred deferred;
   std::list<RiderState> left;  // Its reservation is given back when it is destroyed, before the next is admitted.
   {
     absl::MutexLock lock(&mutex_);
@@ -194,14 +122,26 @@ void ResidencyManager::Leave(const Rider* rider) {
         std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return each.rider == rider; });
     if (state == riders_.end()) return;  // It was refused.
     left.splice(left.begin(), riders_, state);
-    if (left.front().active) {
-      ledger_->EndWatermark(left.front().watermark);
-      ReleaseCopiesOf(left.front());
+    RiderState& gone = left.front();
+    if (gone.active) {
+      ledger_->EndWatermark(gone.watermark);
+      ReleaseCopiesOf(gone);
+      LearnFrom(gone);
+    }
+    for (RiderState& next : riders_) {
+      if (next.after == &gone) BeginLocked(next, deferred);
     }
     if (riders_.empty()) idle_since_ = clock_->Now();
   }
   left.clear();
-  Advance();
+  Advance(std::move(deferred));
+}
+
+void ResidencyManager::LearnFrom(const RiderState& left) {
+  if (left.next < static_cast<ModuleIndex>(left.routes.size())) return;
+  const double bytes = static_cast<double>(std::max<int64_t>(left.options.activation_bytes, 1));
+  models_[left.model].computing_per_byte = absl::ToDoubleSeconds(left.computing) / bytes;
+  usual_ride_ = clock_->Now() - left.begun;
 }
 
 void ResidencyManager::ReleaseCopiesOf(const RiderState& left) {

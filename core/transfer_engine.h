@@ -62,6 +62,8 @@ class TransferEngine {
 
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Host bytes of the slots.
+  int64_t staging_bytes() const { return StagingBytes(static_cast<int>(slots_.size())); }
   // Host bytes that Make reserves for `threads` threads.
   static int64_t StagingBytes(int threads);
 

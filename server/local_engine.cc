@@ -429,7 +429,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   DITSERVE_RETURN_IF_ERROR(
       CatchStatus([&] { activation_bytes = call->model().ActivationBytes(shape, call->arithmetic()); }));
   absl::StatusOr<std::unique_ptr<Rider>> rider =
-      residency_->Join(call->model().id, call->call().profile, activation_bytes, [this, call](absl::Status admitted) {
+      residency_->Join(call->model().id, call->call().profile, {activation_bytes}, [this, call](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
         call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });

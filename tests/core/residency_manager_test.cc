@@ -129,7 +129,7 @@ TEST(ResidencyManagerTest, ValuesPassThroughEveryStationsDtype) {
 TEST(ResidencyManagerTest, RidersOfEqualPrecisionShareCopies) {
   Fixture fixture(2 * kModules);
   absl::Notification begin;
-  Pass first(fixture, Fixture::Resident(), 0, [&](ModuleIndex module, Rider&) {
+  Pass first(fixture, Fixture::Resident(), {}, [&](ModuleIndex module, Rider&) {
     if (module == 0) begin.WaitForNotification();  // Until both have joined.
   });
   Pass second(fixture, Fixture::DiskDynamic(std::nullopt));
@@ -157,7 +157,7 @@ TEST(ResidencyManagerTest, ManyRidersOfManyProfilesFinishInASmallBudget) {
 TEST(ResidencyManagerTest, ActivationsPushCopiesOut) {
   Fixture fixture(kModules);
   EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
-  EXPECT_THAT(Pass(fixture, Fixture::Resident(), 8 * kCopy).Wait(), IsOk());
+  EXPECT_THAT(Pass(fixture, Fixture::Resident(), {8 * kCopy}).Wait(), IsOk());
   EXPECT_LE(fixture.device_weights(), (kModules - 8) * kCopy);
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 0);
   fixture.CheckInvariants();
@@ -165,18 +165,18 @@ TEST(ResidencyManagerTest, ActivationsPushCopiesOut) {
 
 TEST(ResidencyManagerTest, RefusesWhatCanNeverFit) {
   Fixture fixture(4);
-  Pass pass(fixture, Fixture::Disk(), 3 * kCopy + 1);
+  Pass pass(fixture, Fixture::Disk(), {3 * kCopy + 1});
   EXPECT_THAT(pass.Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, "the device budget is 16384 bytes"));
-  EXPECT_THAT(Pass(fixture, Fixture::Disk(), 3 * kCopy).Wait(), IsOk());
+  EXPECT_THAT(Pass(fixture, Fixture::Disk(), {3 * kCopy}).Wait(), IsOk());
 }
 
 TEST(ResidencyManagerTest, AdmitsInOrderOfArrivalWhenActivationsFit) {
   Fixture fixture(4);
   absl::Notification go;
-  Pass first(fixture, Fixture::Disk(), 2 * kCopy, [&](ModuleIndex module, Rider&) {
+  Pass first(fixture, Fixture::Disk(), {2 * kCopy}, [&](ModuleIndex module, Rider&) {
     if (module == 1) go.WaitForNotification();
   });
-  Pass second(fixture, Fixture::Disk(), 2 * kCopy);
+  Pass second(fixture, Fixture::Disk(), {2 * kCopy});
   EXPECT_EQ(fixture.manager->Snapshot().waiting, 1);
   go.Notify();
   EXPECT_THAT(first.Wait(), IsOk());
@@ -189,7 +189,7 @@ TEST(ResidencyManagerTest, RefusesMoreThanMayWait) {
   options.max_waiting = 1;
   Fixture fixture(4, 0, false, options);
   absl::Notification go;
-  Pass first(fixture, Fixture::Disk(), 0, [&](ModuleIndex, Rider&) { go.WaitForNotification(); });
+  Pass first(fixture, Fixture::Disk(), {}, [&](ModuleIndex, Rider&) { go.WaitForNotification(); });
   Pass second(fixture, Fixture::Disk());
   Pass third(fixture, Fixture::Disk());
   EXPECT_THAT(third.Wait(), StatusIs(absl::StatusCode::kResourceExhausted, "1 requests are waiting already"));
@@ -202,7 +202,7 @@ TEST(ResidencyManagerTest, AWaitingRiderCanBeCancelled) {
   options.max_riders = 1;
   Fixture fixture(4, 0, false, options);
   absl::Notification go;
-  Pass first(fixture, Fixture::Disk(), 0, [&](ModuleIndex, Rider&) { go.WaitForNotification(); });
+  Pass first(fixture, Fixture::Disk(), {}, [&](ModuleIndex, Rider&) { go.WaitForNotification(); });
   Pass second(fixture, Fixture::Disk());
   second.Cancel(absl::CancelledError("gone"));
   go.Notify();
@@ -213,7 +213,7 @@ TEST(ResidencyManagerTest, AWaitingRiderCanBeCancelled) {
 TEST(ResidencyManagerTest, CancellingAtAnyModuleReturnsEverything) {
   for (ModuleIndex at = 0; at < kModules; ++at) {
     Fixture fixture(3);
-    Pass pass(fixture, Fixture::Disk(), kCopy, [&](ModuleIndex module, Rider& rider) {
+    Pass pass(fixture, Fixture::Disk(), {kCopy}, [&](ModuleIndex module, Rider& rider) {
       if (module == at) rider.Cancel(absl::CancelledError("enough"));
     });
     EXPECT_THAT(pass.Wait(), StatusIs(absl::StatusCode::kCancelled, "enough"));
@@ -236,7 +236,7 @@ TEST(ResidencyManagerTest, AnyFailedAllocationEndsThePassCleanly) {
 
 TEST(ResidencyManagerTest, AChangedCheckpointEndsThePassWithDataLoss) {
   Fixture fixture(2);
-  Pass pass(fixture, Fixture::Disk(), 0, [&](ModuleIndex module, Rider&) {
+  Pass pass(fixture, Fixture::Disk(), {}, [&](ModuleIndex module, Rider&) {
     if (module == 1) std::filesystem::resize_file(fixture.path, 4096);
   });
   EXPECT_THAT(pass.Wait(), StatusIs(absl::StatusCode::kDataLoss, "model.safetensors"));

@@ -63,11 +63,11 @@ class ResidencyFixture {
   // One pass: acquires each module in turn and checks what it is given. `before` is called before each acquisition.
   class Pass {
    public:
-    Pass(ResidencyFixture& fixture, const Profile& profile, int64_t activation_bytes = 0,
+    Pass(ResidencyFixture& fixture, const Profile& profile, const RideOptions& options = {},
          std::function<void(ModuleIndex, Rider&)> before = nullptr)
         : fixture_(fixture), before_(std::move(before)) {
       absl::StatusOr<std::unique_ptr<Rider>> joined =
-          fixture.manager->Join(fixture.model, profile, activation_bytes, [this](absl::Status admitted) {
+          fixture.manager->Join(fixture.model, profile, options, [this](absl::Status admitted) {
             joined_.WaitForNotification();
             admitted_.Notify();
             if (admitted.ok()) return Next(0);

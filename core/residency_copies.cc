@@ -1,0 +1,203 @@
+// Copies of the ResidencyManager: what they are worth, and who gives way to whom.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "core/residency_manager.h"
+
+namespace ditserve {
+namespace {
+
+// Riders that can live off the same copies stay together: one that is ahead takes no room that one behind could use
+// sooner. But it is not held back by a slower one: only until that one has computed for so many modules more.
+constexpr int kPatienceModules = 8;
+
+bool IsStop(const Route& route, const Copy& copy) {
+  return std::find(route.stops.begin(), route.stops.end(), Stop{copy.tier, copy.form}) != route.stops.end();
+}
+
+}  // namespace
+
+Copy* ResidencyManager::FindComputable(const RiderState& state, ModuleIndex module) const {
+  for (const auto& copy : models_[state.model].copies.Of(module)) {
+    if (Computes(state, *copy)) return copy.get();
+  }
+  return nullptr;
+}
+
+Copy* ResidencyManager::FindSource(const RiderState& state, ModuleIndex module) const {
+  const FormId form = state.routes[module].compute;
+  Copy* best = nullptr;
+  for (const auto& copy : models_[state.model].copies.Of(module)) {
+    if (!Leads(*copy, form)) continue;
+    // A ready copy before one that is on its way, a near one before a far one.
+    if (best == nullptr || std::pair(copy->ready, copy->tier) > std::pair(best->ready, best->tier)) best = copy.get();
+  }
+  return best;
+}
+
+bool ResidencyManager::Leads(const Copy& copy, FormId form) const {
+  const std::vector<Precision>& from = forms_.form(copy.form).precisions;
+  const std::vector<Precision>& to = forms_.form(form).precisions;
+  return std::equal(from.begin(), from.end(), to.begin(), to.end(),
+                    [](const Precision& a, const Precision& b) { return a.IsPrefixOf(b); });
+}
+
+bool ResidencyManager::Computes(const RiderState& state, const Copy& copy) const {
+  return copy.form == state.routes[copy.module].compute &&
+         (copy.tier == Tier::kDevice || device_->computes_in_host_memory());
+}
+
+bool ResidencyManager::Needs(const RiderState& state, ModelId model, const Copy& copy) const {
+  return state.active && state.ended.ok() && state.model == model && state.next <= copy.module && Computes(state, copy);
+}
+
+std::vector<ResidencyManager::RiderState*> ResidencyManager::UsersOf(ModelId model, const Copy& copy) {
+  std::vector<RiderState*> riding, waiting;
+  for (RiderState& state : riders_) {
+    if (Needs(state, model, copy)) (state.after == nullptr ? riding : waiting).push_back(&state);
+  }
+  return riding.empty() ? waiting : riding;
+}
+
+bool ResidencyManager::IsNeeded(ModelId model, const Copy& copy) const {
+  return std::any_of(riders_.begin(), riders_.end(), [&](const RiderState& state) {
+    return Needs(state, model, copy) && (state.after == nullptr || copy.fresh);
+  });
+}
+
+bool ResidencyManager::IsKept(ModelId model, const Copy& copy) const {
+  for (const RiderState& state : riders_) {
+    if (!state.active || state.model != model) continue;
+    const Route& route = state.routes[copy.module];
+    for (size_t i = 0; i < route.stops.size(); ++i) {
+      if (route.stops[i] != Stop{copy.tier, copy.form}) continue;
+      const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
+      if (!limited || DeviceUse() <= *state.vram_limit_bytes) return true;
+    }
+  }
+  return false;
+}
+
+bool ResidencyManager::IsClaimed(ModelId model, const Copy& copy) const {
+  return std::any_of(riders_.begin(), riders_.end(), [&](const RiderState& state) {
+    return state.active && state.model == model && IsStop(state.routes[copy.module], copy);
+  });
+}
+
+int64_t ResidencyManager::Distance(const RiderState& state, ModuleIndex module) const {
+  const auto modules = static_cast<int64_t>(state.routes.size());
+  const int64_t ahead = module - state.next;
+  const int64_t until_begun = state.after != nullptr ? modules - state.after->next : 0;
+  return until_begun + (ahead >= 0 ? ahead : ahead + modules);
+}
+
+int64_t ResidencyManager::NextUse(ModelId model, const Copy& copy) const {
+  const CopyTable& copies = models_[model].copies;
+  int64_t nearest = std::numeric_limits<int64_t>::max();
+  for (const RiderState& state : riders_) {
+    if (!state.active || state.model != model) continue;
+    if (!Computes(state, copy) && !IsStop(state.routes[copy.module], copy)) continue;
+    nearest = std::min(nearest, Distance(state, copy.module));
+  }
+  // Without a rider, the next sweep begins at the first module.
+  if (nearest == std::numeric_limits<int64_t>::max()) nearest = 2 * copies.size() + copy.module;
+  // A copy behind a nearer one of the same module serves nobody while that one stays.
+  const bool shadowed = copy.tier == Tier::kHost &&
+                        std::any_of(copies.Of(copy.module).begin(), copies.Of(copy.module).end(),
+                                    [](const auto& other) { return other->tier == Tier::kDevice && !other->fresh; });
+  return shadowed ? nearest + int64_t{4} * copies.size() : nearest;
+}
+
+int64_t ResidencyManager::DeviceUse() const {
+  const MemoryUsage usage = ledger_->Usage(Memory::kDevice);
+  return usage.weights_bytes + usage.activations_bytes;
+}
+
+int64_t ResidencyManager::CopyBytes(ModelId model, ModuleIndex module, FormId form) const {
+  return LayoutOf(models_[model].weights->module(module), forms_.form(form).dtype).size_bytes;
+}
+
+bool ResidencyManager::IsLed(const RiderState& state, const RiderState& behind, ModuleIndex module) const {
+  if (!behind.active || behind.after != nullptr || !behind.ended.ok() || behind.model != state.model) return false;
+  if (behind.next >= state.next || behind.routes[module].compute != state.routes[module].compute) return false;
+  if (behind.options.priority > state.options.priority) return false;
+  return behind.attained - state.attained <= kPatienceModules * behind.computing / std::max(behind.next, 1);
+}
+
+ResidencyManager::Claim ResidencyManager::ClaimFor(const RiderState& state, ModuleIndex module) const {
+  Claim claim = {&state, module, Distance(state, module)};
+  bool last = true;
+  for (const RiderState& other : riders_) {
+    if (!IsLed(state, other, module)) continue;
+    last = false;
+    claim.next_use = std::max(claim.next_use, Distance(other, module));
+  }
+  // The last of those that wait may take whatever nobody holds: so one of them always goes on.
+  if (last && state.pending && module == state.next) claim.next_use = -1;
+  return claim;
+}
+
+std::optional<Buffer> ResidencyManager::MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim,
+                                                       Deferred& deferred) {
+  if (std::optional<Buffer> spare = spares_.Take(memory, bytes)) return spare;
+  if (std::optional<Reservation> reservation = ledger_->TryReserve(memory, MemoryKind::kWeights, bytes)) {
+    return Buffer(device_, *std::move(reservation));
+  }
+  const MemoryUsage usage = ledger_->Usage(memory);
+  const int64_t missing = bytes - (usage.wanted_bytes - usage.total_bytes());
+  if (!EvictLocked(memory, missing, &claim)) return std::nullopt;
+  if (std::optional<Buffer> spare = spares_.Take(memory, bytes)) return spare;
+  spares_.Discard(memory, missing, deferred.garbage);
+  return std::nullopt;
+}
+
+bool ResidencyManager::EvictLocked(Memory memory, int64_t bytes, const Claim* claim) {
+  struct Victim {
+    int64_t next_use;
+    Model* model;
+    Copy* copy;
+  };
+  std::vector<Victim> victims;
+  int64_t available = spares_.Bytes(memory);
+  for (size_t i = 0; i < models_.size(); ++i) {
+    const auto model = static_cast<ModelId>(i);
+    for (Copy* copy : models_[i].copies.All()) {
+      if (copy->buffer.memory() != memory || !IsEvictable(*copy)) continue;
+      const int64_t distance = NextUse(model, *copy);
+      if (claim != nullptr && distance <= claim->next_use) continue;
+      victims.push_back({distance, &models_[i], copy});
+      available += copy->buffer.size_bytes();
+    }
+  }
+  if (claim != nullptr && available < bytes) return false;
+  std::stable_sort(victims.begin(), victims.end(),
+                   [](const Victim& a, const Victim& b) { return a.next_use > b.next_use; });
+  for (const Victim& victim : victims) {
+    if (spares_.Bytes(memory) >= bytes) break;
+    spares_.Put(victim.model->copies.Remove(*victim.copy));
+    ++evictions_[static_cast<size_t>(memory)];
+  }
+  return available >= bytes;
+}
+
+void ResidencyManager::EnforceLimitLocked(const RiderState& state) {
+  if (!state.vram_limit_bytes || DeviceUse() <= *state.vram_limit_bytes) return;
+  std::vector<std::pair<int64_t, Copy*>> held;
+  for (Copy* copy : models_[state.model].copies.All()) {
+    if (copy->tier == Tier::kDevice && IsEvictable(*copy)) held.emplace_back(-NextUse(state.model, *copy), copy);
+  }
+  std::sort(held.begin(), held.end());
+  for (const auto& [next_use, copy] : held) {
+    if (DeviceUse() <= *state.vram_limit_bytes) return;
+    DropUnlessWantedLocked(state.model, *copy);
+  }
+}
+
+void ResidencyManager::DropUnlessWantedLocked(ModelId model, Copy& copy) {
+  if (!IsEvictable(copy) || copy.rests || IsNeeded(model, copy) || IsKept(model, copy)) return;
+  if (copy.idle_since && !IsClaimed(model, copy)) return;  // Until ReleaseIdle.
+  spares_.Put(models_[model].copies.Remove(copy));
+}
+
+}  // namespace ditserve

@@ -1,0 +1,237 @@
+// How riders of a ResidencyManager share sweeps, and what changes of the budgets do to them.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <vector>
+
+#include "tests/testing/residency_fixture.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve {
+namespace {
+
+using Fixture = ResidencyFixture;
+using Pass = ResidencyFixture::Pass;
+constexpr int kModules = Fixture::kModules;
+constexpr int64_t kCopy = Fixture::kCopyBytes;
+constexpr int64_t kModel = kModules * kCopy;
+
+RideOptions With(JoinPolicy join) { return {0, Priority::kInteractive, join}; }
+
+// A pass that stops before `module` until it is told to go on.
+class HeldPass {
+ public:
+  HeldPass(Fixture& fixture, const Profile& profile, ModuleIndex module, const RideOptions& options = {})
+      : pass_(fixture, profile, options, [this, module](ModuleIndex at, Rider&) {
+          if (at != module) return;
+          held_.Notify();
+          go_.WaitForNotification();
+        }) {}
+  void AwaitHeld() { held_.WaitForNotification(); }
+  void Go() { go_.Notify(); }
+  absl::Status Wait() { return pass_.Wait(); }
+  Pass& pass() { return pass_; }
+
+ private:
+  absl::Notification held_, go_;
+  Pass pass_;
+};
+
+TEST(ResidencySharingTest, RidersThatStartTogetherMoveTheModelOnce) {
+  for (const int riders : {2, 8, 32}) {
+    ResidencyManager::Options options;
+    options.max_riders = riders;
+    Fixture fixture(3, 0, false, options);
+    HeldPass first(fixture, Fixture::Disk(), 0);
+    std::vector<std::unique_ptr<Pass>> others;
+    for (int i = 1; i < riders; ++i) others.push_back(std::make_unique<Pass>(fixture, Fixture::Disk()));
+    first.Go();
+    EXPECT_THAT(first.Wait(), IsOk());
+    for (const auto& other : others) EXPECT_THAT(other->Wait(), IsOk());
+    EXPECT_EQ(fixture.manager->Snapshot().transfers[0].bytes, kModel) << riders << " riders";
+    fixture.CheckInvariants();
+  }
+}
+
+TEST(ResidencySharingTest, ALateRiderMovesWhatItMissedAndSharesTheRest) {
+  Fixture fixture(4);
+  HeldPass first(fixture, Fixture::Disk(), 4);
+  first.AwaitHeld();
+  Pass second(fixture, Fixture::Disk(), With(JoinPolicy::kImmediate));
+  first.Go();
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_THAT(second.Wait(), IsOk());
+  // What the first had passed, and what it may have taken room for while it was ahead.
+  EXPECT_LE(fixture.manager->Snapshot().transfers[0].bytes, kModel + 6 * kCopy);
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencySharingTest, ARiderThatWaitsBeginsWithTheNextSweepAndIsNotCountedInThisOne) {
+  Fixture fixture(4);
+  HeldPass first(fixture, Fixture::Disk(), 6);
+  first.AwaitHeld();
+  Pass second(fixture, Fixture::Disk(), With(JoinPolicy::kWait));
+  EXPECT_FALSE(second.admitted());
+  const ResidencySnapshot snapshot = fixture.manager->Snapshot();
+  ASSERT_EQ(snapshot.riders.size(), 2u);
+  EXPECT_TRUE(snapshot.riders[1].waiting);
+  first.Go();
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_THAT(second.Wait(), IsOk());
+  EXPECT_EQ(first.pass().account().most_riders, 1);
+  EXPECT_TRUE(second.account().waited_for_sweep);
+  EXPECT_TRUE(second.account().join.has_value());
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencySharingTest, TheFirstModulesOfTheNextSweepAreReadDuringThisOne) {
+  Fixture fixture(6);
+  HeldPass first(fixture, Fixture::Disk(), kModules - 1);
+  first.AwaitHeld();
+  Pass second(fixture, Fixture::Disk(), With(JoinPolicy::kWait));
+  while (fixture.manager->Loading()) {
+  }
+  EXPECT_EQ(fixture.manager->ModuleTiers(fixture.model)[0][0], Tier::kDevice);
+  first.Go();
+  EXPECT_THAT(second.Wait(), IsOk());
+  EXPECT_EQ(fixture.manager->Snapshot().transfers[0].bytes, 2 * kModel);
+}
+
+TEST(ResidencySharingTest, ByDefaultARiderWaitsForASweepThatIsNearlyOver) {
+  Fixture fixture(3);
+  HeldPass first(fixture, Fixture::Disk(), kModules - 2);
+  first.AwaitHeld();
+  Pass second(fixture, Fixture::Disk());
+  EXPECT_TRUE(fixture.manager->Snapshot().riders.at(1).waiting);
+  first.Go();
+  EXPECT_THAT(second.Wait(), IsOk());
+}
+
+TEST(ResidencySharingTest, NobodyWaitsWhereNothingIsMoved) {
+  Fixture fixture(kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  HeldPass first(fixture, Fixture::Resident(), kModules - 2);
+  first.AwaitHeld();
+  Pass second(fixture, Fixture::Resident());
+  EXPECT_FALSE(fixture.manager->Snapshot().riders.at(1).waiting);
+  first.Go();
+  EXPECT_THAT(second.Wait(), IsOk());
+}
+
+TEST(ResidencySharingTest, ARiderThatWaitsForASweepCanBeCancelled) {
+  Fixture fixture(3);
+  HeldPass first(fixture, Fixture::Disk(), 6, {kCopy});
+  first.AwaitHeld();
+  Pass second(fixture, Fixture::Disk(), {kCopy, Priority::kInteractive, JoinPolicy::kWait});
+  second.Cancel(absl::CancelledError("gone"));
+  first.Go();
+  EXPECT_THAT(second.Wait(), StatusIs(absl::StatusCode::kCancelled, "gone"));
+  EXPECT_THAT(first.Wait(), IsOk());
+  fixture.ReleaseIdle();
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
+}
+
+TEST(ResidencySharingTest, ACancelledSweepLetsThoseWhoWaitBegin) {
+  Fixture fixture(3);
+  HeldPass first(fixture, Fixture::Disk(), 6);
+  first.AwaitHeld();
+  Pass second(fixture, Fixture::Disk(), With(JoinPolicy::kWait));
+  first.pass().Cancel(absl::CancelledError("gone"));
+  first.Go();
+  EXPECT_THAT(second.Wait(), IsOk());
+}
+
+TEST(ResidencySharingTest, InteractiveRequestsAreAdmittedBeforeBatchOnes) {
+  ResidencyManager::Options options;
+  options.max_riders = 1;
+  Fixture fixture(4, 0, false, options);
+  HeldPass first(fixture, Fixture::Disk(), 0);
+  first.AwaitHeld();
+  std::vector<char> order;
+  const auto note = [&order](char who) {
+    return [&order, who](ModuleIndex module, Rider&) {
+      if (module == 0) order.push_back(who);
+    };
+  };
+  Pass batch(fixture, Fixture::Disk(), {0, Priority::kBatch}, note('b'));
+  Pass interactive(fixture, Fixture::Disk(), {0, Priority::kInteractive}, note('i'));
+  first.Go();
+  EXPECT_THAT(batch.Wait(), IsOk());
+  EXPECT_THAT(interactive.Wait(), IsOk());
+  EXPECT_EQ(order, (std::vector<char>{'i', 'b'}));
+}
+
+TEST(ResidencySharingTest, AFullQueueTellsWhenToTryAgain) {
+  ResidencyManager::Options options;
+  options.max_riders = 1;
+  options.max_waiting = 0;
+  Fixture fixture(4, 0, false, options);
+  absl::StatusOr<std::unique_ptr<Rider>> refused =
+      fixture.manager->Join(fixture.model, Fixture::Disk(), {}, [](absl::Status) {});
+  EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
+  EXPECT_EQ(refused.status().GetPayload(kRetryAfterPayload), absl::Cord("1000"));
+}
+
+TEST(ResidencyBudgetTest, ShrinkingEvictsAtOnceAndGrowingLetsCopiesComeBack) {
+  Fixture fixture(kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_EQ(fixture.device_weights(), kModel);
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, 4 * kCopy), IsOk());
+  EXPECT_EQ(fixture.device_weights(), 4 * kCopy);
+  EXPECT_EQ(fixture.device.allocated_bytes(Memory::kDevice), 4 * kCopy);
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).budget_bytes, 4 * kCopy);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_LE(fixture.device_weights(), 4 * kCopy);
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, kModel), IsOk());
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_EQ(fixture.device_weights(), kModel);
+}
+
+TEST(ResidencyBudgetTest, RunningRequestsKeepWhatTheyNeedUntilTheyEnd) {
+  Fixture fixture(kModules);
+  HeldPass pass(fixture, Fixture::Resident(), 5, {3 * kCopy});
+  pass.AwaitHeld();
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, kCopy), IsOk());
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).wanted_bytes, 4 * kCopy) << "activations and a window";
+  EXPECT_EQ(fixture.manager->Snapshot().device.wanted_bytes, kCopy);
+  pass.Go();
+  EXPECT_THAT(pass.Wait(), IsOk());
+  fixture.Settle();
+  EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), kCopy);
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).budget_bytes, kCopy);
+}
+
+TEST(ResidencyBudgetTest, ARequestThatNoLongerFitsIsToldWhileItWaits) {
+  ResidencyManager::Options options;
+  options.max_riders = 1;
+  Fixture fixture(6, 0, false, options);
+  HeldPass first(fixture, Fixture::Disk(), 2);
+  first.AwaitHeld();
+  Pass second(fixture, Fixture::Disk(), {4 * kCopy});
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, 3 * kCopy), IsOk());
+  first.Go();
+  EXPECT_THAT(second.Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, "the device budget is 12288 bytes"));
+  EXPECT_THAT(first.Wait(), IsOk());
+}
+
+TEST(ResidencyBudgetTest, TheTransferSlotsAlwaysStay) {
+  Fixture fixture(4);
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kHost, 1000),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "a budget of 1000 bytes"));
+}
+
+TEST(ResidencyBudgetTest, AnyBudgetAtAnyModuleGivesTheSameValues) {
+  for (ModuleIndex at = 0; at < kModules; ++at) {
+    Fixture fixture(kModules, 4);
+    int64_t copies = 1;
+    Pass pass(fixture, Fixture::DiskDynamic(std::nullopt), {}, [&](ModuleIndex module, Rider&) {
+      if (module < at) return;
+      EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, copies * kCopy), IsOk());
+      copies = copies % kModules + 3;
+    });
+    EXPECT_THAT(pass.Wait(), IsOk());  // Every Pass compares the values it is given.
+  }
+}
+
+}  // namespace
+}  // namespace ditserve
