@@ -12,6 +12,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "core/join_policy.h"
+#include "core/ledger.h"
+#include "core/priority.h"
 #include "core/profile.h"
 #include "core/residency_snapshot.h"
 #include "models/qwen_image_dit.h"
@@ -26,6 +29,8 @@ struct ForwardCall {
   // Whatever owns the memory that `inputs` views; kept until the call is done.
   std::shared_ptr<const void> inputs_owner;
   absl::Time deadline = absl::InfiniteFuture();
+  Priority priority = Priority::kInteractive;
+  JoinPolicy join = JoinPolicy::kAuto;
 };
 
 // How far a call has come.
@@ -88,6 +93,9 @@ class Engine {
 
   // Bytes in use, by memory, kind and tier, and the requests that use them: one consistent moment.
   virtual ResidencySnapshot Residency() const = 0;
+
+  // Changes a budget while serving. Errors: as ResidencyManager::SetBudget.
+  virtual absl::Status SetBudget(Memory memory, int64_t bytes) = 0;
 
   // Begins a call. `progress` (may be null) is called after admission and after modules; `done` exactly once, also
   // if Submit's work fails at once: on any thread, possibly before Submit returns.

@@ -21,6 +21,7 @@
 #include "core/ledger.h"
 #include "core/status_macros.h"
 #include "core/transfer_engine.h"
+#include "models/activation_memory.h"
 #include "models/errors.h"
 #include "models/weights.h"
 
@@ -120,6 +121,9 @@ class Call final : public ForwardHandle, public LeaseSource {
   absl::Duration deadline() const { return deadline_; }
   at::ScalarType arithmetic() const { return arithmetic_; }
 
+  // What the pass may take for activations. Called once, before Ride.
+  void SetActivationBytes(int64_t bytes) { activations_ = std::make_shared<ActivationMemory>(bytes); }
+
   // Called once, by Submit. A cancellation that came earlier takes effect now.
   void Ride(std::unique_ptr<Rider> rider) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
@@ -166,6 +170,7 @@ class Call final : public ForwardHandle, public LeaseSource {
     std::optional<ForwardResult> result;
     if (status.ok()) status = CatchStatus([&] { result = Result(); });
     pass_.reset();
+    if (activations_ != nullptr) activations_->Close();
     {
       absl::MutexLock lock(&mutex_);
       rider_.reset();
@@ -183,6 +188,7 @@ class Call final : public ForwardHandle, public LeaseSource {
   template <typename Piece>
   void Resume(Piece piece) {
     const c10::InferenceMode no_autograd;
+    const ActivationMemory::Scope scope(activations_);
     computing_ = true;
     const absl::Duration begun = clock_.Now();
     piece();
@@ -236,6 +242,7 @@ class Call final : public ForwardHandle, public LeaseSource {
   Engine::ProgressCallback progress_;
   Engine::DoneCallback done_;
   absl::AnyInvocable<void(absl::Status) &&> ended_;
+  std::shared_ptr<ActivationMemory> activations_;  // Host memory; a CUDA device has its own.
   std::optional<Task<at::Tensor>> pass_;
   bool computing_ = false;
   absl::Duration compute_;
@@ -300,6 +307,8 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   ResidencySnapshot Residency() const override { return residency_->Snapshot(); }
+
+  absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
 
   std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override;
 
@@ -428,8 +437,10 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   int64_t activation_bytes = 0;
   DITSERVE_RETURN_IF_ERROR(
       CatchStatus([&] { activation_bytes = call->model().ActivationBytes(shape, call->arithmetic()); }));
-  absl::StatusOr<std::unique_ptr<Rider>> rider =
-      residency_->Join(call->model().id, call->call().profile, {activation_bytes}, [this, call](absl::Status admitted) {
+  call->SetActivationBytes(activation_bytes);
+  absl::StatusOr<std::unique_ptr<Rider>> rider = residency_->Join(
+      call->model().id, call->call().profile, {activation_bytes, call->call().priority, call->call().join},
+      [this, call](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
         call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });

@@ -6,15 +6,13 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
-#include <c10/core/CPUAllocator.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
 #include <tuple>
 
+#include "models/activation_memory.h"
 #include "models/errors.h"
 #include "tests/testing/fake_lease_source.h"
 #include "tests/testing/status_matchers.h"
@@ -183,39 +181,6 @@ TEST(QwenImageDiTTest, UnpatchifyUndoesThePacking) {
   EXPECT_TRUE(at::equal(Unpatchify(patches, config, 32, 48), latents));
 }
 
-// Counts what LibTorch allocates on the CPU.
-class CountingAllocator final : public c10::Allocator {
- public:
-  c10::DataPtr allocate(size_t bytes) override {
-    // The size stands before the data, where the deleter, which is given the data alone, finds it.
-    auto* const block =
-        static_cast<std::byte*>(std::aligned_alloc(kHeader, (bytes + 2 * kHeader - 1) / kHeader * kHeader));
-    *reinterpret_cast<size_t*>(block) = bytes;
-    const int64_t live = live_ += static_cast<int64_t>(bytes);
-    int64_t peak = peak_;
-    while (peak < live && !peak_.compare_exchange_weak(peak, live)) {
-    }
-    return {block + kHeader, block + kHeader, &Free, c10::Device(c10::kCPU)};
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return &Free; }
-  void copy_data(void* target, const void* source, size_t bytes) const override {
-    default_copy_data(target, source, bytes);
-  }
-  static void Reset() { peak_ = live_.load(); }
-  static int64_t PeakSince(int64_t before) { return peak_ - before; }
-  static int64_t live() { return live_; }
-
- private:
-  static constexpr size_t kHeader = 64;
-  static void Free(void* data) {
-    auto* const block = static_cast<std::byte*>(data) - kHeader;
-    live_ -= static_cast<int64_t>(*reinterpret_cast<size_t*>(block));
-    std::free(block);
-  }
-  static inline std::atomic<int64_t> live_ = 0;
-  static inline std::atomic<int64_t> peak_ = 0;
-};
-
 TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
   QwenImageDiTConfig config = TinyConfig();
   config.num_attention_heads = 8;
@@ -223,23 +188,19 @@ TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
   config.axes_dims_rope = {16, 24, 24};
   config.num_layers = 3;
   const QwenImageDiT model(config);
-  static CountingAllocator counting;
-  c10::SetCPUAllocator(&counting, /*priority=*/1);
   for (const auto& [height, width, batch, tokens] :
        {std::tuple(512, 512, 1, 5), std::tuple(256, 768, 2, 77), std::tuple(64, 64, 3, 512)}) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       const ForwardInputs inputs = MakeInputs(config, batch, height, width, tokens);
       const int64_t predicted = model.ActivationPeakBytes(ShapeOf(inputs), ScalarTypeOf(dtype));
-      const int64_t before = CountingAllocator::live();
-      CountingAllocator::Reset();
-      RunPass(model, inputs, dtype);
-      const int64_t taken = CountingAllocator::PeakSince(before);
-      EXPECT_LE(taken, predicted) << height << "x" << width << " " << Name(dtype);
+      const auto memory = std::make_shared<ActivationMemory>(predicted);
+      const ActivationMemory::Scope scope(memory);
+      EXPECT_NO_THROW(RunPass(model, inputs, dtype)) << height << "x" << width << " " << Name(dtype);
+      const int64_t taken = memory->peak_bytes();
       constexpr int64_t kKernels = 8 << 20;
       EXPECT_GE(taken, (predicted - kKernels) * 9 / 10) << height << "x" << width << " " << Name(dtype);
     }
   }
-  c10::SetCPUAllocator(c10::GetDefaultCPUAllocator(), /*priority=*/2);
 }
 
 }  // namespace

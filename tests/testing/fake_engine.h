@@ -90,6 +90,10 @@ class FakeEngine final : public Engine {
   }
   absl::StatusOr<std::vector<std::vector<Tier>>> ModuleTiers(const std::string&) const override { return tiers_; }
   ResidencySnapshot Residency() const override { return residency_; }
+  absl::Status SetBudget(Memory memory, int64_t bytes) override {
+    (memory == Memory::kDevice ? residency_.device : residency_.host).wanted_bytes = bytes;
+    return absl::OkStatus();
+  }
 
   std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override
       ABSL_LOCKS_EXCLUDED(mutex_) {
