@@ -13,12 +13,15 @@ list(APPEND _roots ${PROJECT_SOURCE_DIR}/third_party/libtorch/torch)
 find_path(LIBTORCH_INCLUDE_DIR ATen/ATen.h PATHS ${_roots} PATH_SUFFIXES include NO_DEFAULT_PATH)
 find_library(LIBTORCH_CPU_LIBRARY torch_cpu PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 find_library(LIBTORCH_C10_LIBRARY c10 PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
+# The OpenMP runtime that LibTorch computes with: one process should have one team of threads.
+find_library(LIBTORCH_OPENMP_LIBRARY NAMES libgomp.so.1 PATHS ${_roots} PATH_SUFFIXES lib)
 find_library(LIBTORCH_CUDA_LIBRARY torch_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 find_library(LIBTORCH_C10_CUDA_LIBRARY c10_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(
-  LibTorch REQUIRED_VARS LIBTORCH_CPU_LIBRARY LIBTORCH_C10_LIBRARY LIBTORCH_INCLUDE_DIR
+  LibTorch REQUIRED_VARS LIBTORCH_CPU_LIBRARY LIBTORCH_C10_LIBRARY LIBTORCH_OPENMP_LIBRARY
+                         LIBTORCH_INCLUDE_DIR
   REASON_FAILURE_MESSAGE "set LIBTORCH to a LibTorch 2.13 folder, for example what scripts/fetch-libtorch prints")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
@@ -27,7 +30,10 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   target_compile_options(LibTorch::CPU INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter ${LIBTORCH_INCLUDE_DIR}>")
   # libtorch_cpu needs the two CUDA runtime libraries only when it runs; they lie where its own run path looks.
   target_link_options(LibTorch::CPU INTERFACE -Wl,--allow-shlib-undefined)
-  target_link_libraries(LibTorch::CPU INTERFACE ${LIBTORCH_CPU_LIBRARY} ${LIBTORCH_C10_LIBRARY})
+  target_link_libraries(LibTorch::CPU INTERFACE ${LIBTORCH_CPU_LIBRARY} ${LIBTORCH_C10_LIBRARY}
+                                                -l:libgomp.so.1)
+  get_filename_component(_openmp_directory ${LIBTORCH_OPENMP_LIBRARY} DIRECTORY)
+  target_link_directories(LibTorch::CPU INTERFACE ${_openmp_directory})
   if(LIBTORCH_CUDA_LIBRARY AND LIBTORCH_C10_CUDA_LIBRARY)
     add_library(LibTorch::CUDA INTERFACE IMPORTED)
     target_link_libraries(LibTorch::CUDA INTERFACE ${LIBTORCH_CUDA_LIBRARY} ${LIBTORCH_C10_CUDA_LIBRARY} LibTorch::CPU)

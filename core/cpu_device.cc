@@ -36,6 +36,10 @@ class CpuDevice final : public Device {
     return computation == DType::kBFloat16 && native_bfloat16_ ? DType::kBFloat16 : DType::kFloat32;
   }
 
+  DType OperandDType(DType arithmetic, DType values) const override {
+    return arithmetic == DType::kFloat32 ? values : arithmetic;
+  }
+
   absl::StatusOr<std::byte*> Allocate(Memory, int64_t bytes) override {
     // Aligned to huge pages: writing a buffer for the first time then faults once in 2 MiB, not once in 4 KiB.
     const int64_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : kPageBytes;

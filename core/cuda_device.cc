@@ -44,6 +44,7 @@ class CudaDevice final : public Device {
   const std::string& name() const override { return name_; }
   bool computes_in_host_memory() const override { return false; }
   DType ArithmeticDType(DType computation) const override { return computation; }
+  DType OperandDType(DType arithmetic, DType) const override { return arithmetic; }
 
   absl::StatusOr<std::byte*> Allocate(Memory memory, int64_t bytes) override {
     DITSERVE_RETURN_IF_ERROR(Enter());

@@ -47,6 +47,10 @@ class Device {
   // where the device is slow in it.
   virtual DType ArithmeticDType(DType computation) const = 0;
 
+  // The dtype of weights that operations in `arithmetic` read, if all their values are values of `values`: `values`
+  // where operations convert on the way, else `arithmetic`.
+  virtual DType OperandDType(DType arithmetic, DType values) const = 0;
+
   // Memory for weights or staging, aligned to 4096; host memory is pinned where copies want it.
   // Errors: ResourceExhausted.
   virtual absl::StatusOr<std::byte*> Allocate(Memory memory, int64_t bytes) = 0;

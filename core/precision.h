@@ -16,6 +16,9 @@ class Precision {
   // The values as stored in `stored`.
   explicit Precision(DType stored) : values_in_(stored) {}
 
+  // A dtype of which every value is a value.
+  DType values_in() const { return values_in_; }
+
   // The values after a conversion to `dtype`.
   Precision Through(DType dtype) const;
 
@@ -32,7 +35,7 @@ class Precision {
 
  private:
   std::vector<DType> roundings_;
-  DType values_in_;  // Every value is a value of this dtype.
+  DType values_in_;
 };
 
 }  // namespace ditserve

@@ -10,7 +10,7 @@ namespace {
 class RouteMaker {
  public:
   RouteMaker(const ModelWeights::Module& module, const Station& computation, const Device& device, FormTable& forms)
-      : computation_(computation), arithmetic_(device.ArithmeticDType(computation.dtype)), forms_(forms) {
+      : computation_(computation), device_(device), forms_(forms) {
     for (const StoredTensor* stored : module.stored) precisions_.emplace_back(stored->dtype);
   }
 
@@ -18,9 +18,7 @@ class RouteMaker {
   int Pass(const Station& station) {
     if (station.tier == Tier::kDisk) return -1;
     for (Precision& precision : precisions_) precision = precision.Through(station.dtype);
-    // On the device, what is in computation's dtype is held as operations read it.
-    const bool computes = station == computation_;
-    const Stop stop = {station.tier, forms_.Intern({precisions_, computes ? arithmetic_ : station.dtype})};
+    const Stop stop = {station.tier, forms_.Intern({precisions_, HeldDType(station)})};
     if (route_.stops.empty() || route_.stops.back() != stop) route_.stops.push_back(stop);
     return static_cast<int>(route_.stops.size()) - 1;
   }
@@ -32,13 +30,29 @@ class RouteMaker {
 
   Route Compute() {
     for (Precision& precision : precisions_) precision = precision.Through(computation_.dtype);
-    route_.compute = forms_.Intern({precisions_, arithmetic_});
+    route_.compute = forms_.Intern({precisions_, OperandDType()});
     return std::move(route_);
   }
 
  private:
+  // A dtype of which every value of the module now is a value.
+  DType Values() const {
+    const DType first = precisions_.front().values_in();
+    const bool equal = std::all_of(precisions_.begin(), precisions_.end(),
+                                   [&](const Precision& precision) { return precision.values_in() == first; });
+    return equal ? first : DType::kFloat32;
+  }
+  // What operations read.
+  DType OperandDType() const { return device_.OperandDType(device_.ArithmeticDType(computation_.dtype), Values()); }
+  // How a copy is held at a station: as operations read it, where that is where they are or takes no more memory.
+  DType HeldDType(const Station& station) const {
+    const DType operand = OperandDType();
+    const bool as_good = IsLossless(Values(), operand) && SizeOf(operand) <= SizeOf(station.dtype);
+    return station == computation_ || as_good ? operand : station.dtype;
+  }
+
   const Station computation_;
-  const DType arithmetic_;
+  const Device& device_;
   FormTable& forms_;
   std::vector<Precision> precisions_;
   Route route_;

@@ -1,17 +1,19 @@
 #include "models/ops.h"
 
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
 #include <ATen/ops/view_as_complex.h>
 
 #include <algorithm>
+
+#include "models/matmul.h"
 
 namespace ditserve {
 namespace {
@@ -27,19 +29,33 @@ void ForRows(int64_t rows, Step step) {
   for (int64_t begin = 0; begin < rows; begin += kRows) step(begin, std::min(kRows, rows - begin));
 }
 
+FloatRows RowsOf(const at::Tensor& x) { return {x.data_ptr<float>(), x.stride(0), x.size(0)}; }
+
+LinearParameters ParametersOf(const Weights& linear) {
+  const at::Tensor& weight = linear.weight();
+  return {static_cast<const std::byte*>(weight.const_data_ptr()),
+          static_cast<const std::byte*>(linear.bias().const_data_ptr()), DTypeOf(weight.scalar_type()), weight.size(0),
+          weight.size(1)};
+}
+
 }  // namespace
 
 Batch Linear(const Batch& x, const Weights& linear) {
   Batch out;
-  for (const at::Tensor& item : x) out.push_back(at::linear(item, linear.weight(), linear.bias()));
+  for (const at::Tensor& item : x) out.push_back(at::empty({item.size(0), linear.weight().size(0)}, item.options()));
+  LinearInto(x, linear, out);
   return out;
 }
 
 void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
-  const at::Tensor transposed = linear.weight().t();
+  const at::Tensor& weight = linear.weight();
   for (size_t i = 0; i < x.size(); ++i) {
     at::Tensor target = out[i];
-    at::addmm_out(target, linear.bias(), x[i], transposed);
+    if (x[i].is_cpu() && x[i].scalar_type() == at::kFloat) {
+      MultiplyFloat32(RowsOf(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
+    } else {
+      at::addmm_out(target, linear.bias(), x[i], weight.t());
+    }
   }
 }
 
@@ -55,7 +71,7 @@ void RmsNormInPlace(const Batch& x, const Weights& norm) {
     const at::Tensor groups = item.view({item.size(0), -1, channels});
     const at::Tensor length = at::linalg_vector_norm(groups, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
     const at::Tensor inverse = length.square_().div_(static_cast<double>(channels)).add_(kEpsilon).rsqrt_();
-    groups.mul_(inverse).mul_(norm.weight());
+    groups.mul_(inverse).mul_(norm.weight().to(item.scalar_type()));
   }
 }
 

@@ -40,10 +40,6 @@ at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {
       .reshape({rows * columns, channels * patch * patch});
 }
 
-DType DTypeOf(at::ScalarType type) {
-  return type == at::kBFloat16 ? DType::kBFloat16 : type == at::kHalf ? DType::kFloat16 : DType::kFloat32;
-}
-
 }  // namespace
 
 // What one image and its prompt bring into the model.

@@ -20,6 +20,19 @@ at::ScalarType ScalarTypeOf(DType dtype) {
   }
 }
 
+DType DTypeOf(at::ScalarType type) {
+  switch (type) {
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kFloat16;
+    case at::kFloat8_e4m3fn:
+      return DType::kFloat8E4M3;
+    default:
+      return DType::kFloat32;
+  }
+}
+
 Weights::Weights(Lease lease, const ModuleSpec& module, at::Device device) : lease_(std::move(lease)) {
   for (size_t i = 0; i < module.parameters.size(); ++i) {
     const LeasedTensor& leased = lease_.tensors()[i];

@@ -15,8 +15,9 @@
 
 namespace ditserve {
 
-// LibTorch's name of a weight dtype.
+// LibTorch's name of a weight dtype, and ours.
 at::ScalarType ScalarTypeOf(DType dtype);
+DType DTypeOf(at::ScalarType type);
 
 // A leased module's parameters as tensors. They are valid as long as this lives.
 class Weights {

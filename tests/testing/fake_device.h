@@ -26,6 +26,7 @@ class FakeDevice final : public Device {
   const std::string& name() const override { return name_; }
   bool computes_in_host_memory() const override { return in_host_memory_; }
   DType ArithmeticDType(DType computation) const override { return computation; }
+  DType OperandDType(DType arithmetic, DType) const override { return arithmetic; }
 
   absl::StatusOr<std::byte*> Allocate(Memory memory, int64_t bytes) override {
     if (fail_in_ > 0 && --fail_in_ == 0) return absl::ResourceExhaustedError("the fake device has no memory left");

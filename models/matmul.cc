@@ -1,0 +1,176 @@
+#include "models/matmul.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "models/matmul_kernels.h"
+
+namespace ditserve {
+namespace {
+
+// A block of the weight, rearranged, stays in the second-level cache while all rows of x pass by; so do the rows of a
+// tile while they meet all its columns.
+constexpr int64_t kDepth = 256;
+constexpr int64_t kColumns = 512;
+constexpr int64_t kMaxTileRows = 16;
+constexpr int64_t kMaxTileColumns = 32;
+
+struct Scratch {
+  alignas(64) std::array<float, kDepth * kColumns + kPackSlack> weights;
+  alignas(64) std::array<float, kDepth * kMaxTileRows + kPackSlack> rows;
+  alignas(64) std::array<float, kColumns> start;
+  alignas(64) std::array<float, kMaxTileRows * kMaxTileColumns> tile;
+};
+static_assert(sizeof(Scratch) <= kMatmulScratchBytes);
+
+Scratch& ThreadScratch() {
+  thread_local const std::unique_ptr<Scratch> scratch(new Scratch);  // Uninitialized: pages count when they are used.
+  return *scratch;
+}
+
+const MatmulKernels& KernelsOf(MatmulIsa isa, DType dtype) {
+#if defined(__x86_64__)
+  if (isa == MatmulIsa::kAvx512) return Avx512MatmulKernels(dtype);
+  if (isa == MatmulIsa::kAvx2) return Avx2MatmulKernels(dtype);
+#endif
+  static_cast<void>(isa);
+  return PortableMatmulKernels(dtype);
+}
+
+// A part of the product: rows [row, row_end) and columns [column, column_end) of y.
+struct Part {
+  int64_t row, row_end, column, column_end;
+};
+
+class Product {
+ public:
+  Product(const MatmulKernels& kernels, const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride)
+      : kernels_(kernels), x_(x), linear_(linear), y_(y), y_stride_(y_stride) {}
+
+  void Compute(const Part& part) const {
+    if (x_.rows < kFewRows) return ComputeFew(part);
+    Scratch& scratch = ThreadScratch();
+    for (int64_t column = part.column; column < part.column_end; column += kColumns) {
+      const int64_t columns = std::min(kColumns, part.column_end - column);
+      for (int64_t k = 0; k < linear_.in; k += kDepth) {
+        const int64_t depth = std::min(kDepth, linear_.in - k);
+        if (k == 0) Start(column, columns, scratch);
+        for (int64_t row = part.row; row < part.row_end; row += kernels_.tile_rows) {
+          const int64_t rows = std::min<int64_t>(kernels_.tile_rows, part.row_end - row);
+          kernels_.pack_rows(x_.data + row * x_.stride + k, x_.stride, rows, depth, scratch.rows.data());
+          if (row == part.row) PackWeights(column, columns, k, depth, scratch);
+          MultiplyRows(row, rows, column, columns, depth, k == 0, scratch);
+        }
+      }
+    }
+  }
+
+ private:
+  const std::byte* WeightAt(int64_t column, int64_t k) const {
+    return linear_.weight + (column * linear_.in + k) * SizeOf(linear_.dtype);
+  }
+  const std::byte* BiasAt(int64_t column) const {
+    return linear_.bias != nullptr ? linear_.bias + column * SizeOf(linear_.dtype) : nullptr;
+  }
+
+  void PackWeights(int64_t column, int64_t columns, int64_t k, int64_t depth, Scratch& scratch) const {
+    for (int64_t c = 0; c < columns; c += kernels_.tile_columns) {
+      kernels_.pack_weights(WeightAt(column + c, k), linear_.in, std::min<int64_t>(kernels_.tile_columns, columns - c),
+                            depth, scratch.weights.data() + c * depth);
+    }
+  }
+
+  // What the sums of these columns begin with.
+  void Start(int64_t column, int64_t columns, Scratch& scratch) const {
+    scratch.start.fill(0);
+    if (linear_.bias != nullptr) kernels_.decode(BiasAt(column), columns, scratch.start.data());
+  }
+
+  void MultiplyRows(int64_t row, int64_t rows, int64_t column, int64_t columns, int64_t depth, bool first,
+                    Scratch& scratch) const {
+    const int64_t width = kernels_.tile_columns;
+    for (int64_t c = 0; c < columns; c += width) {
+      const float* const panel = scratch.weights.data() + c * depth;
+      const float* const start = first ? scratch.start.data() + c : nullptr;
+      float* const y = y_ + row * y_stride_ + column + c;
+      const int64_t present = std::min(width, columns - c);
+      if (present == width) {
+        kernels_.multiply_tile(scratch.rows.data(), panel, rows, depth, start, y, y_stride_);
+        continue;
+      }
+      // The last columns do not fill a tile: they are computed beside y.
+      float* const tile = scratch.tile.data();
+      for (int64_t r = 0; r < rows; ++r) std::copy_n(y + r * y_stride_, present, tile + r * width);
+      kernels_.multiply_tile(scratch.rows.data(), panel, rows, depth, start, tile, width);
+      for (int64_t r = 0; r < rows; ++r) std::copy_n(tile + r * width, present, y + r * y_stride_);
+    }
+  }
+
+  void ComputeFew(const Part& part) const {
+    kernels_.multiply_few(x_.data, x_.stride, x_.rows, WeightAt(part.column, 0), BiasAt(part.column),
+                          part.column_end - part.column, linear_.in, y_ + part.column, y_stride_);
+  }
+
+  const MatmulKernels& kernels_;
+  const FloatRows x_;
+  const LinearParameters linear_;
+  float* const y_;
+  const int64_t y_stride_;
+};
+
+// How many parts the rows and the columns are cut into, so that every thread has one. Columns first: a thread then
+// rearranges only its own weights. But not into so few that rearranging x weighs in.
+struct Grid {
+  int64_t rows, columns;
+};
+
+Grid GridFor(int64_t threads, int64_t rows, int64_t panels) {
+  constexpr int64_t kFewPanels = 12;
+  constexpr int64_t kManyRows = 128;
+  Grid grid = {1, threads};
+  while (grid.columns % 2 == 0 && panels / grid.columns < kFewPanels && rows / (2 * grid.rows) >= kManyRows) {
+    grid.columns /= 2;
+    grid.rows *= 2;
+  }
+  return grid;
+}
+
+}  // namespace
+
+const std::vector<MatmulIsa>& MatmulIsas() {
+  static const auto& isas = *new std::vector<MatmulIsa>([] {
+    std::vector<MatmulIsa> found = {MatmulIsa::kPortable};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+      found.push_back(MatmulIsa::kAvx2);
+    }
+    if (__builtin_cpu_supports("avx512f")) found.push_back(MatmulIsa::kAvx512);
+#endif
+    return found;
+  }());
+  return isas;
+}
+
+void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride, MatmulIsa isa) {
+  const MatmulKernels& kernels = KernelsOf(isa, linear.dtype);
+  const Product product(kernels, x, linear, y, y_stride);
+  const int64_t panels = (linear.out + kernels.tile_columns - 1) / kernels.tile_columns;
+  const int64_t tiles = (x.rows + kernels.tile_rows - 1) / kernels.tile_rows;
+  const Grid grid = GridFor(at::get_num_threads(), x.rows, panels);
+  at::parallel_for(0, grid.rows * grid.columns, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t r = i / grid.columns, c = i % grid.columns;
+      Part part;
+      part.row = tiles * r / grid.rows * kernels.tile_rows;
+      part.row_end = std::min(x.rows, tiles * (r + 1) / grid.rows * kernels.tile_rows);
+      part.column = panels * c / grid.columns * kernels.tile_columns;
+      part.column_end = std::min(linear.out, panels * (c + 1) / grid.columns * kernels.tile_columns);
+      product.Compute(part);
+    }
+  });
+}
+
+}  // namespace ditserve

@@ -1,0 +1,53 @@
+#ifndef DITSERVE_MODELS_MATMUL_H_
+#define DITSERVE_MODELS_MATMUL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace ditserve {
+
+// Instruction sets that a product can be computed with, slowest first.
+enum class MatmulIsa : uint8_t { kPortable, kAvx2, kAvx512 };
+
+// Those that this processor has. The last is the fastest.
+const std::vector<MatmulIsa>& MatmulIsas();
+
+// A row-major matrix of floats. `stride` is the elements from one row to the next.
+struct FloatRows {
+  const float* data;
+  int64_t stride;
+  int64_t rows;
+};
+
+// What a Linear holds: weight of shape [out, in], row-major, and bias of shape [out] or null, in any weight dtype and
+// at any address.
+struct LinearParameters {
+  const std::byte* weight;
+  const std::byte* bias;
+  DType dtype;
+  int64_t out;
+  int64_t in;
+};
+
+// y = x weight^T + bias in float32, from weights in the dtype they are kept in: they are converted on their way into
+// the processor's cache, so that no float32 copy of them takes memory or time to write. The method is that of Goto and
+// van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008).
+//
+// x: shape [rows, in]; y: shape [rows, out], `y_stride` elements from row to row; neither overlaps the other.
+// A row of y depends on its row of x, on whether there are fewer than kFewRows of them, and on `isa`: not on the other
+// rows, nor on the number of threads.
+void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride,
+                     MatmulIsa isa = MatmulIsas().back());
+
+// With fewer rows than this, weights are read once and not rearranged.
+constexpr int64_t kFewRows = 8;
+
+// Memory that each computing thread keeps for rearranged operands, bytes.
+constexpr int64_t kMatmulScratchBytes = 560 << 10;
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_MODELS_MATMUL_H_
