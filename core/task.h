@@ -17,7 +17,7 @@ namespace ditserve {
 template <typename T>
 class [[nodiscard]] Task {
  public:
-  struct promise_type {
+  struct promise_type {  // NOLINT(readability-identifier-naming): the language asks for this name.
     std::optional<T> value;
     std::exception_ptr exception;
     std::coroutine_handle<> awaiter;

@@ -111,9 +111,9 @@ QwenImageDiT::Parts QwenImageDiT::FindParts() const {
 }
 
 Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
-                                       LeaseSource& leases) const {
-  WeightSource weights(leases, modules_, device);
-  const Batch patches = co_await Run(Prepare(inputs, device, arithmetic), parts_.blocks.size(), weights);
+                                       LeaseSource& weights) const {
+  WeightSource source(weights, modules_, device);
+  const Batch patches = co_await Run(Prepare(inputs, device, arithmetic), parts_.blocks.size(), source);
   co_return at::stack(patches).to(at::kCPU, inputs.latents.scalar_type());
 }
 
@@ -261,8 +261,8 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::MetaItems(const ForwardShape& shap
 
 // Cosines, then sines, of 1000 timestep * 10000^(-k/128). Shape [1, 256].
 at::Tensor QwenImageDiT::TimeChannels(const at::Tensor& timestep, at::ScalarType arithmetic) const {
-  constexpr int64_t half = kTimeChannels / 2;
-  const at::Tensor frequencies = at::exp(at::arange(half, at::kFloat).mul_(-std::log(10000.0)).div_(half));
+  constexpr int64_t kHalf = kTimeChannels / 2;
+  const at::Tensor frequencies = at::exp(at::arange(kHalf, at::kFloat).mul_(-std::log(10000.0)).div_(kHalf));
   // diffusers first rounds the timestep to the activations' dtype; both go on in float32.
   const at::Tensor time = config_.numerics == Numerics::kDiffusers ? timestep.to(arithmetic) : timestep;
   const at::Tensor angles = time.to(at::kFloat).view({1, 1}).mul(frequencies).mul_(1000);

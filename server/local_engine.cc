@@ -135,7 +135,7 @@ class Call final : public ForwardHandle, public LeaseSource {
     absl::MutexLock lock(&mutex_);
     if (!cancelled_.ok()) return;
     cancelled_ = why;
-    if (rider_ != nullptr) rider_->Cancel(std::move(why));
+    if (rider_ != nullptr) rider_->Cancel(why);
   }
 
   // Blocks until Ride was called. An admission can overtake the thread that submits, by microseconds.
@@ -285,7 +285,7 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   absl::Status LoadModel(const ModelSource& source) override {
-    const absl::Status status = Load(source);
+    absl::Status status = Load(source);
     if (status.ok()) return status;
     return absl::Status(status.code(), absl::StrCat("model '", source.name, "': ", status.message()));
   }

@@ -22,8 +22,8 @@ namespace ditserve {
 class YamlMap {
  public:
   // `path` is the mapping's own, "" for the document.
-  YamlMap(YAML::Node node, std::string path, std::string file)
-      : node_(std::move(node)), path_(std::move(path)), file_(std::move(file)) {}
+  YamlMap(const YAML::Node& node, std::string path, std::string file)
+      : node_(node), path_(std::move(path)), file_(std::move(file)) {}
 
   // Parses a document, which must be a mapping and the only one.
   static absl::StatusOr<YamlMap> Parse(const std::string& text, const std::string& file);
