@@ -73,7 +73,7 @@ def ditserve(binaries: Path, checkpoint: Path, size: int) -> list[float]:
     config = CONFIG | dict.fromkeys(("preparing_dtype", "computation_dtype"), "float32")
     with tempfile.TemporaryDirectory() as folder:
         address = f"unix:{folder}/socket"
-        command = [binaries / "ditserve", "--listen", address, "--model", f"bench={checkpoint}", "--log-level", "warn"]
+        command = [binaries / "ditserve", "--listen", address, "--metrics-listen", "none", "--model", f"bench={checkpoint}", "--log-level", "warn"]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             forward = [binaries / "ditctl", "forward", "--address", address, "--wait-seconds", "60", "--json"]

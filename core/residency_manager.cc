@@ -231,6 +231,7 @@ bool ResidencyManager::Loading() const {
 ResidencySnapshot ResidencyManager::Snapshot() const {
   ResidencySnapshot snapshot;
   absl::MutexLock lock(&mutex_);
+  snapshot.time = clock_->Now();
   snapshot.device_name = device_->name();
   snapshot.device = ledger_->Usage(Memory::kDevice);
   snapshot.host = ledger_->Usage(Memory::kHost);

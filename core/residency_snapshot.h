@@ -51,6 +51,7 @@ struct TransferTotal {
 
 // Where every byte is, at one moment.
 struct ResidencySnapshot {
+  absl::Duration time;      // Since some fixed moment.
   std::string device_name;  // "cpu", "cuda:0".
   MemoryUsage device;
   MemoryUsage host;

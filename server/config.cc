@@ -50,6 +50,12 @@ bool IsListenAddress(absl::string_view address) {
   return !port.empty() && port.size() <= 5 && std::all_of(port.begin(), port.end(), absl::ascii_isdigit) &&
          absl::SimpleAtoi(port, &number) && number <= 65535;
 }
+// host:port or "none".
+bool IsMetricsAddress(absl::string_view address) {
+  return address == "none" || (!absl::StartsWith(address, "unix:") && IsListenAddress(address));
+}
+constexpr absl::string_view kMetricsForm = "expected host:port with a port from 0 to 65535, or none";
+
 constexpr absl::string_view kListenForm = "expected host:port with a port from 0 to 65535, or unix:/path";
 
 std::optional<BudgetSpec> ParseBudget(absl::string_view text) {
@@ -217,6 +223,13 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
                 [&] { return document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); }); },
                 [&] { return document.ReadMap("requests", [&](YamlMap& map) { return ReadRequests(map, config); }); },
                 [&] {
+                  return document.ReadMap("metrics", [&](YamlMap& map) {
+                    DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.metrics_address));
+                    return IsMetricsAddress(config.metrics_address) ? map.RefuseOthers()
+                                                                    : map.Wrong("address", kMetricsForm);
+                  });
+                },
+                [&] {
                   return document.ReadMap("log", [&](YamlMap& map) {
                     DITSERVE_RETURN_IF_ERROR(map.ReadString("level", &config.log_level));
                     return IsLogLevel(config.log_level) ? map.RefuseOthers() : map.Wrong("level", kLogLevelForm);
@@ -252,6 +265,8 @@ absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (flags.device) config.device = *flags.device;
   if (!IsDevice(config.device)) return WrongFlag("--device", kDeviceForm);
   if (flags.default_profile) config.default_profile = *flags.default_profile;
+  if (flags.metrics_listen) config.metrics_address = *flags.metrics_listen;
+  if (!IsMetricsAddress(config.metrics_address)) return WrongFlag("--metrics-listen", kMetricsForm);
   if (flags.log_level) config.log_level = *flags.log_level;
   if (!IsLogLevel(config.log_level)) return WrongFlag("--log-level", kLogLevelForm);
   for (const auto& [flag, text, budget] : {std::tuple("--device-budget", &flags.device_budget, &config.device_budget),
@@ -294,6 +309,7 @@ Usage: ditserve [flags]
   --device-budget BYTES   e.g. 1536MiB or 60%
   --host-budget BYTES
   --default-profile NAME
+  --metrics-listen ADDR   host:port for Prometheus, or none
   --log-level LEVEL       debug, info, warn, error
   --check                 validate the configuration and exit
   --version, --help
@@ -321,6 +337,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
     if (name == "--device-budget") target = &line.device_budget;
     if (name == "--host-budget") target = &line.host_budget;
     if (name == "--default-profile") target = &line.default_profile;
+    if (name == "--metrics-listen") target = &line.metrics_listen;
     if (name == "--log-level") target = &line.log_level;
     if (name == "--check" || name == "--version" || name == "--help") return WrongFlag(name, "takes no value");
     if (target == nullptr && name != "--model") return WrongFlag(name, "unknown flag; see --help");

@@ -55,6 +55,8 @@ struct ServerConfig {
   absl::Duration drain_timeout;
   absl::Duration idle_release;
 
+  std::string metrics_address;  // host:port, or "none".
+
   std::string log_level;
 
   std::string default_profile;
@@ -65,7 +67,7 @@ struct ServerConfig {
 struct CommandLine {
   std::string config_file;  // Empty: defaults only.
   std::vector<ModelSource> models;
-  std::optional<std::string> listen, device, default_profile, device_budget, host_budget, log_level;
+  std::optional<std::string> listen, device, default_profile, device_budget, host_budget, metrics_listen, log_level;
   bool check = false;    // Validate the configuration and exit.
   bool version = false;  // Print the version and exit.
   bool help = false;     // Print the usage and exit.

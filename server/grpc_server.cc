@@ -97,7 +97,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
 
 GrpcServer::GrpcServer(const GrpcServerOptions& options, Engine* engine, const ProfileCatalogue* catalogue)
     : address_(options.address),
-      transformer_(engine, RequestDecoder(options.request_limits, catalogue), options.max_concurrent_calls),
+      transformer_(engine, RequestDecoder(options.request_limits, catalogue), options.max_concurrent_calls,
+                   options.observer),
       models_(engine, catalogue),
       residency_(engine) {}
 
@@ -128,6 +129,7 @@ void GrpcServer::Shutdown(absl::Duration grace) {
   if (server_ == nullptr) return;
   health_.SetReady(false);
   health_.Close();
+  residency_.Close();
   server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
 }
 

@@ -21,6 +21,7 @@ struct GrpcServerOptions {
   int max_concurrent_calls = 64;
   int max_receive_message_bytes = 64 << 20;
   RequestLimits request_limits;
+  RequestObserver* observer = nullptr;  // May be null; must outlive the server.
 };
 
 // Every service of this process on one address, reflection included. Not ready (see HealthService) until it is said to

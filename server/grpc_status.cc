@@ -4,7 +4,9 @@
 
 #include <string>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/string_view.h"
+#include "core/rider.h"
 
 namespace ditserve {
 namespace {
@@ -35,8 +37,11 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
 }
 
 grpc::Status EndOfCall(const absl::Status& status, grpc::CallbackServerContext& context) {
-  // A second is about what a queue needs to move, and short beside a forward pass.
-  if (absl::IsResourceExhausted(status)) context.AddTrailingMetadata("grpc-retry-pushback-ms", "1000");
+  if (absl::IsResourceExhausted(status)) {
+    // Where nobody knows better: a second is about what a queue needs to move, and short beside a forward pass.
+    const std::string retry(status.GetPayload(kRetryAfterPayload).value_or(absl::Cord("1000")));
+    context.AddTrailingMetadata("grpc-retry-pushback-ms", retry);
+  }
   return ToGrpcStatus(status);
 }
 

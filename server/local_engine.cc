@@ -254,18 +254,18 @@ class Call final : public ForwardHandle, public LeaseSource {
 
 class LocalEngineImpl final : public LocalEngine {
  public:
-  LocalEngineImpl(const LocalEngineOptions& options, std::unique_ptr<Device> device, const Clock* clock)
+  LocalEngineImpl(const LocalEngineOptions& options, Device* device, const Clock* clock)
       : clock_(*clock),
-        device_(std::move(device)),
+        device_(device),
         ledger_(options.device_budget_bytes, options.host_budget_bytes),
         threads_(options.threads) {}
 
   absl::Status Start(const LocalEngineOptions& options) {
-    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(device_.get(), &ledger_, options.transfer_threads));
+    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(device_, &ledger_, options.transfer_threads));
     executor_ = std::make_unique<Executor>([threads = threads_] {
       if (threads > 0) at::set_num_threads(threads);
     });
-    residency_ = std::make_unique<ResidencyManager>(options.residency, device_.get(), &ledger_, transfers_.get(),
+    residency_ = std::make_unique<ResidencyManager>(options.residency, device_, &ledger_, transfers_.get(),
                                                     executor_.get(), &clock_);
     keeper_ = std::thread([this] { Keep(); });
     return absl::OkStatus();
@@ -364,7 +364,7 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   const Clock& clock_;
-  const std::unique_ptr<Device> device_;
+  Device* const device_;
   Ledger ledger_;
   const int threads_;
   std::unique_ptr<TransferEngine> transfers_;
@@ -457,9 +457,9 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Make(const LocalEngineOptions& options,
-                                                               std::unique_ptr<Device> device, const Clock* clock) {
-  auto engine = std::make_unique<LocalEngineImpl>(options, std::move(device), clock);
+absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Make(const LocalEngineOptions& options, Device* device,
+                                                               const Clock* clock) {
+  auto engine = std::make_unique<LocalEngineImpl>(options, device, clock);
   DITSERVE_RETURN_IF_ERROR(engine->Start(options));
   return engine;
 }

@@ -28,12 +28,13 @@ struct LocalEngineOptions {
 
 // Runs forward passes in this process: one executor, one residency manager, any number of models.
 //
-// Thread safety: thread-safe. Ownership: destroying it waits for the calls under way; Drain first.
+// Thread safety: thread-safe. Ownership: `device` and `clock` must outlive it; destroying it waits for the calls under
+// way: Drain first.
 class LocalEngine : public Engine {
  public:
   // Errors: InvalidArgument; ResourceExhausted if the budgets are too small for the transfer slots.
-  static absl::StatusOr<std::unique_ptr<LocalEngine>> Make(const LocalEngineOptions& options,
-                                                           std::unique_ptr<Device> device, const Clock* clock);
+  static absl::StatusOr<std::unique_ptr<LocalEngine>> Make(const LocalEngineOptions& options, Device* device,
+                                                           const Clock* clock);
 
   // Opens the checkpoint and checks every tensor; reads no weights. Models are served in the order in which they are
   // loaded. Errors: as Checkpoint::Open, ParseQwenImageDiTConfig and ModelWeights::Bind, naming the model.

@@ -14,7 +14,9 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -30,6 +32,7 @@
 #include "server/config.h"
 #include "server/grpc_server.h"
 #include "server/local_engine.h"
+#include "server/metrics.h"
 #include "server/stop_signal.h"
 
 namespace ditserve {
@@ -78,36 +81,79 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config) {
   return LoadCudaDevice(index);
 }
 
-absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, const Clock* clock) {
-  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Device> device, MakeDevice(config));
-  DITSERVE_ASSIGN_OR_RETURN(const int64_t device_bytes, device->TotalBytes(Memory::kDevice));
-  DITSERVE_ASSIGN_OR_RETURN(const int64_t host_bytes, device->TotalBytes(Memory::kHost));
+// The two budgets in bytes, device's first.
+absl::StatusOr<std::pair<int64_t, int64_t>> Budgets(const ServerConfig& config, const Device& device) {
+  DITSERVE_ASSIGN_OR_RETURN(const int64_t device_bytes, device.TotalBytes(Memory::kDevice));
+  DITSERVE_ASSIGN_OR_RETURN(const int64_t host_bytes, device.TotalBytes(Memory::kHost));
+  return std::pair(ResolveBudget(config.device_budget, device_bytes), ResolveBudget(config.host_budget, host_bytes));
+}
+
+absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, Device* device,
+                                                        const Clock* clock) {
   LocalEngineOptions options;
-  options.device_budget_bytes = ResolveBudget(config.device_budget, device_bytes);
-  options.host_budget_bytes = ResolveBudget(config.host_budget, host_bytes);
+  DITSERVE_ASSIGN_OR_RETURN(std::tie(options.device_budget_bytes, options.host_budget_bytes), Budgets(config, *device));
   options.threads = config.threads;
   options.transfer_threads = config.transfer_threads;
   options.residency = {config.max_active, config.max_queue, config.idle_release};
   spdlog::info("device {}: budgets of {} bytes of device memory, {} of host memory", config.device,
                options.device_budget_bytes, options.host_budget_bytes);
-  return LocalEngine::Make(options, std::move(device), clock);
+  return LocalEngine::Make(options, device, clock);
 }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, Engine* engine,
-                                                   const ProfileCatalogue* catalogue) {
+                                                   const ProfileCatalogue* catalogue, RequestObserver* observer) {
   GrpcServerOptions options;
   options.address = config.listen_address;
   options.max_concurrent_calls = config.max_concurrent_calls;
   options.max_receive_message_bytes = static_cast<int>(config.max_receive_message_bytes);
   options.request_limits = {config.max_batch, config.max_side_pixels};
+  options.observer = observer;
   return GrpcServer::Start(options, engine, catalogue);
 }
 
+std::vector<std::string> NamesOf(const ProfileCatalogue& catalogue) {
+  std::vector<std::string> names;
+  for (const Profile& profile : catalogue.profiles) names.push_back(profile.name);
+  return names;
+}
+
+absl::Status ListenForScrapes(const ServerConfig& config, Metrics& metrics) {
+  if (config.metrics_address == "none") return absl::OkStatus();
+  DITSERVE_ASSIGN_OR_RETURN(const int port, metrics.Listen(config.metrics_address));
+  spdlog::info("metrics on port {} of {}", port, config.metrics_address);
+  return absl::OkStatus();
+}
+
+// Reads the configuration again and sets its budgets. An invalid one changes nothing.
+absl::Status Reload(const CommandLine& line, const Device& device, Engine& engine) {
+  DITSERVE_ASSIGN_OR_RETURN(const ServerConfig config, LoadConfig(line));
+  DITSERVE_ASSIGN_OR_RETURN(const auto budgets, Budgets(config, device));
+  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kDevice, budgets.first));
+  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kHost, budgets.second));
+  spdlog::info("SIGHUP: budgets of {} bytes of device memory, {} of host memory", budgets.first, budgets.second);
+  return absl::OkStatus();
+}
+
+// Waits for a signal to stop; follows those to reload meanwhile.
+int AwaitStop(StopSignal& stop, const CommandLine& line, const Device& device, Engine& engine) {
+  for (;;) {
+    const int signal = stop.Wait();
+    if (signal != SIGHUP) return signal;
+    const absl::Status reloaded = Reload(line, device, engine);
+    if (!reloaded.ok()) spdlog::error("SIGHUP: {}", std::string(reloaded.message()));
+  }
+}
+
 // Begins with health checks and refusals while models load; ends with accepted calls answered.
-absl::Status Serve(const ServerConfig& config, const ProfileCatalogue& catalogue, StopSignal& stop) {
+absl::Status Serve(const CommandLine& line, const ServerConfig& config, const ProfileCatalogue& catalogue,
+                   StopSignal& stop) {
   const SteadyClock clock;
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, &clock));
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server, Listen(config, engine.get(), &catalogue));
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(config));
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, device.get(), &clock));
+  const std::unique_ptr<Metrics> metrics = Metrics::Make(engine.get(), NamesOf(catalogue), DITSERVE_VERSION);
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
+                            Listen(config, engine.get(), &catalogue, metrics.get()));
+  DITSERVE_RETURN_IF_ERROR(ListenForScrapes(config, *metrics));
   for (const ModelSource& source : config.models) {
     spdlog::info("loading model {}", source.name);
     DITSERVE_RETURN_IF_ERROR(engine->LoadModel(source));
@@ -119,7 +165,7 @@ absl::Status Serve(const ServerConfig& config, const ProfileCatalogue& catalogue
   std::printf("ditserve: serving %s on %s\n", names.c_str(), server->address().c_str());
   std::fflush(stdout);
 
-  const int signal = stop.Wait();
+  const int signal = AwaitStop(stop, line, *device, *engine);
   spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
   engine->Drain(absl::Now() + config.drain_timeout);
@@ -147,7 +193,7 @@ int Main(absl::Span<const char* const> arguments) {
   signal(SIGPIPE, SIG_IGN);
   StartLogging(config->log_level);
   RaiseDescriptorLimit();
-  const absl::Status served = Serve(*config, *catalogue, stop);
+  const absl::Status served = Serve(*line, *config, *catalogue, stop);
   return served.ok() ? 0 : Fail(served, kFailed);
 }
 

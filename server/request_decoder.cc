@@ -166,6 +166,34 @@ absl::StatusOr<v1::OutputLayout> DecodeLayout(v1::OutputLayout layout) {
   }
 }
 
+absl::StatusOr<Priority> DecodePriority(v1::Priority priority) {
+  switch (priority) {
+    case v1::PRIORITY_UNSPECIFIED:
+    case v1::PRIORITY_INTERACTIVE:
+      return Priority::kInteractive;
+    case v1::PRIORITY_BATCH:
+      return Priority::kBatch;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("priority: ", static_cast<int>(priority), ", expected PRIORITY_INTERACTIVE or PRIORITY_BATCH"));
+  }
+}
+
+absl::StatusOr<JoinPolicy> DecodeJoin(v1::Join join) {
+  switch (join) {
+    case v1::JOIN_UNSPECIFIED:
+    case v1::JOIN_AUTO:
+      return JoinPolicy::kAuto;
+    case v1::JOIN_IMMEDIATE:
+      return JoinPolicy::kImmediate;
+    case v1::JOIN_WAIT:
+      return JoinPolicy::kWait;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("join: ", static_cast<int>(join), ", expected JOIN_AUTO, JOIN_IMMEDIATE or JOIN_WAIT"));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<ModelInfo> FindModel(const std::vector<ModelInfo>& models, const std::string& name) {
@@ -190,6 +218,8 @@ absl::StatusOr<DecodedForward> RequestDecoder::Decode(const v1::ForwardRequest& 
   decoded.model = model.model;
   decoded.call.model = model.name;
   DITSERVE_ASSIGN_OR_RETURN(decoded.layout, DecodeLayout(request.output_layout()));
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.priority, DecodePriority(request.priority()));
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.join, DecodeJoin(request.join()));
   DITSERVE_ASSIGN_OR_RETURN(decoded.call.profile, DecodeProfile(request));
   DITSERVE_ASSIGN_OR_RETURN(decoded.call.inputs, DecodeInputs(request, model.model->config()));
   return decoded;

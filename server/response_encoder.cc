@@ -10,15 +10,11 @@
 namespace ditserve {
 namespace {
 
-google::protobuf::Duration ToProto(absl::Duration duration) {
-  return google::protobuf::util::TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(duration));
-}
-
 void EncodeStats(const ForwardAccount& account, v1::ForwardStats& stats) {
-  *stats.mutable_queue() = ToProto(account.queue);
-  *stats.mutable_stall() = ToProto(account.stall);
-  *stats.mutable_compute() = ToProto(account.compute);
-  *stats.mutable_total() = ToProto(account.total);
+  EncodeDuration(account.queue, *stats.mutable_queue());
+  EncodeDuration(account.stall, *stats.mutable_stall());
+  EncodeDuration(account.compute, *stats.mutable_compute());
+  EncodeDuration(account.total, *stats.mutable_total());
   stats.set_disk_read_bytes(account.disk_read_bytes);
   stats.set_device_copy_bytes(account.device_copy_bytes);
   stats.set_peak_device_bytes(account.peak_device_bytes);
@@ -27,6 +23,10 @@ void EncodeStats(const ForwardAccount& account, v1::ForwardStats& stats) {
 }
 
 }  // namespace
+
+void EncodeDuration(absl::Duration duration, google::protobuf::Duration& proto) {
+  proto = google::protobuf::util::TimeUtil::NanosecondsToDuration(absl::ToInt64Nanoseconds(duration));
+}
 
 absl::Status EncodeResponse(ForwardResult result, const OutputForm& form, v1::ForwardResponse& response) {
   absl::Status encoded;

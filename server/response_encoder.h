@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "ditserve/v1/transformer_service.pb.h"
 #include "server/engine.h"
 
@@ -19,6 +20,8 @@ struct OutputForm {
 
 // Writes output and stats; the output's memory is let go of. Errors: Internal, ResourceExhausted (no memory).
 absl::Status EncodeResponse(ForwardResult result, const OutputForm& form, v1::ForwardResponse& response);
+
+void EncodeDuration(absl::Duration duration, google::protobuf::Duration& proto);
 
 void EncodeProgress(const ForwardProgress& progress, v1::ForwardProgress& proto);
 

@@ -13,21 +13,27 @@ StopSignal::StopSignal() : state_(std::make_shared<State>()) {
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::thread([state = state_, signals] {
-    for (;;) {
+    for (bool stopping = false;;) {
       int signal = 0;
       sigwait(&signals, &signal);
-      if (!state->serving || state->came.HasBeenNotified()) _exit(128 + signal);
-      state->signal = signal;
-      state->came.Notify();
+      if (signal != SIGHUP && (stopping || !state->serving)) _exit(128 + signal);
+      stopping |= signal != SIGHUP;
+      const absl::MutexLock lock(&state->mutex);
+      state->came.push_back(signal);
     }
   }).detach();
 }
 
 int StopSignal::Wait() {
-  state_->came.WaitForNotification();
-  return state_->signal;
+  const absl::MutexLock lock(&state_->mutex);
+  state_->mutex.Await(absl::Condition(
+      +[](std::deque<int>* came) { return !came->empty(); }, &state_->came));
+  const int signal = state_->came.front();
+  state_->came.pop_front();
+  return signal;
 }
 
 }  // namespace ditserve

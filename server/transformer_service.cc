@@ -29,20 +29,42 @@ OutputForm FormOf(const v1::ForwardRequest& request, const DecodedForward& decod
   return {decoded.layout, request.height(), request.width(), decoded.model};
 }
 
+// Tells an observer how one call ended.
+class Report {
+ public:
+  Report(RequestObserver* observer, const char* rpc) : observer_(observer), rpc_(rpc) {}
+
+  void SetProfile(const std::string& profile) { profile_ = profile; }
+  void Send(const grpc::Status& status, const ForwardAccount* account = nullptr) const {
+    if (observer_ != nullptr) observer_->OnEnd({rpc_, status.error_code(), profile_, account});
+  }
+
+ private:
+  RequestObserver* const observer_;
+  const char* const rpc_;
+  std::string profile_;
+};
+
 absl::Status ClientIsGone() { return absl::CancelledError("the call was cancelled"); }
 
 // Serves one Forward. gRPC calls OnCancel and OnDone after the handler has returned, which is after Submit, and OnDone
 // after Finish, which only the engine's `done` calls: `this` and `call_` are there whenever they are used.
 class ForwardReactor final : public grpc::ServerUnaryReactor {
  public:
-  ForwardReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, v1::ForwardResponse* response)
-      : slot_(std::move(slot)), context_(*context), response_(*response) {}
+  ForwardReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, v1::ForwardResponse* response,
+                 Report report)
+      : slot_(std::move(slot)), context_(*context), response_(*response), report_(std::move(report)) {}
 
   void Submit(Engine& engine, ForwardCall call, const OutputForm& form) {
+    report_.SetProfile(call.profile.name);
     call_ = engine.Submit(std::move(call), nullptr, [this, form](absl::StatusOr<ForwardResult> result) {
+      std::optional<ForwardAccount> account;
+      if (result.ok()) account = result->account;
       const absl::Status status = result.ok() ? EncodeResponse(*std::move(result), form, response_) : result.status();
       slot_ = {};
-      Finish(EndOfCall(status, context_));
+      const grpc::Status end = EndOfCall(status, context_);
+      report_.Send(end, end.ok() ? &*account : nullptr);
+      Finish(end);
     });
   }
 
@@ -56,6 +78,7 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
   CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
   v1::ForwardResponse& response_;
+  Report report_;
   std::shared_ptr<ForwardHandle> call_;
 };
 
@@ -65,16 +88,18 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
 // Ownership: its own until OnDone, and shared with the engine's callbacks, of which `progress` may come late.
 class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardStreamResponse> {
  public:
-  static std::shared_ptr<ForwardStreamReactor> Make(CallSlots::Slot slot, grpc::CallbackServerContext* context) {
-    auto reactor = std::make_shared<ForwardStreamReactor>(std::move(slot), context);
+  static std::shared_ptr<ForwardStreamReactor> Make(CallSlots::Slot slot, grpc::CallbackServerContext* context,
+                                                    Report report) {
+    auto reactor = std::make_shared<ForwardStreamReactor>(std::move(slot), context, std::move(report));
     reactor->self_ = reactor;
     return reactor;
   }
 
-  ForwardStreamReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context)
-      : slot_(std::move(slot)), context_(*context) {}
+  ForwardStreamReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, Report report)
+      : slot_(std::move(slot)), context_(*context), report_(std::move(report)) {}
 
   void Submit(Engine& engine, ForwardCall call, const OutputForm& form) {
+    report_.SetProfile(call.profile.name);
     ForwardProgress queued;
     queued.modules_total = static_cast<int>(form.model->modules().size());
     OnProgress(queued);
@@ -123,9 +148,12 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
   }
 
   void OnResult(absl::StatusOr<ForwardResult> result, const OutputForm& form) ABSL_LOCKS_EXCLUDED(mutex_) {
+    std::optional<ForwardAccount> account;
+    if (result.ok()) account = result->account;
     const absl::Status status =
         result.ok() ? EncodeResponse(*std::move(result), form, *response_.mutable_response()) : result.status();
     slot_ = {};
+    report_.Send(ToGrpcStatus(status), status.ok() ? &*account : nullptr);
     {
       absl::MutexLock lock(&mutex_);
       outcome_ = status;
@@ -157,6 +185,7 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
 
   CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
+  Report report_;
   std::shared_ptr<ForwardStreamReactor> self_;
   std::shared_ptr<ForwardHandle> call_;
   v1::ForwardStreamResponse message_;   // Progress that is being written.
@@ -170,8 +199,9 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
 
 }  // namespace
 
-TransformerService::TransformerService(Engine* engine, RequestDecoder decoder, int max_concurrent_calls)
-    : engine_(*engine), decoder_(std::move(decoder)), slots_(max_concurrent_calls) {}
+TransformerService::TransformerService(Engine* engine, RequestDecoder decoder, int max_concurrent_calls,
+                                       RequestObserver* observer)
+    : engine_(*engine), decoder_(std::move(decoder)), slots_(max_concurrent_calls), observer_(observer) {}
 
 absl::StatusOr<TransformerService::Accepted> TransformerService::Accept(const grpc::CallbackServerContext& context,
                                                                         const v1::ForwardRequest& request) {
@@ -193,28 +223,34 @@ absl::StatusOr<TransformerService::Accepted> TransformerService::Accept(const gr
 grpc::ServerUnaryReactor* TransformerService::Forward(grpc::CallbackServerContext* context,
                                                       const v1::ForwardRequest* request,
                                                       v1::ForwardResponse* response) {
+  Report report(observer_, "Forward");
   absl::StatusOr<Accepted> accepted = Accept(*context, *request);
   if (!accepted.ok()) {
+    const grpc::Status end = EndOfCall(accepted.status(), *context);
+    report.Send(end);
     auto* refusal = context->DefaultReactor();
-    refusal->Finish(EndOfCall(accepted.status(), *context));
+    refusal->Finish(end);
     return refusal;
   }
   const OutputForm form = FormOf(*request, accepted->decoded);
-  auto* reactor = new ForwardReactor(std::move(accepted->slot), context, response);
+  auto* reactor = new ForwardReactor(std::move(accepted->slot), context, response, std::move(report));
   reactor->Submit(engine_, std::move(accepted->decoded.call), form);
   return reactor;
 }
 
 grpc::ServerWriteReactor<v1::ForwardStreamResponse>* TransformerService::ForwardStream(
     grpc::CallbackServerContext* context, const v1::ForwardStreamRequest* request) {
+  Report report(observer_, "ForwardStream");
   absl::StatusOr<Accepted> accepted = Accept(*context, request->request());
   if (!accepted.ok()) {
-    const auto refusal = ForwardStreamReactor::Make({}, context);
-    refusal->Finish(EndOfCall(accepted.status(), *context));
+    const grpc::Status end = EndOfCall(accepted.status(), *context);
+    report.Send(end);
+    const auto refusal = ForwardStreamReactor::Make({}, context, std::move(report));
+    refusal->Finish(end);
     return refusal.get();
   }
   const OutputForm form = FormOf(request->request(), accepted->decoded);
-  const auto reactor = ForwardStreamReactor::Make(std::move(accepted->slot), context);
+  const auto reactor = ForwardStreamReactor::Make(std::move(accepted->slot), context, std::move(report));
   reactor->Submit(engine_, std::move(accepted->decoded.call), form);
   return reactor.get();
 }

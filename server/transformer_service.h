@@ -5,6 +5,7 @@
 #include "server/call_slots.h"
 #include "server/engine.h"
 #include "server/request_decoder.h"
+#include "server/request_observer.h"
 
 namespace ditserve {
 
@@ -18,7 +19,8 @@ namespace ditserve {
 class TransformerService final : public v1::TransformerService::CallbackService {
  public:
   // More than `max_concurrent_calls` at one time are refused with ResourceExhausted.
-  TransformerService(Engine* engine, RequestDecoder decoder, int max_concurrent_calls);
+  // `observer` may be null; it must outlive the gRPC server.
+  TransformerService(Engine* engine, RequestDecoder decoder, int max_concurrent_calls, RequestObserver* observer);
 
   grpc::ServerUnaryReactor* Forward(grpc::CallbackServerContext* context, const v1::ForwardRequest* request,
                                     v1::ForwardResponse* response) override;
@@ -36,6 +38,7 @@ class TransformerService final : public v1::TransformerService::CallbackService 
   Engine& engine_;
   const RequestDecoder decoder_;
   CallSlots slots_;
+  RequestObserver* const observer_;
 };
 
 }  // namespace ditserve

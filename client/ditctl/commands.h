@@ -13,6 +13,7 @@ struct Environment {
   std::string default_address;
   std::ostream& out;
   std::ostream& err;
+  bool out_is_terminal;                  // What is live is then drawn over itself.
   bool err_is_terminal;                  // Progress is then a bar, else a few lines.
   const std::atomic<bool>& interrupted;  // Set by Ctrl-C.
 };
@@ -32,6 +33,8 @@ int Model(const std::vector<std::string>& arguments, const Environment& environm
 int Models(const std::vector<std::string>& arguments, const Environment& environment);
 int Profiles(const std::vector<std::string>& arguments, const Environment& environment);
 int Residency(const std::vector<std::string>& arguments, const Environment& environment);
+int Top(const std::vector<std::string>& arguments, const Environment& environment);
+int Budget(const std::vector<std::string>& arguments, const Environment& environment);
 int Health(const std::vector<std::string>& arguments, const Environment& environment);
 int MakeCheckpoint(const std::vector<std::string>& arguments, const Environment& environment);
 

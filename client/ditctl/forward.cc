@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/ditctl/client.h"
@@ -27,7 +28,7 @@ constexpr absl::Duration kResidencyTimeout = absl::Seconds(10);
 
 // What the command line asks for.
 struct Options {
-  std::string address, model, layout = "patches", output;
+  std::string address, model, layout = "patches", output, priority = "interactive", join = "auto";
   std::optional<std::string> profile, vram_config;
   std::optional<double> vram_limit_gib, deadline_seconds, wait_seconds;
   InputOptions inputs;
@@ -45,6 +46,8 @@ Flags MakeFlags(Options& options) {
   flags.AddSwitch("random", "a fresh seed, which is shown", &options.random);
   flags.Add("output", "FILE", "saves the output as .npy or .safetensors", &options.output);
   flags.Add("layout", "LAYOUT", "patches (default) or latents", &options.layout);
+  flags.Add("priority", "PRIORITY", "interactive (default) or batch", &options.priority);
+  flags.Add("join", "POLICY", "a sweep under way: auto (default), immediate or wait", &options.join);
   flags.Add("deadline-seconds", "S", "gives up after this (default: never)", &options.deadline_seconds);
   flags.Add("wait-seconds", "S", "first waits until the server is ready", &options.wait_seconds);
   flags.AddSwitch("show-residency", "shows where every byte is afterwards", &options.show_residency);
@@ -71,9 +74,27 @@ absl::Status CheckOptions(const Options& options) {
   return writable.ok() ? writable : absl::InvalidArgumentError(absl::StrCat("--output: ", writable.message()));
 }
 
+// Flags name the enumerators of the API: "batch" is PRIORITY_BATCH.
+absl::Status SetPolicies(const Options& options, v1::ForwardRequest& request) {
+  v1::Priority priority;
+  if (!v1::Priority_Parse(absl::StrCat("PRIORITY_", absl::AsciiStrToUpper(options.priority)), &priority)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--priority: expected interactive or batch, found '", options.priority, "'"));
+  }
+  v1::Join join;
+  if (!v1::Join_Parse(absl::StrCat("JOIN_", absl::AsciiStrToUpper(options.join)), &join)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--join: expected auto, immediate or wait, found '", options.join, "'"));
+  }
+  request.set_priority(priority);
+  request.set_join(join);
+  return absl::OkStatus();
+}
+
 absl::StatusOr<v1::ForwardRequest> MakeRequest(const Options& options) {
   DITSERVE_RETURN_IF_ERROR(CheckOptions(options));
   v1::ForwardRequest request;
+  DITSERVE_RETURN_IF_ERROR(SetPolicies(options, request));
   request.set_model(options.model);
   if (options.profile) request.set_profile(*options.profile);
   if (options.vram_config) {

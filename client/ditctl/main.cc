@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
   const char* const address = std::getenv("DITSERVE_ADDRESS");
   const int code = ditserve::ditctl::Run(std::vector<std::string>(argv + 1, argv + argc),
                                          {address != nullptr ? address : "127.0.0.1:50051", std::cout, std::cerr,
-                                          isatty(STDERR_FILENO) != 0, interrupted});
+                                          isatty(STDOUT_FILENO) != 0, isatty(STDERR_FILENO) != 0, interrupted});
   if (std::cout.flush()) return code;
   std::cerr << "ditctl: can't write to standard output\n";
   return ditserve::ditctl::kFailed;

@@ -117,10 +117,12 @@ std::string Describe(const v1::GetResidencyResponse& residency) {
   }
   absl::StrAppend(&text, Table(rows));
   if (residency.riders_size() > 0) {
-    rows = {{"RIDER", "PROFILE", "MODULES"}};
+    rows = {{"RIDER", "PROFILE", "MODULES", "STALL"}};
     for (const v1::Rider& rider : residency.riders()) {
       rows.push_back({rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
-                      absl::StrCat(rider.modules_done(), " of ", rider.modules_total())});
+                      rider.waiting() ? "waits for the next sweep"
+                                      : absl::StrCat(rider.modules_done(), " of ", rider.modules_total()),
+                      Seconds(rider.stall())});
     }
     absl::StrAppend(&text, "\n", Table(rows));
   }

@@ -15,12 +15,14 @@ struct Command {
   int (*run)(const std::vector<std::string>&, const Environment&);
 };
 
-constexpr std::array<Command, 7> kCommands = {
+constexpr std::array<Command, 9> kCommands = {
     {{"forward", "sends one forward pass", Forward},
      {"model", "prints a model's module tree", Model},
      {"models", "lists the loaded models", Models},
      {"profiles", "lists the configured profiles", Profiles},
      {"residency", "shows where every byte is", Residency},
+     {"top", "shows it live", Top},
+     {"budget", "changes a memory's budget", Budget},
      {"health", "asks whether the server is ready", Health},
      {"make-checkpoint", "writes a checkpoint of made-up weights", MakeCheckpoint}}};
 

@@ -92,6 +92,20 @@ class FakeServer : public v1::TransformerService::Service,
     *reply = residency;
     return status;
   }
+  grpc::Status WatchResidency(grpc::ServerContext* context, const v1::WatchResidencyRequest* request_of_watch,
+                              grpc::ServerWriter<v1::WatchResidencyResponse>* writer) override {
+    watch_request = *request_of_watch;
+    while (status.ok() && !context->IsCancelled() && writer->Write(update)) {
+    }
+    return status;
+  }
+  grpc::Status SetBudget(grpc::ServerContext*, const v1::SetBudgetRequest* budget_request,
+                         v1::SetBudgetResponse* reply) override {
+    set_budget = *budget_request;
+    reply->mutable_memory()->set_memory(budget_request->memory());
+    reply->mutable_memory()->set_wanted_budget_bytes(budget_request->budget_bytes());
+    return status;
+  }
   grpc::Status Check(grpc::ServerContext*, const grpc::health::v1::HealthCheckRequest* health_request,
                      grpc::health::v1::HealthCheckResponse* reply) override {
     health_service = health_request->service();
@@ -111,11 +125,14 @@ class FakeServer : public v1::TransformerService::Service,
   v1::ListModelsResponse list_models;
   v1::ListProfilesResponse list_profiles;
   v1::GetResidencyResponse residency;
+  v1::WatchResidencyResponse update;
   std::function<void(grpc::ServerContext*)> during;  // Between progress and response.
   std::function<void()> after;                       // Between response and end.
   std::function<void()> during_check;
   // What it was asked.
   v1::ForwardRequest request;
+  v1::WatchResidencyRequest watch_request;
+  v1::SetBudgetRequest set_budget;
   bool had_deadline = false;
   std::string model, health_service;
 
@@ -129,7 +146,8 @@ class DitctlTest : public ::testing::Test {
   int Call(const std::vector<std::string>& arguments) {
     out.str("");
     err.str("");
-    return ditctl::Run(arguments, {server.address, out, err, /*err_is_terminal=*/false, interrupted});
+    return ditctl::Run(arguments,
+                       {server.address, out, err, /*out_is_terminal=*/false, /*err_is_terminal=*/false, interrupted});
   }
   // A forward pass of the smallest size, with these flags.
   int Forward(const std::vector<std::string>& flags = {}) {

@@ -91,8 +91,8 @@ TEST(PrintTest, ResidencyTellsWhereEveryByteIs) {
             "device  2.0 GiB  3.0 MiB  1.0 KiB  0 B          5.0 MiB\n\n"
             "MODEL  DEVICE   HOST  DISK\n"
             "qwen   3.0 MiB  0 B   40.0 GiB\n\n"
-            "RIDER  PROFILE   MODULES\n"
-            "qwen   (inline)  3 of 9\n\n"
+            "RIDER  PROFILE   MODULES  STALL\n"
+            "qwen   (inline)  3 of 9   0.00 s\n\n"
             "2 requests wait\n");
 }
 

@@ -13,7 +13,7 @@ using ::testing::StartsWith;
 TEST_F(DitctlTest, RefusesAnUnknownCommandByNameWithTheValidOnes) {
   EXPECT_EQ(Call({"fly"}), kUsage);
   EXPECT_EQ(err.str(),
-            "ditctl: unknown command 'fly'; valid: forward, model, models, profiles, residency, health, "
+            "ditctl: unknown command 'fly'; valid: forward, model, models, profiles, residency, top, budget, health, "
             "make-checkpoint\n");
 }
 

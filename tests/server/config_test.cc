@@ -66,6 +66,7 @@ TEST(ServerConfigTest, HasDefaultsForEverythingButModels) {
   EXPECT_EQ(config->max_batch, 16);
   EXPECT_EQ(config->drain_timeout, absl::Seconds(600));
   EXPECT_EQ(config->idle_release, absl::Seconds(60));
+  EXPECT_EQ(config->metrics_address, "127.0.0.1:9464");
   EXPECT_EQ(config->log_level, "info");
   EXPECT_EQ(config->default_profile, "disk");
   EXPECT_TRUE(config->models.empty());
@@ -216,9 +217,10 @@ TEST(ServerConfigTest, RefusesADefaultProfileThatIsNotThere) {
 
 TEST(ServerConfigTest, RefusesUnknownKeysSayingWhere) {
   ExpectRefused("log:\n  level: info\n  colour: red\n", "c.yaml:3:3: log.colour: unknown key; valid: level");
-  ExpectRefused("\nlisten: {}\nport: 1\n",
-                "c.yaml:3:1: port: unknown key; valid: listen, device, memory, models, requests, log, default_profile, "
-                "profiles");
+  ExpectRefused(
+      "\nlisten: {}\nport: 1\n",
+      "c.yaml:3:1: port: unknown key; valid: listen, device, memory, models, requests, metrics, log, default_profile, "
+      "profiles");
   ExpectRefused("profiles:\n  p:\n    vram_limit: 1\n", "c.yaml:3:5: profiles.p.vram_limit: unknown key; valid: ");
   for (const char* room : {"listen", "device", "memory", "requests"}) {
     ExpectRefused(absl::StrCat(room, ": {x: 1}"),
@@ -299,6 +301,9 @@ TEST(ServerConfigTest, RefusesWrongWords) {
     ExpectRefused(absl::StrCat("device: {name: ", device, "}"), "device.name: expected cpu or cuda:N");
   }
   ExpectRefused("device: {bfloat16_arithmetic: fast}", "device.bfloat16_arithmetic: expected auto, native or float32");
+  ExpectRefused("metrics: {address: unix:/tmp/m}",
+                "metrics.address: expected host:port with a port from 0 to 65535, or none");
+  ExpectRefused("metrics: {address: '9464'}", "metrics.address: expected host:port");
   ExpectRefused("log: {level: trace}", "log.level: expected debug, info, warn or error");
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "core/rider.h"
 #include "google/protobuf/util/time_util.h"
 #include "server/tensor_codec.h"
 #include "tests/server/server_fixture.h"
@@ -73,6 +74,19 @@ TEST_F(ForwardTest, KeepsTheCauseOfAnInternalErrorToItself) {
   const grpc::Status status = Forward(TinyRequest());
   EXPECT_THAT(status, Refused(StatusCode::INTERNAL, "internal error"));
   EXPECT_THAT(status.error_message(), ::testing::Not(::testing::HasSubstr("secret")));
+}
+
+TEST_F(ForwardTest, TellsWhenThereWillBeRoomWhereThatIsKnown) {
+  engine_.AnswerAtOnce([](const ForwardCall&) {
+    absl::Status status = absl::ResourceExhaustedError("too many wait");
+    status.SetPayload(kRetryAfterPayload, absl::Cord("42000"));
+    return status;
+  });
+  PendingForward pending(*transformer_, TinyRequest());
+  EXPECT_THAT(pending.Wait(), Refused(StatusCode::RESOURCE_EXHAUSTED, "too many wait"));
+  const auto& trailers = pending.context.GetServerTrailingMetadata();
+  ASSERT_EQ(trailers.count("grpc-retry-pushback-ms"), 1u);
+  EXPECT_EQ(trailers.find("grpc-retry-pushback-ms")->second, "42000");
 }
 
 TEST_F(ForwardTest, HintsWhenToTryAgain) {

@@ -65,7 +65,7 @@ class LocalEngineTest : public ::testing::Test {
     options.host_budget_bytes = 64 << 20;
     options.transfer_threads = 2;
     options.residency.max_riders = max_riders;
-    auto engine = LocalEngine::Make(options, MakeCpuDevice(CpuBFloat16::kFloat32), &clock_);
+    auto engine = LocalEngine::Make(options, device_.get(), &clock_);
     EXPECT_THAT(engine, IsOk());
     EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
     return *std::move(engine);
@@ -107,6 +107,7 @@ class LocalEngineTest : public ::testing::Test {
 
   TempFolder folder_;
   const SteadyClock clock_;
+  const std::unique_ptr<Device> device_ = MakeCpuDevice(CpuBFloat16::kFloat32);
   std::vector<Profile> profiles_;
 };
 
@@ -241,7 +242,7 @@ TEST_F(LocalEngineTest, ACheckpointThatChangesUnderneathIsDataLossAndNothingElse
     if (file.path().extension() == ".safetensors") std::filesystem::resize_file(file.path(), 64);
   }
   EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("host-offload"))), kept)) << "it has its copies";
-  const auto fresh = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, MakeCpuDevice(CpuBFloat16::kFloat32), &clock_);
+  const auto fresh = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
   EXPECT_THAT((*fresh)->LoadModel({"tiny", folder_ / "model"}), StatusIs(absl::StatusCode::kInvalidArgument, "tiny"));
 }
 
@@ -259,7 +260,7 @@ TEST_F(LocalEngineTest, NamesTheTensorThatDoesNotFitTheModel) {
   QwenImageDiTConfig wider = TinyConfig();
   wider.joint_attention_dim = 128;
   std::ofstream(folder_ / "model/config.json") << ToConfigJson(wider);
-  const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, MakeCpuDevice(CpuBFloat16::kFloat32), &clock_);
+  const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
   EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
               StatusIs(absl::StatusCode::kInvalidArgument, "txt_norm.weight"));
   wider = TinyConfig();

@@ -93,25 +93,5 @@ TEST_F(ModelServiceTest, ListsProfilesWithAllEightKeys) {
   EXPECT_FALSE(response.profiles(1).has_vram_limit_gib());
 }
 
-TEST_F(ServerTest, TellsWhereEveryByteIs) {
-  ResidencySnapshot snapshot;
-  snapshot.device_name = "cuda:0";
-  snapshot.device = {100, 10, 20, 30, 70};
-  snapshot.host = {200, 11, 21, 0, 71};
-  snapshot.models = {{"tiny", 1, 2, 3}};
-  snapshot.riders = {{"tiny", "disk", 4, 5}};
-  snapshot.waiting = 6;
-  engine_.SetResidency(snapshot);
-  const auto stub = v1::ResidencyService::NewStub(channel_);
-  grpc::ClientContext context;
-  v1::GetResidencyResponse response;
-  ASSERT_THAT(stub->GetResidency(&context, {}, &response), IsServed());
-  EXPECT_EQ(response.ShortDebugString(),
-            "memories { memory: \"device\" budget_bytes: 100 weights_bytes: 10 staging_bytes: 20 activations_bytes: 30 "
-            "peak_bytes: 70 } memories { memory: \"host\" budget_bytes: 200 weights_bytes: 11 staging_bytes: 21 "
-            "peak_bytes: 71 } models { model: \"tiny\" device_bytes: 1 host_bytes: 2 disk_bytes: 3 } riders { model: "
-            "\"tiny\" profile: \"disk\" modules_done: 4 modules_total: 5 } waiting: 6 device: \"cuda:0\"");
-}
-
 }  // namespace
 }  // namespace ditserve

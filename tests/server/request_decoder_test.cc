@@ -264,5 +264,16 @@ TEST_F(RequestDecoderTest, SurvivesRequestsWithAnyByteChanged) {
   }
 }
 
+TEST_F(RequestDecoderTest, TakesPriorityAndJoinOverAndRefusesUnknownOnes) {
+  request_.set_priority(v1::PRIORITY_BATCH);
+  request_.set_join(v1::JOIN_WAIT);
+  EXPECT_EQ(Decode()->call.priority, Priority::kBatch);
+  EXPECT_EQ(Decode()->call.join, JoinPolicy::kWait);
+  EXPECT_THAT(ErrorAfter([](auto& request) { request.set_priority(static_cast<v1::Priority>(9)); }),
+              StatusIs(absl::StatusCode::kInvalidArgument, "priority: 9, expected PRIORITY_INTERACTIVE"));
+  EXPECT_THAT(ErrorAfter([](auto& request) { request.set_join(static_cast<v1::Join>(9)); }),
+              StatusIs(absl::StatusCode::kInvalidArgument, "join: 9, expected JOIN_AUTO"));
+}
+
 }  // namespace
 }  // namespace ditserve

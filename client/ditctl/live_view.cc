@@ -1,0 +1,93 @@
+#include "client/ditctl/live_view.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "client/ditctl/print.h"
+
+namespace ditserve::ditctl {
+namespace {
+
+constexpr int kBarWidth = 40;
+
+double ToSeconds(const google::protobuf::Duration& duration) {
+  return static_cast<double>(duration.seconds()) + 1e-9 * duration.nanos();
+}
+
+// Cells of `part` in a bar of `whole`; something is never shown as nothing.
+int Cells(int64_t part, int64_t whole) {
+  if (part <= 0 || whole <= 0) return 0;
+  return std::clamp(static_cast<int>(kBarWidth * static_cast<double>(part) / static_cast<double>(whole)), 1, kBarWidth);
+}
+
+// "[WWWWWssaaa.....]": weights, staging, activations, free.
+std::string UseBar(const v1::MemoryUse& memory) {
+  std::string bar = std::string(static_cast<size_t>(Cells(memory.weights_bytes(), memory.budget_bytes())), 'W') +
+                    std::string(static_cast<size_t>(Cells(memory.staging_bytes(), memory.budget_bytes())), 's') +
+                    std::string(static_cast<size_t>(Cells(memory.activations_bytes(), memory.budget_bytes())), 'a');
+  bar.resize(kBarWidth, '.');
+  return absl::StrCat("[", bar, "]");
+}
+
+std::string MemoryLine(const v1::MemoryUse& memory) {
+  const int64_t total = memory.weights_bytes() + memory.staging_bytes() + memory.activations_bytes();
+  return absl::StrFormat("%-7s %s %s of %s (W %s, s %s, a %s)\n", memory.memory(), UseBar(memory), Bytes(total),
+                         Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()), Bytes(memory.staging_bytes()),
+                         Bytes(memory.activations_bytes()));
+}
+
+std::string RiderLine(const v1::Rider& rider) {
+  std::string bar(static_cast<size_t>(Cells(rider.modules_done(), rider.modules_total())), '#');
+  bar.resize(kBarWidth, '.');
+  return absl::StrFormat("[%s] %4d/%d  %s, %s%s%s, stall %s\n", bar, rider.modules_done(), rider.modules_total(),
+                         rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
+                         rider.priority() == v1::PRIORITY_BATCH ? ", batch" : "",
+                         rider.waiting() ? ", waits for the next sweep" : "", Seconds(rider.stall()));
+}
+
+}  // namespace
+
+std::string LiveView::Show(const v1::WatchResidencyResponse& update) {
+  const v1::GetResidencyResponse& now = update.residency();
+  std::string text = absl::StrCat("ditserve on ", now.device(), "    W weights  s staging  a activations\n\n");
+  for (const v1::MemoryUse& memory : now.memories()) absl::StrAppend(&text, MemoryLine(memory));
+  absl::StrAppend(&text, "\n");
+  std::vector<std::vector<std::string>> rows = {{"MODEL", "DEVICE", "HOST", "DISK"}};
+  for (const v1::ModelResidency& model : now.models()) {
+    rows.push_back({model.model(), Bytes(model.device_bytes()), Bytes(model.host_bytes()), Bytes(model.disk_bytes())});
+  }
+  absl::StrAppend(&text, Table(rows), "\n", Transfers(update), "\n", "riders: ", now.riders_size(),
+                  ", waiting: ", now.waiting(), "\n");
+  for (const v1::Rider& rider : now.riders()) absl::StrAppend(&text, RiderLine(rider));
+  last_ = update;
+  return text;
+}
+
+std::string LiveView::Transfers(const v1::WatchResidencyResponse& update) const {
+  const double seconds = last_ ? ToSeconds(update.time()) - ToSeconds(last_->time()) : 0;
+  std::string text;
+  const auto& transfers = update.residency().transfers();
+  for (int i = 0; i < transfers.size(); ++i) {
+    int64_t rate = 0;
+    if (seconds > 0 && i < last_->residency().transfers_size()) {
+      rate = static_cast<int64_t>(static_cast<double>(transfers[i].bytes() - last_->residency().transfers(i).bytes()) /
+                                  seconds);
+    }
+    absl::StrAppend(&text, transfers[i].from(), " -> ", transfers[i].to(), "  ", Bytes(rate), "/s  (",
+                    Bytes(transfers[i].bytes()), " in all)\n");
+  }
+  return text;
+}
+
+std::string DescribeBudget(const v1::MemoryUse& memory) {
+  std::string text = absl::StrCat(memory.memory(), ": a budget of ", Bytes(memory.wanted_budget_bytes()), "\n");
+  if (memory.budget_bytes() > memory.wanted_budget_bytes()) {
+    absl::StrAppend(&text, "until running requests end: ", Bytes(memory.budget_bytes()), "\n");
+  }
+  return text;
+}
+
+}  // namespace ditserve::ditctl

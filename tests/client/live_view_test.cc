@@ -1,0 +1,88 @@
+#include "client/ditctl/live_view.h"
+
+#include "tests/client/fake_server.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve::ditctl {
+namespace {
+
+using ::testing::HasSubstr;
+
+v1::WatchResidencyResponse Update(int64_t seconds, int64_t read_bytes) {
+  v1::WatchResidencyResponse update;
+  update.mutable_time()->set_seconds(seconds);
+  v1::GetResidencyResponse& residency = *update.mutable_residency();
+  residency.set_device("cpu");
+  v1::MemoryUse& memory = *residency.add_memories();
+  memory.set_memory("device");
+  memory.set_budget_bytes(1000);
+  memory.set_weights_bytes(500);
+  memory.set_activations_bytes(1);
+  v1::TransferTotal& transfer = *residency.add_transfers();
+  transfer.set_from("disk");
+  transfer.set_to("host");
+  transfer.set_bytes(read_bytes);
+  v1::Rider& rider = *residency.add_riders();
+  rider.set_model("qwen");
+  rider.set_profile("disk");
+  rider.set_modules_done(5);
+  rider.set_modules_total(10);
+  return update;
+}
+
+TEST(LiveViewTest, ShowsUseAsABarAndNothingAsNothing) {
+  LiveView view;
+  EXPECT_THAT(view.Show(Update(1, 0)),
+              HasSubstr("[WWWWWWWWWWWWWWWWWWWWa...................] 501 B of 1000 B (W 500 B, s 0 B, a 1 B)"));
+}
+
+TEST(LiveViewTest, ShowsRidersWhereTheyAre) {
+  LiveView view;
+  v1::WatchResidencyResponse update = Update(1, 0);
+  EXPECT_THAT(view.Show(update), HasSubstr("[####################....................]    5/10  qwen, disk, stall"));
+  update.mutable_residency()->mutable_riders(0)->set_waiting(true);
+  update.mutable_residency()->mutable_riders(0)->set_priority(v1::PRIORITY_BATCH);
+  EXPECT_THAT(view.Show(update), HasSubstr("qwen, disk, batch, waits for the next sweep"));
+}
+
+TEST(LiveViewTest, RatesAreDifferencesOverTheServersTime) {
+  LiveView view;
+  EXPECT_THAT(view.Show(Update(1, 1 << 20)), HasSubstr("disk -> host  0 B/s  (1.0 MiB in all)"));
+  EXPECT_THAT(view.Show(Update(3, 5 << 20)), HasSubstr("disk -> host  2.0 MiB/s  (5.0 MiB in all)"));
+}
+
+TEST_F(DitctlTest, TopEndsAfterAsManyUpdatesAsItIsTold) {
+  server.update = Update(1, 0);
+  EXPECT_EQ(Call({"top", "--count", "2", "--interval-seconds", "0.25"}), kOk);
+  EXPECT_EQ(server.watch_request.interval().nanos(), 250'000'000);
+  EXPECT_THAT(out.str(), HasSubstr("ditserve on cpu"));
+}
+
+TEST_F(DitctlTest, TopEndsWithTheServersError) {
+  server.status = grpc::Status(grpc::INVALID_ARGUMENT, "interval: 1ms, expected 0.1 to 60 seconds");
+  EXPECT_EQ(Call({"top"}), kFailed);
+  EXPECT_THAT(err.str(), HasSubstr("INVALID_ARGUMENT: interval: 1ms"));
+}
+
+TEST_F(DitctlTest, BudgetAsksForBytesOfAMemory) {
+  EXPECT_EQ(Call({"budget", "device", "--bytes", "1.5GiB"}), kOk);
+  EXPECT_EQ(server.set_budget.memory(), "device");
+  EXPECT_EQ(server.set_budget.budget_bytes(), 3 << 29);
+  EXPECT_THAT(out.str(), HasSubstr("a budget of 1.5 GiB"));
+}
+
+TEST_F(DitctlTest, BudgetRefusesWhatIsNoSize) {
+  EXPECT_EQ(Call({"budget", "device", "--bytes", "lots"}), kUsage);
+  EXPECT_THAT(err.str(), HasSubstr("--bytes: expected bytes"));
+}
+
+TEST_F(DitctlTest, ForwardSendsPriorityAndJoin) {
+  EXPECT_EQ(Forward({"--priority", "batch", "--join", "wait"}), kOk);
+  EXPECT_EQ(server.request.priority(), v1::PRIORITY_BATCH);
+  EXPECT_EQ(server.request.join(), v1::JOIN_WAIT);
+  EXPECT_EQ(Forward({"--join", "never"}), kUsage);
+  EXPECT_THAT(err.str(), HasSubstr("--join: expected auto, immediate or wait, found 'never'"));
+}
+
+}  // namespace
+}  // namespace ditserve::ditctl
