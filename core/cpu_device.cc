@@ -1,7 +1,6 @@
 #include "core/cpu_device.h"
 
 #include <sys/mman.h>
-#include <sys/sysinfo.h>
 
 #include <string>
 
@@ -68,11 +67,7 @@ class CpuDevice final : public Device {
 
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordOperations() override { return nullptr; }
 
-  absl::StatusOr<int64_t> TotalBytes(Memory) const override {
-    struct sysinfo info;
-    if (sysinfo(&info) != 0) return absl::InternalError("sysinfo failed");
-    return static_cast<int64_t>(info.totalram) * info.mem_unit;
-  }
+  absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory) const override { return ReadHostMemory(); }
 
  private:
   const std::string name_ = "cpu";

@@ -1,7 +1,6 @@
 // The CUDA device: a shared module that is loaded only where it is asked for (core/device_module.h).
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
-#include <sys/sysinfo.h>
 
 #include <cstdlib>
 #include <string>
@@ -99,16 +98,12 @@ class CudaDevice final : public Device {
     return event;
   }
 
-  absl::StatusOr<int64_t> TotalBytes(Memory memory) const override {
-    if (memory == Memory::kHost) {
-      struct sysinfo info;
-      if (sysinfo(&info) != 0) return absl::InternalError("sysinfo failed");
-      return static_cast<int64_t>(info.totalram) * info.mem_unit;
-    }
+  absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override {
+    if (memory == Memory::kHost) return ReadHostMemory();
     DITSERVE_RETURN_IF_ERROR(Enter());
     size_t free = 0, total = 0;
     DITSERVE_RETURN_IF_ERROR(StatusOf(cudaMemGetInfo(&free, &total), "asking for the device's memory"));
-    return static_cast<int64_t>(total);
+    return MemoryStatus{static_cast<int64_t>(total), static_cast<int64_t>(free)};
   }
 
   absl::Status Enter() const { return StatusOf(cudaSetDevice(index_), name_); }

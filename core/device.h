@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/dtype.h"
+#include "core/host_memory.h"
 #include "core/ledger.h"
 
 namespace ditserve {
@@ -64,8 +65,8 @@ class Device {
   // An event after all operations issued so far by the calling thread; null if they are finished.
   virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordOperations() = 0;
 
-  // Bytes of the device's memory in all, and of the host's.
-  virtual absl::StatusOr<int64_t> TotalBytes(Memory memory) const = 0;
+  // The device's memory, and the host's.
+  virtual absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const = 0;
 };
 
 }  // namespace ditserve

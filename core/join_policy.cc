@@ -4,14 +4,14 @@
 
 namespace ditserve {
 
-JoinCosts PredictJoinCosts(const JoinSituation& at) {
-  const absl::Duration move_all = at.move_passed + at.move_ahead;
-  const absl::Duration shared_compute = std::min(at.compute_others, at.compute_own);
+JoinCosts PredictJoinCosts(const JoinSituation& situation) {
+  const absl::Duration move_all = situation.move_passed + situation.move_ahead;
+  const absl::Duration shared_compute = std::min(situation.compute_others, situation.compute_own);
   JoinCosts costs;
-  costs.immediate =
-      std::max(move_all, at.compute_others + shared_compute) + std::max(move_all, at.compute_own + shared_compute);
-  const absl::Duration others_done = std::max(at.move_ahead, at.compute_others);
-  costs.wait = others_done + others_done + std::max(move_all, at.compute_own);
+  costs.immediate = std::max(move_all, situation.compute_others + shared_compute) +
+                    std::max(move_all, situation.compute_own + shared_compute);
+  const absl::Duration others_done = std::max(situation.move_ahead, situation.compute_others);
+  costs.wait = others_done + others_done + std::max(move_all, situation.compute_own);
   return costs;
 }
 

@@ -193,7 +193,7 @@ int64_t ResidencyManager::NeededDeviceBytes() const {
 }
 
 absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
-  const int64_t least = memory == Memory::kHost ? transfers_->staging_bytes() : 0;
+  const int64_t least = memory == Memory::kHost ? least_host_bytes() : 0;
   if (bytes < least) {
     return absl::FailedPreconditionError(absl::StrCat("a budget of ", bytes, " bytes is less than the ", least,
                                                       " bytes that the server always needs of this memory"));

@@ -75,6 +75,7 @@ class ResidencyManager {
   // activations and the largest module. What they need beyond the budget is given back as they end.
   // Errors: FailedPrecondition if the transfer slots alone take more.
   absl::Status SetBudget(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  int64_t least_host_bytes() const { return transfers_->staging_bytes(); }
 
   // Sends copies that no request has used for Options::idle_release to where their profiles rest. Returns when to call
   // it again, on the clock's scale.

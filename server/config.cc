@@ -143,6 +143,15 @@ absl::Status ReadBudget(YamlMap& map, const std::string& key, BudgetSpec& budget
   return absl::OkStatus();
 }
 
+absl::Status ReadFollowPressure(YamlMap& map, ServerConfig& config) {
+  std::optional<std::string> text;
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("follow_pressure", &text));
+  if (!text) return absl::OkStatus();
+  if (*text != "true" && *text != "false") return map.Wrong("follow_pressure", "expected true or false");
+  config.follow_pressure = *text == "true";
+  return absl::OkStatus();
+}
+
 absl::Status ReadModel(YamlMap& map, ServerConfig& config) {
   ModelSource model;
   std::string type = "QwenImageDiT", numerics(Name(model.numerics));
@@ -217,7 +226,7 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
                   return document.ReadMap("memory", [&](YamlMap& map) {
                     return InTurn([&] { return ReadBudget(map, "device_budget", config.device_budget); },
                                   [&] { return ReadBudget(map, "host_budget", config.host_budget); },
-                                  [&] { return map.RefuseOthers(); });
+                                  [&] { return ReadFollowPressure(map, config); }, [&] { return map.RefuseOthers(); });
                   });
                 },
                 [&] { return document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); }); },

@@ -45,6 +45,7 @@ struct ServerConfig {
   int transfer_threads = 0;
 
   BudgetSpec device_budget, host_budget;
+  bool follow_pressure = false;
 
   std::vector<ModelSource> models;
 

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/isfinite.h>
 #include <c10/core/InferenceMode.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <list>
@@ -19,6 +20,7 @@
 #include "absl/time/clock.h"
 #include "core/executor.h"
 #include "core/ledger.h"
+#include "core/pressure_guard.h"
 #include "core/status_macros.h"
 #include "core/transfer_engine.h"
 #include "models/activation_memory.h"
@@ -30,6 +32,9 @@ namespace {
 
 // Shapes whose activation peak is remembered; a server sees few.
 constexpr size_t kMaxRememberedShapes = 256;
+
+// How often a look is taken at what other processes need.
+constexpr absl::Duration kPressureInterval = absl::Seconds(1);
 
 // A loaded model.
 struct Model {
@@ -267,6 +272,8 @@ class LocalEngineImpl final : public LocalEngine {
     });
     residency_ = std::make_unique<ResidencyManager>(options.residency, device_, &ledger_, transfers_.get(),
                                                     executor_.get(), &clock_);
+    guard_ = std::make_unique<PressureGuard>(device_, &ledger_, residency_.get());
+    follow_pressure_ = options.follow_pressure;
     keeper_ = std::thread([this] { Keep(); });
     return absl::OkStatus();
   }
@@ -306,9 +313,18 @@ class LocalEngineImpl final : public LocalEngine {
     return residency_->ModuleTiers(model->id);
   }
 
-  ResidencySnapshot Residency() const override { return residency_->Snapshot(); }
+  ResidencySnapshot Residency() const override {
+    ResidencySnapshot snapshot = residency_->Snapshot();
+    const absl::StatusOr<MemoryStatus> memory = device_->MemoryStatusOf(Memory::kDevice);
+    if (memory.ok()) {  // Where the device does not tell, nobody else is known to hold any.
+      int64_t own = snapshot.device.total_bytes();
+      if (device_->computes_in_host_memory()) own += snapshot.host.total_bytes();
+      snapshot.other_processes_bytes = std::max<int64_t>(0, memory->total_bytes - memory->available_bytes - own);
+    }
+    return snapshot;
+  }
 
-  absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
+  absl::Status SetBudget(Memory memory, int64_t bytes) override { return guard_->SetBudget(memory, bytes); }
 
   std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override;
 
@@ -339,13 +355,19 @@ class LocalEngineImpl final : public LocalEngine {
     calls_.remove(call);
   }
 
-  // Ends calls at their deadlines, and sends idle copies to rest.
+  void FollowPressure() {
+    const absl::Status checked = guard_->Check();
+    if (!checked.ok()) spdlog::warn("memory pressure: {}", checked.ToString());
+  }
+
+  // Ends calls at their deadlines, sends idle copies to rest, and follows the pressure on memory.
   void Keep() {
     absl::Duration release = clock_.Now();
+    absl::Duration look = follow_pressure_ ? release : absl::InfiniteDuration();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
-      absl::Duration next = release;
+      absl::Duration next = std::min(release, look);
       for (const std::shared_ptr<Call>& call : calls_) {
         if (call->deadline() <= now) {
           call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
@@ -356,6 +378,11 @@ class LocalEngineImpl final : public LocalEngine {
       if (release <= now) {
         mutex_.Unlock();
         release = residency_->ReleaseIdle();
+        mutex_.Lock();
+      } else if (look <= now) {
+        mutex_.Unlock();
+        FollowPressure();
+        look = now + kPressureInterval;
         mutex_.Lock();
       } else {
         changed_.WaitWithTimeout(&mutex_, next - now);
@@ -370,6 +397,8 @@ class LocalEngineImpl final : public LocalEngine {
   std::unique_ptr<TransferEngine> transfers_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<ResidencyManager> residency_;
+  std::unique_ptr<PressureGuard> guard_;
+  bool follow_pressure_ = false;
 
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;  // Calls came, or the engine stops.

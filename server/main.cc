@@ -83,9 +83,10 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config) {
 
 // The two budgets in bytes, device's first.
 absl::StatusOr<std::pair<int64_t, int64_t>> Budgets(const ServerConfig& config, const Device& device) {
-  DITSERVE_ASSIGN_OR_RETURN(const int64_t device_bytes, device.TotalBytes(Memory::kDevice));
-  DITSERVE_ASSIGN_OR_RETURN(const int64_t host_bytes, device.TotalBytes(Memory::kHost));
-  return std::pair(ResolveBudget(config.device_budget, device_bytes), ResolveBudget(config.host_budget, host_bytes));
+  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_device, device.MemoryStatusOf(Memory::kDevice));
+  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_host, device.MemoryStatusOf(Memory::kHost));
+  return std::pair(ResolveBudget(config.device_budget, of_device.total_bytes),
+                   ResolveBudget(config.host_budget, of_host.total_bytes));
 }
 
 absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, Device* device,
@@ -94,6 +95,7 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& conf
   DITSERVE_ASSIGN_OR_RETURN(std::tie(options.device_budget_bytes, options.host_budget_bytes), Budgets(config, *device));
   options.threads = config.threads;
   options.transfer_threads = config.transfer_threads;
+  options.follow_pressure = config.follow_pressure;
   options.residency = {config.max_active, config.max_queue, config.idle_release};
   spdlog::info("device {}: budgets of {} bytes of device memory, {} of host memory", config.device,
                options.device_budget_bytes, options.host_budget_bytes);

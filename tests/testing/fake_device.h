@@ -47,7 +47,10 @@ class FakeDevice final : public Device {
     return absl::OkStatus();
   }
   absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordOperations() override { return nullptr; }
-  absl::StatusOr<int64_t> TotalBytes(Memory) const override { return int64_t{1} << 40; }
+  absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory) const override {
+    return MemoryStatus{int64_t{1} << 40, available_bytes_};
+  }
+  void SetAvailable(int64_t bytes) { available_bytes_ = bytes; }
 
  private:
   void AbortOnLeak() const {
@@ -56,6 +59,7 @@ class FakeDevice final : public Device {
 
   const std::string name_ = "fake:0";
   const bool in_host_memory_;
+  std::atomic<int64_t> available_bytes_ = int64_t{1} << 40;
   std::atomic<int> fail_in_ = 0;
   std::atomic<int64_t> allocated_[2] = {0, 0};
   std::atomic<int64_t> most_[2] = {0, 0};
