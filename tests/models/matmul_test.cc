@@ -7,7 +7,9 @@
 #include <cstring>
 #include <limits>
 #include <tuple>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "core/cast.h"
 #include "core/seeded_values.h"
 
@@ -105,7 +107,7 @@ class Product {
 class MatmulTest : public ::testing::TestWithParam<MatmulIsa> {};
 
 TEST_P(MatmulTest, IsRightForEveryNumberOfRows) {
-  for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 25, 31, 77, 257}) {
+  for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 25, 31, 77, 95, 96, 97, 103, 107, 257}) {
     const Product product({rows, 70, 50}, DType::kBFloat16);
     SCOPED_TRACE(rows);
     product.ExpectIsRight(product.Compute(GetParam()));
@@ -114,8 +116,8 @@ TEST_P(MatmulTest, IsRightForEveryNumberOfRows) {
 
 TEST_P(MatmulTest, IsRightForEveryDType) {
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat8E4M3}) {
-    for (const int64_t rows : {3, 20}) {
-      const Product product({rows, 65, 130}, dtype);
+    for (const int64_t rows : {int64_t{3}, MatmulFewRows(GetParam())}) {
+      const Product product({rows, 65, 450}, dtype);
       SCOPED_TRACE(Name(dtype));
       product.ExpectIsRight(product.Compute(GetParam()));
     }
@@ -124,35 +126,42 @@ TEST_P(MatmulTest, IsRightForEveryDType) {
 
 TEST_P(MatmulTest, IsRightForSizesThatFillNoBlock) {
   for (const auto& [out, in] : {std::tuple(1, 1), std::tuple(1, 300), std::tuple(33, 1), std::tuple(31, 15),
-                                std::tuple(64, 257), std::tuple(1100, 19), std::tuple(513, 530)}) {
-    for (const int64_t rows : {2, 14}) {
-      const Product product({rows, out, in}, DType::kBFloat16);
-      SCOPED_TRACE(out);
-      product.ExpectIsRight(product.Compute(GetParam()));
+                                std::tuple(64, 257), std::tuple(1100, 19), std::tuple(413, 800), std::tuple(3, 8200)}) {
+    for (const int64_t rows : {int64_t{2}, MatmulFewRows(GetParam()) + 1}) {
+      for (const DType dtype : {DType::kFloat8E4M3, DType::kFloat32}) {
+        const Product product({rows, out, in}, dtype);
+        SCOPED_TRACE(absl::StrCat(rows, " ", out, " ", in, " ", Name(dtype)));
+        product.ExpectIsRight(product.Compute(GetParam()));
+      }
     }
   }
 }
 
 TEST_P(MatmulTest, NeedsNoBias) {
-  for (const int64_t rows : {1, 40}) {
+  for (const int64_t rows : {int64_t{1}, MatmulFewRows(GetParam())}) {
     const Product product({rows, 40, 40}, DType::kFloat32, /*has_bias=*/false);
     product.ExpectIsRight(product.Compute(GetParam()));
   }
 }
 
 TEST_P(MatmulTest, ARowDoesNotDependOnTheOthers) {
-  const Product product({64, 100, 600}, DType::kBFloat16);
-  const std::vector<float> all = product.Compute(GetParam());
-  for (const auto& [begin, end] : {std::tuple(0, 8), std::tuple(5, 64), std::tuple(30, 43)}) {
-    const std::vector<float> some = product.Compute(GetParam(), begin, end);
-    EXPECT_EQ(std::memcmp(some.data(), all.data() + begin * 100, some.size() * sizeof(float)), 0) << begin;
+  const int64_t few = MatmulFewRows(GetParam());
+  for (const auto& [rows, parts] :
+       {std::tuple(few - 1, std::vector{std::tuple(0, 1), std::tuple(2, 7), std::tuple(9, 22)}),
+        std::tuple(few + 150, std::vector{std::tuple(0, 100), std::tuple(5, 140), std::tuple(31, 174)})}) {
+    const Product product({rows, 100, 5000}, DType::kBFloat16);
+    const std::vector<float> all = product.Compute(GetParam());
+    for (const auto& [begin, end] : parts) {
+      const std::vector<float> some = product.Compute(GetParam(), begin, end);
+      EXPECT_EQ(std::memcmp(some.data(), all.data() + begin * 100, some.size() * sizeof(float)), 0) << begin;
+    }
   }
 }
 
 TEST_P(MatmulTest, DoesNotDependOnTheNumberOfThreads) {
   const int threads = at::get_num_threads();
-  for (const int64_t rows : {2, 300}) {
-    const Product product({rows, 200, 300}, DType::kBFloat16);
+  for (const auto& [rows, out] : {std::tuple(2, 200), std::tuple(300, 200), std::tuple(600, 33)}) {
+    const Product product({rows, out, 500}, DType::kBFloat16);
     at::set_num_threads(1);
     const std::vector<float> alone = product.Compute(GetParam());
     for (const int team : {2, 3, 4}) {
@@ -164,7 +173,7 @@ TEST_P(MatmulTest, DoesNotDependOnTheNumberOfThreads) {
 }
 
 TEST_P(MatmulTest, PassesOnWhatIsNotFinite) {
-  for (const int64_t rows : {4, 30}) {
+  for (const int64_t rows : {int64_t{4}, MatmulFewRows(GetParam())}) {
     Product product({rows, 40, 40}, DType::kBFloat16);
     product.x()[2] = std::numeric_limits<float>::quiet_NaN();
     product.x()[43 + 1] = std::numeric_limits<float>::infinity();
@@ -175,23 +184,39 @@ TEST_P(MatmulTest, PassesOnWhatIsNotFinite) {
   }
 }
 
+// Times 1: each element is a column of its own.
 TEST_P(MatmulTest, DecodesEveryElementOfTheNarrowDTypes) {
   for (const DType dtype : {DType::kBFloat16, DType::kFloat16, DType::kFloat8E4M3}) {
     const int64_t count = int64_t{1} << (8 * SizeOf(dtype));
     std::vector<std::byte> elements(static_cast<size_t>(count * SizeOf(dtype)));
     for (int64_t i = 0; i < count; ++i) std::memcpy(elements.data() + i * SizeOf(dtype), &i, SizeOf(dtype));
-    std::vector<float> expected(static_cast<size_t>(count)), found(static_cast<size_t>(count));
+    std::vector<float> expected(static_cast<size_t>(count));
     Cast(elements.data(), dtype, {}, expected.data(), DType::kFloat32, count);
-    // A product with 1: each element is a column of its own.
-    const float one = 1;
-    MultiplyFloat32({&one, 1, 1}, {elements.data(), nullptr, dtype, count, 1}, found.data(), count, GetParam());
-    for (size_t i = 0; i < expected.size(); ++i) {
-      if (std::isnan(expected[i])) {
-        EXPECT_TRUE(std::isnan(found[i])) << Name(dtype) << " " << i;
-      } else {
-        ASSERT_EQ(found[i], expected[i]) << Name(dtype) << " " << i;
+    for (const int64_t rows : {int64_t{1}, MatmulFewRows(GetParam())}) {
+      const std::vector<float> ones(static_cast<size_t>(rows), 1.0f);
+      std::vector<float> found(static_cast<size_t>(rows * count));
+      MultiplyFloat32({ones.data(), 1, rows}, {elements.data(), nullptr, dtype, count, 1}, found.data(), count,
+                      GetParam());
+      for (size_t i = 0; i < expected.size(); ++i) {
+        if (std::isnan(expected[i])) {
+          EXPECT_TRUE(std::isnan(found[i])) << Name(dtype) << " " << i;
+        } else {
+          ASSERT_EQ(found[i], expected[i]) << Name(dtype) << " " << i;
+        }
       }
     }
+  }
+}
+
+// The elements of a word are told apart: a weight of [1, count] times the unit matrix is itself.
+TEST_P(MatmulTest, KeepsTheOrderOfElements) {
+  const int64_t count = MatmulFewRows(GetParam());
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat8E4M3}) {
+    const Encoded weight(Values("weight", count), dtype);
+    std::vector<float> unit(static_cast<size_t>(count * count)), y(static_cast<size_t>(count));
+    for (int64_t i = 0; i < count; ++i) unit[static_cast<size_t>(i * (count + 1))] = 1;
+    MultiplyFloat32({unit.data(), count, count}, {weight.data(), nullptr, dtype, 1, count}, y.data(), 1, GetParam());
+    EXPECT_EQ(y, weight.decoded()) << Name(dtype);
   }
 }
 

@@ -12,13 +12,15 @@
 namespace ditserve {
 
 // A device with memory of its own (which a test can look into), that can be told to run out of it.
-class FakeDevice final : public Device {
+class FakeDevice : public Device {
  public:
   explicit FakeDevice(bool computes_in_host_memory = false) : in_host_memory_(computes_in_host_memory) {}
   ~FakeDevice() override { AbortOnLeak(); }
 
   // The n-th allocation from now on fails, once; 0: none.
   void FailAllocation(int n) { fail_in_ = n; }
+  // The n-th copy from now on fails, once; 0: none.
+  void FailCopy(int n) { fail_copy_in_ = n; }
 
   int64_t allocated_bytes(Memory memory) const { return allocated_[static_cast<size_t>(memory)]; }
   int64_t most_allocated_bytes(Memory memory) const { return most_[static_cast<size_t>(memory)]; }
@@ -43,6 +45,7 @@ class FakeDevice final : public Device {
   }
   absl::Status Convert(const ElementSpan& source, absl::Span<const DType> through, const ElementSpan& target,
                        int64_t count) override {
+    if (fail_copy_in_ > 0 && --fail_copy_in_ == 0) return absl::UnavailableError("the fake device's link failed");
     Cast(source.data, source.dtype, through, target.data, target.dtype, count);
     return absl::OkStatus();
   }
@@ -61,6 +64,7 @@ class FakeDevice final : public Device {
   const bool in_host_memory_;
   std::atomic<int64_t> available_bytes_ = int64_t{1} << 40;
   std::atomic<int> fail_in_ = 0;
+  std::atomic<int> fail_copy_in_ = 0;
   std::atomic<int64_t> allocated_[2] = {0, 0};
   std::atomic<int64_t> most_[2] = {0, 0};
 };

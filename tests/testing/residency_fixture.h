@@ -28,7 +28,11 @@ class ResidencyFixture {
 
   explicit ResidencyFixture(int64_t device_copies, int64_t host_copies = 0, bool in_host_memory = false,
                             ResidencyManager::Options options = {})
-      : device(in_host_memory),
+      : ResidencyFixture(std::make_unique<FakeDevice>(in_host_memory), device_copies, host_copies, options) {}
+  ResidencyFixture(std::unique_ptr<FakeDevice> given_device, int64_t device_copies, int64_t host_copies,
+                   ResidencyManager::Options options = {})
+      : owned_device(std::move(given_device)),
+        device(*owned_device),
         ledger(device_copies * kCopyBytes, TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes),
         executor([] {}) {
     std::vector<FixtureTensor> tensors;
@@ -178,7 +182,8 @@ class ResidencyFixture {
   static constexpr int kThreads = 2;
   TempFolder folder;
   std::string path;
-  FakeDevice device;
+  const std::unique_ptr<FakeDevice> owned_device;
+  FakeDevice& device;
   FakeClock clock;
   Ledger ledger;
   Executor executor;
