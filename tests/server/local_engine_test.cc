@@ -148,6 +148,30 @@ TEST_F(LocalEngineTest, SixteenRequestsAtOnceGetWhatEachGetsAlone) {
   EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
 }
 
+TEST_F(LocalEngineTest, RidersPoliciesCancellationsAndBudgetsNeverChangeAResult) {
+  constexpr const char* kNames[] = {"resident", "host-offload", "dynamic", "disk"};  // Of equal precision.
+  const at::Tensor expected = Output(*MakeEngine(), MakeCall(ProfileNamed("disk")));
+  for (const int riders : {1, 3, 32}) {
+    const auto engine = MakeEngine(48 << 20, /*max_riders=*/32);
+    std::vector<std::unique_ptr<Flight>> kept, cancelled;
+    for (int i = 0; i < riders; ++i) {
+      ForwardCall call = MakeCall(ProfileNamed(kNames[i % 4]));
+      call.join = static_cast<JoinPolicy>(i % 3);
+      call.priority = i % 5 == 4 ? Priority::kBatch : Priority::kInteractive;
+      kept.push_back(Send(*engine, call));
+      cancelled.push_back(Send(*engine, call));
+      cancelled.back()->handle->Cancel(absl::CancelledError("enough"));
+      EXPECT_THAT(engine->SetBudget(Memory::kDevice, (16 + 8 * (i % 5)) << 20), IsOk());
+    }
+    for (const auto& flight : kept) {
+      ASSERT_THAT(flight->Wait(), IsOk());
+      EXPECT_TRUE(at::equal(flight->result->output, expected)) << riders << " riders";
+    }
+    for (const auto& flight : cancelled) flight->Wait().IgnoreError();
+    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+  }
+}
+
 TEST_F(LocalEngineTest, AFlippedWeightBitChangesTheResult) {
   const at::Tensor expected = Output(*MakeEngine(), MakeCall(ProfileNamed("disk")));
   {
@@ -254,6 +278,31 @@ TEST_F(LocalEngineTest, ATruncatedShardEndsTheRequestWithDataLoss) {
   EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait(),
               StatusIs(absl::StatusCode::kDataLoss, "diffusion_pytorch_model"));
   EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+}
+
+TEST_F(LocalEngineTest, AShardThatIsReplacedOrUnlinkedInMidStreamIsNeverMixed) {
+  for (const bool replaced : {true, false}) {
+    std::filesystem::remove_all(folder_ / "model");
+    ASSERT_THAT(WriteSeededCheckpoint({TinyConfig(), 1}, folder_ / "model", nullptr, nullptr), IsOk());
+    const auto engine = MakeEngine();
+    const auto change = [&](const ForwardProgress& progress) {
+      if (progress.modules_done != 3) return;
+      for (const auto& file : std::filesystem::directory_iterator(folder_ / "model")) {
+        if (file.path().extension() != ".safetensors") continue;
+        const std::string copy = file.path().string() + ".new";
+        if (replaced) {
+          std::filesystem::copy_file(file.path(), copy);
+          std::filesystem::rename(copy, file.path());
+        } else {
+          std::filesystem::remove(file.path());
+        }
+      }
+    };
+    EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")), change)->Wait(),
+                StatusIs(absl::StatusCode::kDataLoss, "diffusion_pytorch_model"));
+    EXPECT_THAT(engine->Residency().device.activations_bytes, 0);
+    EXPECT_EQ(engine->Models().size(), 1u) << "the server lives";
+  }
 }
 
 TEST_F(LocalEngineTest, NamesTheTensorThatDoesNotFitTheModel) {
