@@ -1,6 +1,9 @@
 #include "models/matmul.h"
 
 #include <ATen/Parallel.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include <algorithm>
 #include <array>
@@ -11,10 +14,10 @@
 namespace ditserve {
 namespace {
 
-// A block of the weight, rearranged, stays in the second-level cache while all rows of x pass by; so do the rows of a
-// tile while they meet all its columns.
-constexpr int64_t kDepth = 256;
-constexpr int64_t kColumns = 512;
+// A block of the weight, rearranged, stays in the second-level cache while all rows of x pass by; the rows of a tile
+// stay in the first-level cache while they meet all its columns.
+constexpr int64_t kDepth = 384;
+constexpr int64_t kColumns = 384;
 constexpr int64_t kMaxTileRows = 16;
 constexpr int64_t kMaxTileColumns = 32;
 
@@ -51,17 +54,17 @@ class Product {
       : kernels_(kernels), x_(x), linear_(linear), y_(y), y_stride_(y_stride) {}
 
   void Compute(const Part& part) const {
-    if (x_.rows < kFewRows) return ComputeFew(part);
+    if (x_.rows < kernels_.few_rows) return ComputeFew(part);
     Scratch& scratch = ThreadScratch();
     for (int64_t column = part.column; column < part.column_end; column += kColumns) {
       const int64_t columns = std::min(kColumns, part.column_end - column);
       for (int64_t k = 0; k < linear_.in; k += kDepth) {
         const int64_t depth = std::min(kDepth, linear_.in - k);
+        PackWeights(column, columns, k, depth, scratch);
         if (k == 0) Start(column, columns, scratch);
         for (int64_t row = part.row; row < part.row_end; row += kernels_.tile_rows) {
           const int64_t rows = std::min<int64_t>(kernels_.tile_rows, part.row_end - row);
           kernels_.pack_rows(x_.data + row * x_.stride + k, x_.stride, rows, depth, scratch.rows.data());
-          if (row == part.row) PackWeights(column, columns, k, depth, scratch);
           MultiplyRows(row, rows, column, columns, depth, k == 0, scratch);
         }
       }
@@ -103,15 +106,16 @@ class Product {
       }
       // The last columns do not fill a tile: they are computed beside y.
       float* const tile = scratch.tile.data();
-      for (int64_t r = 0; r < rows; ++r) std::copy_n(y + r * y_stride_, present, tile + r * width);
+      for (int64_t r = 0; r < rows && !first; ++r) std::copy_n(y + r * y_stride_, present, tile + r * width);
       kernels_.multiply_tile(scratch.rows.data(), panel, rows, depth, start, tile, width);
       for (int64_t r = 0; r < rows; ++r) std::copy_n(tile + r * width, present, y + r * y_stride_);
     }
   }
 
   void ComputeFew(const Part& part) const {
-    kernels_.multiply_few(x_.data, x_.stride, x_.rows, WeightAt(part.column, 0), BiasAt(part.column),
-                          part.column_end - part.column, linear_.in, y_ + part.column, y_stride_);
+    kernels_.multiply_few(x_.data + part.row * x_.stride, x_.stride, part.row_end - part.row, WeightAt(part.column, 0),
+                          BiasAt(part.column), part.column_end - part.column, linear_.in,
+                          y_ + part.row * y_stride_ + part.column, y_stride_);
   }
 
   const MatmulKernels& kernels_;
@@ -138,13 +142,21 @@ Grid GridFor(int64_t threads, int64_t rows, int64_t panels) {
   return grid;
 }
 
+#if defined(__x86_64__)
+// clang 14 has no __builtin_cpu_supports for it.
+bool HasF16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
 }  // namespace
 
 const std::vector<MatmulIsa>& MatmulIsas() {
   static const auto& isas = *new std::vector<MatmulIsa>([] {
     std::vector<MatmulIsa> found = {MatmulIsa::kPortable};
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
       found.push_back(MatmulIsa::kAvx2);
     }
     if (__builtin_cpu_supports("avx512f")) found.push_back(MatmulIsa::kAvx512);
@@ -153,6 +165,8 @@ const std::vector<MatmulIsa>& MatmulIsas() {
   }());
   return isas;
 }
+
+int64_t MatmulFewRows(MatmulIsa isa) { return KernelsOf(isa, DType::kFloat32).few_rows; }
 
 void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride, MatmulIsa isa) {
   const MatmulKernels& kernels = KernelsOf(isa, linear.dtype);

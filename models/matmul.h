@@ -34,19 +34,20 @@ struct LinearParameters {
 
 // y = x weight^T + bias in float32, from weights in the dtype they are kept in: they are converted on their way into
 // the processor's cache, so that no float32 copy of them takes memory or time to write. The method is that of Goto and
-// van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008).
+// van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008); where there are fewer rows than
+// MatmulFewRows, rearranging the weight would not pay, and it is read as it lies.
 //
-// x: shape [rows, in]; y: shape [rows, out], `y_stride` elements from row to row; neither overlaps the other.
-// A row of y depends on its row of x, on whether there are fewer than kFewRows of them, and on `isa`: not on the other
-// rows, nor on the number of threads.
+// x: shape [rows, in], 1 <= in; y: shape [rows, out], `y_stride` elements from row to row; neither overlaps the other.
+// A row of y depends on its row of x, on whether there are few rows, and on `isa`: not on the other rows, nor on the
+// number of threads. Its sums are added up in blocks along `in`, in order.
+// Thread-safe. Allocates nothing but what each thread keeps.
 void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride,
                      MatmulIsa isa = MatmulIsas().back());
 
-// With fewer rows than this, weights are read once and not rearranged.
-constexpr int64_t kFewRows = 8;
+int64_t MatmulFewRows(MatmulIsa isa);
 
 // Memory that each computing thread keeps for rearranged operands, bytes.
-constexpr int64_t kMatmulScratchBytes = 560 << 10;
+constexpr int64_t kMatmulScratchBytes = 620 << 10;
 
 }  // namespace ditserve
 

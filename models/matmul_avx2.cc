@@ -5,11 +5,7 @@
 #include <immintrin.h>
 
 #define DITSERVE_KERNEL __attribute__((target("avx2,fma,f16c")))
-namespace ditserve {
-namespace {
-constexpr int kLanes = 8;
-}
-}  // namespace ditserve
+#define DITSERVE_LANES 8
 #include "models/matmul_vectors.h"
 
 namespace ditserve {
@@ -17,6 +13,7 @@ namespace {
 
 // There are 16 vectors.
 constexpr int kTileRows = 6, kDotRows = 4, kDotColumns = 2;
+constexpr int kFewRows = 24;
 
 DITSERVE_INLINE Floats MultiplyAdd(Floats a, Floats b, Floats c) {
   return Floats(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));

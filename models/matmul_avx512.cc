@@ -5,11 +5,7 @@
 #include <immintrin.h>
 
 #define DITSERVE_KERNEL __attribute__((target("avx512f")))
-namespace ditserve {
-namespace {
-constexpr int kLanes = 16;
-}
-}  // namespace ditserve
+#define DITSERVE_LANES 16
 #include "models/matmul_vectors.h"
 
 namespace ditserve {
@@ -17,11 +13,13 @@ namespace {
 
 // There are 32 vectors.
 constexpr int kTileRows = 12, kDotRows = 6, kDotColumns = 4;
+constexpr int kFewRows = 96;
 
 DITSERVE_INLINE Floats MultiplyAdd(Floats a, Floats b, Floats c) {
   return Floats(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
 }
 
+// Masked, with all lanes: GCC 12 warns of the undefined operand that the plain conversions have.
 DITSERVE_INLINE Words WidenBytes(const std::byte* from) {
   return Words(_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 }

@@ -12,6 +12,7 @@ namespace ditserve {
 struct MatmulKernels {
   int tile_rows;     // Rows of y that are computed at a time,
   int tile_columns;  // and columns.
+  int few_rows;      // With fewer rows than this multiply_few is the faster.
 
   // Rearranges [columns, depth] of a weight, `stride` elements from row to row and columns <= tile_columns, to one line
   // of tile_columns float32 for each of `depth`. What is in missing columns is undefined. Writes up to kPackSlack
@@ -35,6 +36,7 @@ struct MatmulKernels {
   void (*decode)(const std::byte* source, int64_t count, float* target);
 };
 
+// As many lines of the widest panel as elements in its widest vector.
 constexpr int64_t kPackSlack = 64 * 32;
 
 const MatmulKernels& PortableMatmulKernels(DType dtype);

@@ -1,11 +1,12 @@
 // The kernels of MatmulKernels, for a file that includes models/matmul_vectors.h and defines what the instruction sets
-// differ in before: kLanes, kTileRows, kDotRows, kDotColumns, Floats, Words, MultiplyAdd, WidenBytes, WidenHalfWords
+// differ in before: kTileRows, kDotRows, kDotColumns, kFewRows, MultiplyAdd, WidenBytes, WidenHalfWords
 // and DecodeHalfs.
 
 namespace ditserve {
 namespace {
 
 constexpr int kTileColumns = 2 * kLanes;
+static_assert(kTileRows <= kLanes && 4 * kLanes * kTileColumns <= kPackSlack);
 
 template <typename Vector>
 DITSERVE_INLINE Vector Load(const void* from) {
@@ -278,8 +279,9 @@ void MultiplyFew(const float* x, int64_t x_stride, int64_t rows, const std::byte
 }
 
 template <typename Element>
-constexpr MatmulKernels kKernels = {kTileRows,      kTileColumns,         PackWeights<Element>, PackRows,
-                                    MultiplyTile<>, MultiplyFew<Element>, Decode<Element>};
+constexpr MatmulKernels kKernels = {
+    kTileRows,      kTileColumns,         kFewRows,       PackWeights<Element>, PackRows,
+    MultiplyTile<>, MultiplyFew<Element>, Decode<Element>};
 
 const MatmulKernels& KernelsFor(DType dtype) {
   switch (dtype) {

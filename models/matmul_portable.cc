@@ -1,11 +1,7 @@
 #include "models/matmul_kernels.h"
 
 #define DITSERVE_KERNEL
-namespace ditserve {
-namespace {
-constexpr int kLanes = 4;
-}
-}  // namespace ditserve
+#define DITSERVE_LANES 4
 #include "models/matmul_vectors.h"
 
 namespace ditserve {
@@ -13,6 +9,7 @@ namespace {
 
 // There are at least 16 vectors.
 constexpr int kTileRows = 4, kDotRows = 3, kDotColumns = 2;
+constexpr int kFewRows = 24;
 
 DITSERVE_INLINE Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b + c; }
 

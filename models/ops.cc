@@ -29,10 +29,14 @@ void ForRows(int64_t rows, Step step) {
   for (int64_t begin = 0; begin < rows; begin += kRows) step(begin, std::min(kRows, rows - begin));
 }
 
+// Whether MultiplyFloat32 can read or write it.
+bool IsFloatRows(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat && x.stride(1) == 1; }
+
 FloatRows RowsOf(const at::Tensor& x) { return {x.data_ptr<float>(), x.stride(0), x.size(0)}; }
 
 LinearParameters ParametersOf(const Weights& linear) {
   const at::Tensor& weight = linear.weight();
+  TORCH_INTERNAL_ASSERT(weight.is_contiguous() && linear.bias().scalar_type() == weight.scalar_type());
   return {static_cast<const std::byte*>(weight.const_data_ptr()),
           static_cast<const std::byte*>(linear.bias().const_data_ptr()), DTypeOf(weight.scalar_type()), weight.size(0),
           weight.size(1)};
@@ -51,7 +55,7 @@ void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
   const at::Tensor& weight = linear.weight();
   for (size_t i = 0; i < x.size(); ++i) {
     at::Tensor target = out[i];
-    if (x[i].is_cpu() && x[i].scalar_type() == at::kFloat) {
+    if (IsFloatRows(x[i]) && IsFloatRows(target)) {
       MultiplyFloat32(RowsOf(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
     } else {
       at::addmm_out(target, linear.bias(), x[i], weight.t());
