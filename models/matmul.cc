@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <memory>
 
 #include "models/matmul_kernels.h"
@@ -173,9 +174,13 @@ void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* 
   const Product product(kernels, x, linear, y, y_stride);
   const int64_t panels = (linear.out + kernels.tile_columns - 1) / kernels.tile_columns;
   const int64_t tiles = (x.rows + kernels.tile_rows - 1) / kernels.tile_rows;
-  const Grid grid = GridFor(at::get_num_threads(), x.rows, panels);
-  at::parallel_for(0, grid.rows * grid.columns, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
+  const int64_t threads = at::get_num_threads();
+  Grid grid = GridFor(threads, x.rows, panels);
+  // More parts than threads, taken one by one: whoever is interrupted, by a transfer say, holds up nobody.
+  grid.columns = std::max(grid.columns, panels * kernels.tile_columns / kColumns);
+  std::atomic<int64_t> next = 0;
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t i = 0; (i = next++) < grid.rows * grid.columns;) {
       const int64_t r = i / grid.columns, c = i % grid.columns;
       Part part;
       part.row = tiles * r / grid.rows * kernels.tile_rows;
