@@ -5,6 +5,7 @@ BUILD ?= release
 JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 SECONDS ?= 60
+MINUTES ?= 30
 MODEL ?=
 CONFIG ?= config/ditserve.yaml
 
@@ -78,6 +79,12 @@ test-tsan:  ## Runs every test under ThreadSanitizer
 fuzz:  ## Fuzzes the readers of untrusted input; SECONDS=<n> each
 	$(call build,fuzz,,fuzz)
 	scripts/fuzz build/fuzz $(cache)/fuzz $(SECONDS)
+
+.PHONY: soak
+soak:  ## Sends mixed requests for MINUTES=30 and checks that nothing leaks
+	$(call build,$(BUILD),ditserve ditctl)
+	[ -d $(cache)/soak ] || $(build_dir)/bin/ditctl make-checkpoint --blocks 2 --out $(cache)/soak
+	scripts/soak $(build_dir)/bin $(cache)/soak $(MINUTES)
 
 .PHONY: cuda
 cuda:  ## Builds with the CUDA device module
