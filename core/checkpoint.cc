@@ -96,7 +96,7 @@ const std::string& Checkpoint::shard_name(int shard) const { return shards_[shar
 
 absl::StatusOr<absl::Span<const std::byte>> Checkpoint::Read(const StoredTensor& tensor, int64_t begin, int64_t size,
                                                              absl::Span<std::byte> slot) const {
-  assert(0 <= begin && 0 <= size && begin + size <= tensor.size_bytes);
+  assert(0 <= begin && begin <= tensor.size_bytes && 0 <= size);
   absl::StatusOr<absl::Span<const std::byte>> read =
       shards_[tensor.shard]->ReadDirect(tensor.offset_bytes + begin, size, slot);
   if (read.ok()) return read;

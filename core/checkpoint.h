@@ -60,9 +60,9 @@ class Checkpoint {
   // Sum of all tensors' bytes.
   int64_t size_bytes() const { return size_bytes_; }
 
-  // Reads bytes [begin, begin + size) of the tensor into `slot`, past the page cache where the file system allows,
-  // and returns where in `slot` they are. `slot` must be aligned to kReadAlignment and at least
-  // size + 2 * kReadAlignment bytes long.
+  // Reads `size` bytes from byte `begin` of the tensor on into `slot`, past the page cache where the file system
+  // allows, and returns where in `slot` they are; they may go on into the tensors that follow it in its shard. `slot`
+  // takes all blocks of kReadAlignment bytes that have a part in them: its beginning corresponds to the first one's.
   //
   // Errors: DataLoss if the shard was truncated, replaced, rewritten or unlinked since Open; Unavailable if the disk
   // fails after bounded retries. Both name the shard and tensor.

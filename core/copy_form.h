@@ -22,9 +22,12 @@ struct CopyForm {
 struct CopyLayout {
   std::vector<int64_t> offsets_bytes;
   int64_t size_bytes = 0;  // A multiple of 4096: what the copy really takes.
+  // Each run of parameters lies as in its shard, at the same place of a page: it can be read straight into the copy.
+  bool as_stored = false;
 };
 
-CopyLayout LayoutOf(const ModelWeights::Module& module, DType dtype);
+// The layout of a copy of `module` in `dtype`. `in_host_memory`: in memory that files can be read into.
+CopyLayout LayoutOf(const ModelWeights::Module& module, DType dtype, bool in_host_memory);
 
 }  // namespace ditserve
 

@@ -44,6 +44,9 @@ class Device {
   // Whether operations can read host memory in place.
   virtual bool computes_in_host_memory() const = 0;
 
+  // Whether files can be read into `memory`.
+  bool IsInHostMemory(Memory memory) const { return memory == Memory::kHost || computes_in_host_memory(); }
+
   // The dtype in which operations of a profile with this computation dtype are carried out: the same, or a wider one
   // where the device is slow in it.
   virtual DType ArithmeticDType(DType computation) const = 0;

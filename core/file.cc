@@ -58,11 +58,11 @@ absl::Status File::ReadAt(int64_t offset, absl::Span<std::byte> target) const {
 
 absl::StatusOr<absl::Span<const std::byte>> File::ReadDirect(int64_t offset, int64_t size,
                                                              absl::Span<std::byte> slot) const {
-  assert(static_cast<int64_t>(slot.size()) >= size + 2 * kAlignment);
   assert(reinterpret_cast<uintptr_t>(slot.data()) % kAlignment == 0);
   const int64_t begin = offset / kAlignment * kAlignment;
   const int64_t needed = offset - begin + size;
   const int64_t aligned = (needed + kAlignment - 1) / kAlignment * kAlignment;
+  assert(static_cast<int64_t>(slot.size()) >= aligned);
   if (direct_ >= 0) {
     // The last block may end early, with the file.
     DITSERVE_RETURN_IF_ERROR(Read(direct_, begin, slot.data(), aligned, needed));

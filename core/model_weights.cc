@@ -1,5 +1,7 @@
 #include "core/model_weights.h"
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -25,6 +27,24 @@ absl::StatusOr<const StoredTensor*> BindParameter(const std::string& name, const
                                                    ShapeText(parameter.shape)));
   }
   return stored;
+}
+
+std::vector<ModelWeights::Run> FindRuns(const std::vector<const StoredTensor*>& stored) {
+  std::vector<int> order(stored.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int a, int b) {
+    return std::pair(stored[a]->shard, stored[a]->offset_bytes) < std::pair(stored[b]->shard, stored[b]->offset_bytes);
+  });
+  std::vector<ModelWeights::Run> runs;
+  for (const int i : order) {
+    const StoredTensor& tensor = *stored[i];
+    const bool goes_on = !runs.empty() && runs.back().end_bytes == tensor.offset_bytes &&
+                         stored[runs.back().parameters.back()]->shard == tensor.shard;
+    if (!goes_on) runs.push_back({tensor.offset_bytes, tensor.offset_bytes, {}});
+    runs.back().end_bytes += tensor.size_bytes;
+    runs.back().parameters.push_back(i);
+  }
+  return runs;
 }
 
 absl::Status RefuseExtraTensors(const Checkpoint& checkpoint, const absl::flat_hash_set<const StoredTensor*>& bound) {
@@ -59,6 +79,7 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Bind(std::string nam
       weights->parameters_ += ElementCount(stored->shape);
       bound.insert(stored);
     }
+    module.runs = FindRuns(module.stored);
     weights->modules_.push_back(std::move(module));
   }
   DITSERVE_RETURN_IF_ERROR(RefuseExtraTensors(*checkpoint, bound));

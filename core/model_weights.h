@@ -17,9 +17,16 @@ namespace ditserve {
 // Thread safety: immutable.
 class ModelWeights {
  public:
+  // Parameters that lie side by side in a shard, and are read together.
+  struct Run {
+    int64_t begin_bytes = 0, end_bytes = 0;  // In the shard's file.
+    std::vector<int> parameters;             // In the file's order.
+  };
+
   struct Module {
     ModuleSpec spec;
     std::vector<const StoredTensor*> stored;  // Of each parameter.
+    std::vector<Run> runs;                    // Together they are all parameters.
     int64_t stored_bytes = 0;
   };
 

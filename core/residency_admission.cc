@@ -33,7 +33,7 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
     state.options = options;
     state.routes = MakeRoutes(*models_[model].weights, profile, *device_, forms_);
     for (ModuleIndex i = 0; i < static_cast<ModuleIndex>(state.routes.size()); ++i) {
-      state.window_bytes = std::max(state.window_bytes, CopyBytes(model, i, state.routes[i].compute));
+      state.window_bytes = std::max(state.window_bytes, CopyBytes(model, i, {Tier::kDevice, state.routes[i].compute}));
     }
     state.admitted = std::move(admitted);
     state.joined = clock_->Now();

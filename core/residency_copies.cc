@@ -114,8 +114,9 @@ int64_t ResidencyManager::DeviceUse() const {
   return usage.weights_bytes + usage.activations_bytes;
 }
 
-int64_t ResidencyManager::CopyBytes(ModelId model, ModuleIndex module, FormId form) const {
-  return LayoutOf(models_[model].weights->module(module), forms_.form(form).dtype).size_bytes;
+int64_t ResidencyManager::CopyBytes(ModelId model, ModuleIndex module, const Stop& stop) const {
+  const bool in_host_memory = device_->IsInHostMemory(MemoryOf(stop.tier));
+  return LayoutOf(models_[model].weights->module(module), forms_.form(stop.form).dtype, in_host_memory).size_bytes;
 }
 
 bool ResidencyManager::IsLed(const RiderState& state, const RiderState& behind, ModuleIndex module) const {

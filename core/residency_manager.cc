@@ -16,8 +16,6 @@ constexpr int kMaxLoadsInFlight = 3;
 // A limited rider has at most this many of its largest modules ahead of it: one that is computed, one that arrives.
 constexpr int kStreamingWindows = 2;
 
-Memory MemoryOf(Tier tier) { return tier == Tier::kDevice ? Memory::kDevice : Memory::kHost; }
-
 }  // namespace
 
 ResidencyManager::ResidencyManager(const Options& options, Device* device, Ledger* ledger, TransferEngine* transfers,
@@ -82,7 +80,7 @@ std::optional<ModuleIndex> ResidencyManager::NextMissing(const RiderState& state
     }
     const Copy* source = FindSource(state, i);
     if (source != nullptr && !source->ready) continue;  // Read once; the other forms are made from what arrives.
-    const int64_t bytes = CopyBytes(state.model, i, state.routes[i].compute);
+    const int64_t bytes = CopyBytes(state.model, i, {Tier::kDevice, state.routes[i].compute});
     if (i > state.next && bytes > allowance) return std::nullopt;
     return i;
   }
@@ -109,16 +107,18 @@ bool ResidencyManager::StartLoadLocked(const Claim& claim, Deferred& deferred) {
 
 Copy* ResidencyManager::AddComputableLocked(const Claim& claim, Deferred& deferred) {
   const Route& route = claim.state->routes[claim.module];
-  const int64_t bytes = CopyBytes(claim.state->model, claim.module, route.compute);
-  CopyTable& copies = models_[claim.state->model].copies;
-  const Stop in_host_memory = {Tier::kHost, route.compute};
-  if (device_->computes_in_host_memory() &&
-      std::find(route.stops.begin(), route.stops.end(), in_host_memory) != route.stops.end()) {
-    std::optional<Buffer> room = MakeRoomLocked(Memory::kHost, bytes, claim, deferred);
-    if (room) return copies.Add(claim.module, Tier::kHost, route.compute, *std::move(room));
-  }
-  std::optional<Buffer> room = MakeRoomLocked(Memory::kDevice, bytes, claim, deferred);
-  return room ? copies.Add(claim.module, Tier::kDevice, route.compute, *std::move(room)) : nullptr;
+  const Stop on_host = {Tier::kHost, route.compute}, on_device = {Tier::kDevice, route.compute};
+  const bool is_on_the_way = std::find(route.stops.begin(), route.stops.end(), on_host) != route.stops.end();
+  Copy* added = nullptr;
+  if (device_->computes_in_host_memory() && is_on_the_way) added = TryAddLocked(on_host, claim, deferred);
+  return added != nullptr ? added : TryAddLocked(on_device, claim, deferred);
+}
+
+Copy* ResidencyManager::TryAddLocked(const Stop& stop, const Claim& claim, Deferred& deferred) {
+  const int64_t bytes = CopyBytes(claim.state->model, claim.module, stop);
+  std::optional<Buffer> room = MakeRoomLocked(MemoryOf(stop.tier), bytes, claim, deferred);
+  if (!room) return nullptr;
+  return models_[claim.state->model].copies.Add(claim.module, stop.tier, stop.form, *std::move(room));
 }
 
 std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, ModuleIndex module, const Copy* source,
@@ -133,11 +133,10 @@ std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, Mod
     if (copies.Find(module, stop.tier, stop.form) != nullptr) continue;
     if (stop == Stop{Tier::kDevice, route.compute}) continue;  // Operations read a host copy in place.
     if (source != nullptr && (stop.tier < source->tier || !Leads(*source, stop.form))) continue;
-    const int64_t bytes = CopyBytes(state.model, module, stop.form);
+    const int64_t bytes = CopyBytes(state.model, module, stop);
     const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
     if (limited && DeviceUse() + bytes > *state.vram_limit_bytes) continue;
-    std::optional<Buffer> room = MakeRoomLocked(MemoryOf(stop.tier), bytes, claim, deferred);
-    if (room) added.push_back(copies.Add(module, stop.tier, stop.form, *std::move(room)));
+    if (Copy* const copy = TryAddLocked(stop, claim, deferred)) added.push_back(copy);
   }
   return added;
 }

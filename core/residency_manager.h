@@ -198,6 +198,8 @@ class ResidencyManager {
   bool StartLoadLocked(const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The copy that operations will read, with room for it; null if there is no room now.
   Copy* AddComputableLocked(const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A copy at the stop, with room for it; null if there is no room now.
+  Copy* TryAddLocked(const Stop& stop, const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Copies at stops on the way from `source` that there is room for.
   std::vector<Copy*> AddStopsLocked(const RiderState& state, ModuleIndex module, const Copy* source, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -233,7 +235,7 @@ class ResidencyManager {
   int64_t NextUse(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Device bytes that vram_limit counts: weights and activations.
   int64_t DeviceUse() const;
-  int64_t CopyBytes(ModelId model, ModuleIndex module, FormId form) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t CopyBytes(ModelId model, ModuleIndex module, const Stop& stop) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Whether `behind` can live off what `state` loads, and is not much slower.
   bool IsLed(const RiderState& state, const RiderState& behind, ModuleIndex module) const;

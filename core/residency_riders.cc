@@ -52,7 +52,8 @@ Lease ResidencyManager::MakeLease(RiderState& state, Copy& copy) {
   ++copy.pins;
   state.leased = clock_->Now();
   const CopyForm& form = forms_.form(copy.form);
-  const CopyLayout layout = LayoutOf(models_[state.model].weights->module(copy.module), form.dtype);
+  const CopyLayout layout = LayoutOf(models_[state.model].weights->module(copy.module), form.dtype,
+                                     device_->IsInHostMemory(copy.buffer.memory()));
   std::vector<LeasedTensor> tensors;
   for (const int64_t offset : layout.offsets_bytes) tensors.push_back({copy.buffer.data() + offset, form.dtype});
   return Lease(std::move(tensors), [this, rider = state.rider, held = &copy] { Release(rider, held); });

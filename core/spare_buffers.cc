@@ -4,6 +4,12 @@
 #include <utility>
 
 namespace ditserve {
+namespace {
+
+// Copies of equal modules differ by so much: see CopyLayout::as_stored.
+constexpr int64_t kMostExcessBytes = 4096;
+
+}  // namespace
 
 void SpareBuffers::Put(Buffer buffer) {
   buffer.reservation().SetKind(MemoryKind::kStaging);
@@ -12,7 +18,7 @@ void SpareBuffers::Put(Buffer buffer) {
 
 std::optional<Buffer> SpareBuffers::Take(Memory memory, int64_t bytes) {
   for (auto it = buffers_.rbegin(); it != buffers_.rend(); ++it) {  // The newest is likeliest to be in a cache.
-    if (it->memory() != memory || it->size_bytes() != bytes) continue;
+    if (it->memory() != memory || it->size_bytes() < bytes || it->size_bytes() > bytes + kMostExcessBytes) continue;
     Buffer buffer = std::move(*it);
     buffers_.erase(std::next(it).base());
     buffer.reservation().SetKind(MemoryKind::kWeights);

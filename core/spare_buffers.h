@@ -17,7 +17,7 @@ class SpareBuffers {
  public:
   void Put(Buffer buffer);
 
-  // A buffer of exactly `bytes`, booked as weights; nullopt if there is none.
+  // A buffer of `bytes`, or of a page more, booked as weights; nullopt if there is none.
   std::optional<Buffer> Take(Memory memory, int64_t bytes);
 
   // Bytes of `memory` in spares.

@@ -43,7 +43,7 @@ class ResidencyFixture {
       modules.push_back({name, i % 4 == 3 ? "RMSNorm" : "Linear", {{"weight", {kElements}}}});
     }
     path = folder / "model.safetensors";
-    WriteSafetensors(path, tensors);
+    WritePagedSafetensors(path, tensors);
     absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(path);
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));

@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -58,6 +60,17 @@ inline void WriteSafetensors(const std::string& path, const std::vector<FixtureT
   }
   const absl::Status status = (*writer)->Finish();
   ASSERT_TRUE(status.ok()) << status;
+}
+
+// The same, with the tensors' data from the beginning of a page on.
+inline void WritePagedSafetensors(const std::string& path, const std::vector<FixtureTensor>& tensors) {
+  constexpr uint64_t kPage = 4096;
+  WriteSafetensors(path, tensors, {{"padding", ""}});
+  uint64_t header = 0;
+  std::ifstream(path).read(reinterpret_cast<char*>(&header), sizeof header);
+  std::filesystem::remove(path);
+  const uint64_t padding = (kPage - (sizeof header + header) % kPage) % kPage;
+  WriteSafetensors(path, tensors, {{"padding", std::string(padding, ' ')}});
 }
 
 }  // namespace ditserve
