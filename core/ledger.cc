@@ -1,6 +1,7 @@
 #include "core/ledger.h"
 
 #include <algorithm>
+#include <cassert>
 #include <utility>
 
 namespace ditserve {
@@ -45,6 +46,17 @@ Reservation::~Reservation() {
 void Reservation::SetKind(MemoryKind kind) {
   if (ledger_ != nullptr) ledger_->Rebook(memory_, kind_, kind, bytes_);
   kind_ = kind;
+}
+
+Reservation Reservation::Split(int64_t bytes) {
+  assert(0 <= bytes && bytes <= bytes_);
+  bytes_ -= bytes;
+  return {ledger_, memory_, kind_, bytes};
+}
+
+void Reservation::Merge(Reservation other) {
+  assert(memory_ == other.memory_ && kind_ == other.kind_);
+  bytes_ += std::exchange(other.bytes_, 0);
 }
 
 Ledger::Ledger(int64_t device_budget_bytes, int64_t host_budget_bytes) {

@@ -36,6 +36,11 @@ class Reservation {
   // Books the same bytes under another kind.
   void SetKind(MemoryKind kind);
 
+  // Takes `bytes` of it, at most all, into a reservation of their own.
+  Reservation Split(int64_t bytes);
+  // Adds another one's bytes, of the same memory and kind.
+  void Merge(Reservation other);
+
  private:
   friend class Ledger;
   Reservation(Ledger* ledger, Memory memory, MemoryKind kind, int64_t bytes)

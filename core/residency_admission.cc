@@ -14,6 +14,16 @@ namespace {
 // How fast weights are taken to move while nothing has been moved yet, bytes a second.
 constexpr double kAssumedPace = 1e9;
 
+// Bytes of a segment of the streaming window: of the largest module, and so much more that smaller ones fit beside each
+// other in spite of the pages they begin in.
+int64_t WindowBytes(const std::vector<Route>& routes) {
+  constexpr int64_t kPageBytes = Checkpoint::kReadAlignment;
+  constexpr int64_t kSlackShare = 64;
+  int64_t largest = 0;
+  for (const Route& route : routes) largest = std::max(largest, route.compute_bytes);
+  return largest + largest / kSlackShare / kPageBytes * kPageBytes;
+}
+
 constexpr absl::Duration kShortestRetry = absl::Seconds(1);
 
 }  // namespace
@@ -32,9 +42,7 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
     state.vram_limit_bytes = profile.vram_limit_bytes;
     state.options = options;
     state.routes = MakeRoutes(*models_[model].weights, profile, *device_, forms_);
-    for (ModuleIndex i = 0; i < static_cast<ModuleIndex>(state.routes.size()); ++i) {
-      state.window_bytes = std::max(state.window_bytes, CopyBytes(model, i, {Tier::kDevice, state.routes[i].compute}));
-    }
+    state.window_bytes = WindowBytes(state.routes);
     state.admitted = std::move(admitted);
     state.joined = clock_->Now();
     DITSERVE_RETURN_IF_ERROR(CheckFits(state));
@@ -78,28 +86,20 @@ void ResidencyManager::AdmitLocked(Deferred& deferred) {
 
 bool ResidencyManager::TryAdmitLocked(RiderState& state, Deferred& deferred) {
   int active = 0;
-  int64_t activations = state.options.activation_bytes;
-  int64_t window = state.window_bytes;
-  for (const RiderState& other : riders_) {
-    if (!other.active) continue;
-    ++active;
-    activations += other.options.activation_bytes;
-    window = std::max(window, other.window_bytes);
-  }
-  const MemoryUsage usage = ledger_->Usage(Memory::kDevice);
-  if (active >= options_.max_riders || activations > usage.wanted_bytes - window) return false;
+  for (const RiderState& other : riders_) active += other.active;
+  const Demand demand = DemandOf(&state);
+  const int64_t budget = wanted_bytes_[static_cast<size_t>(Memory::kDevice)];
+  if (active >= options_.max_riders || demand.activation_bytes > budget - demand.window_bytes) return false;
   std::optional<Reservation> reservation =
       ledger_->TryReserve(Memory::kDevice, MemoryKind::kActivations, state.options.activation_bytes);
   if (!reservation) {
-    const int64_t missing = state.options.activation_bytes - (usage.wanted_bytes - usage.total_bytes());
-    const Claim anything = {&state, std::numeric_limits<ModuleIndex>::min(), -1};
-    if (EvictLocked(Memory::kDevice, missing, &anything)) {
-      spares_.Discard(Memory::kDevice, missing, deferred.garbage);
-    }
+    PlanLocked(&state);
+    FreeLocked(Memory::kDevice, MissingBytes(Memory::kDevice, state.options.activation_bytes), deferred);
     return false;
   }
   state.activations = *std::move(reservation);
   state.active = true;
+  PlanLocked();
   state.watermark = ledger_->BeginWatermark(Memory::kDevice);
   idle_since_.reset();
   state.after = ChooseSweep(state);
@@ -182,14 +182,38 @@ JoinSituation ResidencyManager::SituationOf(const RiderState& state, const Rider
   return situation;
 }
 
-int64_t ResidencyManager::NeededDeviceBytes() const {
-  int64_t activations = 0, window = 0;
+ResidencyManager::Demand ResidencyManager::DemandOf(const RiderState* admitting) const {
+  Demand demand;
   for (const RiderState& state : riders_) {
-    if (!state.active) continue;
-    activations += state.options.activation_bytes;
-    window = std::max(window, state.window_bytes);
+    if (!state.active && &state != admitting) continue;
+    demand.activation_bytes += state.options.activation_bytes;
+    demand.window_bytes = std::max(demand.window_bytes, state.window_bytes);
   }
-  return activations + window;
+  return demand;
+}
+
+void ResidencyManager::PlanLocked(const RiderState* admitting) {
+  const Demand demand = DemandOf(admitting);
+  const auto plan = [&](bool streams) {
+    std::vector<KeepWish> wishes;
+    for (const RiderState& state : riders_) {
+      if (!state.active && &state != admitting) continue;
+      KeepWish& wish = wishes.emplace_back(KeepWish{state.model, &state.routes});
+      if (!state.vram_limit_bytes) continue;
+      wish.limited_bytes = *state.vram_limit_bytes - demand.activation_bytes;
+      if (streams) wish.limited_bytes -= kLimitedSegments * state.window_bytes;
+    }
+    const int64_t window = streams ? kWindowSegments * demand.window_bytes : 0;
+    return PlanKept(wishes,
+                    {wanted_bytes_[0] - demand.activation_bytes - window, wanted_bytes_[1] - least_host_bytes()},
+                    device_->computes_in_host_memory());
+  };
+  KeepPlan chosen = plan(/*streams=*/false);
+  if (!chosen.complete) chosen = plan(/*streams=*/true);
+  auto kept = chosen.kept.begin();
+  for (RiderState& state : riders_) {
+    if (state.active || &state == admitting) state.kept = *std::move(kept++);
+  }
 }
 
 absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
@@ -202,6 +226,7 @@ absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
   {
     absl::MutexLock lock(&mutex_);
     wanted_bytes_[static_cast<size_t>(memory)] = bytes;
+    PlanLocked();
     for (RiderState& state : riders_) {
       const absl::Status fits = CheckFits(state);
       if (!state.active && state.ended.ok() && !fits.ok()) RefuseLocked(state, fits, deferred);
@@ -212,14 +237,13 @@ absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
 }
 
 void ResidencyManager::ShrinkLocked(Deferred& deferred) {
+  const Demand demand = DemandOf();
   for (const Memory memory : {Memory::kDevice, Memory::kHost}) {
-    const int64_t needed = memory == Memory::kDevice ? NeededDeviceBytes() : 0;
+    const int64_t needed = memory == Memory::kDevice ? demand.activation_bytes + demand.window_bytes : 0;
     const int64_t budget = std::max(wanted_bytes_[static_cast<size_t>(memory)], needed);
     ledger_->SetBudget(memory, budget);
     const int64_t excess = ledger_->Usage(memory).total_bytes() - budget;
-    if (excess <= 0) continue;
-    EvictLocked(memory, excess, nullptr);
-    spares_.Discard(memory, excess, deferred.garbage);
+    if (excess > 0) FreeLocked(memory, excess, deferred);
   }
 }
 

@@ -12,6 +12,9 @@ namespace {
 // sooner. But it is not held back by a slower one: only until that one has computed for so many modules more.
 constexpr int kPatienceModules = 8;
 
+// Less than any next use.
+constexpr int64_t kAnyUse = -1;
+
 bool IsStop(const Route& route, const Copy& copy) {
   return std::find(route.stops.begin(), route.stops.end(), Stop{copy.tier, copy.form}) != route.stops.end();
 }
@@ -43,9 +46,8 @@ bool ResidencyManager::Leads(const Copy& copy, FormId form) const {
                     [](const Precision& a, const Precision& b) { return a.IsPrefixOf(b); });
 }
 
-bool ResidencyManager::Computes(const RiderState& state, const Copy& copy) const {
-  return copy.form == state.routes[copy.module].compute &&
-         (copy.tier == Tier::kDevice || device_->computes_in_host_memory());
+bool ResidencyManager::IsOperand(const Route& route, const Stop& stop) const {
+  return stop.form == route.compute && (stop.tier == Tier::kDevice || device_->computes_in_host_memory());
 }
 
 bool ResidencyManager::Needs(const RiderState& state, ModelId model, const Copy& copy) const {
@@ -71,12 +73,16 @@ bool ResidencyManager::IsKept(ModelId model, const Copy& copy) const {
     if (!state.active || state.model != model) continue;
     const Route& route = state.routes[copy.module];
     for (size_t i = 0; i < route.stops.size(); ++i) {
-      if (route.stops[i] != Stop{copy.tier, copy.form}) continue;
+      if (route.stops[i] != Stop{copy.tier, copy.form} || !MayStay(state, copy.module, i)) continue;
       const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
       if (!limited || DeviceUse() <= *state.vram_limit_bytes) return true;
     }
   }
   return false;
+}
+
+bool ResidencyManager::MayStay(const RiderState& state, ModuleIndex module, size_t stop) {
+  return !state.kept.empty() && (state.kept[module] >> stop & 1) != 0;
 }
 
 bool ResidencyManager::IsClaimed(ModelId model, const Copy& copy) const {
@@ -100,8 +106,10 @@ int64_t ResidencyManager::NextUse(ModelId model, const Copy& copy) const {
     if (!Computes(state, copy) && !IsStop(state.routes[copy.module], copy)) continue;
     nearest = std::min(nearest, Distance(state, copy.module));
   }
-  // Without a rider, the next sweep begins at the first module.
-  if (nearest == std::numeric_limits<int64_t>::max()) nearest = 2 * copies.size() + copy.module;
+  // Without a rider all are as far; then what stays is to be spread evenly.
+  if (nearest == std::numeric_limits<int64_t>::max()) {
+    nearest = 2 * copies.size() + static_cast<int64_t>(copies.size() * KeepRank(copy.module));
+  }
   // A copy behind a nearer one of the same module serves nobody while that one stays.
   const bool shadowed = copy.tier == Tier::kHost &&
                         std::any_of(copies.Of(copy.module).begin(), copies.Of(copy.module).end(),
@@ -112,11 +120,6 @@ int64_t ResidencyManager::NextUse(ModelId model, const Copy& copy) const {
 int64_t ResidencyManager::DeviceUse() const {
   const MemoryUsage usage = ledger_->Usage(Memory::kDevice);
   return usage.weights_bytes + usage.activations_bytes;
-}
-
-int64_t ResidencyManager::CopyBytes(ModelId model, ModuleIndex module, const Stop& stop) const {
-  const bool in_host_memory = device_->IsInHostMemory(MemoryOf(stop.tier));
-  return LayoutOf(models_[model].weights->module(module), forms_.form(stop.form).dtype, in_host_memory).size_bytes;
 }
 
 bool ResidencyManager::IsLed(const RiderState& state, const RiderState& behind, ModuleIndex module) const {
@@ -139,50 +142,110 @@ ResidencyManager::Claim ResidencyManager::ClaimFor(const RiderState& state, Modu
   return claim;
 }
 
-std::optional<Buffer> ResidencyManager::MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim,
-                                                       Deferred& deferred) {
-  if (std::optional<Buffer> spare = spares_.Take(memory, bytes)) return spare;
-  if (std::optional<Reservation> reservation = ledger_->TryReserve(memory, MemoryKind::kWeights, bytes)) {
-    return Buffer(device_, *std::move(reservation));
-  }
-  const MemoryUsage usage = ledger_->Usage(memory);
-  const int64_t missing = bytes - (usage.wanted_bytes - usage.total_bytes());
-  if (!EvictLocked(memory, missing, &claim)) return std::nullopt;
-  if (std::optional<Buffer> spare = spares_.Take(memory, bytes)) return spare;
-  spares_.Discard(memory, missing, deferred.garbage);
-  return std::nullopt;
-}
-
-bool ResidencyManager::EvictLocked(Memory memory, int64_t bytes, const Claim* claim) {
-  struct Victim {
-    int64_t next_use;
-    Model* model;
-    Copy* copy;
-  };
+std::vector<ResidencyManager::Victim> ResidencyManager::VictimsLocked(Memory memory, bool in_window,
+                                                                      int64_t next_use) {
   std::vector<Victim> victims;
-  int64_t available = spares_.Bytes(memory);
   for (size_t i = 0; i < models_.size(); ++i) {
     const auto model = static_cast<ModelId>(i);
     for (Copy* copy : models_[i].copies.All()) {
-      if (copy->buffer.memory() != memory || !IsEvictable(*copy)) continue;
+      if (copy->buffer.memory() != memory || !IsEvictable(*copy) || window_.Owns(copy->buffer) != in_window) continue;
       const int64_t distance = NextUse(model, *copy);
-      if (claim != nullptr && distance <= claim->next_use) continue;
-      victims.push_back({distance, &models_[i], copy});
-      available += copy->buffer.size_bytes();
+      if (distance > next_use) victims.push_back({IsKept(model, *copy), distance, model, copy});
     }
   }
-  if (claim != nullptr && available < bytes) return false;
-  std::stable_sort(victims.begin(), victims.end(),
-                   [](const Victim& a, const Victim& b) { return a.next_use > b.next_use; });
-  for (const Victim& victim : victims) {
-    if (spares_.Bytes(memory) >= bytes) break;
-    spares_.Put(victim.model->copies.Remove(*victim.copy));
-    ++evictions_[static_cast<size_t>(memory)];
-  }
-  return available >= bytes;
+  std::stable_sort(victims.begin(), victims.end(), [](const Victim& a, const Victim& b) {
+    return std::pair(a.kept, -a.next_use) < std::pair(b.kept, -b.next_use);
+  });
+  return victims;
 }
 
-void ResidencyManager::EnforceLimitLocked(const RiderState& state) {
+std::optional<Buffer> ResidencyManager::MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim,
+                                                       Deferred& deferred) {
+  if (std::optional<Reservation> reservation = ledger_->TryReserve(memory, MemoryKind::kWeights, bytes)) {
+    return Buffer(device_, *std::move(reservation));
+  }
+  YieldLocked(memory, bytes, claim, deferred);
+  return std::nullopt;
+}
+
+int64_t ResidencyManager::MissingBytes(Memory memory, int64_t bytes) const {
+  const MemoryUsage usage = ledger_->Usage(memory);
+  return bytes - (usage.wanted_bytes - usage.total_bytes());
+}
+
+void ResidencyManager::YieldLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred) {
+  std::vector<Victim> victims = VictimsLocked(memory, /*in_window=*/false, claim.next_use);
+  victims.erase(std::find_if(victims.begin(), victims.end(), [](const Victim& victim) { return victim.kept; }),
+                victims.end());
+  int64_t available = 0;
+  for (const Victim& victim : victims) available += victim.copy->buffer.size_bytes();
+  const int64_t missing = MissingBytes(memory, bytes);
+  if (available >= missing) EvictLocked(victims, missing, deferred);
+}
+
+std::optional<Buffer> ResidencyManager::MakeWindowRoomLocked(int64_t bytes, const Claim& claim, Deferred& deferred) {
+  if (std::optional<Buffer> part = window_.Take(bytes)) return part;
+  if (window_.segments() < kWindowSegments || window_.largest_bytes() < bytes) {
+    if (GrowWindowLocked(bytes, claim, deferred)) return window_.Take(bytes);
+    if (!deferred.garbage.empty()) return std::nullopt;
+  }
+  for (const Victim& victim : VictimsLocked(Memory::kDevice, /*in_window=*/true, claim.next_use)) {
+    DropLocked(victim.model, *victim.copy, deferred);
+    ++evictions_[static_cast<size_t>(Memory::kDevice)];
+    if (std::optional<Buffer> part = window_.Take(bytes)) return part;
+  }
+  return std::nullopt;
+}
+
+bool ResidencyManager::GrowWindowLocked(int64_t bytes, const Claim& claim, Deferred& deferred) {
+  const int64_t segment = std::max(bytes, DemandOf().window_bytes);
+  if (std::optional<Reservation> reservation =
+          ledger_->TryReserve(Memory::kDevice, MemoryKind::kStaging, segment)) {
+    window_.Add(*std::move(reservation));
+    return true;
+  }
+  if (window_.largest_bytes() < bytes && claim.next_use < 0) {
+    FreeLocked(Memory::kDevice, MissingBytes(Memory::kDevice, segment), deferred);  // It could not go on otherwise.
+  } else {
+    YieldLocked(Memory::kDevice, segment, claim, deferred);
+  }
+  return false;
+}
+
+int64_t ResidencyManager::EvictLocked(const std::vector<Victim>& victims, int64_t bytes, Deferred& deferred) {
+  int64_t freed = 0;
+  for (const Victim& victim : victims) {
+    if (freed >= bytes) break;
+    freed += victim.copy->buffer.size_bytes();
+    ++evictions_[static_cast<size_t>(victim.copy->buffer.memory())];
+    DropLocked(victim.model, *victim.copy, deferred);
+  }
+  return freed;
+}
+
+void ResidencyManager::FreeLocked(Memory memory, int64_t bytes, Deferred& deferred) {
+  const bool idle = std::none_of(riders_.begin(), riders_.end(), [](const auto& state) { return state.active; });
+  if (memory == Memory::kDevice && idle) bytes -= RemoveWindowLocked(bytes, deferred);
+  const std::vector<Victim> victims = VictimsLocked(memory, /*in_window=*/false, kAnyUse);
+  const auto kept = std::find_if(victims.begin(), victims.end(), [](const Victim& victim) { return victim.kept; });
+  bytes -= EvictLocked({victims.begin(), kept}, bytes, deferred);
+  if (memory == Memory::kDevice && bytes > 0) {
+    for (const Victim& victim : VictimsLocked(memory, /*in_window=*/true, kAnyUse)) {
+      DropLocked(victim.model, *victim.copy, deferred);
+      ++evictions_[static_cast<size_t>(memory)];
+    }
+    bytes -= RemoveWindowLocked(bytes, deferred);
+  }
+  EvictLocked({kept, victims.end()}, bytes, deferred);
+}
+
+int64_t ResidencyManager::RemoveWindowLocked(int64_t bytes, Deferred& deferred) {
+  int64_t removed = 0;
+  while (removed < bytes && window_.RemoveFree(deferred.garbage)) removed += deferred.garbage.back().size_bytes();
+  return removed;
+}
+
+void ResidencyManager::EnforceLimitLocked(const RiderState& state, Deferred& deferred) {
   if (!state.vram_limit_bytes || DeviceUse() <= *state.vram_limit_bytes) return;
   std::vector<std::pair<int64_t, Copy*>> held;
   for (Copy* copy : models_[state.model].copies.All()) {
@@ -191,14 +254,24 @@ void ResidencyManager::EnforceLimitLocked(const RiderState& state) {
   std::sort(held.begin(), held.end());
   for (const auto& [next_use, copy] : held) {
     if (DeviceUse() <= *state.vram_limit_bytes) return;
-    DropUnlessWantedLocked(state.model, *copy);
+    DropUnlessWantedLocked(state.model, *copy, deferred);
   }
 }
 
-void ResidencyManager::DropUnlessWantedLocked(ModelId model, Copy& copy) {
+void ResidencyManager::DropLocked(ModelId model, Copy& copy, Deferred& deferred) {
+  Buffer buffer = models_[model].copies.Remove(copy);
+  if (window_.Owns(buffer)) {
+    window_.Put(std::move(buffer));
+  } else {
+    buffer.reservation().SetKind(MemoryKind::kStaging);
+    deferred.garbage.push_back(std::move(buffer));
+  }
+}
+
+void ResidencyManager::DropUnlessWantedLocked(ModelId model, Copy& copy, Deferred& deferred) {
   if (!IsEvictable(copy) || copy.rests || IsNeeded(model, copy) || IsKept(model, copy)) return;
   if (copy.idle_since && !IsClaimed(model, copy)) return;  // Until ReleaseIdle.
-  spares_.Put(models_[model].copies.Remove(copy));
+  DropLocked(model, copy, deferred);
 }
 
 }  // namespace ditserve

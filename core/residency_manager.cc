@@ -13,14 +13,17 @@ namespace {
 // Enough that transfer threads find the next module's pieces while the last of this one are in flight.
 constexpr int kMaxLoadsInFlight = 3;
 
-// A limited rider has at most this many of its largest modules ahead of it: one that is computed, one that arrives.
-constexpr int kStreamingWindows = 2;
-
 }  // namespace
 
 ResidencyManager::ResidencyManager(const Options& options, Device* device, Ledger* ledger, TransferEngine* transfers,
                                    Executor* executor, const Clock* clock)
-    : options_(options), device_(device), ledger_(ledger), transfers_(transfers), executor_(executor), clock_(clock) {
+    : options_(options),
+      device_(device),
+      ledger_(ledger),
+      transfers_(transfers),
+      executor_(executor),
+      clock_(clock),
+      window_(device) {
   wanted_bytes_ = {ledger->Usage(Memory::kDevice).wanted_bytes, ledger->Usage(Memory::kHost).wanted_bytes};
 }
 
@@ -70,7 +73,7 @@ void ResidencyManager::LoadLocked(Deferred& deferred) {
 std::optional<ModuleIndex> ResidencyManager::NextMissing(const RiderState& state) const {
   int64_t allowance = std::numeric_limits<int64_t>::max();
   if (state.vram_limit_bytes) {
-    allowance = std::max(kStreamingWindows * state.window_bytes, *state.vram_limit_bytes - DeviceUse());
+    allowance = std::max(kLimitedSegments * state.window_bytes, *state.vram_limit_bytes - DeviceUse());
   }
   for (ModuleIndex i = state.next; i < static_cast<ModuleIndex>(state.routes.size()); ++i) {
     if (state.load_errors.contains(i)) return std::nullopt;
@@ -80,8 +83,7 @@ std::optional<ModuleIndex> ResidencyManager::NextMissing(const RiderState& state
     }
     const Copy* source = FindSource(state, i);
     if (source != nullptr && !source->ready) continue;  // Read once; the other forms are made from what arrives.
-    const int64_t bytes = CopyBytes(state.model, i, {Tier::kDevice, state.routes[i].compute});
-    if (i > state.next && bytes > allowance) return std::nullopt;
+    if (i > state.next && state.routes[i].compute_bytes > allowance) return std::nullopt;
     return i;
   }
   return std::nullopt;
@@ -101,21 +103,25 @@ bool ResidencyManager::StartLoadLocked(const Claim& claim, Deferred& deferred) {
   load.targets.push_back(computable);
   deferred.transfers.push_back(TransferFor(state.model, module, std::move(load)));
   if (loads_in_flight_++ == 0) loading_since_ = clock_->Now();
-  EnforceLimitLocked(state);
+  EnforceLimitLocked(state, deferred);
   return true;
 }
 
 Copy* ResidencyManager::AddComputableLocked(const Claim& claim, Deferred& deferred) {
-  const Route& route = claim.state->routes[claim.module];
-  const Stop on_host = {Tier::kHost, route.compute}, on_device = {Tier::kDevice, route.compute};
-  const bool is_on_the_way = std::find(route.stops.begin(), route.stops.end(), on_host) != route.stops.end();
-  Copy* added = nullptr;
-  if (device_->computes_in_host_memory() && is_on_the_way) added = TryAddLocked(on_host, claim, deferred);
-  return added != nullptr ? added : TryAddLocked(on_device, claim, deferred);
+  const RiderState& state = *claim.state;
+  const Route& route = state.routes[claim.module];
+  for (size_t i = 0; i < route.stops.size(); ++i) {
+    const Stop& stop = route.stops[i];
+    if (!IsOperand(route, stop) || !MayStay(state, claim.module, i)) continue;
+    if (Copy* const copy = TryKeepLocked(stop, route.stop_bytes[i], claim, deferred)) return copy;
+    if (!deferred.garbage.empty()) return nullptr;  // There is room once it is freed.
+  }
+  std::optional<Buffer> room = MakeWindowRoomLocked(route.compute_bytes, claim, deferred);
+  if (!room) return nullptr;
+  return models_[state.model].copies.Add(claim.module, Tier::kDevice, route.compute, *std::move(room));
 }
 
-Copy* ResidencyManager::TryAddLocked(const Stop& stop, const Claim& claim, Deferred& deferred) {
-  const int64_t bytes = CopyBytes(claim.state->model, claim.module, stop);
+Copy* ResidencyManager::TryKeepLocked(const Stop& stop, int64_t bytes, const Claim& claim, Deferred& deferred) {
   std::optional<Buffer> room = MakeRoomLocked(MemoryOf(stop.tier), bytes, claim, deferred);
   if (!room) return nullptr;
   return models_[claim.state->model].copies.Add(claim.module, stop.tier, stop.form, *std::move(room));
@@ -130,13 +136,13 @@ std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, Mod
   std::vector<Copy*> added;
   for (size_t i = 0; i < route.stops.size(); ++i) {
     const Stop& stop = route.stops[i];
-    if (copies.Find(module, stop.tier, stop.form) != nullptr) continue;
+    if (!MayStay(state, module, i) || copies.Find(module, stop.tier, stop.form) != nullptr) continue;
     if (stop == Stop{Tier::kDevice, route.compute}) continue;  // Operations read a host copy in place.
     if (source != nullptr && (stop.tier < source->tier || !Leads(*source, stop.form))) continue;
-    const int64_t bytes = CopyBytes(state.model, module, stop);
+    const int64_t bytes = route.stop_bytes[i];
     const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
     if (limited && DeviceUse() + bytes > *state.vram_limit_bytes) continue;
-    if (Copy* const copy = TryAddLocked(stop, claim, deferred)) added.push_back(copy);
+    if (Copy* const copy = TryKeepLocked(stop, bytes, claim, deferred)) added.push_back(copy);
   }
   return added;
 }
@@ -166,7 +172,7 @@ void ResidencyManager::OnLoaded(ModelId model, ModuleIndex module, const Load& l
     }
     if (load.source != nullptr) {
       --load.source->pins;
-      DropUnlessWantedLocked(model, *load.source);
+      DropUnlessWantedLocked(model, *load.source, deferred);
     }
   }
   Advance(std::move(deferred));
@@ -186,7 +192,7 @@ void ResidencyManager::ArriveLocked(ModelId model, const Load& load, TransferCos
   for (RiderState* state : users) {
     if (state->pending && state->next == computable.module) GrantLocked(*state, computable, deferred);
   }
-  for (Copy* target : load.targets) DropUnlessWantedLocked(model, *target);
+  for (Copy* target : load.targets) DropUnlessWantedLocked(model, *target, deferred);
 }
 
 void ResidencyManager::FailLoadLocked(ModelId model, ModuleIndex module, const Load& load, const absl::Status& status,
@@ -198,7 +204,7 @@ void ResidencyManager::FailLoadLocked(ModelId model, ModuleIndex module, const L
       state->load_errors[module] = status;
     }
   }
-  for (Copy* target : load.targets) deferred.garbage.push_back(models_[model].copies.Remove(*target));
+  for (Copy* target : load.targets) DropLocked(model, *target, deferred);
 }
 
 absl::Duration ResidencyManager::ReleaseIdle() {
@@ -215,10 +221,10 @@ absl::Duration ResidencyManager::ReleaseIdle() {
         continue;
       }
       copy->idle_since.reset();
-      DropUnlessWantedLocked(static_cast<ModelId>(i), *copy);
+      DropUnlessWantedLocked(static_cast<ModelId>(i), *copy, deferred);
     }
   }
-  if (idle_since_ && *idle_since_ + options_.idle_release <= now) spares_.DiscardAll(deferred.garbage);
+  if (idle_since_ && *idle_since_ + options_.idle_release <= now) RemoveWindowLocked(window_.bytes(), deferred);
   return next;
 }
 

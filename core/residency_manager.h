@@ -24,13 +24,14 @@
 #include "core/device.h"
 #include "core/executor.h"
 #include "core/join_policy.h"
+#include "core/keep_plan.h"
 #include "core/ledger.h"
 #include "core/model_weights.h"
 #include "core/profile.h"
 #include "core/residency_snapshot.h"
 #include "core/rider.h"
 #include "core/route.h"
-#include "core/spare_buffers.h"
+#include "core/streaming_window.h"
 #include "core/transfer_engine.h"
 
 namespace ditserve {
@@ -93,6 +94,11 @@ class ResidencyManager {
  private:
   friend class Rider;
 
+  // Segments of the streaming window: for a module that is computed with, and two that arrive.
+  static constexpr int kWindowSegments = 3;
+  // A rider with a limit has at most so many ahead of it: one that is computed with, one that arrives.
+  static constexpr int kLimitedSegments = 2;
+
   struct Acquisition {
     absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done;
     absl::Duration since;
@@ -105,7 +111,8 @@ class ResidencyManager {
     std::optional<int64_t> vram_limit_bytes;
     RideOptions options;
     std::vector<Route> routes;
-    int64_t window_bytes = 0;                            // The largest copy that its operations read.
+    std::vector<uint32_t> kept;                          // What may stay: KeepPlan::kept.
+    int64_t window_bytes = 0;                            // The smallest streaming window that it can go on with.
     ModuleIndex next = 0;                                // The module it acquires next.
     absl::AnyInvocable<void(absl::Status) &&> admitted;  // Null once called.
     bool active = false;                                 // Admitted: its activations are reserved.
@@ -165,7 +172,7 @@ class ResidencyManager {
   void GrantLocked(RiderState& state, Copy& copy, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailLocked(RiderState& state, const absl::Status& status, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void ReleaseCopiesOf(const RiderState& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReleaseCopiesOf(const RiderState& left, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void LearnFrom(const RiderState& left) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Turn TurnOf(const RiderState& state) const { return {state.options.priority, state.attained}; }
   RiderState& StateOf(const Rider* rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -183,8 +190,14 @@ class ResidencyManager {
   const RiderState* ChooseSweep(RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   JoinSituation SituationOf(const RiderState& state, const RiderState& last) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // What running requests must have: their activations and the largest window.
-  int64_t NeededDeviceBytes() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What running requests must have, and `admitting`, if it is not null: their activations, and one window.
+  struct Demand {
+    int64_t activation_bytes = 0;
+    int64_t window_bytes = 0;
+  };
+  Demand DemandOf(const RiderState* admitting = nullptr) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Decides again what may stay, for those who ride and `admitting`.
+  void PlanLocked(const RiderState* admitting = nullptr) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Sets the budgets that were asked for, as far as running requests allow, and evicts down to them.
   void ShrinkLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -198,8 +211,9 @@ class ResidencyManager {
   bool StartLoadLocked(const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The copy that operations will read, with room for it; null if there is no room now.
   Copy* AddComputableLocked(const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // A copy at the stop, with room for it; null if there is no room now.
-  Copy* TryAddLocked(const Stop& stop, const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A copy that may stay; null if there is no room now.
+  Copy* TryKeepLocked(const Stop& stop, int64_t bytes, const Claim& claim, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Copies at stops on the way from `source` that there is room for.
   std::vector<Copy*> AddStopsLocked(const RiderState& state, ModuleIndex module, const Copy* source, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -220,12 +234,17 @@ class ResidencyManager {
   Copy* FindSource(const RiderState& state, ModuleIndex module) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether values of `form` can be made from the copy's.
   bool Leads(const Copy& copy, FormId form) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool Computes(const RiderState& state, const Copy& copy) const;
+  bool IsOperand(const Route& route, const Stop& stop) const;
+  bool Computes(const RiderState& state, const Copy& copy) const {
+    return IsOperand(state.routes[copy.module], {copy.tier, copy.form});
+  }
   // Whether the rider has yet to compute with the copy in this pass.
   bool Needs(const RiderState& state, ModelId model, const Copy& copy) const;
   // Whether a rider does; one that has not begun needs what was loaded for it.
   bool IsNeeded(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whether a rider's profile keeps it where it is, within its limit.
+  // Whether the rider's copy at the stop may stay after its use.
+  static bool MayStay(const RiderState& state, ModuleIndex module, size_t stop);
+  // Whether it may stay where it is for a rider, within its limit.
   bool IsKept(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether a rider's profile would keep it, but for the limit.
   bool IsClaimed(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -235,21 +254,47 @@ class ResidencyManager {
   int64_t NextUse(ModelId model, const Copy& copy) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Device bytes that vram_limit counts: weights and activations.
   int64_t DeviceUse() const;
-  int64_t CopyBytes(ModelId model, ModuleIndex module, const Stop& stop) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // Whether `behind` can live off what `state` loads, and is not much slower.
   bool IsLed(const RiderState& state, const RiderState& behind, ModuleIndex module) const;
   Claim ClaimFor(const RiderState& state, ModuleIndex module) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // `bytes` of `memory`, made free by evicting copies. Nullopt if there is no room now; if something is in
-  // `deferred.garbage` then, there may be once it is freed.
+  // A copy that can be evicted.
+  struct Victim {
+    bool kept;
+    int64_t next_use;
+    ModelId model;
+    Copy* copy;
+  };
+  // Copies in the streaming window, or those in `memory` that are not, whose next use is farther than `next_use`: first
+  // those that need not stay, and of these the farthest.
+  std::vector<Victim> VictimsLocked(Memory memory, bool in_window, int64_t next_use)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Memory of its own for a copy that may stay, for which copies give way that may not. Nullopt if there is no room
+  // now; if something is in `deferred.garbage` then, there may be once it is freed.
   std::optional<Buffer> MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Makes spares of copies that give way to `claim` (null: all that nobody holds), farthest next use first, until there
-  // are `bytes` of spares. Returns whether there are; with a claim nothing is evicted if not.
-  bool EvictLocked(Memory memory, int64_t bytes, const Claim* claim) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  int64_t MissingBytes(Memory memory, int64_t bytes) const;
+  // If that makes room for `bytes` more, evicts copies that need not stay and whose next use is after the claim's.
+  void YieldLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // A part of the streaming window, as above.
+  std::optional<Buffer> MakeWindowRoomLocked(int64_t bytes, const Claim& claim, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Adds a segment to the window. False if there is no room now; as above.
+  bool GrowWindowLocked(int64_t bytes, const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Evicts victims from the first on until `bytes` of their own memory are in the garbage; returns how many are.
+  int64_t EvictLocked(const std::vector<Victim>& victims, int64_t bytes, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Frees `bytes`, or as many as nobody holds: what need not stay, then the window, then the rest. While nobody rides
+  // what is free of the window goes first.
+  void FreeLocked(Memory memory, int64_t bytes, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Removes free segments of the window; returns their bytes.
+  int64_t RemoveWindowLocked(int64_t bytes, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Gives the copy's memory back.
+  void DropLocked(ModelId model, Copy& copy, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropUnlessWantedLocked(ModelId model, Copy& copy, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Drops copies of the rider's model that are over its limit, farthest next use first.
-  void EnforceLimitLocked(const RiderState& state) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void DropUnlessWantedLocked(ModelId model, Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void EnforceLimitLocked(const RiderState& state, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool IsEvictable(const Copy& copy) const { return copy.ready && copy.pins == 0; }
 
   const Options options_;
@@ -263,7 +308,7 @@ class ResidencyManager {
   FormTable forms_ ABSL_GUARDED_BY(mutex_);
   std::deque<Model> models_ ABSL_GUARDED_BY(mutex_);
   std::list<RiderState> riders_ ABSL_GUARDED_BY(mutex_);  // In order of arrival, waiting ones too.
-  SpareBuffers spares_ ABSL_GUARDED_BY(mutex_);
+  StreamingWindow window_ ABSL_GUARDED_BY(mutex_);
   std::array<int64_t, 2> wanted_bytes_ ABSL_GUARDED_BY(mutex_);  // The budgets that were asked for, by Memory.
   std::array<int64_t, 2> evictions_ ABSL_GUARDED_BY(mutex_) = {};
   TransferCost moved_ ABSL_GUARDED_BY(mutex_);  // Since the start.

@@ -77,6 +77,7 @@ void ResidencyManager::FailLocked(RiderState& state, const absl::Status& status,
 
 void ResidencyManager::Release(const Rider* rider, Copy* copy) {
   absl::StatusOr<std::unique_ptr<DeviceEvent>> operations = device_->RecordOperations();
+  Deferred deferred;
   {
     absl::MutexLock lock(&mutex_);
     RiderState& state = StateOf(rider);
@@ -94,9 +95,9 @@ void ResidencyManager::Release(const Rider* rider, Copy* copy) {
     copy->fresh = false;
     ++state.next;
     ++state.account.modules_done;
-    DropUnlessWantedLocked(state.model, *copy);
+    DropUnlessWantedLocked(state.model, *copy, deferred);
   }
-  Advance();
+  Advance(std::move(deferred));
 }
 
 void ResidencyManager::Cancel(const Rider* rider, const absl::Status& why) {
@@ -126,7 +127,8 @@ void ResidencyManager::Leave(const Rider* rider) {
     RiderState& gone = left.front();
     if (gone.active) {
       ledger_->EndWatermark(gone.watermark);
-      ReleaseCopiesOf(gone);
+      PlanLocked();
+      ReleaseCopiesOf(gone, deferred);
       LearnFrom(gone);
     }
     for (RiderState& next : riders_) {
@@ -145,7 +147,7 @@ void ResidencyManager::LearnFrom(const RiderState& left) {
   usual_ride_ = clock_->Now() - left.begun;
 }
 
-void ResidencyManager::ReleaseCopiesOf(const RiderState& left) {
+void ResidencyManager::ReleaseCopiesOf(const RiderState& left, Deferred& deferred) {
   const absl::Duration now = clock_->Now();
   for (Copy* copy : models_[left.model].copies.All()) {
     const Route& route = left.routes[copy->module];
@@ -158,7 +160,7 @@ void ResidencyManager::ReleaseCopiesOf(const RiderState& left) {
       const bool limited = index == route.limited && left.vram_limit_bytes;
       if (!limited || DeviceUse() <= *left.vram_limit_bytes) copy->idle_since = now;
     }
-    DropUnlessWantedLocked(left.model, *copy);
+    DropUnlessWantedLocked(left.model, *copy, deferred);
   }
 }
 

@@ -10,7 +10,7 @@ namespace {
 class RouteMaker {
  public:
   RouteMaker(const ModelWeights::Module& module, const Station& computation, const Device& device, FormTable& forms)
-      : computation_(computation), device_(device), forms_(forms) {
+      : module_(module), computation_(computation), device_(device), forms_(forms) {
     for (const StoredTensor* stored : module.stored) precisions_.emplace_back(stored->dtype);
   }
 
@@ -19,7 +19,10 @@ class RouteMaker {
     if (station.tier == Tier::kDisk) return -1;
     for (Precision& precision : precisions_) precision = precision.Through(station.dtype);
     const Stop stop = {station.tier, forms_.Intern({precisions_, HeldDType(station)})};
-    if (route_.stops.empty() || route_.stops.back() != stop) route_.stops.push_back(stop);
+    if (route_.stops.empty() || route_.stops.back() != stop) {
+      route_.stops.push_back(stop);
+      route_.stop_bytes.push_back(BytesAt(stop));
+    }
     return static_cast<int>(route_.stops.size()) - 1;
   }
 
@@ -31,10 +34,15 @@ class RouteMaker {
   Route Compute() {
     for (Precision& precision : precisions_) precision = precision.Through(computation_.dtype);
     route_.compute = forms_.Intern({precisions_, OperandDType()});
+    route_.compute_bytes = BytesAt({Tier::kDevice, route_.compute});
     return std::move(route_);
   }
 
  private:
+  int64_t BytesAt(const Stop& stop) const {
+    const bool in_host_memory = device_.IsInHostMemory(MemoryOf(stop.tier));
+    return LayoutOf(module_, forms_.form(stop.form).dtype, in_host_memory).size_bytes;
+  }
   // A dtype of which every value of the module now is a value.
   DType Values() const {
     const DType first = precisions_.front().values_in();
@@ -51,6 +59,7 @@ class RouteMaker {
     return station == computation_ || as_good ? operand : station.dtype;
   }
 
+  const ModelWeights::Module& module_;
   const Station computation_;
   const Device& device_;
   FormTable& forms_;

@@ -37,10 +37,12 @@ struct Stop {
 // How a profile takes one module from the checkpoint to the operation. The values go through every station's dtype,
 // whether or not a copy is kept there, so they do not depend on what is resident.
 struct Route {
-  std::vector<Stop> stops;  // Slowest first; stations on disk and repeated ones are left out.
-  int rest = -1;            // The stop at which the module rests while no request uses the profile.
-  int limited = -1;         // The stop that vram_limit bounds.
-  FormId compute = -1;      // What operations read.
+  std::vector<Stop> stops;          // Slowest first; stations on disk and repeated ones are left out.
+  std::vector<int64_t> stop_bytes;  // Of a copy at each stop.
+  int64_t compute_bytes = 0;        // Of a copy on the device that operations read.
+  int rest = -1;                    // The stop at which the module rests while no request uses the profile.
+  int limited = -1;                 // The stop that vram_limit bounds.
+  FormId compute = -1;              // What operations read.
 };
 
 // The routes of all modules of `model` under `profile`, in execution order.

@@ -40,6 +40,21 @@ at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {
       .reshape({rows * columns, channels * patch * patch});
 }
 
+// Views of the text tokens, and of the image tokens behind them.
+Batch TextRows(const Batch& joint, const Batch& text) {
+  Batch rows;
+  for (size_t i = 0; i < joint.size(); ++i) rows.push_back(joint[i].narrow(0, 0, text[i].size(0)));
+  return rows;
+}
+Batch ImageRows(const Batch& joint, const Batch& text) {
+  Batch rows;
+  for (size_t i = 0; i < joint.size(); ++i) {
+    const int64_t tokens = text[i].size(0);
+    rows.push_back(joint[i].narrow(0, tokens, joint[i].size(0) - tokens));
+  }
+  return rows;
+}
+
 }  // namespace
 
 // What one image and its prompt bring into the model.
@@ -90,22 +105,13 @@ QwenImageDiT::Parts QwenImageDiT::FindParts() const {
               {}};
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const std::string block = absl::StrCat("transformer_blocks.", i, ".");
-    parts.blocks.push_back({at(block + "img_mod.1"),
-                            at(block + "txt_mod.1"),
-                            at(block + "attn.to_q"),
-                            at(block + "attn.to_k"),
-                            at(block + "attn.to_v"),
-                            at(block + "attn.norm_q"),
-                            at(block + "attn.norm_k"),
-                            at(block + "attn.add_q_proj"),
-                            at(block + "attn.add_k_proj"),
-                            at(block + "attn.add_v_proj"),
-                            at(block + "attn.norm_added_q"),
-                            at(block + "attn.norm_added_k"),
-                            at(block + "attn.to_out.0"),
-                            at(block + "attn.to_add_out"),
-                            {at(block + "img_mlp.net.0.proj"), at(block + "img_mlp.net.2")},
-                            {at(block + "txt_mlp.net.0.proj"), at(block + "txt_mlp.net.2")}});
+    parts.blocks.push_back(
+        {{at(block + "img_mod.1"), at(block + "attn.to_q"), at(block + "attn.norm_q"), at(block + "attn.to_k"),
+          at(block + "attn.norm_k"), at(block + "attn.to_v"), at(block + "attn.to_out.0"),
+          at(block + "img_mlp.net.0.proj"), at(block + "img_mlp.net.2")},
+         {at(block + "txt_mod.1"), at(block + "attn.add_q_proj"), at(block + "attn.norm_added_q"),
+          at(block + "attn.add_k_proj"), at(block + "attn.norm_added_k"), at(block + "attn.add_v_proj"),
+          at(block + "attn.to_add_out"), at(block + "txt_mlp.net.0.proj"), at(block + "txt_mlp.net.2")}});
   }
   return parts;
 }
@@ -144,21 +150,41 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Enter(std::vector<Item> items, WeightSo
   co_return x;
 }
 
+// Image and text take turns: most of the computing is in the image's modules, half of the bytes are in the text's, and so
+// those hide the moving of these.
 Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& block, WeightSource& weights) const {
-  // Six chunks each: shift, scale and gate of the attention, then of the MLP.
-  const Batch image_mod = Linear(x.conditioning, co_await weights[block.img_mod]);
-  const Batch text_mod = Linear(x.conditioning, co_await weights[block.txt_mod]);
+  const StreamModules &image = block.image, &text = block.text;
+  // Modulations have six chunks: shift, scale and gate of the attention, then of the MLP.
   const auto modulated = [](const Batch& stream, const Batch& mod, int64_t first) {
     return ModulatedLayerNorm(stream, Chunk(mod, 6, first + 1), Chunk(mod, 6, first));
   };
 
-  Stream normed{modulated(x.image, image_mod, 0), modulated(x.text, text_mod, 0), {}, x.rotary};
-  const Stream attended = co_await JointAttention(std::move(normed), block, weights);
-  AddGated(x.image, Chunk(image_mod, 6, 2), attended.image);
-  AddGated(x.text, Chunk(text_mod, 6, 2), attended.text);
+  // Projections are written where the attention reads them: text tokens, then image tokens.
+  Projections joint;
+  for (Batch* const all : {&joint.q, &joint.k, &joint.v}) {
+    for (size_t i = 0; i < x.image.size(); ++i) {
+      all->push_back(at::empty({x.rotary[i].size(0), x.image[i].size(1)}, x.image[i].options()));
+    }
+  }
+  Projections image_part = {ImageRows(joint.q, x.text), ImageRows(joint.k, x.text), ImageRows(joint.v, x.text)};
+  Projections text_part = {TextRows(joint.q, x.text), TextRows(joint.k, x.text), TextRows(joint.v, x.text)};
+  const Batch image_mod = Linear(x.conditioning, co_await weights[image.mod]);
+  co_await Project(modulated(x.image, image_mod, 0), std::move(image_part), image, weights);
+  const Batch text_mod = Linear(x.conditioning, co_await weights[text.mod]);
+  co_await Project(modulated(x.text, text_mod, 0), std::move(text_part), text, weights);
 
-  AddGated(x.image, Chunk(image_mod, 6, 5), co_await Mlp(modulated(x.image, image_mod, 3), block.img_mlp, weights));
-  AddGated(x.text, Chunk(text_mod, 6, 5), co_await Mlp(modulated(x.text, text_mod, 3), block.txt_mlp, weights));
+  Batch heads = Attend(std::move(joint), x.rotary);
+  AddGated(x.image, Chunk(image_mod, 6, 2), Linear(ImageRows(heads, x.text), co_await weights[image.to_out]));
+  AddGated(x.text, Chunk(text_mod, 6, 2), Linear(TextRows(heads, x.text), co_await weights[text.to_out]));
+  heads.clear();
+
+  Batch image_hidden = Linear(modulated(x.image, image_mod, 3), co_await weights[image.mlp_in]);
+  GeluInPlace(image_hidden, config_.numerics);
+  const Batch text_hidden = Linear(modulated(x.text, text_mod, 3), co_await weights[text.mlp_in]);
+  GeluInPlace(text_hidden, config_.numerics);
+  AddGated(x.image, Chunk(image_mod, 6, 5), Linear(image_hidden, co_await weights[image.mlp_out]));
+  image_hidden.clear();
+  AddGated(x.text, Chunk(text_mod, 6, 5), Linear(text_hidden, co_await weights[text.mlp_out]));
 
   if (config_.numerics == Numerics::kDiffusers && x.image[0].scalar_type() == at::kHalf) {
     for (at::Tensor& item : x.text) at::clamp_(item, -65504, 65504);
@@ -167,61 +193,24 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& blo
   co_return x;
 }
 
-Task<QwenImageDiT::Stream> QwenImageDiT::JointAttention(Stream x, const BlockModules& block,
-                                                        WeightSource& weights) const {
-  // Projections are written where the attention reads them: text tokens, then image tokens.
-  struct Joint {
-    Batch all, text, image;
-  };
-  const auto joint = [&x] {
-    Joint made;
-    for (size_t i = 0; i < x.image.size(); ++i) {
-      const int64_t text = x.text[i].size(0), image = x.image[i].size(0);
-      made.all.push_back(at::empty({text + image, x.image[i].size(1)}, x.image[i].options()));
-      made.text.push_back(made.all[i].narrow(0, 0, text));
-      made.image.push_back(made.all[i].narrow(0, text, image));
-    }
-    return made;
-  };
-  const auto rotate = [&x](const Joint& made) {
-    for (size_t i = 0; i < made.all.size(); ++i) RotateInPlace(made.all[i], x.rotary[i]);
-  };
-
-  Joint q = joint();
-  LinearInto(x.image, co_await weights[block.to_q], q.image);
-  RmsNormInPlace(q.image, co_await weights[block.norm_q]);
-  LinearInto(x.text, co_await weights[block.add_q_proj], q.text);
-  RmsNormInPlace(q.text, co_await weights[block.norm_added_q]);
-  rotate(q);
-  Joint k = joint();
-  LinearInto(x.image, co_await weights[block.to_k], k.image);
-  RmsNormInPlace(k.image, co_await weights[block.norm_k]);
-  LinearInto(x.text, co_await weights[block.add_k_proj], k.text);
-  RmsNormInPlace(k.text, co_await weights[block.norm_added_k]);
-  rotate(k);
-  Joint v = joint();
-  LinearInto(x.image, co_await weights[block.to_v], v.image);
-  LinearInto(x.text, co_await weights[block.add_v_proj], v.text);
-  x.image.clear();
-
-  Batch text_heads, image_heads;
-  for (size_t i = 0; i < q.all.size(); ++i) {
-    const int64_t text = x.text[i].size(0);
-    const at::Tensor heads = Attention(q.all[i], k.all[i], v.all[i], config_.attention_head_dim);
-    text_heads.push_back(heads.narrow(0, 0, text));
-    image_heads.push_back(heads.narrow(0, text, heads.size(0) - text));
-  }
-  q = k = v = {};
-  x.image = Linear(image_heads, co_await weights[block.to_out]);
-  x.text = Linear(text_heads, co_await weights[block.to_add_out]);
-  co_return x;
+Task<QwenImageDiT::Projections> QwenImageDiT::Project(Batch x, Projections to, const StreamModules& modules,
+                                                      WeightSource& weights) const {
+  LinearInto(x, co_await weights[modules.to_q], to.q);
+  RmsNormInPlace(to.q, co_await weights[modules.norm_q]);
+  LinearInto(x, co_await weights[modules.to_k], to.k);
+  RmsNormInPlace(to.k, co_await weights[modules.norm_k]);
+  LinearInto(x, co_await weights[modules.to_v], to.v);
+  co_return to;
 }
 
-Task<Batch> QwenImageDiT::Mlp(Batch x, const MlpModules& mlp, WeightSource& weights) const {
-  const Batch hidden = Linear(x, co_await weights[mlp.in]);
-  x.clear();
-  GeluInPlace(hidden, config_.numerics);
-  co_return Linear(hidden, co_await weights[mlp.out]);
+Batch QwenImageDiT::Attend(Projections joint, const Batch& rotary) const {
+  Batch heads;
+  for (size_t i = 0; i < rotary.size(); ++i) {
+    RotateInPlace(joint.q[i], rotary[i]);
+    RotateInPlace(joint.k[i], rotary[i]);
+    heads.push_back(Attention(joint.q[i], joint.k[i], joint.v[i], config_.attention_head_dim));
+  }
+  return heads;
 }
 
 std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& inputs, at::Device device,

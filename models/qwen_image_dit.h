@@ -66,15 +66,11 @@ class QwenImageDiT {
 
  private:
   // The modules of each part, by their index in modules().
-  struct MlpModules {
-    ModuleIndex in, out;
+  struct StreamModules {
+    ModuleIndex mod, to_q, norm_q, to_k, norm_k, to_v, to_out, mlp_in, mlp_out;
   };
   struct BlockModules {
-    ModuleIndex img_mod, txt_mod;
-    ModuleIndex to_q, to_k, to_v, norm_q, norm_k;
-    ModuleIndex add_q_proj, add_k_proj, add_v_proj, norm_added_q, norm_added_k;
-    ModuleIndex to_out, to_add_out;
-    MlpModules img_mlp, txt_mlp;
+    StreamModules image, text;
   };
   struct Parts {
     ModuleIndex linear_1, linear_2, txt_norm, img_in, txt_in, norm_out, proj_out;
@@ -90,14 +86,21 @@ class QwenImageDiT {
   };
   struct Item;
 
+  // Queries, keys and values, [tokens, width]: of text and image tokens, or views of either part.
+  struct Projections {
+    std::vector<at::Tensor> q, k, v;
+  };
+
   Parts FindParts() const;
   std::vector<Item> Prepare(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic) const;
   std::vector<Item> MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const;
   at::Tensor TimeChannels(const at::Tensor& timestep, at::ScalarType arithmetic) const;
   Task<Stream> Enter(std::vector<Item> items, WeightSource& weights) const;
   Task<Stream> Block(Stream x, const BlockModules& block, WeightSource& weights) const;
-  Task<Stream> JointAttention(Stream x, const BlockModules& block, WeightSource& weights) const;
-  Task<std::vector<at::Tensor>> Mlp(std::vector<at::Tensor> x, const MlpModules& mlp, WeightSource& weights) const;
+  // Writes what the stream `x` brings to the attention, and returns it.
+  Task<Projections> Project(std::vector<at::Tensor> x, Projections to, const StreamModules& modules,
+                            WeightSource& weights) const;
+  std::vector<at::Tensor> Attend(Projections joint, const std::vector<at::Tensor>& rotary) const;
   Task<std::vector<at::Tensor>> Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const;
 
   QwenImageDiTConfig config_;

@@ -53,6 +53,24 @@ TEST(LedgerTest, BooksUnderAnotherKindWithoutReservingAgain) {
   EXPECT_EQ(ledger.Usage(Memory::kDevice).staging_bytes, 100);
 }
 
+TEST(LedgerTest, AReservationIsSplitAndMergedWithoutReservingAgain) {
+  Ledger ledger(100, 100);
+  std::optional<Reservation> whole = ledger.TryReserve(Memory::kDevice, MemoryKind::kStaging, 100);
+  {
+    Reservation part = whole->Split(30);
+    part.SetKind(MemoryKind::kWeights);
+    EXPECT_EQ(whole->bytes(), 70);
+    EXPECT_EQ(ledger.Usage(Memory::kDevice).weights_bytes, 30);
+    EXPECT_EQ(ledger.Usage(Memory::kDevice).staging_bytes, 70);
+    part.SetKind(MemoryKind::kStaging);
+    whole->Merge(std::move(part));
+  }
+  EXPECT_EQ(whole->bytes(), 100);
+  EXPECT_EQ(ledger.Usage(Memory::kDevice).total_bytes(), 100);
+  whole.reset();
+  EXPECT_EQ(ledger.Usage(Memory::kDevice).total_bytes(), 0);
+}
+
 TEST(LedgerTest, AWatermarkRecordsTheLargestTotalSinceItsBeginning) {
   Ledger ledger(100, 100);
   { const auto before = ledger.TryReserve(Memory::kDevice, MemoryKind::kWeights, 90); }

@@ -105,6 +105,28 @@ TEST(ResidencyManagerTest, SpareBudgetSavesItsShareOfTheTransfers) {
   fixture.CheckInvariants();
 }
 
+TEST(ResidencyManagerTest, WhatIsNotKeptStreamsThroughAFewWindows) {
+  Fixture fixture(2 * kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());
+  EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).peak_bytes, 3 * kCopy);
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, WhatStaysIsSpreadOverTheSweep) {
+  Fixture fixture(kModules / 2 + 3);
+  EXPECT_THAT(Pass(fixture, Fixture::DiskDynamic(std::nullopt)).Wait(), IsOk());
+  fixture.Settle();
+  const auto tiers = fixture.manager->ModuleTiers(fixture.model);
+  int resident = 0, gap = 0;
+  for (const auto& of_module : tiers) {
+    const bool on_device = of_module.front() == Tier::kDevice;
+    resident += on_device;
+    gap = on_device ? 0 : gap + 1;
+    EXPECT_LE(gap, 2);
+  }
+  EXPECT_GE(resident, kModules / 2);
+}
+
 TEST(ResidencyManagerTest, TheSmallestWindowIsEnough) {
   Fixture fixture(1);
   for (const Profile& profile : {Fixture::Disk(), Fixture::HostOffload(), Fixture::Resident()}) {

@@ -1,0 +1,63 @@
+#ifndef DITSERVE_CORE_STREAMING_WINDOW_H_
+#define DITSERVE_CORE_STREAMING_WINDOW_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/ledger.h"
+
+namespace ditserve {
+
+// The memory through which copies stream that are not kept. It consists of a few segments, and copies take parts of
+// them: what one leaves the next one gets, of whatever size, because writing to fresh memory costs more than copying.
+// What no copy has is booked as staging.
+//
+// Thread safety: thread-compatible.
+class StreamingWindow {
+ public:
+  explicit StreamingWindow(Device* device) : device_(device) {}
+
+  // Adds a segment of the reserved bytes.
+  void Add(Reservation reservation);
+
+  // Memory for a copy, booked as weights; nullopt if there is no hole of `bytes`.
+  std::optional<Buffer> Take(int64_t bytes);
+
+  bool Owns(const Buffer& part) const { return SegmentOf(part) != segments_.end(); }
+  void Put(Buffer part);
+
+  // Moves a segment that nobody has a part of to `garbage`, the smallest; returns whether there was one.
+  bool RemoveFree(std::vector<Buffer>& garbage);
+
+  int segments() const { return static_cast<int>(segments_.size()); }
+  int64_t largest_bytes() const;
+  int64_t bytes() const;
+
+ private:
+  // Free bytes, of which operations up to `in_use_until` still read.
+  struct Hole {
+    int64_t bytes;
+    Buffer::Events in_use_until;
+  };
+  struct Segment {
+    std::shared_ptr<Mapping> mapping;
+    Reservation free;                // Of all holes, as staging.
+    std::map<int64_t, Hole> holes;  // By their offset. Neighbours differ in what they wait for.
+  };
+  using Segments = std::vector<Segment>;
+
+  Segments::const_iterator SegmentOf(const Buffer& part) const;
+  static std::optional<Buffer> TakeFrom(Segment& segment, int64_t bytes);
+  static void AddHole(Segment& segment, int64_t offset_bytes, Hole hole);
+
+  Device* const device_;
+  Segments segments_;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_STREAMING_WINDOW_H_
