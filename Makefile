@@ -7,6 +7,7 @@ PREFIX ?= /usr/local
 SECONDS ?= 60
 MINUTES ?= 30
 MODEL ?=
+FULL ?=
 CONFIG ?= config/ditserve.yaml
 
 build_dir := build/$(BUILD)
@@ -42,9 +43,9 @@ serve:  ## Runs a server in the foreground; MODEL=<a diffusers transformer folde
 	exec $(build_dir)/bin/ditserve --config $(CONFIG) --model qwen-image=$(MODEL)
 
 .PHONY: bench
-bench:  ## Measures every promise of the design
+bench: $(cache)/parity/installed  ## Measures every promise of the design; FULL=1 for 60 blocks too
 	$(call build,$(BUILD))
-	bench/run $(build_dir)/bin
+	bench/run $(build_dir)/bin $(if $(FULL),full)
 
 .PHONY: parity
 parity: $(cache)/parity/installed  ## Compares a live server with the Python reference

@@ -20,11 +20,19 @@ PROMPT_TOKENS = 5
 CONFIG = {"offload_dtype": "disk", "offload_device": "disk", "onload_dtype": "disk", "onload_device": "disk"}
 
 
-def peak_bytes(pid: int | str) -> int:
+def status_bytes(pid: int | str, field: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmHWM")
+    raise RuntimeError(f"no {field}")
+
+
+def peak_bytes(pid: int | str) -> int:
+    return status_bytes(pid, "VmHWM")
+
+
+def resident_bytes(pid: int | str) -> int:
+    return status_bytes(pid, "VmRSS")
 
 
 def drop_page_cache() -> None:

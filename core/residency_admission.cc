@@ -16,7 +16,7 @@ constexpr double kAssumedPace = 1e9;
 
 // Bytes of a segment of the streaming window: of the largest module, and so much more that smaller ones fit beside each
 // other in spite of the pages they begin in.
-int64_t WindowBytes(const std::vector<Route>& routes) {
+int64_t SegmentBytes(const std::vector<Route>& routes) {
   constexpr int64_t kPageBytes = Checkpoint::kReadAlignment;
   constexpr int64_t kSlackShare = 64;
   int64_t largest = 0;
@@ -42,7 +42,7 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
     state.vram_limit_bytes = profile.vram_limit_bytes;
     state.options = options;
     state.routes = MakeRoutes(*models_[model].weights, profile, *device_, forms_);
-    state.window_bytes = WindowBytes(state.routes);
+    state.window_bytes = SegmentBytes(state.routes);
     state.admitted = std::move(admitted);
     state.joined = clock_->Now();
     DITSERVE_RETURN_IF_ERROR(CheckFits(state));
@@ -56,12 +56,17 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
   return rider;
 }
 
+int64_t ResidencyManager::WindowBytes(ModelId model, const Profile& profile) {
+  const absl::MutexLock lock(&mutex_);
+  return SegmentBytes(MakeRoutes(*models_[model].weights, profile, *device_, forms_));
+}
+
 absl::Status ResidencyManager::CheckFits(const RiderState& state) const {
   const int64_t budget = wanted_bytes_[static_cast<size_t>(Memory::kDevice)];
   if (state.options.activation_bytes <= budget - state.window_bytes) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("the request takes ", state.options.activation_bytes, " bytes of device memory for activations and ",
-                   state.window_bytes, " for the model's largest module; the device budget is ", budget, " bytes"));
+                   state.window_bytes, " to stream the model through; the device budget is ", budget, " bytes"));
 }
 
 absl::Status ResidencyManager::CheckQueue() const {

@@ -72,6 +72,9 @@ class ResidencyManager {
                                               absl::AnyInvocable<void(absl::Status) &&> admitted)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Device bytes that a rider of this profile needs beside its activations.
+  int64_t WindowBytes(ModelId model, const Profile& profile) ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Changes a budget while serving. Copies go at once until the rest fits, but for what running requests need: their
   // activations and the largest module. What they need beyond the budget is given back as they end.
   // Errors: FailedPrecondition if the transfer slots alone take more.

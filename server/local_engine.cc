@@ -67,24 +67,12 @@ struct Model {
 
 at::Device TorchDevice(const Device& device) { return at::Device(device.name()); }
 
-// Bytes of the largest module in `arithmetic`.
-int64_t LargestModuleBytes(const QwenImageDiT& dit, at::ScalarType arithmetic) {
-  int64_t largest = 0;
-  for (const ModuleSpec& module : dit.modules()) {
-    int64_t elements = 0;
-    for (const ParameterSpec& parameter : module.parameters) elements += ElementCount(parameter.shape);
-    largest = std::max(largest, elements * static_cast<int64_t>(c10::elementSize(arithmetic)));
-  }
-  return largest;
-}
-
 // What would fit instead of a request that can never: the largest square image with the same prompts.
-std::string WhatFits(Model& model, const ForwardShape& shape, at::ScalarType arithmetic, int64_t budget_bytes) {
+std::string WhatFits(Model& model, const ForwardShape& shape, at::ScalarType arithmetic, int64_t available_bytes) {
   constexpr int64_t kStep = 64;
-  const int64_t available = budget_bytes - LargestModuleBytes(*model.dit, arithmetic);
   int64_t side = 0;
   for (int64_t next = kStep; next <= std::max(shape.height, shape.width); next += kStep) {
-    if (model.ActivationBytes({next, next, shape.text_tokens}, arithmetic) > available) break;
+    if (model.ActivationBytes({next, next, shape.text_tokens}, arithmetic) > available_bytes) break;
     side = next;
   }
   if (side == 0) return "; no image fits with this batch and these prompts";
@@ -263,6 +251,7 @@ class LocalEngineImpl final : public LocalEngine {
       : clock_(*clock),
         device_(device),
         ledger_(options.device_budget_bytes, options.host_budget_bytes),
+        expected_(options.models),
         threads_(options.threads) {}
 
   absl::Status Start(const LocalEngineOptions& options) {
@@ -304,6 +293,7 @@ class LocalEngineImpl final : public LocalEngine {
       infos.push_back(
           {model->name, true, model->parameters, model->stored_bytes, model->dit.get(), model->stored_dtypes});
     }
+    for (size_t i = models_.size(); i < expected_.size(); ++i) infos.push_back({expected_[i]});
     return infos;
   }
 
@@ -393,6 +383,7 @@ class LocalEngineImpl final : public LocalEngine {
   const Clock& clock_;
   Device* const device_;
   Ledger ledger_;
+  const std::vector<std::string> expected_;
   const int threads_;
   std::unique_ptr<TransferEngine> transfers_;
   std::unique_ptr<Executor> executor_;
@@ -477,7 +468,9 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   if (absl::IsFailedPrecondition(rider.status())) {
     std::string fits;
     DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
-      fits = WhatFits(call->model(), shape, call->arithmetic(), ledger_.Usage(Memory::kDevice).budget_bytes);
+      const int64_t window = residency_->WindowBytes(call->model().id, call->call().profile);
+      const int64_t available = ledger_.Usage(Memory::kDevice).wanted_bytes - window;
+      fits = WhatFits(call->model(), shape, call->arithmetic(), available);
     }));
     return absl::FailedPreconditionError(absl::StrCat(rider.status().message(), fits));
   }

@@ -19,6 +19,8 @@ namespace ditserve {
 
 // What a LocalEngine runs on, resolved against the machine.
 struct LocalEngineOptions {
+  // Models that LoadModel will be called for, in this order. Until it was, they are there and not ready.
+  std::vector<std::string> models;
   int64_t device_budget_bytes = 0;
   int64_t host_budget_bytes = 0;
   int threads = 0;  // That compute; 0: a thread a core.

@@ -93,6 +93,7 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& conf
                                                         const Clock* clock) {
   LocalEngineOptions options;
   DITSERVE_ASSIGN_OR_RETURN(std::tie(options.device_budget_bytes, options.host_budget_bytes), Budgets(config, *device));
+  for (const ModelSource& source : config.models) options.models.push_back(source.name);
   options.threads = config.threads;
   options.transfer_threads = config.transfer_threads;
   options.follow_pressure = config.follow_pressure;
