@@ -40,11 +40,12 @@ namespace ditserve {
 //
 // One rule for prefetch, eviction and sharing: for every copy the distance to its next use is known, because the order
 // of modules is. What is missing and needed nearest is loaded next; to make room for it, copies go whose next use is
-// farthest, and farther than its own. Copies of equal values in equal dtype and tier are shared by all profiles.
+// farthest, and farther than its own. Copies of equal values in equal dtype and tier are shared by all profiles. Which
+// may stay between their uses is planned for all riders together (KeepPlan); the others stream through a window.
 //
 // Everything is reserved in the ledger before it is allocated. A rider is admitted when its activations fit beside
-// those of the others and the largest streaming window, so what an admitted rider needs next can always be loaded once
-// the leases of others end.
+// those of the others and one segment of the window, so what an admitted rider needs next can always be loaded once the
+// leases of others end.
 //
 // Thread safety: thread-safe. Lock order: its mutex before the transfer engine's, the executor's and the ledger's. No
 // transfer, allocation or callback runs while it is held.
@@ -76,7 +77,7 @@ class ResidencyManager {
   int64_t WindowBytes(ModelId model, const Profile& profile) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Changes a budget while serving. Copies go at once until the rest fits, but for what running requests need: their
-  // activations and the largest module. What they need beyond the budget is given back as they end.
+  // activations and one segment of the window. What they need beyond the budget is given back as they end.
   // Errors: FailedPrecondition if the transfer slots alone take more.
   absl::Status SetBudget(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t least_host_bytes() const { return transfers_->staging_bytes(); }

@@ -125,9 +125,9 @@ void ResidencyManager::Leave(const Rider* rider) {
     if (state == riders_.end()) return;  // It was refused.
     left.splice(left.begin(), riders_, state);
     RiderState& gone = left.front();
+    PlanLocked();
     if (gone.active) {
       ledger_->EndWatermark(gone.watermark);
-      PlanLocked();
       ReleaseCopiesOf(gone, deferred);
       LearnFrom(gone);
     }

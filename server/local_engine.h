@@ -19,14 +19,14 @@ namespace ditserve {
 
 // What a LocalEngine runs on, resolved against the machine.
 struct LocalEngineOptions {
-  // Models that LoadModel will be called for, in this order. Until it was, they are there and not ready.
-  std::vector<std::string> models;
   int64_t device_budget_bytes = 0;
   int64_t host_budget_bytes = 0;
   int threads = 0;  // That compute; 0: a thread a core.
   int transfer_threads = 4;
   bool follow_pressure = false;  // Lower budgets while other processes need the memory.
   ResidencyManager::Options residency;
+  // Models that LoadModel will be called for, in this order. Until it was, they are there and not ready.
+  std::vector<std::string> models;
 };
 
 // Runs forward passes in this process: one executor, one residency manager, any number of models.

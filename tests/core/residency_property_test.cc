@@ -2,8 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "tests/testing/residency_fixture.h"
@@ -90,6 +93,62 @@ TEST(ResidencyPropertyTest, AnyFailedCopyEndsThePassCleanly) {
     EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());
     fixture.CheckInvariants();
   }
+}
+
+TEST(ResidencyPropertyTest, AnyFailedReadEndsThePassCleanly) {
+  constexpr int kTries = 3;
+  for (int n = 0; n < kModules; ++n) {
+    SCOPED_TRACE(n);
+    Fixture fixture(4);
+    fixture.files.FailReadsAfter(n, kTries * Fixture::kThreads, EIO);
+    EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(),
+                StatusIs(absl::StatusCode::kUnavailable, "model.safetensors: Input/output error"));
+    fixture.Settle();
+    fixture.files.FailReads(0, 0);
+    EXPECT_EQ(fixture.device_weights(), 0);
+    EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());
+    fixture.CheckInvariants();
+  }
+}
+
+// A million acquisitions and releases of 16 threads, which also cancel and change budgets.
+TEST(ResidencyPropertyTest, SixteenThreadsLoseNothing) {
+  constexpr int kThreads = 16;
+  constexpr int kPassesEach = 1'000'000 / (2 * kModules * kThreads);
+  constexpr int64_t kLargestBudget = kModules + 4;
+  Fixture fixture(kLargestBudget, kModules / 2);
+  std::atomic<int> exceeded = 0;
+  std::vector<std::thread> threads;
+  for (uint32_t thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      std::mt19937 random(thread);
+      for (int i = 0; i < kPassesEach; ++i) {
+        const RideOptions options = {static_cast<int64_t>(random() % 2) * kCopy, static_cast<Priority>(random() % 2),
+                                     static_cast<JoinPolicy>(random() % 3)};
+        const int cancelled_at = random() % 8 == 0 ? static_cast<int>(random() % kModules) : kModules;
+        Pass pass(fixture, ProfileNumber(static_cast<int>(random() % 5)), options,
+                  [cancelled_at](ModuleIndex module, Rider& rider) {
+                    if (module == cancelled_at) rider.Cancel(absl::CancelledError("enough"));
+                  });
+        if (random() % 16 == 0) {
+          const int64_t copies = 3 + static_cast<int64_t>(random() % (kLargestBudget - 2));
+          EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, copies * kCopy), IsOk());
+        }
+        const absl::Status status = pass.Wait();
+        EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
+        const ResidencySnapshot snapshot = fixture.manager->Snapshot();
+        exceeded += snapshot.device.total_bytes() > snapshot.device.budget_bytes ||
+                    snapshot.host.total_bytes() > snapshot.host.budget_bytes;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(exceeded, 0);
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, 0), IsOk());
+  fixture.Settle();
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
+  EXPECT_EQ(fixture.device.allocated_bytes(Memory::kDevice), 0);
+  EXPECT_EQ(fixture.device.allocated_bytes(Memory::kHost), fixture.ledger.Usage(Memory::kHost).total_bytes());
 }
 
 // Loads that no policy can save on this sequence of modules with room for `capacity` copies: Belady's MIN, which knows

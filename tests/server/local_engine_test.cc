@@ -215,16 +215,18 @@ TEST_F(LocalEngineTest, CountsWhatIsNotFinite) {
 TEST_F(LocalEngineTest, CancellingAtAnyModuleReturnsEverything) {
   const auto engine = MakeEngine();
   const int modules = static_cast<int>(engine->Models()[0].model->modules().size());
-  for (int at = 0; at < modules; at += 7) {
+  for (int at = 0; at < modules; ++at) {
+    const bool late = at % 2 == 0;
+    const absl::Status why = late ? absl::DeadlineExceededError("too late") : absl::CancelledError("enough");
     std::shared_ptr<ForwardHandle> handle;
     absl::Notification submitted;
     const auto flight = Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
       submitted.WaitForNotification();
-      if (progress.modules_done >= at) handle->Cancel(absl::CancelledError("enough"));
+      if (progress.modules_done >= at) handle->Cancel(why);
     });
     handle = flight->handle;
     submitted.Notify();
-    EXPECT_THAT(flight->Wait(), StatusIs(absl::StatusCode::kCancelled, "enough")) << at;
+    EXPECT_THAT(flight->Wait(), StatusIs(why.code(), why.message())) << at;
     EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
   }
 }
@@ -257,6 +259,19 @@ TEST_F(LocalEngineTest, RefusesAModelThatIsNotThere) {
   ForwardCall call = MakeCall(ProfileNamed("disk"));
   call.model = "huge";
   EXPECT_THAT(Send(*engine, std::move(call))->Wait(), StatusIs(absl::StatusCode::kNotFound, "'huge'"));
+}
+
+TEST_F(LocalEngineTest, AModelIsThereBeforeItIsReady) {
+  LocalEngineOptions options = {64 << 20, 64 << 20};
+  options.models = {"tiny", "later"};
+  const auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+  ASSERT_THAT(engine, IsOk());
+  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+  const std::vector<ModelInfo> models = (*engine)->Models();
+  ASSERT_EQ(models.size(), 2u);
+  EXPECT_TRUE(models[0].ready);
+  EXPECT_EQ(models[1].name, "later");
+  EXPECT_FALSE(models[1].ready);
 }
 
 TEST_F(LocalEngineTest, ACheckpointThatChangesUnderneathIsDataLossAndNothingElse) {

@@ -14,6 +14,7 @@
 #include "core/residency_manager.h"
 #include "tests/testing/fake_clock.h"
 #include "tests/testing/fake_device.h"
+#include "tests/testing/faulty_file_calls.h"
 #include "tests/testing/safetensors_fixture.h"
 #include "tests/testing/temp_folder.h"
 
@@ -44,7 +45,7 @@ class ResidencyFixture {
     }
     path = folder / "model.safetensors";
     WritePagedSafetensors(path, tensors);
-    absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(path);
+    absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(path, files);
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
     EXPECT_TRUE(weights.ok()) << weights.status();
@@ -181,6 +182,7 @@ class ResidencyFixture {
 
   static constexpr int kThreads = 2;
   TempFolder folder;
+  FaultyFileCalls files;
   std::string path;
   const std::unique_ptr<FakeDevice> owned_device;
   FakeDevice& device;
