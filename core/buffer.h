@@ -32,7 +32,6 @@ class Mapping {
   // Null until Allocate.
   std::byte* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
-  Memory memory() const { return memory_; }
 
  private:
   Device* const device_;

@@ -52,8 +52,8 @@ class File {
   absl::Status ReadAt(int64_t offset, absl::Span<std::byte> target) const;
 
   // Reads bytes [offset, offset + size) past the page cache where the file system allows it, and returns where in
-  // `slot` they are: at offset % kAlignment. `slot` is aligned to kAlignment and takes all blocks of that size that have
-  // a part in them. Errors as ReadAt.
+  // `slot` they are: at offset % kAlignment. `slot` is aligned to kAlignment and takes all blocks of that size that
+  // have a part in them. Errors as ReadAt.
   absl::StatusOr<absl::Span<const std::byte>> ReadDirect(int64_t offset, int64_t size,
                                                          absl::Span<std::byte> slot) const;
 

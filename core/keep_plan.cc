@@ -18,15 +18,16 @@ class Planner {
       plan_.kept.emplace_back(wishes[i].routes->size());
       served_.emplace_back(wishes[i].routes->size());
       limited_bytes_.push_back(wishes[i].limited_bytes);
-      for (ModuleIndex m = 0; m < static_cast<ModuleIndex>(wishes[i].routes->size()); ++m) order_.emplace_back(i, m);
+      for (ModuleIndex m = 0; m < static_cast<ModuleIndex>(wishes[i].routes->size()); ++m) {
+        order_.push_back({KeepRank(m), i, m});
+      }
     }
-    std::stable_sort(order_.begin(), order_.end(),
-                     [](const auto& a, const auto& b) { return KeepRank(a.second) < KeepRank(b.second); });
+    std::stable_sort(order_.begin(), order_.end(), [](const Turn& a, const Turn& b) { return a.rank < b.rank; });
   }
 
   KeepPlan Plan() {
     for (int turn = 0; turn <= kLast; ++turn) {
-      for (const auto& [wish, module] : order_) {
+      for (const auto& [rank, wish, module] : order_) {
         const Route& route = (*wishes_[wish].routes)[module];
         for (size_t i = 0; i < route.stops.size(); ++i) {
           if (TurnOf(route, route.stops[i], served_[wish][module]) == turn) Consider(wish, module, i);
@@ -41,6 +42,12 @@ class Planner {
 
  private:
   static constexpr int kLast = 3;
+
+  struct Turn {
+    double rank;
+    size_t wish;
+    ModuleIndex module;
+  };
 
   bool IsOperand(const Route& route, const Stop& stop) const {
     return stop.form == route.compute && (stop.tier == Tier::kDevice || in_host_memory_);
@@ -74,9 +81,9 @@ class Planner {
   const absl::Span<const KeepWish> wishes_;
   std::array<int64_t, 2> room_bytes_;
   const bool in_host_memory_;
-  std::vector<std::pair<size_t, ModuleIndex>> order_;  // Wishes and modules.
-  std::vector<int64_t> limited_bytes_;                 // What is left of each wish's.
-  std::vector<std::vector<bool>> served_;              // Whether an operand stays, by wish and module.
+  std::vector<Turn> order_;
+  std::vector<int64_t> limited_bytes_;     // What is left of each wish's.
+  std::vector<std::vector<bool>> served_;  // Whether an operand stays, by wish and module.
   std::map<std::tuple<int, ModuleIndex, Tier, FormId>, bool> chosen_;
   KeepPlan plan_;
 };

@@ -51,6 +51,8 @@ struct Profile {
   std::vector<std::string> managed_types;
 
   bool Manages(absl::string_view module_type) const;
+
+  friend bool operator==(const Profile&, const Profile&) = default;
 };
 
 // What a profile is checked against.

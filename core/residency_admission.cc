@@ -1,6 +1,5 @@
 // Admission to the ResidencyManager: who may ride, from when, and within which budgets.
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/cord.h"
@@ -38,8 +37,7 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
     RiderState state;
     state.rider = rider.get();
     state.model = model;
-    state.profile = profile.name;
-    state.vram_limit_bytes = profile.vram_limit_bytes;
+    state.profile = profile;
     state.options = options;
     state.routes = MakeRoutes(*models_[model].weights, profile, *device_, forms_);
     state.window_bytes = SegmentBytes(state.routes);
@@ -82,25 +80,29 @@ absl::Status ResidencyManager::CheckQueue() const {
   return status;
 }
 
-void ResidencyManager::AdmitLocked(Deferred& deferred) {
+bool ResidencyManager::AdmitLocked(Deferred& deferred) {
   for (RiderState& state : riders_) {
     if (state.active || !state.ended.ok()) continue;
-    if (!TryAdmitLocked(state, deferred)) return;  // Nobody overtakes.
+    const Admission admission = TryAdmitLocked(state, deferred);
+    if (admission != Admission::kAdmitted) return admission == Admission::kOnceThereIsRoom;  // Nobody overtakes.
   }
+  return false;
 }
 
-bool ResidencyManager::TryAdmitLocked(RiderState& state, Deferred& deferred) {
+ResidencyManager::Admission ResidencyManager::TryAdmitLocked(RiderState& state, Deferred& deferred) {
   int active = 0;
   for (const RiderState& other : riders_) active += other.active;
   const Demand demand = DemandOf(&state);
   const int64_t budget = wanted_bytes_[static_cast<size_t>(Memory::kDevice)];
-  if (active >= options_.max_riders || demand.activation_bytes > budget - demand.window_bytes) return false;
+  if (active >= options_.max_riders || demand.activation_bytes > budget - demand.window_bytes) {
+    return Admission::kNotNow;
+  }
   std::optional<Reservation> reservation =
       ledger_->TryReserve(Memory::kDevice, MemoryKind::kActivations, state.options.activation_bytes);
   if (!reservation) {
-    PlanLocked(&state);
-    FreeLocked(Memory::kDevice, MissingBytes(Memory::kDevice, state.options.activation_bytes), deferred);
-    return false;
+    if (planned_for_ != &state) PlanLocked(&state);
+    FreeLocked(Memory::kDevice, MissingBytes(Memory::kDevice, state.options.activation_bytes, budget), deferred);
+    return Admission::kOnceThereIsRoom;
   }
   state.activations = *std::move(reservation);
   state.active = true;
@@ -109,7 +111,7 @@ bool ResidencyManager::TryAdmitLocked(RiderState& state, Deferred& deferred) {
   idle_since_.reset();
   state.after = ChooseSweep(state);
   if (state.after == nullptr) BeginLocked(state, deferred);
-  return true;
+  return Admission::kAdmitted;
 }
 
 void ResidencyManager::BeginLocked(RiderState& state, Deferred& deferred) {
@@ -199,26 +201,36 @@ ResidencyManager::Demand ResidencyManager::DemandOf(const RiderState* admitting)
 
 void ResidencyManager::PlanLocked(const RiderState* admitting) {
   const Demand demand = DemandOf(admitting);
+  // Riders of equal profiles wish the same.
+  std::vector<std::pair<const RiderState*, KeepWish>> wishes;
+  std::vector<std::pair<RiderState*, size_t>> riders;  // And their wish.
+  for (RiderState& state : riders_) {
+    if (!state.active && &state != admitting) continue;
+    auto same = std::find_if(wishes.begin(), wishes.end(), [&](const auto& wish) {
+      return wish.first->model == state.model && wish.first->profile == state.profile;
+    });
+    if (same == wishes.end()) same = wishes.insert(same, {&state, {state.model, &state.routes}});
+    riders.emplace_back(&state, same - wishes.begin());
+  }
   const auto plan = [&](bool streams) {
-    std::vector<KeepWish> wishes;
-    for (const RiderState& state : riders_) {
-      if (!state.active && &state != admitting) continue;
-      KeepWish& wish = wishes.emplace_back(KeepWish{state.model, &state.routes});
-      if (!state.vram_limit_bytes) continue;
-      wish.limited_bytes = *state.vram_limit_bytes - demand.activation_bytes;
-      if (streams) wish.limited_bytes -= kLimitedSegments * state.window_bytes;
+    std::vector<KeepWish> limited;
+    for (auto [state, wish] : wishes) {
+      if (state->profile.vram_limit_bytes) {
+        wish.limited_bytes = *state->profile.vram_limit_bytes - demand.activation_bytes;
+        if (streams) wish.limited_bytes -= kLimitedSegments * state->window_bytes;
+      }
+      limited.push_back(wish);
     }
     const int64_t window = streams ? kWindowSegments * demand.window_bytes : 0;
-    return PlanKept(wishes,
+    return PlanKept(limited,
                     {wanted_bytes_[0] - demand.activation_bytes - window, wanted_bytes_[1] - least_host_bytes()},
                     device_->computes_in_host_memory());
   };
   KeepPlan chosen = plan(/*streams=*/false);
-  if (!chosen.complete) chosen = plan(/*streams=*/true);
-  auto kept = chosen.kept.begin();
-  for (RiderState& state : riders_) {
-    if (state.active || &state == admitting) state.kept = *std::move(kept++);
-  }
+  streams_ = !chosen.complete;
+  if (streams_) chosen = plan(/*streams=*/true);
+  for (const auto& [state, wish] : riders) state->kept = chosen.kept[wish];
+  planned_for_ = admitting;
 }
 
 absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
@@ -241,15 +253,19 @@ absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
   return absl::OkStatus();
 }
 
-void ResidencyManager::ShrinkLocked(Deferred& deferred) {
+bool ResidencyManager::ShrinkLocked(Deferred& deferred) {
   const Demand demand = DemandOf();
+  bool exceeds = false;
   for (const Memory memory : {Memory::kDevice, Memory::kHost}) {
     const int64_t needed = memory == Memory::kDevice ? demand.activation_bytes + demand.window_bytes : 0;
     const int64_t budget = std::max(wanted_bytes_[static_cast<size_t>(memory)], needed);
     ledger_->SetBudget(memory, budget);
-    const int64_t excess = ledger_->Usage(memory).total_bytes() - budget;
-    if (excess > 0) FreeLocked(memory, excess, deferred);
+    const int64_t excess = MissingBytes(memory, 0, budget);
+    if (excess <= 0) continue;
+    FreeLocked(memory, excess, deferred);
+    exceeds = exceeds || memory == Memory::kDevice;
   }
+  return exceeds;
 }
 
 }  // namespace ditserve

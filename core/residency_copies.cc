@@ -74,8 +74,8 @@ bool ResidencyManager::IsKept(ModelId model, const Copy& copy) const {
     const Route& route = state.routes[copy.module];
     for (size_t i = 0; i < route.stops.size(); ++i) {
       if (route.stops[i] != Stop{copy.tier, copy.form} || !MayStay(state, copy.module, i)) continue;
-      const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
-      if (!limited || DeviceUse() <= *state.vram_limit_bytes) return true;
+      const bool limited = static_cast<int>(i) == route.limited && state.profile.vram_limit_bytes;
+      if (!limited || DeviceUse() <= *state.profile.vram_limit_bytes) return true;
     }
   }
   return false;
@@ -142,8 +142,7 @@ ResidencyManager::Claim ResidencyManager::ClaimFor(const RiderState& state, Modu
   return claim;
 }
 
-std::vector<ResidencyManager::Victim> ResidencyManager::VictimsLocked(Memory memory, bool in_window,
-                                                                      int64_t next_use) {
+std::vector<ResidencyManager::Victim> ResidencyManager::VictimsLocked(Memory memory, bool in_window, int64_t next_use) {
   std::vector<Victim> victims;
   for (size_t i = 0; i < models_.size(); ++i) {
     const auto model = static_cast<ModelId>(i);
@@ -168,46 +167,49 @@ std::optional<Buffer> ResidencyManager::MakeRoomLocked(Memory memory, int64_t by
   return std::nullopt;
 }
 
-int64_t ResidencyManager::MissingBytes(Memory memory, int64_t bytes) const {
-  const MemoryUsage usage = ledger_->Usage(memory);
-  return bytes - (usage.wanted_bytes - usage.total_bytes());
+int64_t ResidencyManager::MissingBytes(Memory memory, int64_t bytes, int64_t budget_bytes) const {
+  return bytes + ledger_->Usage(memory).total_bytes() - leaving_bytes_[static_cast<size_t>(memory)] - budget_bytes;
 }
 
 void ResidencyManager::YieldLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred) {
+  int64_t missing = MissingBytes(memory, bytes, ledger_->Usage(memory).wanted_bytes);
+  if (memory == Memory::kDevice && !streams_) missing -= RemoveWindowLocked(missing, deferred);
   std::vector<Victim> victims = VictimsLocked(memory, /*in_window=*/false, claim.next_use);
   victims.erase(std::find_if(victims.begin(), victims.end(), [](const Victim& victim) { return victim.kept; }),
                 victims.end());
   int64_t available = 0;
   for (const Victim& victim : victims) available += victim.copy->buffer.size_bytes();
-  const int64_t missing = MissingBytes(memory, bytes);
   if (available >= missing) EvictLocked(victims, missing, deferred);
 }
 
 std::optional<Buffer> ResidencyManager::MakeWindowRoomLocked(int64_t bytes, const Claim& claim, Deferred& deferred) {
   if (std::optional<Buffer> part = window_.Take(bytes)) return part;
-  if (window_.segments() < kWindowSegments || window_.largest_bytes() < bytes) {
-    if (GrowWindowLocked(bytes, claim, deferred)) return window_.Take(bytes);
-    if (!deferred.garbage.empty()) return std::nullopt;
+  const int64_t segment = std::max(bytes, DemandOf().window_bytes);
+  if (window_.SegmentsOf(segment) < kWindowSegments) {
+    const bool urgent = claim.next_use < 0 && window_.SegmentsOf(bytes) == 0;  // It could not go on without.
+    if (GrowWindowLocked(segment, urgent, claim, deferred)) return window_.Take(bytes);
+    if (IsLeaving(Memory::kDevice)) return std::nullopt;
   }
-  for (const Victim& victim : VictimsLocked(Memory::kDevice, /*in_window=*/true, claim.next_use)) {
-    DropLocked(victim.model, *victim.copy, deferred);
+  const std::vector<Victim> victims = VictimsLocked(Memory::kDevice, /*in_window=*/true, claim.next_use);
+  std::vector<const Buffer*> parts;
+  for (const Victim& victim : victims) parts.push_back(&victim.copy->buffer);
+  for (const size_t i : window_.PartsInTheWay(bytes, parts)) {
+    DropLocked(victims[i].model, *victims[i].copy, deferred);
     ++evictions_[static_cast<size_t>(Memory::kDevice)];
-    if (std::optional<Buffer> part = window_.Take(bytes)) return part;
   }
-  return std::nullopt;
+  return window_.Take(bytes);
 }
 
-bool ResidencyManager::GrowWindowLocked(int64_t bytes, const Claim& claim, Deferred& deferred) {
-  const int64_t segment = std::max(bytes, DemandOf().window_bytes);
-  if (std::optional<Reservation> reservation =
-          ledger_->TryReserve(Memory::kDevice, MemoryKind::kStaging, segment)) {
+bool ResidencyManager::GrowWindowLocked(int64_t bytes, bool urgent, const Claim& claim, Deferred& deferred) {
+  if (std::optional<Reservation> reservation = ledger_->TryReserve(Memory::kDevice, MemoryKind::kStaging, bytes)) {
     window_.Add(*std::move(reservation));
     return true;
   }
-  if (window_.largest_bytes() < bytes && claim.next_use < 0) {
-    FreeLocked(Memory::kDevice, MissingBytes(Memory::kDevice, segment), deferred);  // It could not go on otherwise.
+  if (urgent) {
+    const int64_t budget = ledger_->Usage(Memory::kDevice).wanted_bytes;
+    FreeLocked(Memory::kDevice, MissingBytes(Memory::kDevice, bytes, budget), deferred);
   } else {
-    YieldLocked(Memory::kDevice, segment, claim, deferred);
+    YieldLocked(Memory::kDevice, bytes, claim, deferred);
   }
   return false;
 }
@@ -241,31 +243,40 @@ void ResidencyManager::FreeLocked(Memory memory, int64_t bytes, Deferred& deferr
 
 int64_t ResidencyManager::RemoveWindowLocked(int64_t bytes, Deferred& deferred) {
   int64_t removed = 0;
-  while (removed < bytes && window_.RemoveFree(deferred.garbage)) removed += deferred.garbage.back().size_bytes();
+  while (removed < bytes) {
+    std::optional<Buffer> segment = window_.RemoveFree();
+    if (!segment) break;
+    removed += segment->size_bytes();
+    DiscardLocked(*std::move(segment), deferred);
+  }
   return removed;
 }
 
+void ResidencyManager::DiscardLocked(Buffer buffer, Deferred& deferred) {
+  buffer.reservation().SetKind(MemoryKind::kStaging);
+  leaving_bytes_[static_cast<size_t>(buffer.memory())] += buffer.size_bytes();
+  deferred.garbage.push_back(std::move(buffer));
+}
+
 void ResidencyManager::EnforceLimitLocked(const RiderState& state, Deferred& deferred) {
-  if (!state.vram_limit_bytes || DeviceUse() <= *state.vram_limit_bytes) return;
+  if (!state.profile.vram_limit_bytes || DeviceUse() <= *state.profile.vram_limit_bytes) return;
   std::vector<std::pair<int64_t, Copy*>> held;
   for (Copy* copy : models_[state.model].copies.All()) {
     if (copy->tier == Tier::kDevice && IsEvictable(*copy)) held.emplace_back(-NextUse(state.model, *copy), copy);
   }
   std::sort(held.begin(), held.end());
   for (const auto& [next_use, copy] : held) {
-    if (DeviceUse() <= *state.vram_limit_bytes) return;
+    if (DeviceUse() <= *state.profile.vram_limit_bytes) return;
     DropUnlessWantedLocked(state.model, *copy, deferred);
   }
 }
 
 void ResidencyManager::DropLocked(ModelId model, Copy& copy, Deferred& deferred) {
   Buffer buffer = models_[model].copies.Remove(copy);
-  if (window_.Owns(buffer)) {
-    window_.Put(std::move(buffer));
-  } else {
-    buffer.reservation().SetKind(MemoryKind::kStaging);
-    deferred.garbage.push_back(std::move(buffer));
-  }
+  if (!window_.Owns(buffer)) return DiscardLocked(std::move(buffer), deferred);
+  window_.Put(std::move(buffer));
+  // Segments that are too small for those who ride now are left over from others.
+  if (window_.segments() > kWindowSegments) RemoveWindowLocked(1, deferred);
 }
 
 void ResidencyManager::DropUnlessWantedLocked(ModelId model, Copy& copy, Deferred& deferred) {

@@ -37,22 +37,26 @@ ModelId ResidencyManager::AddModel(std::unique_ptr<ModelWeights> weights) {
 }
 
 void ResidencyManager::Advance(Deferred deferred) {
+  std::array<int64_t, 2> freed = {};  // By Memory.
   for (;;) {
     {
       absl::MutexLock lock(&mutex_);
-      ShrinkLocked(deferred);
-      AdmitLocked(deferred);
-      LoadLocked(deferred);
+      for (size_t i = 0; i < freed.size(); ++i) leaving_bytes_[i] -= freed[i];
+      const bool shrinks = ShrinkLocked(deferred);
+      const bool admits = AdmitLocked(deferred);
+      LoadLocked(/*urgent_only=*/shrinks || admits, deferred);
     }
     for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
     for (auto& [work, turn] : deferred.posts) executor_->Post(std::move(work), turn);
-    const bool freed = !deferred.garbage.empty();
+    const bool done = deferred.garbage.empty();
+    freed = {};
+    for (const Buffer& buffer : deferred.garbage) freed[static_cast<size_t>(buffer.memory())] += buffer.size_bytes();
     deferred = {};
-    if (!freed) return;
+    if (done) return;
   }
 }
 
-void ResidencyManager::LoadLocked(Deferred& deferred) {
+void ResidencyManager::LoadLocked(bool urgent_only, Deferred& deferred) {
   bool started = true;
   // What is in the garbage is still reserved: it is freed before the next load looks for room.
   while (started && loads_in_flight_ < kMaxLoadsInFlight && deferred.garbage.empty()) {
@@ -64,16 +68,20 @@ void ResidencyManager::LoadLocked(Deferred& deferred) {
     }
     std::stable_sort(claims.begin(), claims.end(),
                      [](const Claim& a, const Claim& b) { return a.next_use < b.next_use; });
-    started = std::any_of(claims.begin(), claims.end(), [&](const Claim& claim) {
-      return deferred.garbage.empty() && StartLoadLocked(claim, deferred);
-    });
+    started = false;
+    for (auto claim = claims.begin(); claim != claims.end() && !started && deferred.garbage.empty(); ++claim) {
+      if (urgent_only && claim->next_use >= 0) break;
+      started = StartLoadLocked(*claim, deferred);
+      // What comes free next is for whoever can't go on without it.
+      if (!started && claim->next_use < 0) urgent_only = true;
+    }
   }
 }
 
 std::optional<ModuleIndex> ResidencyManager::NextMissing(const RiderState& state) const {
   int64_t allowance = std::numeric_limits<int64_t>::max();
-  if (state.vram_limit_bytes) {
-    allowance = std::max(kLimitedSegments * state.window_bytes, *state.vram_limit_bytes - DeviceUse());
+  if (state.profile.vram_limit_bytes) {
+    allowance = std::max(kLimitedSegments * state.window_bytes, *state.profile.vram_limit_bytes - DeviceUse());
   }
   for (ModuleIndex i = state.next; i < static_cast<ModuleIndex>(state.routes.size()); ++i) {
     if (state.load_errors.contains(i)) return std::nullopt;
@@ -114,7 +122,7 @@ Copy* ResidencyManager::AddComputableLocked(const Claim& claim, Deferred& deferr
     const Stop& stop = route.stops[i];
     if (!IsOperand(route, stop) || !MayStay(state, claim.module, i)) continue;
     if (Copy* const copy = TryKeepLocked(stop, route.stop_bytes[i], claim, deferred)) return copy;
-    if (!deferred.garbage.empty()) return nullptr;  // There is room once it is freed.
+    if (IsLeaving(MemoryOf(stop.tier))) return nullptr;  // There is room once it is freed.
   }
   std::optional<Buffer> room = MakeWindowRoomLocked(route.compute_bytes, claim, deferred);
   if (!room) return nullptr;
@@ -140,8 +148,8 @@ std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, Mod
     if (stop == Stop{Tier::kDevice, route.compute}) continue;  // Operations read a host copy in place.
     if (source != nullptr && (stop.tier < source->tier || !Leads(*source, stop.form))) continue;
     const int64_t bytes = route.stop_bytes[i];
-    const bool limited = static_cast<int>(i) == route.limited && state.vram_limit_bytes;
-    if (limited && DeviceUse() + bytes > *state.vram_limit_bytes) continue;
+    const bool limited = static_cast<int>(i) == route.limited && state.profile.vram_limit_bytes;
+    if (limited && DeviceUse() + bytes > *state.profile.vram_limit_bytes) continue;
     if (Copy* const copy = TryKeepLocked(stop, bytes, claim, deferred)) added.push_back(copy);
   }
   return added;
@@ -189,8 +197,10 @@ void ResidencyManager::ArriveLocked(ModelId model, const Load& load, TransferCos
   moved_.device_copy_bytes += cost.device_copy_bytes;
   pace_.stored_bytes += models_[model].weights->module(computable.module).stored_bytes;
   for (Copy* target : load.targets) target->ready = true;
-  for (RiderState* state : users) {
-    if (state->pending && state->next == computable.module) GrantLocked(*state, computable, deferred);
+  for (Copy* target : load.targets) {  // Others may compute with what is a stop on the way for these users.
+    for (RiderState* state : UsersOf(model, *target)) {
+      if (state->pending && state->next == target->module) GrantLocked(*state, *target, deferred);
+    }
   }
   for (Copy* target : load.targets) DropUnlessWantedLocked(model, *target, deferred);
 }
@@ -211,20 +221,25 @@ absl::Duration ResidencyManager::ReleaseIdle() {
   const absl::Duration now = clock_->Now();
   absl::Duration next = now + options_.idle_release;
   Deferred deferred;
-  absl::MutexLock lock(&mutex_);
-  for (size_t i = 0; i < models_.size(); ++i) {
-    for (Copy* copy : models_[i].copies.All()) {
-      if (!copy->idle_since || copy->rests) continue;
-      const absl::Duration due = *copy->idle_since + options_.idle_release;
-      if (due > now) {
-        next = std::min(next, due);
-        continue;
+  {
+    absl::MutexLock lock(&mutex_);
+    for (size_t i = 0; i < models_.size(); ++i) {
+      for (Copy* copy : models_[i].copies.All()) {
+        if (!copy->idle_since || copy->rests) continue;
+        const absl::Duration due = *copy->idle_since + options_.idle_release;
+        if (due > now) {
+          next = std::min(next, due);
+          continue;
+        }
+        copy->idle_since.reset();
+        DropUnlessWantedLocked(static_cast<ModelId>(i), *copy, deferred);
       }
-      copy->idle_since.reset();
-      DropUnlessWantedLocked(static_cast<ModelId>(i), *copy, deferred);
+    }
+    if (idle_since_ && *idle_since_ + options_.idle_release <= now) {
+      RemoveWindowLocked(std::numeric_limits<int64_t>::max(), deferred);
     }
   }
-  if (idle_since_ && *idle_since_ + options_.idle_release <= now) RemoveWindowLocked(window_.bytes(), deferred);
+  Advance(std::move(deferred));
   return next;
 }
 
@@ -266,7 +281,7 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
     }
     RiderInfo& rider = snapshot.riders.emplace_back();
     rider.model = models_[state.model].weights->name();
-    rider.profile = state.profile;
+    rider.profile = state.profile.name;
     rider.modules_done = state.account.modules_done;
     rider.modules_total = static_cast<int>(state.routes.size());
     rider.priority = state.options.priority;

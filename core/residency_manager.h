@@ -111,8 +111,7 @@ class ResidencyManager {
   struct RiderState {
     const Rider* rider = nullptr;
     ModelId model = 0;
-    std::string profile;
-    std::optional<int64_t> vram_limit_bytes;
+    Profile profile;
     RideOptions options;
     std::vector<Route> routes;
     std::vector<uint32_t> kept;                          // What may stay: KeepPlan::kept.
@@ -185,8 +184,10 @@ class ResidencyManager {
   // --- admission (residency_admission.cc)
   absl::Status CheckFits(const RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status CheckQueue() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AdmitLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool TryAdmitLocked(RiderState& state, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Returns whether somebody waits for memory that is not free yet.
+  bool AdmitLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  enum class Admission : uint8_t { kAdmitted, kNotNow, kOnceThereIsRoom };
+  Admission TryAdmitLocked(RiderState& state, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BeginLocked(RiderState& state, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void RefuseLocked(RiderState& state, const absl::Status& why, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -202,13 +203,15 @@ class ResidencyManager {
   Demand DemandOf(const RiderState* admitting = nullptr) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Decides again what may stay, for those who ride and `admitting`.
   void PlanLocked(const RiderState* admitting = nullptr) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Sets the budgets that were asked for, as far as running requests allow, and evicts down to them.
-  void ShrinkLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Sets the budgets that were asked for, as far as running requests allow, and evicts down to them. Returns whether
+  // more is in use.
+  bool ShrinkLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // --- transfers (residency_manager.cc)
   // Admits, loads and evicts until nothing more can be done now, and does what is deferred.
   void Advance(Deferred deferred = {}) ABSL_LOCKS_EXCLUDED(mutex_);
-  void LoadLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `urgent_only`: nothing that could wait, because room is needed for something else.
+  void LoadLocked(bool urgent_only, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The first module ahead of the rider that it can't compute with, nor will when what is under way is done; nullopt
   // if there is none or the rider has enough ahead of it.
   std::optional<ModuleIndex> NextMissing(const RiderState& state) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -277,15 +280,18 @@ class ResidencyManager {
   // now; if something is in `deferred.garbage` then, there may be once it is freed.
   std::optional<Buffer> MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  int64_t MissingBytes(Memory memory, int64_t bytes) const;
-  // If that makes room for `bytes` more, evicts copies that need not stay and whose next use is after the claim's.
+  // Bytes that must be freed, beside those that are leaving, before `bytes` more can be reserved within `budget_bytes`.
+  int64_t MissingBytes(Memory memory, int64_t bytes, int64_t budget_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // If that makes room for `bytes` more, evicts copies that need not stay and whose next use is after the claim's. What
+  // is free of a window through which nobody streams goes first.
   void YieldLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A part of the streaming window, as above.
   std::optional<Buffer> MakeWindowRoomLocked(int64_t bytes, const Claim& claim, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Adds a segment to the window. False if there is no room now; as above.
-  bool GrowWindowLocked(int64_t bytes, const Claim& claim, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Adds a segment of `bytes` to the window. False if there is no room now; as above.
+  bool GrowWindowLocked(int64_t bytes, bool urgent, const Claim& claim, Deferred& deferred)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Evicts victims from the first on until `bytes` of their own memory are in the garbage; returns how many are.
   int64_t EvictLocked(const std::vector<Victim>& victims, int64_t bytes, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -294,6 +300,12 @@ class ResidencyManager {
   void FreeLocked(Memory memory, int64_t bytes, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Removes free segments of the window; returns their bytes.
   int64_t RemoveWindowLocked(int64_t bytes, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Frees the memory once the mutex is released. Until then it is reserved, and counted as leaving.
+  void DiscardLocked(Buffer buffer, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether memory is about to be freed; whoever frees it goes on then.
+  bool IsLeaving(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return leaving_bytes_[static_cast<size_t>(memory)] > 0;
+  }
   // Gives the copy's memory back.
   void DropLocked(ModelId model, Copy& copy, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropUnlessWantedLocked(ModelId model, Copy& copy, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -313,7 +325,10 @@ class ResidencyManager {
   std::deque<Model> models_ ABSL_GUARDED_BY(mutex_);
   std::list<RiderState> riders_ ABSL_GUARDED_BY(mutex_);  // In order of arrival, waiting ones too.
   StreamingWindow window_ ABSL_GUARDED_BY(mutex_);
-  std::array<int64_t, 2> wanted_bytes_ ABSL_GUARDED_BY(mutex_);  // The budgets that were asked for, by Memory.
+  std::array<int64_t, 2> wanted_bytes_ ABSL_GUARDED_BY(mutex_);        // The budgets that were asked for, by Memory.
+  std::array<int64_t, 2> leaving_bytes_ ABSL_GUARDED_BY(mutex_) = {};  // Reserved still, but about to be freed.
+  bool streams_ ABSL_GUARDED_BY(mutex_) = false;                       // By the last plan something does not stay.
+  const RiderState* planned_for_ ABSL_GUARDED_BY(mutex_) = nullptr;    // Whom the last plan was to make room for.
   std::array<int64_t, 2> evictions_ ABSL_GUARDED_BY(mutex_) = {};
   TransferCost moved_ ABSL_GUARDED_BY(mutex_);  // Since the start.
   Pace pace_ ABSL_GUARDED_BY(mutex_);

@@ -153,12 +153,12 @@ void ResidencyManager::ReleaseCopiesOf(const RiderState& left, Deferred& deferre
     const Route& route = left.routes[copy->module];
     const Stop stop = {copy->tier, copy->form};
     const auto found = std::find(route.stops.begin(), route.stops.end(), stop);
-    if (found != route.stops.end()) {
+    if (found != route.stops.end() && !window_.Owns(copy->buffer)) {  // The window is for those who ride.
       const int index = static_cast<int>(found - route.stops.begin());
       if (index == route.rest) copy->rests = true;
       // A copy over the limit was there for one operation only.
-      const bool limited = index == route.limited && left.vram_limit_bytes;
-      if (!limited || DeviceUse() <= *left.vram_limit_bytes) copy->idle_since = now;
+      const bool limited = index == route.limited && left.profile.vram_limit_bytes;
+      if (!limited || DeviceUse() <= *left.profile.vram_limit_bytes) copy->idle_since = now;
     }
     DropUnlessWantedLocked(left.model, *copy, deferred);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <utility>
 
 namespace ditserve {
@@ -22,7 +23,7 @@ Buffer::Events EventsOf(Holes begin, Holes end) {
 void StreamingWindow::Add(Reservation reservation) {
   const int64_t bytes = reservation.bytes();
   auto mapping = std::make_shared<Mapping>(device_, reservation.memory(), bytes);
-  Segment& segment = segments_.emplace_back(Segment{std::move(mapping), std::move(reservation), {}});
+  Segment& segment = segments_.emplace_back(Segment{std::move(reservation), std::move(mapping), {}});
   segment.free.SetKind(MemoryKind::kStaging);
   segment.holes[0] = {bytes, {}};
 }
@@ -85,29 +86,53 @@ void StreamingWindow::AddHole(Segment& segment, int64_t offset_bytes, Hole hole)
   segment.holes[offset_bytes] = std::move(hole);
 }
 
-bool StreamingWindow::RemoveFree(std::vector<Buffer>& garbage) {
+std::vector<size_t> StreamingWindow::PartsInTheWay(int64_t bytes, absl::Span<const Buffer* const> parts) const {
+  constexpr size_t kHole = std::numeric_limits<size_t>::max();
+  struct Stretch {
+    int64_t end_bytes;
+    size_t part;
+  };
+  std::map<const Mapping*, std::map<int64_t, Stretch>> free;  // By segment and offset: what is or would be free.
+  for (const Segment& segment : segments_) {
+    for (const auto& [offset, hole] : segment.holes) {
+      free[segment.mapping.get()][offset] = {offset + hole.bytes, kHole};
+    }
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const int64_t offset = parts[i]->offset_bytes();
+    std::map<int64_t, Stretch>& stretches = free[parts[i]->mapping().get()];
+    stretches[offset] = {offset + parts[i]->size_bytes(), i};
+    std::vector<size_t> in_the_way;
+    int64_t begin = 0, end = 0;
+    for (const auto& [at, stretch] : stretches) {
+      if (at != end) {
+        begin = at;
+        in_the_way.clear();
+      }
+      end = stretch.end_bytes;
+      if (stretch.part != kHole) in_the_way.push_back(stretch.part);
+      if (end - begin >= bytes) return in_the_way;
+    }
+  }
+  return {};
+}
+
+std::optional<Buffer> StreamingWindow::RemoveFree() {
   auto smallest = segments_.end();
   for (auto segment = segments_.begin(); segment != segments_.end(); ++segment) {
     if (segment->free.bytes() < segment->mapping->bytes()) continue;
     if (smallest == segments_.end() || segment->mapping->bytes() < smallest->mapping->bytes()) smallest = segment;
   }
-  if (smallest == segments_.end()) return false;
+  if (smallest == segments_.end()) return std::nullopt;
   Buffer::Events events = EventsOf(smallest->holes.begin(), smallest->holes.end());
-  garbage.emplace_back(std::move(smallest->mapping), 0, std::move(smallest->free), std::move(events));
+  Buffer removed(std::move(smallest->mapping), 0, std::move(smallest->free), std::move(events));
   segments_.erase(smallest);
-  return true;
+  return removed;
 }
 
-int64_t StreamingWindow::largest_bytes() const {
-  int64_t largest = 0;
-  for (const Segment& segment : segments_) largest = std::max(largest, segment.mapping->bytes());
-  return largest;
-}
-
-int64_t StreamingWindow::bytes() const {
-  int64_t bytes = 0;
-  for (const Segment& segment : segments_) bytes += segment.mapping->bytes();
-  return bytes;
+int StreamingWindow::SegmentsOf(int64_t bytes) const {
+  return static_cast<int>(std::count_if(segments_.begin(), segments_.end(),
+                                        [bytes](const Segment& segment) { return segment.mapping->bytes() >= bytes; }));
 }
 
 }  // namespace ditserve

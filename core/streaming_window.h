@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "core/buffer.h"
 #include "core/ledger.h"
 
@@ -30,12 +31,16 @@ class StreamingWindow {
   bool Owns(const Buffer& part) const { return SegmentOf(part) != segments_.end(); }
   void Put(Buffer part);
 
-  // Moves a segment that nobody has a part of to `garbage`, the smallest; returns whether there was one.
-  bool RemoveFree(std::vector<Buffer>& garbage);
+  // Which of `parts`, put back, make a hole of `bytes`: of the first ones, no more than it takes, and none that does
+  // not lie in the hole. Empty if all together make none.
+  std::vector<size_t> PartsInTheWay(int64_t bytes, absl::Span<const Buffer* const> parts) const;
+
+  // Removes a segment that nobody has a part of, the smallest; nullopt if there is none.
+  std::optional<Buffer> RemoveFree();
 
   int segments() const { return static_cast<int>(segments_.size()); }
-  int64_t largest_bytes() const;
-  int64_t bytes() const;
+  // Of at least `bytes`.
+  int SegmentsOf(int64_t bytes) const;
 
  private:
   // Free bytes, of which operations up to `in_use_until` still read.
@@ -44,8 +49,8 @@ class StreamingWindow {
     Buffer::Events in_use_until;
   };
   struct Segment {
+    Reservation free;  // Of all holes, as staging. Given back after the memory.
     std::shared_ptr<Mapping> mapping;
-    Reservation free;                // Of all holes, as staging.
     std::map<int64_t, Hole> holes;  // By their offset. Neighbours differ in what they wait for.
   };
   using Segments = std::vector<Segment>;

@@ -282,8 +282,8 @@ std::shared_ptr<TransferEngine::Job> TransferEngine::NextPiece(size_t* piece) {
 }
 
 void TransferEngine::Run(Buffer* slot) {
-  // Computing goes first: where it is what takes the time, a product whose threads are interrupted waits for the last of
-  // them; where moving is, computing waits and leaves the processor to us. (Linux: of this thread alone. A hint.)
+  // Computing goes first: where it is what takes the time, a product whose threads are interrupted waits for the last
+  // of them; where moving is, computing waits and leaves the processor to us. (Linux: of this thread alone. A hint.)
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
   size_t piece = 0;
   while (const std::shared_ptr<Job> job = NextPiece(&piece)) job->Do(piece, *slot);

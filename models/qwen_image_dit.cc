@@ -150,8 +150,8 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Enter(std::vector<Item> items, WeightSo
   co_return x;
 }
 
-// Image and text take turns: most of the computing is in the image's modules, half of the bytes are in the text's, and so
-// those hide the moving of these.
+// Image and text take turns: most of the computing is in the image's modules, half of the bytes are in the text's, and
+// so those hide the moving of these.
 Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& block, WeightSource& weights) const {
   const StreamModules &image = block.image, &text = block.text;
   // Modulations have six chunks: shift, scale and gate of the attention, then of the MLP.

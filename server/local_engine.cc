@@ -469,7 +469,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
     std::string fits;
     DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
       const int64_t window = residency_->WindowBytes(call->model().id, call->call().profile);
-      const int64_t available = ledger_.Usage(Memory::kDevice).wanted_bytes - window;
+      const int64_t available = residency_->Snapshot().device.wanted_bytes - window;
       fits = WhatFits(call->model(), shape, call->arithmetic(), available);
     }));
     return absl::FailedPreconditionError(absl::StrCat(rider.status().message(), fits));

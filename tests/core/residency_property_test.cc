@@ -22,7 +22,7 @@ constexpr int kModules = Fixture::kModules;
 constexpr int64_t kCopy = Fixture::kCopyBytes;
 
 Profile ProfileNumber(int number) {
-  switch (number % 5) {
+  switch (number % 6) {
     case 0:
       return Fixture::Disk();
     case 1:
@@ -31,6 +31,8 @@ Profile ProfileNumber(int number) {
       return Fixture::Resident();
     case 3:
       return Fixture::DiskDynamic(3 * kCopy);
+    case 4:
+      return Fixture::HostOffloadInFloat16();
     default:
       return Fixture::DiskDynamic(std::nullopt);
   }
@@ -49,7 +51,7 @@ void RunRandomTrace(uint32_t seed, std::unique_ptr<FakeDevice> device) {
     const RideOptions options = {pick(3) * kCopy, pick(2) == 0 ? Priority::kInteractive : Priority::kBatch,
                                  static_cast<JoinPolicy>(pick(3))};
     const int cancelled_at = pick(4) == 0 ? pick(kModules) : kModules;
-    passes.push_back(std::make_unique<Pass>(fixture, ProfileNumber(pick(5)), options,
+    passes.push_back(std::make_unique<Pass>(fixture, ProfileNumber(pick(6)), options,
                                             [cancelled_at](ModuleIndex module, Rider& rider) {
                                               if (module == cancelled_at) rider.Cancel(absl::CancelledError("enough"));
                                             }));
@@ -126,7 +128,7 @@ TEST(ResidencyPropertyTest, SixteenThreadsLoseNothing) {
         const RideOptions options = {static_cast<int64_t>(random() % 2) * kCopy, static_cast<Priority>(random() % 2),
                                      static_cast<JoinPolicy>(random() % 3)};
         const int cancelled_at = random() % 8 == 0 ? static_cast<int>(random() % kModules) : kModules;
-        Pass pass(fixture, ProfileNumber(static_cast<int>(random() % 5)), options,
+        Pass pass(fixture, ProfileNumber(static_cast<int>(random() % 6)), options,
                   [cancelled_at](ModuleIndex module, Rider& rider) {
                     if (module == cancelled_at) rider.Cancel(absl::CancelledError("enough"));
                   });

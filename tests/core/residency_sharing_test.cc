@@ -53,6 +53,25 @@ TEST(ResidencySharingTest, RidersThatStartTogetherMoveTheModelOnce) {
   }
 }
 
+TEST(ResidencySharingTest, ARiderIsGivenWhatIsAStopOnTheWayForAnother) {
+  Fixture fixture(4, kModules, /*in_host_memory=*/true);
+  absl::Notification asks;
+  std::unique_ptr<Pass> second;
+  // While the first rider's module 0 is on its way, the second, which computes with the host's copy, asks for it.
+  fixture.files.AfterNextRead([&] {
+    second = std::make_unique<Pass>(fixture, Fixture::HostOffload(), RideOptions{}, [&](ModuleIndex module, Rider&) {
+      if (module == 0) asks.Notify();
+    });
+    asks.WaitForNotification();
+    absl::Notification asked;
+    fixture.executor.Post([&] { asked.Notify(); });
+    asked.WaitForNotification();
+  });
+  Pass first(fixture, Fixture::HostOffloadInFloat16());
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_THAT(second->Wait(), IsOk());
+}
+
 TEST(ResidencySharingTest, ALateRiderMovesWhatItMissedAndSharesTheRest) {
   Fixture fixture(4);
   HeldPass first(fixture, Fixture::Disk(), 4);

@@ -14,6 +14,9 @@
 namespace ditserve {
 namespace {
 
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
 // An operation that ends when somebody waits for it.
 class CountedEvent final : public DeviceEvent {
  public:
@@ -31,9 +34,7 @@ class StreamingWindowTest : public ::testing::Test {
  protected:
   static constexpr int64_t kBudget = 1000;
 
-  void AddSegment(int64_t bytes) {
-    window_.Add(*ledger_.TryReserve(Memory::kDevice, MemoryKind::kStaging, bytes));
-  }
+  void AddSegment(int64_t bytes) { window_.Add(*ledger_.TryReserve(Memory::kDevice, MemoryKind::kStaging, bytes)); }
   Buffer Take(int64_t bytes) {
     std::optional<Buffer> part = window_.Take(bytes);
     EXPECT_TRUE(part.has_value()) << bytes;
@@ -86,7 +87,8 @@ TEST_F(StreamingWindowTest, HolesThatTouchBecomeOne) {
 TEST_F(StreamingWindowTest, APartDoesNotCrossSegments) {
   AddSegment(50);
   AddSegment(60);
-  EXPECT_EQ(window_.largest_bytes(), 60);
+  EXPECT_EQ(window_.SegmentsOf(50), 2);
+  EXPECT_EQ(window_.SegmentsOf(51), 1);
   EXPECT_FALSE(window_.Take(61).has_value());
   Buffer part = Take(55);
   EXPECT_TRUE(window_.Owns(part));
@@ -118,16 +120,34 @@ TEST_F(StreamingWindowTest, RemovesTheSmallestFreeSegmentAndGivesItsBytesBack) {
   AddSegment(50);
   AddSegment(70);
   Buffer part = Take(100);
-  std::vector<Buffer> garbage;
-  EXPECT_TRUE(window_.RemoveFree(garbage));
-  EXPECT_EQ(garbage.back().size_bytes(), 50);
-  EXPECT_TRUE(window_.RemoveFree(garbage));
-  EXPECT_FALSE(window_.RemoveFree(garbage)) << "somebody has a part of the first";
-  EXPECT_EQ(usage().total_bytes(), 220) << "not before they are freed";
-  garbage.clear();
+  {
+    const std::optional<Buffer> first = window_.RemoveFree(), second = window_.RemoveFree();
+    ASSERT_TRUE(first.has_value() && second.has_value());
+    EXPECT_EQ(first->size_bytes(), 50);
+    EXPECT_EQ(second->size_bytes(), 70);
+    EXPECT_FALSE(window_.RemoveFree().has_value()) << "somebody has a part of the other";
+    EXPECT_EQ(usage().total_bytes(), 220) << "not before they are freed";
+  }
   EXPECT_EQ(usage().total_bytes(), 100);
   EXPECT_EQ(window_.segments(), 1);
   window_.Put(std::move(part));
+}
+
+TEST_F(StreamingWindowTest, FindsWhatIsInTheWayAndNoMore) {
+  AddSegment(100);
+  AddSegment(100);
+  std::vector<Buffer> held;  // 0: free, then 20, 40 and 40; 1: 50 and 50.
+  for (const int64_t bytes : {20, 40, 40, 50, 50}) held.push_back(Take(bytes));
+  const std::vector<const Buffer*> parts = {&held[3], &held[0], &held[2], &held[1], &held[4]};
+  EXPECT_THAT(window_.PartsInTheWay(40, parts), ElementsAre(0));
+  EXPECT_THAT(window_.PartsInTheWay(60, parts), ElementsAre(1, 3)) << "the last does not touch the first";
+  EXPECT_THAT(window_.PartsInTheWay(100, parts), ElementsAre(1, 3, 2));
+  EXPECT_THAT(window_.PartsInTheWay(101, parts), IsEmpty());
+  EXPECT_THAT(window_.PartsInTheWay(60, {&held[0], &held[2]}), IsEmpty());
+  window_.Put(std::move(held[1]));
+  EXPECT_THAT(window_.PartsInTheWay(60, {&held[0], &held[2]}), ElementsAre(0)) << "with the hole beside it";
+  held.erase(held.begin() + 1);
+  for (Buffer& part : held) window_.Put(std::move(part));
 }
 
 TEST_F(StreamingWindowTest, AFailedAllocationIsTriedAgain) {

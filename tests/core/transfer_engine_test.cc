@@ -67,12 +67,12 @@ class TransferEngineTest : public ::testing::Test {
   absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
     absl::Notification done;
     absl::Status result;
-    transfers_->Submit({weights_.get(), 1, std::move(source), std::move(targets),
-                        [&](const absl::Status& status, TransferCost cost) {
-                          result = status;
-                          cost_ = cost;
-                          done.Notify();
-                        }});
+    transfers_->Submit(
+        {weights_.get(), 1, std::move(source), std::move(targets), [&](const absl::Status& status, TransferCost cost) {
+           result = status;
+           cost_ = cost;
+           done.Notify();
+         }});
     done.WaitForNotification();
     return result;
   }
