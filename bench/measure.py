@@ -120,7 +120,7 @@ def limit_rows(binaries: Path, checkpoint: Path):
     with ResidentServer(binaries, checkpoint) as resident:
         for size in (256, 512):
             cold, warm = [], []
-            for _ in range(5):
+            for _ in range(3):
                 limit = max(read_every_byte(checkpoint), resident.seconds(size))
                 with Server(binaries, checkpoint) as server:
                     cold.append(seconds(server.forward(size, DISK)) / limit)
