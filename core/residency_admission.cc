@@ -139,6 +139,7 @@ void ResidencyManager::BeginLocked(RiderState& state, Deferred& deferred) {
 
 void ResidencyManager::RefuseLocked(RiderState& state, const absl::Status& why, Deferred& deferred) {
   state.ended = why;
+  state.after = nullptr;  // It will not begin any more.
   Executor::Work refuse = [admitted = std::exchange(state.admitted, nullptr), why]() mutable {
     std::move(admitted)(why);
   };

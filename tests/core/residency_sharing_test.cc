@@ -150,6 +150,29 @@ TEST(ResidencySharingTest, ARiderThatWaitsForASweepCanBeCancelled) {
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
 }
 
+TEST(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
+  Fixture fixture(4);
+  absl::Notification begun, told;
+  absl::StatusOr<std::unique_ptr<Rider>> first =
+      fixture.manager->Join(fixture.model, Fixture::Disk(), {}, [&](const absl::Status&) { begun.Notify(); });
+  begun.WaitForNotification();
+  RideOptions waits;
+  waits.join = JoinPolicy::kWait;
+  absl::Status why;
+  absl::StatusOr<std::unique_ptr<Rider>> second =
+      fixture.manager->Join(fixture.model, Fixture::Disk(), waits, [&](absl::Status status) {
+        why = std::move(status);
+        told.Notify();
+      });
+  fixture.executor.Post([&] {  // In one piece, so that nobody is told in between.
+    (*second)->Cancel(absl::CancelledError("gone"));
+    first->reset();
+  });
+  told.WaitForNotification();
+  EXPECT_THAT(why, StatusIs(absl::StatusCode::kCancelled, "gone"));
+  second->reset();
+}
+
 TEST(ResidencySharingTest, ACancelledSweepLetsThoseWhoWaitBegin) {
   Fixture fixture(3);
   HeldPass first(fixture, Fixture::Disk(), 6);
