@@ -108,7 +108,7 @@ int64_t ResidencyManager::NextUse(ModelId model, const Copy& copy) const {
   }
   // Without a rider all are as far; then what stays is to be spread evenly.
   if (nearest == std::numeric_limits<int64_t>::max()) {
-    nearest = 2 * copies.size() + static_cast<int64_t>(copies.size() * KeepRank(copy.module));
+    nearest = static_cast<int64_t>((2 + KeepRank(copy.module)) * copies.size());
   }
   // A copy behind a nearer one of the same module serves nobody while that one stays.
   const bool shadowed = copy.tier == Tier::kHost &&

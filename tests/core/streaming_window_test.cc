@@ -138,14 +138,14 @@ TEST_F(StreamingWindowTest, FindsWhatIsInTheWayAndNoMore) {
   AddSegment(100);
   std::vector<Buffer> held;  // 0: free, then 20, 40 and 40; 1: 50 and 50.
   for (const int64_t bytes : {20, 40, 40, 50, 50}) held.push_back(Take(bytes));
-  const std::vector<const Buffer*> parts = {&held[3], &held[0], &held[2], &held[1], &held[4]};
+  const std::vector<const Buffer*> parts = {&held[3], held.data(), &held[2], &held[1], &held[4]};
   EXPECT_THAT(window_.PartsInTheWay(40, parts), ElementsAre(0));
   EXPECT_THAT(window_.PartsInTheWay(60, parts), ElementsAre(1, 3)) << "the last does not touch the first";
   EXPECT_THAT(window_.PartsInTheWay(100, parts), ElementsAre(1, 3, 2));
   EXPECT_THAT(window_.PartsInTheWay(101, parts), IsEmpty());
-  EXPECT_THAT(window_.PartsInTheWay(60, {&held[0], &held[2]}), IsEmpty());
+  EXPECT_THAT(window_.PartsInTheWay(60, {held.data(), &held[2]}), IsEmpty());
   window_.Put(std::move(held[1]));
-  EXPECT_THAT(window_.PartsInTheWay(60, {&held[0], &held[2]}), ElementsAre(0)) << "with the hole beside it";
+  EXPECT_THAT(window_.PartsInTheWay(60, {held.data(), &held[2]}), ElementsAre(0)) << "with the hole beside it";
   held.erase(held.begin() + 1);
   for (Buffer& part : held) window_.Put(std::move(part));
 }
