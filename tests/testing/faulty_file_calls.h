@@ -11,6 +11,8 @@
 #include <limits>
 #include <utility>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "core/file.h"
 
 namespace ditserve {
@@ -36,7 +38,10 @@ class FaultyFileCalls final : public FileCalls {
   void RefuseDirectReads() { refuse_direct_ = true; }
 
   // Runs once, after the next read's data has arrived: the moment for its file to change.
-  void AfterNextRead(std::function<void()> action) { after_read_ = std::move(action); }
+  void AfterNextRead(std::function<void()> action) {
+    const absl::MutexLock lock(&mutex_);
+    after_read_ = std::move(action);
+  }
 
   int64_t reads() const { return reads_; }
   int64_t direct_reads() const { return direct_reads_; }
@@ -49,7 +54,7 @@ class FaultyFileCalls final : public FileCalls {
     const ssize_t got = FileCalls::Read(descriptor, data, std::min(size, max_read_), offset);
     if (got > 0) bytes_read_ += got;
     if (got > 0 && direct) ++direct_reads_;
-    if (after_read_) std::exchange(after_read_, nullptr)();
+    if (const std::function<void()> action = TakeAfterRead()) action();
     return got;
   }
 
@@ -59,12 +64,18 @@ class FaultyFileCalls final : public FileCalls {
   }
 
  private:
+  std::function<void()> TakeAfterRead() const {
+    const absl::MutexLock lock(&mutex_);
+    return std::exchange(after_read_, nullptr);
+  }
+
   mutable std::atomic<int> failing_reads_ = 0, failing_stats_ = 0;
   int64_t first_failing_ = 0;
   int read_error_ = 0, stat_error_ = 0;
   size_t max_read_ = std::numeric_limits<size_t>::max();
   bool refuse_direct_ = false;
-  mutable std::function<void()> after_read_;
+  mutable absl::Mutex mutex_;
+  mutable std::function<void()> after_read_ ABSL_GUARDED_BY(mutex_);
   mutable std::atomic<int64_t> reads_ = 0, direct_reads_ = 0, bytes_read_ = 0;
 };
 
