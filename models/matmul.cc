@@ -1,48 +1,26 @@
 #include "models/matmul.h"
 
 #include <ATen/Parallel.h>
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <memory>
-
-#include "models/matmul_kernels.h"
 
 namespace ditserve {
 namespace {
 
-// A block of the weight, rearranged, stays in the second-level cache while all rows of x pass by; the rows of a tile
-// stay in the first-level cache while they meet all its columns.
+// The roles of caches are those of BLIS (Van Zee and van de Geijn, 2015): a panel of the weight stays in the
+// first-level cache while a block of x's rows passes by, that block in the second-level cache while it meets all
+// panels, and the panels of a block of columns in the third-level cache while all rows pass by.
 constexpr int64_t kDepth = 384;
-constexpr int64_t kColumns = 384;
-constexpr int64_t kMaxTileRows = 16;
-constexpr int64_t kMaxTileColumns = 32;
+constexpr int64_t kColumns = 768;
+constexpr int64_t kRows = 144;
 
-struct Scratch {
-  alignas(64) std::array<float, kDepth * kColumns + kPackSlack> weights;
-  alignas(64) std::array<float, kDepth * kMaxTileRows + kPackSlack> rows;
-  alignas(64) std::array<float, kColumns> start;
-  alignas(64) std::array<float, kMaxTileRows * kMaxTileColumns> tile;
-};
-static_assert(sizeof(Scratch) <= kMatmulScratchBytes);
-
-Scratch& ThreadScratch() {
-  thread_local const std::unique_ptr<Scratch> scratch(new Scratch);  // Uninitialized: pages count when they are used.
-  return *scratch;
-}
-
-const MatmulKernels& KernelsOf(MatmulIsa isa, DType dtype) {
-#if defined(__x86_64__)
-  if (isa == MatmulIsa::kAvx512) return Avx512MatmulKernels(dtype);
-  if (isa == MatmulIsa::kAvx2) return Avx2MatmulKernels(dtype);
-#endif
-  static_cast<void>(isa);
-  return PortableMatmulKernels(dtype);
-}
+// What is where in a thread's scratch, in floats.
+constexpr int64_t kWeightsAt = 0;                                         // Panels of [depth, tile_columns].
+constexpr int64_t kRowsAt = kWeightsAt + kDepth * kColumns + kPackSlack;  // Tiles of [depth, tile_rows].
+constexpr int64_t kStartAt = kRowsAt + kDepth * kRows + kPackSlack;       // For each column.
+constexpr int64_t kTileAt = kStartAt + kColumns;                          // [tile_rows, tile_columns]
+static_assert(kTileAt + kMaxTileRows * kMaxTileColumns <= kScratchFloats);
 
 // A part of the product: rows [row, row_end) and columns [column, column_end) of y.
 struct Part {
@@ -51,22 +29,30 @@ struct Part {
 
 class Product {
  public:
-  Product(const MatmulKernels& kernels, const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride)
+  Product(const TileKernels& kernels, const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride)
       : kernels_(kernels), x_(x), linear_(linear), y_(y), y_stride_(y_stride) {}
 
   void Compute(const Part& part) const {
     if (x_.rows < kernels_.few_rows) return ComputeFew(part);
-    Scratch& scratch = ThreadScratch();
+    float* const scratch = ThreadScratch();
     for (int64_t column = part.column; column < part.column_end; column += kColumns) {
       const int64_t columns = std::min(kColumns, part.column_end - column);
+      Start(column, columns, scratch);
       for (int64_t k = 0; k < linear_.in; k += kDepth) {
         const int64_t depth = std::min(kDepth, linear_.in - k);
-        PackWeights(column, columns, k, depth, scratch);
-        if (k == 0) Start(column, columns, scratch);
-        for (int64_t row = part.row; row < part.row_end; row += kernels_.tile_rows) {
-          const int64_t rows = std::min<int64_t>(kernels_.tile_rows, part.row_end - row);
-          kernels_.pack_rows(x_.data + row * x_.stride + k, x_.stride, rows, depth, scratch.rows.data());
-          MultiplyRows(row, rows, column, columns, depth, k == 0, scratch);
+        for (int64_t row = part.row; row < part.row_end; row += kRows) {
+          const int64_t rows = std::min(kRows, part.row_end - row);
+          PackRows(row, rows, k, depth, scratch);
+          for (int64_t c = 0; c < columns; c += kernels_.tile_columns) {
+            const int64_t present = std::min(kernels_.tile_columns, columns - c);
+            float* const panel = scratch + kWeightsAt + c * depth;
+            // Just before it is used for the first time.
+            if (row == part.row) {
+              kernels_.pack_weights(WeightAt(column + c, k), linear_.in, present, depth, panel);
+            }
+            MultiplyPanel(panel, depth, k == 0 ? scratch + kStartAt + c : nullptr, row, rows, column + c, present,
+                          scratch);
+          }
         }
       }
     }
@@ -80,36 +66,38 @@ class Product {
     return linear_.bias != nullptr ? linear_.bias + column * SizeOf(linear_.dtype) : nullptr;
   }
 
-  void PackWeights(int64_t column, int64_t columns, int64_t k, int64_t depth, Scratch& scratch) const {
-    for (int64_t c = 0; c < columns; c += kernels_.tile_columns) {
-      kernels_.pack_weights(WeightAt(column + c, k), linear_.in, std::min<int64_t>(kernels_.tile_columns, columns - c),
-                            depth, scratch.weights.data() + c * depth);
+  // What the sums of these columns begin with.
+  void Start(int64_t column, int64_t columns, float* scratch) const {
+    std::fill_n(scratch + kStartAt, columns, 0.0f);
+    if (linear_.bias != nullptr) kernels_.decode(BiasAt(column), columns, scratch + kStartAt);
+  }
+
+  void PackRows(int64_t row, int64_t rows, int64_t k, int64_t depth, float* scratch) const {
+    for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
+      kernels_.pack_rows(x_.data + (row + r) * x_.stride + k, x_.stride, std::min(kernels_.tile_rows, rows - r), depth,
+                         scratch + kRowsAt + r * depth);
     }
   }
 
-  // What the sums of these columns begin with.
-  void Start(int64_t column, int64_t columns, Scratch& scratch) const {
-    scratch.start.fill(0);
-    if (linear_.bias != nullptr) kernels_.decode(BiasAt(column), columns, scratch.start.data());
-  }
-
-  void MultiplyRows(int64_t row, int64_t rows, int64_t column, int64_t columns, int64_t depth, bool first,
-                    Scratch& scratch) const {
-    const int64_t width = kernels_.tile_columns;
-    for (int64_t c = 0; c < columns; c += width) {
-      const float* const panel = scratch.weights.data() + c * depth;
-      const float* const start = first ? scratch.start.data() + c : nullptr;
-      float* const y = y_ + row * y_stride_ + column + c;
-      const int64_t present = std::min(width, columns - c);
-      if (present == width) {
-        kernels_.multiply_tile(scratch.rows.data(), panel, rows, depth, start, y, y_stride_);
+  // Adds the packed rows' products with the panel of columns [column, column + present) to y.
+  void MultiplyPanel(const float* panel, int64_t depth, const float* start, int64_t row, int64_t rows, int64_t column,
+                     int64_t present, float* scratch) const {
+    for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
+      const float* const packed = scratch + kRowsAt + r * depth;
+      const int64_t tile_rows = std::min(kernels_.tile_rows, rows - r);
+      float* const y = y_ + (row + r) * y_stride_ + column;
+      if (present == kernels_.tile_columns) {
+        kernels_.multiply_tile(packed, panel, tile_rows, depth, start, y, y_stride_);
         continue;
       }
       // The last columns do not fill a tile: they are computed beside y.
-      float* const tile = scratch.tile.data();
-      for (int64_t r = 0; r < rows && !first; ++r) std::copy_n(y + r * y_stride_, present, tile + r * width);
-      kernels_.multiply_tile(scratch.rows.data(), panel, rows, depth, start, tile, width);
-      for (int64_t r = 0; r < rows; ++r) std::copy_n(tile + r * width, present, y + r * y_stride_);
+      float* const tile = scratch + kTileAt;
+      const int64_t width = kernels_.tile_columns;
+      for (int64_t i = 0; i < tile_rows && start == nullptr; ++i) {
+        std::copy_n(y + i * y_stride_, present, tile + i * width);
+      }
+      kernels_.multiply_tile(packed, panel, tile_rows, depth, start, tile, width);
+      for (int64_t i = 0; i < tile_rows; ++i) std::copy_n(tile + i * width, present, y + i * y_stride_);
     }
   }
 
@@ -119,7 +107,7 @@ class Product {
                           y_ + part.row * y_stride_ + part.column, y_stride_);
   }
 
-  const MatmulKernels& kernels_;
+  const TileKernels& kernels_;
   const FloatRows x_;
   const LinearParameters linear_;
   float* const y_;
@@ -143,34 +131,12 @@ Grid GridFor(int64_t threads, int64_t rows, int64_t panels) {
   return grid;
 }
 
-#if defined(__x86_64__)
-// clang 14 has no __builtin_cpu_supports for it.
-bool HasF16c() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
-}
-#endif
-
 }  // namespace
 
-const std::vector<MatmulIsa>& MatmulIsas() {
-  static const auto& isas = *new std::vector<MatmulIsa>([] {
-    std::vector<MatmulIsa> found = {MatmulIsa::kPortable};
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
-      found.push_back(MatmulIsa::kAvx2);
-    }
-    if (__builtin_cpu_supports("avx512f")) found.push_back(MatmulIsa::kAvx512);
-#endif
-    return found;
-  }());
-  return isas;
-}
+int64_t MatmulFewRows(Isa isa) { return TileKernelsOf(isa, DType::kFloat32).few_rows; }
 
-int64_t MatmulFewRows(MatmulIsa isa) { return KernelsOf(isa, DType::kFloat32).few_rows; }
-
-void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride, MatmulIsa isa) {
-  const MatmulKernels& kernels = KernelsOf(isa, linear.dtype);
+void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride, Isa isa) {
+  const TileKernels& kernels = TileKernelsOf(isa, linear.dtype);
   const Product product(kernels, x, linear, y, y_stride);
   const int64_t panels = (linear.out + kernels.tile_columns - 1) / kernels.tile_columns;
   const int64_t tiles = (x.rows + kernels.tile_rows - 1) / kernels.tile_rows;

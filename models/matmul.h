@@ -3,24 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "core/dtype.h"
+#include "models/tile_kernels.h"
 
 namespace ditserve {
-
-// Instruction sets that a product can be computed with, slowest first.
-enum class MatmulIsa : uint8_t { kPortable, kAvx2, kAvx512 };
-
-// Those that this processor has. The last is the fastest.
-const std::vector<MatmulIsa>& MatmulIsas();
-
-// A row-major matrix of floats. `stride` is the elements from one row to the next.
-struct FloatRows {
-  const float* data;
-  int64_t stride;
-  int64_t rows;
-};
 
 // What a Linear holds: weight of shape [out, in], row-major, and bias of shape [out] or null, in any weight dtype and
 // at any address.
@@ -42,12 +29,9 @@ struct LinearParameters {
 // number of threads. Its sums are added up in blocks along `in`, in order.
 // Thread-safe. Allocates nothing but what each thread keeps.
 void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride,
-                     MatmulIsa isa = MatmulIsas().back());
+                     Isa isa = Isas().back());
 
-int64_t MatmulFewRows(MatmulIsa isa);
-
-// Memory that each computing thread keeps for rearranged operands, bytes.
-constexpr int64_t kMatmulScratchBytes = 620 << 10;
+int64_t MatmulFewRows(Isa isa);
 
 }  // namespace ditserve
 

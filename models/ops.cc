@@ -1,5 +1,6 @@
 #include "models/ops.h"
 
+#include <ATen/ops/addcmul.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 
+#include "models/attention.h"
 #include "models/matmul.h"
 
 namespace ditserve {
@@ -20,13 +22,13 @@ namespace {
 
 constexpr double kEpsilon = 1e-6;
 
-// Rows that a pointwise step works on at a time where it needs a temporary.
-constexpr int64_t kRows = 512;
-
-// Calls `step` on each kRows rows of `x`.
+// Calls `step(begin, count)` on so many of x's rows at a time that what it reads again is still in a cache, and that
+// its temporaries are small.
 template <typename Step>
-void ForRows(int64_t rows, Step step) {
-  for (int64_t begin = 0; begin < rows; begin += kRows) step(begin, std::min(kRows, rows - begin));
+void ForRows(const at::Tensor& x, Step step) {
+  constexpr int64_t kBytes = 2 << 20;
+  const int64_t at_a_time = std::max<int64_t>(1, kBytes / (x.size(1) * static_cast<int64_t>(x.element_size())));
+  for (int64_t begin = 0; begin < x.size(0); begin += at_a_time) step(begin, std::min(at_a_time, x.size(0) - begin));
 }
 
 // Whether MultiplyFloat32 can read or write it.
@@ -72,20 +74,29 @@ Batch Silu(const Batch& x) {
 void RmsNormInPlace(const Batch& x, const Weights& norm) {
   const int64_t channels = norm.weight().size(0);
   for (const at::Tensor& item : x) {
-    const at::Tensor groups = item.view({item.size(0), -1, channels});
-    const at::Tensor length = at::linalg_vector_norm(groups, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
-    const at::Tensor inverse = length.square_().div_(static_cast<double>(channels)).add_(kEpsilon).rsqrt_();
-    groups.mul_(inverse).mul_(norm.weight().to(item.scalar_type()));
+    const at::Tensor weight = norm.weight().to(item.scalar_type());
+    ForRows(item, [&](int64_t begin, int64_t count) {
+      const at::Tensor groups = item.narrow(0, begin, count).view({count, -1, channels});
+      const at::Tensor length = at::linalg_vector_norm(groups, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
+      const at::Tensor inverse = length.square_().div_(static_cast<double>(channels)).add_(kEpsilon).rsqrt_();
+      groups.mul_(inverse).mul_(weight);
+    });
   }
 }
 
 Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift) {
-  // LibTorch has no layer_norm for meta tensors in C++; it takes its output's memory.
   Batch out;
   for (size_t i = 0; i < x.size(); ++i) {
-    const at::Tensor normed =
-        x[i].is_meta() ? at::empty_like(x[i]) : at::layer_norm(x[i], {x[i].size(1)}, {}, {}, kEpsilon);
-    out.push_back(normed.mul_(scale[i].add(1)).add_(shift[i]));
+    const at::Tensor target = at::empty_like(x[i]), factor = scale[i].add(1);
+    ForRows(x[i], [&](int64_t begin, int64_t count) {
+      const at::Tensor rows = x[i].narrow(0, begin, count);
+      // LibTorch has no layer_norm for meta tensors in C++.
+      const at::Tensor normed =
+          x[i].is_meta() ? at::empty_like(rows) : at::layer_norm(rows, {rows.size(1)}, {}, {}, kEpsilon);
+      at::Tensor result = target.narrow(0, begin, count);
+      at::addcmul_out(result, shift[i], normed, factor);
+    });
+    out.push_back(target);
   }
   return out;
 }
@@ -97,7 +108,7 @@ void GeluInPlace(const Batch& x, Numerics numerics) {
       at::gelu_(target, "tanh");
       continue;
     }
-    ForRows(target.size(0), [&](int64_t begin, int64_t count) {
+    ForRows(target, [&](int64_t begin, int64_t count) {
       const at::Tensor rows = target.narrow(0, begin, count);
       rows.mul_(rows.mul(1.702).sigmoid_());
     });
@@ -105,7 +116,7 @@ void GeluInPlace(const Batch& x, Numerics numerics) {
 }
 
 void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
-  for (size_t i = 0; i < x.size(); ++i) x[i].add_(y[i].mul_(gate[i]));
+  for (size_t i = 0; i < x.size(); ++i) x[i].addcmul_(y[i], gate[i]);
 }
 
 void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary) {
@@ -115,7 +126,7 @@ void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary) {
     at::view_as_complex(pairs).mul_(turn);
     return;
   }
-  ForRows(x.size(0), [&](int64_t begin, int64_t count) {
+  ForRows(x, [&](int64_t begin, int64_t count) {
     const at::Tensor wide = pairs.narrow(0, begin, count).to(at::kFloat);
     at::view_as_complex(wide).mul_(turn.narrow(0, begin, count));
     pairs.narrow(0, begin, count).copy_(wide);
@@ -125,6 +136,12 @@ void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary) {
 at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t head_dim) {
   // Meta tensors would take the path that holds all scores, which no device does.
   if (q.is_meta()) return at::empty_like(q);
+  if (IsFloatRows(q) && head_dim <= kMaxHeadDim) {
+    const at::Tensor out = at::empty_like(q);
+    AttendFloat32({RowsOf(q), RowsOf(k), RowsOf(v), q.size(1) / head_dim, head_dim}, out.data_ptr<float>(),
+                  out.stride(0));
+    return out;
+  }
   const auto heads = [&](const at::Tensor& x) {
     return x.view({1, x.size(0), -1, head_dim}).transpose(1, 2);  // [1, heads, tokens, head_dim]
   };

@@ -58,7 +58,7 @@ class Product {
   std::vector<float>& x() { return x_; }
 
   // Rows [begin, end) of y, without gaps. What is in the gaps must stay.
-  std::vector<float> Compute(MatmulIsa isa, int64_t begin, int64_t end) const {
+  std::vector<float> Compute(Isa isa, int64_t begin, int64_t end) const {
     constexpr float kGap = 12345;
     std::vector<float> y(static_cast<size_t>((end - begin) * y_stride_), kGap);
     const LinearParameters linear = {weight_.data(), has_bias_ ? bias_.data() : nullptr, dtype_, shape_.out, shape_.in};
@@ -76,7 +76,7 @@ class Product {
     }
     return dense;
   }
-  std::vector<float> Compute(MatmulIsa isa) const { return Compute(isa, 0, shape_.rows); }
+  std::vector<float> Compute(Isa isa) const { return Compute(isa, 0, shape_.rows); }
 
   void ExpectIsRight(const std::vector<float>& y) const {
     const double tolerance = 1e-6 * std::sqrt(static_cast<double>(shape_.in)) + 1e-6;
@@ -104,7 +104,7 @@ class Product {
   const Encoded weight_, bias_;
 };
 
-class MatmulTest : public ::testing::TestWithParam<MatmulIsa> {};
+class MatmulTest : public ::testing::TestWithParam<Isa> {};
 
 TEST_P(MatmulTest, IsRightForEveryNumberOfRows) {
   for (const int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 25, 31, 77, 95, 96, 97, 103, 107, 257}) {
@@ -220,11 +220,11 @@ TEST_P(MatmulTest, KeepsTheOrderOfElements) {
   }
 }
 
-std::string NameOf(const ::testing::TestParamInfo<MatmulIsa>& isa) {
-  return isa.param == MatmulIsa::kPortable ? "Portable" : isa.param == MatmulIsa::kAvx2 ? "Avx2" : "Avx512";
+std::string NameOf(const ::testing::TestParamInfo<Isa>& isa) {
+  return isa.param == Isa::kPortable ? "Portable" : isa.param == Isa::kAvx2 ? "Avx2" : "Avx512";
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryIsa, MatmulTest, ::testing::ValuesIn(MatmulIsas()), NameOf);
+INSTANTIATE_TEST_SUITE_P(EveryIsa, MatmulTest, ::testing::ValuesIn(Isas()), NameOf);
 
 }  // namespace
 }  // namespace ditserve

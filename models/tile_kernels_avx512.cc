@@ -1,4 +1,4 @@
-#include "models/matmul_kernels.h"
+#include "models/tile_kernels.h"
 
 #if defined(__x86_64__)
 
@@ -6,14 +6,14 @@
 
 #define DITSERVE_KERNEL __attribute__((target("avx512f")))
 #define DITSERVE_LANES 16
-#include "models/matmul_vectors.h"
+#include "models/tile_vectors.inc"
 
 namespace ditserve {
 namespace {
 
 // There are 32 vectors.
-constexpr int kTileRows = 12, kDotRows = 6, kDotColumns = 4;
-constexpr int kFewRows = 96;
+constexpr int64_t kTileRows = 12, kDotRows = 6, kDotColumns = 4;
+constexpr int64_t kFewRows = 96;
 
 DITSERVE_INLINE Floats MultiplyAdd(Floats a, Floats b, Floats c) {
   return Floats(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c)));
@@ -36,11 +36,11 @@ DITSERVE_INLINE Floats DecodeHalfs(Words elements) {
 }  // namespace
 }  // namespace ditserve
 
-#include "models/matmul_kernels_impl.h"
+#include "models/tile_kernels.inc"
 
 namespace ditserve {
 
-const MatmulKernels& Avx512MatmulKernels(DType dtype) { return KernelsFor(dtype); }
+const TileKernels& Avx512TileKernels(DType dtype) { return KernelsFor(dtype); }
 
 }  // namespace ditserve
 

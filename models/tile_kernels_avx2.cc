@@ -1,4 +1,4 @@
-#include "models/matmul_kernels.h"
+#include "models/tile_kernels.h"
 
 #if defined(__x86_64__)
 
@@ -6,14 +6,14 @@
 
 #define DITSERVE_KERNEL __attribute__((target("avx2,fma,f16c")))
 #define DITSERVE_LANES 8
-#include "models/matmul_vectors.h"
+#include "models/tile_vectors.inc"
 
 namespace ditserve {
 namespace {
 
 // There are 16 vectors.
-constexpr int kTileRows = 6, kDotRows = 4, kDotColumns = 2;
-constexpr int kFewRows = 24;
+constexpr int64_t kTileRows = 6, kDotRows = 4, kDotColumns = 2;
+constexpr int64_t kFewRows = 24;
 
 DITSERVE_INLINE Floats MultiplyAdd(Floats a, Floats b, Floats c) {
   return Floats(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(c)));
@@ -36,11 +36,11 @@ DITSERVE_INLINE Floats DecodeHalfs(Words elements) {
 }  // namespace
 }  // namespace ditserve
 
-#include "models/matmul_kernels_impl.h"
+#include "models/tile_kernels.inc"
 
 namespace ditserve {
 
-const MatmulKernels& Avx2MatmulKernels(DType dtype) { return KernelsFor(dtype); }
+const TileKernels& Avx2TileKernels(DType dtype) { return KernelsFor(dtype); }
 
 }  // namespace ditserve
 

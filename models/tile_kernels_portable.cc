@@ -1,15 +1,15 @@
-#include "models/matmul_kernels.h"
+#include "models/tile_kernels.h"
 
 #define DITSERVE_KERNEL
 #define DITSERVE_LANES 4
-#include "models/matmul_vectors.h"
+#include "models/tile_vectors.inc"
 
 namespace ditserve {
 namespace {
 
 // There are at least 16 vectors.
-constexpr int kTileRows = 4, kDotRows = 3, kDotColumns = 2;
-constexpr int kFewRows = 24;
+constexpr int64_t kTileRows = 4, kDotRows = 3, kDotColumns = 2;
+constexpr int64_t kFewRows = 24;
 
 DITSERVE_INLINE Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b + c; }
 
@@ -35,10 +35,10 @@ DITSERVE_INLINE Floats DecodeHalfs(Words elements) {
 }  // namespace
 }  // namespace ditserve
 
-#include "models/matmul_kernels_impl.h"
+#include "models/tile_kernels.inc"
 
 namespace ditserve {
 
-const MatmulKernels& PortableMatmulKernels(DType dtype) { return KernelsFor(dtype); }
+const TileKernels& PortableTileKernels(DType dtype) { return KernelsFor(dtype); }
 
 }  // namespace ditserve
