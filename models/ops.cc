@@ -137,7 +137,7 @@ at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   // Meta tensors would take the path that holds all scores, which no device does.
   if (q.is_meta()) return at::empty_like(q);
   if (IsFloatRows(q) && head_dim <= kMaxHeadDim) {
-    const at::Tensor out = at::empty_like(q);
+    at::Tensor out = at::empty_like(q);
     AttendFloat32({RowsOf(q), RowsOf(k), RowsOf(v), q.size(1) / head_dim, head_dim}, out.data_ptr<float>(),
                   out.stride(0));
     return out;

@@ -23,7 +23,7 @@ struct alignas(64) Scratch {
 };
 
 // Uninitialized: pages count when they are used.
-thread_local const std::unique_ptr<Scratch> thread_scratch(new Scratch);
+thread_local std::unique_ptr<Scratch> thread_scratch(new Scratch);
 
 }  // namespace
 
