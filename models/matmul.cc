@@ -13,7 +13,7 @@ namespace {
 // panels, and the panels of a block of columns in the third-level cache while all rows pass by.
 constexpr int64_t kDepth = 384;
 constexpr int64_t kColumns = 768;
-constexpr int64_t kRows = 144;
+constexpr int64_t kRows = 144;  // A multiple of every tile's rows.
 
 // What is where in a thread's scratch, in floats.
 constexpr int64_t kWeightsAt = 0;                                         // Panels of [depth, tile_columns].
