@@ -13,12 +13,12 @@
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
-#include "core/clock.h"
-#include "core/cpu_device.h"
-#include "core/status_macros.h"
+#include "core/base/clock.h"
+#include "core/base/status_macros.h"
+#include "core/devices/cpu_device.h"
 #include "models/activation_memory.h"
-#include "server/config.h"
-#include "server/local_engine.h"
+#include "server/config/config.h"
+#include "server/engine/local_engine.h"
 
 namespace ditserve {
 namespace {

@@ -13,14 +13,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "core/clock.h"
-#include "core/cpu_device.h"
-#include "core/status_macros.h"
+#include "core/base/clock.h"
+#include "core/base/status_macros.h"
+#include "core/devices/cpu_device.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
 #include "models/seeded_checkpoint.h"
-#include "server/config.h"
-#include "server/grpc_server.h"
-#include "server/local_engine.h"
+#include "server/config/config.h"
+#include "server/engine/local_engine.h"
+#include "server/rpc/grpc_server.h"
 #include "tests/testing/temp_folder.h"
 
 namespace ditserve {

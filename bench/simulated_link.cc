@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
-#include "core/residency_manager.h"
+#include "core/residency/residency_manager.h"
 #include "tests/testing/safetensors_fixture.h"
 #include "tests/testing/simulated_device.h"
 #include "tests/testing/temp_folder.h"

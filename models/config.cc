@@ -6,8 +6,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "core/json_reader.h"
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
+#include "core/storage/json_reader.h"
 #include "nlohmann/json.hpp"
 
 namespace ditserve {

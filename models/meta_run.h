@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/dtype.h"
-#include "core/lease.h"
-#include "core/module.h"
+#include "core/base/dtype.h"
+#include "core/residency/lease.h"
+#include "core/storage/module.h"
 
 namespace ditserve {
 

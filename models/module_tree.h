@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "core/module.h"
+#include "core/storage/module.h"
 #include "models/config.h"
 
 namespace ditserve {

@@ -14,8 +14,8 @@
 
 #include <algorithm>
 
-#include "models/attention.h"
-#include "models/matmul.h"
+#include "models/kernels/attention.h"
+#include "models/kernels/matmul.h"
 
 namespace ditserve {
 namespace {

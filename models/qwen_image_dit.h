@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "absl/types/span.h"
-#include "core/lease.h"
-#include "core/module.h"
-#include "core/task.h"
+#include "core/base/task.h"
+#include "core/residency/lease.h"
+#include "core/storage/module.h"
 #include "models/config.h"
 #include "models/weights.h"
 

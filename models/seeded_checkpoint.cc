@@ -15,11 +15,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
-#include "core/cast.h"
-#include "core/safetensors_writer.h"
-#include "core/seeded_values.h"
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
+#include "core/devices/cast.h"
+#include "core/storage/safetensors_writer.h"
 #include "models/module_tree.h"
+#include "models/seeded_values.h"
 #include "nlohmann/json.hpp"
 
 namespace ditserve {

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "core/dtype.h"
+#include "core/base/dtype.h"
 #include "models/config.h"
 
 namespace ditserve {

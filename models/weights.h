@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "core/dtype.h"
-#include "core/lease.h"
-#include "core/module.h"
+#include "core/base/dtype.h"
+#include "core/residency/lease.h"
+#include "core/storage/module.h"
 
 namespace ditserve {
 

@@ -17,7 +17,7 @@
 #include "client/ditctl/tensor_file.h"
 #include "client/ditctl/tensors.h"
 #include "client/ditctl/vram_config.h"
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
 

@@ -10,8 +10,8 @@
 #include "absl/strings/str_join.h"
 #include "client/ditctl/tensor_file.h"
 #include "client/ditctl/tensors.h"
-#include "core/safetensors.h"
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
+#include "core/storage/safetensors.h"
 
 namespace ditserve::ditctl {
 namespace {

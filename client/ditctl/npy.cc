@@ -12,7 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "client/ditctl/tensors.h"
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
 
 namespace ditserve::ditctl {
 namespace {

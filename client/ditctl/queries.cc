@@ -6,7 +6,7 @@
 #include "client/ditctl/commands.h"
 #include "client/ditctl/json.h"
 #include "client/ditctl/print.h"
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
 #include "ditserve/v1/model_service.grpc.pb.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"

@@ -16,11 +16,11 @@
 #include "absl/strings/str_join.h"
 #include "client/ditctl/npy.h"
 #include "client/ditctl/tensors.h"
-#include "core/file.h"
-#include "core/json_reader.h"
-#include "core/safetensors.h"
-#include "core/safetensors_writer.h"
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
+#include "core/storage/file.h"
+#include "core/storage/json_reader.h"
+#include "core/storage/safetensors.h"
+#include "core/storage/safetensors_writer.h"
 
 namespace ditserve::ditctl {
 namespace {

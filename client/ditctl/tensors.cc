@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "core/cast.h"
-#include "core/seeded_values.h"
+#include "core/devices/cast.h"
+#include "models/seeded_values.h"
 
 namespace ditserve::ditctl {
 namespace {

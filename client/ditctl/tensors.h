@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "core/dtype.h"
+#include "core/base/dtype.h"
 #include "ditserve/v1/tensor.pb.h"
 
 namespace ditserve::ditctl {

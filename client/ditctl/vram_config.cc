@@ -7,8 +7,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "core/file.h"
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
+#include "core/storage/file.h"
 
 namespace ditserve::ditctl {
 namespace {

@@ -1,6 +1,6 @@
 """The cases on which ditserve is compared with the two published implementations, and their inputs.
 
-Inputs are not stored: they are made from a seed, by the arithmetic that core/seeded_values.h defines.
+Inputs are not stored: they are made from a seed, by the arithmetic that models/seeded_values.h defines.
 """
 
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ def mix(bits: np.ndarray) -> np.ndarray:
 
 
 def seeded(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Roughly standard normal float32 values: core/seeded_values.h with mean 0 and deviation 1."""
+    """Roughly standard normal float32 values: models/seeded_values.h with mean 0 and deviation 1."""
     count = int(np.prod(shape))
     with np.errstate(over="ignore"):
         stream = mix(np.array([seed ^ hash_name(name)], dtype=np.uint64))

@@ -6,7 +6,7 @@
 
 #include "client/ditctl/tensor_file.h"
 #include "client/ditctl/tensors.h"
-#include "core/safetensors_writer.h"
+#include "core/storage/safetensors_writer.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_folder.h"
 
@@ -46,7 +46,7 @@ class InputsTest : public ::testing::Test {
   v1::ForwardRequest request;
 };
 
-// Golden values: reckoned in Python from the formula in core/seeded_values.h.
+// Golden values: reckoned in Python from the formula in models/seeded_values.h.
 TEST_F(InputsTest, MadeUpInputsAreTheSameBitsOnEveryMachine) {
   options.dtype = "float32";
   ASSERT_THAT(FillInputs(options, request), IsOk());

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "absl/strings/string_view.h"
-#include "core/safetensors.h"
+#include "core/storage/safetensors.h"
 
 namespace ditserve {
 namespace {

@@ -16,12 +16,12 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "core/cast.h"
-#include "core/checkpoint.h"
-#include "core/file.h"
-#include "core/safetensors.h"
-#include "core/seeded_values.h"
+#include "core/devices/cast.h"
+#include "core/storage/checkpoint.h"
+#include "core/storage/file.h"
+#include "core/storage/safetensors.h"
 #include "models/module_tree.h"
+#include "models/seeded_values.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_folder.h"
 

@@ -13,7 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/synchronization/notification.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
-#include "server/grpc_server.h"
+#include "server/rpc/grpc_server.h"
 #include "tests/server/tiny_model.h"
 #include "tests/testing/fake_engine.h"
 

@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "core/status_macros.h"
+#include "core/base/status_macros.h"
 #include "ditserve/v1/transformer_service.pb.h"
 #include "models/qwen_image_dit.h"
-#include "server/engine.h"
-#include "server/profile_catalogue.h"
+#include "server/engine/engine.h"
+#include "server/engine/profile_catalogue.h"
 
 namespace ditserve {
 

@@ -3,7 +3,7 @@
 
 #include <atomic>
 
-#include "core/clock.h"
+#include "core/base/clock.h"
 
 namespace ditserve {
 

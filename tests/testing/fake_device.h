@@ -6,8 +6,8 @@
 #include <memory>
 #include <string>
 
-#include "core/cast.h"
-#include "core/device.h"
+#include "core/devices/cast.h"
+#include "core/devices/device.h"
 
 namespace ditserve {
 

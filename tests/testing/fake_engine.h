@@ -11,7 +11,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
-#include "server/engine.h"
+#include "server/engine/engine.h"
 
 namespace ditserve {
 

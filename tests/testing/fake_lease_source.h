@@ -10,10 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include "core/cast.h"
-#include "core/lease.h"
-#include "core/module.h"
-#include "core/seeded_values.h"
+#include "core/devices/cast.h"
+#include "core/residency/lease.h"
+#include "core/storage/module.h"
+#include "models/seeded_values.h"
 
 namespace ditserve {
 

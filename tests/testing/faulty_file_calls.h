@@ -13,7 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "core/file.h"
+#include "core/storage/file.h"
 
 namespace ditserve {
 

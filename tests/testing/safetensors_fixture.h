@@ -15,9 +15,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "core/dtype.h"
-#include "core/safetensors.h"
-#include "core/safetensors_writer.h"
+#include "core/base/dtype.h"
+#include "core/storage/safetensors.h"
+#include "core/storage/safetensors_writer.h"
 
 namespace ditserve {
 

@@ -1,0 +1,98 @@
+#include "core/devices/host_memory.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "core/base/status_macros.h"
+
+namespace ditserve {
+namespace {
+
+constexpr double kStandstillPercent = 10;
+
+// Nullopt where there is no such file.
+std::optional<std::string> ReadText(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return std::nullopt;
+  return std::string(std::istreambuf_iterator<char>(file), {});
+}
+
+// The first number behind each line's first word: "MemTotal:  24 kB", "inactive_file 4096".
+std::map<std::string, int64_t> Fields(const std::string& text) {
+  std::map<std::string, int64_t> fields;
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::vector<std::string> words = absl::StrSplit(line, absl::ByAnyChar(" :"), absl::SkipEmpty());
+    int64_t value = 0;
+    if (words.size() >= 2 && absl::SimpleAtoi(words[1], &value)) fields[words[0]] = value;
+  }
+  return fields;
+}
+
+absl::StatusOr<MemoryStatus> MachineMemory(const std::string& root) {
+  constexpr int64_t kKiB = 1024;
+  std::map<std::string, int64_t> fields = Fields(ReadText(root + "/proc/meminfo").value_or(""));
+  if (fields["MemTotal"] <= 0) return absl::InternalError("/proc/meminfo tells no MemTotal");
+  return MemoryStatus{fields["MemTotal"] * kKiB, fields["MemAvailable"] * kKiB};
+}
+
+std::optional<int64_t> ReadNumber(const std::string& path) {
+  const std::optional<std::string> text = ReadText(path);
+  int64_t value = 0;
+  if (!text || !absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &value)) return std::nullopt;  // "max": no limit.
+  return value;
+}
+
+// Lowers `memory` to what one control group may have.
+void ApplyGroup(const std::string& folder, MemoryStatus& memory) {
+  const std::optional<int64_t> limit = ReadNumber(folder + "/memory.max");
+  const std::optional<int64_t> used = ReadNumber(folder + "/memory.current");
+  if (!limit || !used) return;
+  std::map<std::string, int64_t> fields = Fields(ReadText(folder + "/memory.stat").value_or(""));
+  const int64_t droppable = fields["inactive_file"] + fields["active_file"];
+  memory.total_bytes = std::min(memory.total_bytes, *limit);
+  memory.available_bytes = std::clamp<int64_t>(*limit - *used + droppable, 0, memory.available_bytes);
+}
+
+// The process's control group and those above it.
+void ApplyGroups(const std::string& root, MemoryStatus& memory) {
+  for (const absl::string_view line : absl::StrSplit(ReadText(root + "/proc/self/cgroup").value_or(""), '\n')) {
+    absl::string_view group = line;
+    if (!absl::ConsumePrefix(&group, "0::/")) continue;
+    for (std::string path(group);; path.resize(std::min(path.rfind('/'), path.size()))) {
+      ApplyGroup(absl::StrCat(root, "/sys/fs/cgroup/", path), memory);
+      if (path.empty()) break;
+      if (path.find('/') == std::string::npos) path = "/";
+    }
+  }
+}
+
+// "full avg10=12.34 avg60=... total=..."
+bool StandsStill(const std::string& root) {
+  for (const absl::string_view line : absl::StrSplit(ReadText(root + "/proc/pressure/memory").value_or(""), '\n')) {
+    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
+    double percent = 0;
+    if (words.size() < 2 || words[0] != "full") continue;
+    return absl::SimpleAtod(absl::StripPrefix(words[1], "avg10="), &percent) && percent >= kStandstillPercent;
+  }
+  return false;
+}
+
+}  // namespace
+
+absl::StatusOr<MemoryStatus> ReadHostMemory(const std::string& root) {
+  DITSERVE_ASSIGN_OR_RETURN(MemoryStatus memory, MachineMemory(root));
+  ApplyGroups(root, memory);
+  if (StandsStill(root)) memory.available_bytes = 0;
+  return memory;
+}
+
+}  // namespace ditserve

@@ -1,0 +1,25 @@
+#ifndef DITSERVE_CORE_DEVICES_HOST_MEMORY_H_
+#define DITSERVE_CORE_DEVICES_HOST_MEMORY_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace ditserve {
+
+// A memory and what of it could still be allocated now, bytes.
+struct MemoryStatus {
+  int64_t total_bytes = 0;
+  int64_t available_bytes = 0;
+};
+
+// The machine's memory as the kernel tells it under `root` (/proc, /sys/fs/cgroup), or that of the process's control
+// group (version 2, its own and those above it) where that is less. Page cache that can be dropped is available.
+// Nothing is where tasks stand still for lack of memory (PSI "full", a tenth of the last 10 seconds or more). Errors:
+// Internal if /proc/meminfo can't be read.
+absl::StatusOr<MemoryStatus> ReadHostMemory(const std::string& root = "");
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_DEVICES_HOST_MEMORY_H_

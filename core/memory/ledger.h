@@ -1,0 +1,96 @@
+#ifndef DITSERVE_CORE_MEMORY_LEDGER_H_
+#define DITSERVE_CORE_MEMORY_LEDGER_H_
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "core/residency/residency_snapshot.h"
+
+namespace ditserve {
+
+// A memory with a budget of its own. On a device that computes in host memory the two are parts of one memory.
+enum class Memory : uint8_t { kDevice, kHost };
+
+// What reserved bytes are for.
+enum class MemoryKind : uint8_t { kWeights, kStaging, kActivations };
+
+class Ledger;
+
+// Bytes of one memory that nobody else can have. Given back when destroyed.
+//
+// Ownership: must not outlive its Ledger. Thread safety: thread-compatible.
+class Reservation {
+ public:
+  Reservation() = default;
+  Reservation(Reservation&& other) noexcept;
+  Reservation& operator=(Reservation&& other) noexcept;
+  ~Reservation();
+
+  int64_t bytes() const { return bytes_; }
+  Memory memory() const { return memory_; }
+
+  // Books the same bytes under another kind.
+  void SetKind(MemoryKind kind);
+
+  // Takes `bytes` of it, at most all, into a reservation of their own.
+  Reservation Split(int64_t bytes);
+  // Adds another one's bytes, of the same memory and kind.
+  void Merge(Reservation other);
+
+ private:
+  friend class Ledger;
+  Reservation(Ledger* ledger, Memory memory, MemoryKind kind, int64_t bytes)
+      : ledger_(ledger), memory_(memory), kind_(kind), bytes_(bytes) {}
+
+  Ledger* ledger_ = nullptr;
+  Memory memory_ = Memory::kDevice;
+  MemoryKind kind_ = MemoryKind::kWeights;
+  int64_t bytes_ = 0;
+};
+
+// Books every byte of device and host memory before it is allocated. What is reserved never exceeds the budget that is
+// in force, not for an instant.
+//
+// Thread safety: thread-safe. Lock order: its mutex is the last; nothing is called while it is held.
+class Ledger {
+ public:
+  Ledger(int64_t device_budget_bytes, int64_t host_budget_bytes);
+
+  // Wants `memory` to have a budget of `bytes`. Where more is reserved, what is reserved stays in force as the budget,
+  // and sinks with every reservation that ends, until it is `bytes`.
+  void SetBudget(Memory memory, int64_t bytes);
+
+  // Nullopt if the bytes do not fit beside what is reserved.
+  std::optional<Reservation> TryReserve(Memory memory, MemoryKind kind, int64_t bytes);
+
+  MemoryUsage Usage(Memory memory) const;
+
+  // Begins to record the largest total of `memory` and returns the record's id.
+  int64_t BeginWatermark(Memory memory);
+  // The largest total since BeginWatermark, bytes.
+  int64_t Watermark(int64_t id) const;
+  void EndWatermark(int64_t id);
+
+ private:
+  friend class Reservation;
+  struct Mark {
+    Memory memory;
+    int64_t bytes;
+  };
+
+  void Release(Memory memory, MemoryKind kind, int64_t bytes);
+  void Rebook(Memory memory, MemoryKind from, MemoryKind to, int64_t bytes);
+
+  mutable absl::Mutex mutex_;
+  std::array<MemoryUsage, 2> usage_ ABSL_GUARDED_BY(mutex_);  // By Memory.
+  std::map<int64_t, Mark> watermarks_ ABSL_GUARDED_BY(mutex_);
+  int64_t next_watermark_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_MEMORY_LEDGER_H_

@@ -1,0 +1,104 @@
+#include "core/residency/keep_plan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <map>
+#include <tuple>
+#include <utility>
+
+namespace ditserve {
+namespace {
+
+class Planner {
+ public:
+  Planner(absl::Span<const KeepWish> wishes, std::array<int64_t, 2> room_bytes, bool in_host_memory)
+      : wishes_(wishes), room_bytes_(room_bytes), in_host_memory_(in_host_memory) {
+    for (size_t i = 0; i < wishes.size(); ++i) {
+      plan_.kept.emplace_back(wishes[i].routes->size());
+      served_.emplace_back(wishes[i].routes->size());
+      limited_bytes_.push_back(wishes[i].limited_bytes);
+      for (ModuleIndex m = 0; m < static_cast<ModuleIndex>(wishes[i].routes->size()); ++m) {
+        order_.push_back({KeepRank(m), i, m});
+      }
+    }
+    std::stable_sort(order_.begin(), order_.end(), [](const Turn& a, const Turn& b) { return a.rank < b.rank; });
+  }
+
+  KeepPlan Plan() {
+    for (int turn = 0; turn <= kLast; ++turn) {
+      for (const auto& [rank, wish, module] : order_) {
+        const Route& route = (*wishes_[wish].routes)[module];
+        for (size_t i = 0; i < route.stops.size(); ++i) {
+          if (TurnOf(route, route.stops[i], served_[wish][module]) == turn) Consider(wish, module, i);
+        }
+      }
+    }
+    for (const std::vector<bool>& modules : served_) {
+      plan_.complete = plan_.complete && std::find(modules.begin(), modules.end(), false) == modules.end();
+    }
+    return std::move(plan_);
+  }
+
+ private:
+  static constexpr int kLast = 3;
+
+  struct Turn {
+    double rank;
+    size_t wish;
+    ModuleIndex module;
+  };
+
+  bool IsOperand(const Route& route, const Stop& stop) const {
+    return stop.form == route.compute && (stop.tier == Tier::kDevice || in_host_memory_);
+  }
+
+  // Where operations read host memory, a copy there is as good as one on the device, and further down.
+  int TurnOf(const Route& route, const Stop& stop, bool served) const {
+    const Tier first = in_host_memory_ ? Tier::kHost : Tier::kDevice;
+    if (IsOperand(route, stop)) return stop.tier == first ? 0 : served ? -1 : 1;
+    return served ? kLast : 2;
+  }
+
+  void Consider(size_t wish, ModuleIndex module, size_t stop_index) {
+    const Route& route = (*wishes_[wish].routes)[module];
+    const Stop& stop = route.stops[stop_index];
+    const int64_t bytes = route.stop_bytes[stop_index];
+    const bool limited = static_cast<int>(stop_index) == route.limited;
+    if (limited && bytes > limited_bytes_[wish]) return;
+    bool& chosen = chosen_[{wishes_[wish].model, module, stop.tier, stop.form}];
+    if (!chosen) {
+      int64_t& room = room_bytes_[static_cast<size_t>(MemoryOf(stop.tier))];
+      if (bytes > room) return;
+      room -= bytes;
+      chosen = true;
+    }
+    if (limited && limited_bytes_[wish] != KeepWish::kUnlimited) limited_bytes_[wish] -= bytes;
+    plan_.kept[wish][module] |= uint32_t{1} << stop_index;
+    if (IsOperand(route, stop)) served_[wish][module] = true;
+  }
+
+  const absl::Span<const KeepWish> wishes_;
+  std::array<int64_t, 2> room_bytes_;
+  const bool in_host_memory_;
+  std::vector<Turn> order_;
+  std::vector<int64_t> limited_bytes_;     // What is left of each wish's.
+  std::vector<std::vector<bool>> served_;  // Whether an operand stays, by wish and module.
+  std::map<std::tuple<int, ModuleIndex, Tier, FormId>, bool> chosen_;
+  KeepPlan plan_;
+};
+
+}  // namespace
+
+// Multiples of the golden ratio, modulo 1: no other number's leave stretches so alike.
+double KeepRank(ModuleIndex module) {
+  constexpr double kGoldenRatio = 0.6180339887498949;
+  const double multiple = module * kGoldenRatio;
+  return multiple - std::floor(multiple);
+}
+
+KeepPlan PlanKept(absl::Span<const KeepWish> wishes, std::array<int64_t, 2> room_bytes, bool in_host_memory) {
+  return Planner(wishes, room_bytes, in_host_memory).Plan();
+}
+
+}  // namespace ditserve

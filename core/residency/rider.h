@@ -1,0 +1,70 @@
+#ifndef DITSERVE_CORE_RESIDENCY_RIDER_H_
+#define DITSERVE_CORE_RESIDENCY_RIDER_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "core/base/priority.h"
+#include "core/residency/join_policy.h"
+#include "core/residency/lease.h"
+#include "core/storage/module.h"
+
+namespace ditserve {
+
+// Index of a model in its manager.
+using ModelId = int;
+
+class ResidencyManager;
+
+// What a request asks of the manager, beside its profile.
+struct RideOptions {
+  int64_t activation_bytes = 0;
+  Priority priority = Priority::kInteractive;
+  JoinPolicy join = JoinPolicy::kAuto;
+};
+
+// The payload of a ResourceExhausted that says when to try again, in milliseconds.
+inline constexpr char kRetryAfterPayload[] = "ditserve/retry-after-ms";
+
+// What a rider has used so far.
+struct RiderAccount {
+  absl::Duration queue;           // From Join until its pass began.
+  std::optional<JoinCosts> join;  // Predicted when it was admitted while others were riding.
+  bool waited_for_sweep = false;  // It began with the next sweep.
+  absl::Duration stall;           // Waiting for weights.
+  int64_t disk_read_bytes = 0;    // Its share of what was moved.
+  int64_t device_copy_bytes = 0;  // Its share.
+  int64_t peak_device_bytes = 0;  // Largest use of the device budget since admission, all riders together.
+  int most_riders = 0;            // Most riders at one time on its model, itself included.
+  int modules_done = 0;
+};
+
+// A request in a sweep: one pass over a model's modules in execution order.
+//
+// Ownership: destroying it leaves the sweep; its leases must be gone by then, its manager must not.
+// Thread safety: Acquire is called on the executor; the rest is thread-safe.
+class Rider final : public LeaseSource {
+ public:
+  ~Rider() override;
+
+  void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override;
+
+  // Ends the pass: a waiting admission or acquisition fails with `why` at once, every later one too.
+  void Cancel(const absl::Status& why);
+
+  RiderAccount account() const;
+
+ private:
+  friend class ResidencyManager;
+  explicit Rider(ResidencyManager* manager) : manager_(manager) {}
+
+  ResidencyManager* const manager_;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_RESIDENCY_RIDER_H_

@@ -1,0 +1,161 @@
+#include "models/kernels/matmul.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+
+namespace ditserve {
+namespace {
+
+// The roles of caches are those of BLIS (Van Zee and van de Geijn, 2015): a panel of the weight stays in the
+// first-level cache while a block of x's rows passes by, that block in the second-level cache while it meets all
+// panels, and the panels of a block of columns in the third-level cache while all rows pass by.
+constexpr int64_t kDepth = 384;
+constexpr int64_t kColumns = 768;
+constexpr int64_t kRows = 144;  // A multiple of every tile's rows.
+
+// What is where in a thread's scratch, in floats.
+constexpr int64_t kWeightsAt = 0;                                         // Panels of [depth, tile_columns].
+constexpr int64_t kRowsAt = kWeightsAt + kDepth * kColumns + kPackSlack;  // Tiles of [depth, tile_rows].
+constexpr int64_t kStartAt = kRowsAt + kDepth * kRows + kPackSlack;       // For each column.
+constexpr int64_t kTileAt = kStartAt + kColumns;                          // [tile_rows, tile_columns]
+static_assert(kTileAt + kMaxTileRows * kMaxTileColumns <= kScratchFloats);
+
+// A part of the product: rows [row, row_end) and columns [column, column_end) of y.
+struct Part {
+  int64_t row, row_end, column, column_end;
+};
+
+class Product {
+ public:
+  Product(const TileKernels& kernels, const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride)
+      : kernels_(kernels), x_(x), linear_(linear), y_(y), y_stride_(y_stride) {}
+
+  void Compute(const Part& part) const {
+    if (x_.rows < kernels_.few_rows) return ComputeFew(part);
+    float* const scratch = ThreadScratch();
+    for (int64_t column = part.column; column < part.column_end; column += kColumns) {
+      const int64_t columns = std::min(kColumns, part.column_end - column);
+      Start(column, columns, scratch);
+      for (int64_t k = 0; k < linear_.in; k += kDepth) {
+        const int64_t depth = std::min(kDepth, linear_.in - k);
+        for (int64_t row = part.row; row < part.row_end; row += kRows) {
+          const int64_t rows = std::min(kRows, part.row_end - row);
+          PackRows(row, rows, k, depth, scratch);
+          for (int64_t c = 0; c < columns; c += kernels_.tile_columns) {
+            const int64_t present = std::min(kernels_.tile_columns, columns - c);
+            float* const panel = scratch + kWeightsAt + c * depth;
+            // Just before it is used for the first time.
+            if (row == part.row) {
+              kernels_.pack_weights(WeightAt(column + c, k), linear_.in, present, depth, panel);
+            }
+            MultiplyPanel(panel, depth, k == 0 ? scratch + kStartAt + c : nullptr, row, rows, column + c, present,
+                          scratch);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  const std::byte* WeightAt(int64_t column, int64_t k) const {
+    return linear_.weight + (column * linear_.in + k) * SizeOf(linear_.dtype);
+  }
+  const std::byte* BiasAt(int64_t column) const {
+    return linear_.bias != nullptr ? linear_.bias + column * SizeOf(linear_.dtype) : nullptr;
+  }
+
+  // What the sums of these columns begin with.
+  void Start(int64_t column, int64_t columns, float* scratch) const {
+    std::fill_n(scratch + kStartAt, columns, 0.0f);
+    if (linear_.bias != nullptr) kernels_.decode(BiasAt(column), columns, scratch + kStartAt);
+  }
+
+  void PackRows(int64_t row, int64_t rows, int64_t k, int64_t depth, float* scratch) const {
+    for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
+      kernels_.pack_rows(x_.data + (row + r) * x_.stride + k, x_.stride, std::min(kernels_.tile_rows, rows - r), depth,
+                         scratch + kRowsAt + r * depth);
+    }
+  }
+
+  // Adds the packed rows' products with the panel of columns [column, column + present) to y.
+  void MultiplyPanel(const float* panel, int64_t depth, const float* start, int64_t row, int64_t rows, int64_t column,
+                     int64_t present, float* scratch) const {
+    for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
+      const float* const packed = scratch + kRowsAt + r * depth;
+      const int64_t tile_rows = std::min(kernels_.tile_rows, rows - r);
+      float* const y = y_ + (row + r) * y_stride_ + column;
+      if (present == kernels_.tile_columns) {
+        kernels_.multiply_tile(packed, panel, tile_rows, depth, start, y, y_stride_);
+        continue;
+      }
+      // The last columns do not fill a tile: they are computed beside y.
+      float* const tile = scratch + kTileAt;
+      const int64_t width = kernels_.tile_columns;
+      for (int64_t i = 0; i < tile_rows && start == nullptr; ++i) {
+        std::copy_n(y + i * y_stride_, present, tile + i * width);
+      }
+      kernels_.multiply_tile(packed, panel, tile_rows, depth, start, tile, width);
+      for (int64_t i = 0; i < tile_rows; ++i) std::copy_n(tile + i * width, present, y + i * y_stride_);
+    }
+  }
+
+  void ComputeFew(const Part& part) const {
+    kernels_.multiply_few(x_.data + part.row * x_.stride, x_.stride, part.row_end - part.row, WeightAt(part.column, 0),
+                          BiasAt(part.column), part.column_end - part.column, linear_.in,
+                          y_ + part.row * y_stride_ + part.column, y_stride_);
+  }
+
+  const TileKernels& kernels_;
+  const FloatRows x_;
+  const LinearParameters linear_;
+  float* const y_;
+  const int64_t y_stride_;
+};
+
+// How many parts the rows and the columns are cut into, so that every thread has one. Columns first: a thread then
+// rearranges only its own weights. But not into so few that rearranging x weighs in.
+struct Grid {
+  int64_t rows, columns;
+};
+
+Grid GridFor(int64_t threads, int64_t rows, int64_t panels) {
+  constexpr int64_t kFewPanels = 12;
+  constexpr int64_t kManyRows = 128;
+  Grid grid = {1, threads};
+  while (grid.columns % 2 == 0 && panels / grid.columns < kFewPanels && rows / (2 * grid.rows) >= kManyRows) {
+    grid.columns /= 2;
+    grid.rows *= 2;
+  }
+  return grid;
+}
+
+}  // namespace
+
+int64_t MatmulFewRows(Isa isa) { return TileKernelsOf(isa, DType::kFloat32).few_rows; }
+
+void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride, Isa isa) {
+  const TileKernels& kernels = TileKernelsOf(isa, linear.dtype);
+  const Product product(kernels, x, linear, y, y_stride);
+  const int64_t panels = (linear.out + kernels.tile_columns - 1) / kernels.tile_columns;
+  const int64_t tiles = (x.rows + kernels.tile_rows - 1) / kernels.tile_rows;
+  const int64_t threads = at::get_num_threads();
+  Grid grid = GridFor(threads, x.rows, panels);
+  // More parts than threads, taken one by one: whoever is interrupted, by a transfer say, holds up nobody.
+  grid.columns = std::max(grid.columns, panels * kernels.tile_columns / kColumns);
+  std::atomic<int64_t> next = 0;
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (int64_t i = 0; (i = next++) < grid.rows * grid.columns;) {
+      const int64_t r = i / grid.columns, c = i % grid.columns;
+      Part part;
+      part.row = tiles * r / grid.rows * kernels.tile_rows;
+      part.row_end = std::min(x.rows, tiles * (r + 1) / grid.rows * kernels.tile_rows);
+      part.column = panels * c / grid.columns * kernels.tile_columns;
+      part.column_end = std::min(linear.out, panels * (c + 1) / grid.columns * kernels.tile_columns);
+      product.Compute(part);
+    }
+  });
+}
+
+}  // namespace ditserve

@@ -1,0 +1,38 @@
+#ifndef DITSERVE_MODELS_KERNELS_MATMUL_H_
+#define DITSERVE_MODELS_KERNELS_MATMUL_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/base/dtype.h"
+#include "models/kernels/tile_kernels.h"
+
+namespace ditserve {
+
+// What a Linear holds: weight of shape [out, in], row-major, and bias of shape [out] or null, in any weight dtype and
+// at any address.
+struct LinearParameters {
+  const std::byte* weight;
+  const std::byte* bias;
+  DType dtype;
+  int64_t out;
+  int64_t in;
+};
+
+// y = x weight^T + bias in float32, from weights in the dtype they are kept in: they are converted on their way into
+// the processor's cache, so that no float32 copy of them takes memory or time to write. The method is that of Goto and
+// van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008); where there are fewer rows than
+// MatmulFewRows, rearranging the weight would not pay, and it is read as it lies.
+//
+// x: shape [rows, in], 1 <= in; y: shape [rows, out], `y_stride` elements from row to row; neither overlaps the other.
+// A row of y depends on its row of x, on whether there are few rows, and on `isa`: not on the other rows, nor on the
+// number of threads. Its sums are added up in blocks along `in`, in order.
+// Thread-safe. Allocates nothing but what each thread keeps.
+void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride,
+                     Isa isa = Isas().back());
+
+int64_t MatmulFewRows(Isa isa);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_MODELS_KERNELS_MATMUL_H_

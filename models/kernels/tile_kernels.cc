@@ -1,0 +1,55 @@
+#include "models/kernels/tile_kernels.h"
+
+#include <array>
+#include <memory>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace ditserve {
+namespace {
+
+#if defined(__x86_64__)
+// clang 14 has no __builtin_cpu_supports for it.
+bool HasF16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
+
+struct alignas(64) Scratch {
+  std::array<float, kScratchFloats> floats;
+};
+
+// Uninitialized: pages count when they are used.
+thread_local std::unique_ptr<Scratch> thread_scratch(new Scratch);
+
+}  // namespace
+
+float* ThreadScratch() { return thread_scratch->floats.data(); }
+
+const std::vector<Isa>& Isas() {
+  static const auto& isas = *new std::vector<Isa>([] {
+    std::vector<Isa> found = {Isa::kPortable};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
+      found.push_back(Isa::kAvx2);
+    }
+    if (__builtin_cpu_supports("avx512f")) found.push_back(Isa::kAvx512);
+#endif
+    return found;
+  }());
+  return isas;
+}
+
+const TileKernels& TileKernelsOf(Isa isa, DType dtype) {
+#if defined(__x86_64__)
+  if (isa == Isa::kAvx512) return Avx512TileKernels(dtype);
+  if (isa == Isa::kAvx2) return Avx2TileKernels(dtype);
+#endif
+  static_cast<void>(isa);
+  return PortableTileKernels(dtype);
+}
+
+}  // namespace ditserve

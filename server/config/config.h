@@ -1,0 +1,95 @@
+#ifndef DITSERVE_SERVER_CONFIG_CONFIG_H_
+#define DITSERVE_SERVER_CONFIG_CONFIG_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "core/devices/cpu_device.h"
+#include "core/placement/profile.h"
+#include "server/engine/model_source.h"
+#include "server/engine/profile_catalogue.h"
+
+namespace ditserve {
+
+// A memory budget as written: bytes, or a share of the memory that is there.
+struct BudgetSpec {
+  std::optional<int64_t> bytes;
+  double share = 0;  // 0 to 1, if there are no bytes.
+};
+
+// The budget in bytes on a machine with `total_bytes`.
+int64_t ResolveBudget(const BudgetSpec& spec, int64_t total_bytes);
+
+// A profile as written.
+struct ProfileSpec {
+  std::string name;
+  std::string description;
+  VramConfig vram_config;
+  std::optional<double> vram_limit_gib;
+};
+
+// What a server is told to do. config/ditserve.yaml documents every key and holds the defaults.
+struct ServerConfig {
+  std::string listen_address;
+  int64_t max_receive_message_bytes = 0;
+  int max_concurrent_calls = 0;
+
+  std::string device;
+  CpuBFloat16 bfloat16_arithmetic = CpuBFloat16::kAuto;
+  int threads = 0;
+  int transfer_threads = 0;
+
+  BudgetSpec device_budget, host_budget;
+  bool follow_pressure = false;
+
+  std::vector<ModelSource> models;
+
+  int max_active = 0;
+  int max_queue = 0;
+  int64_t max_side_pixels = 0;
+  int64_t max_batch = 0;
+  absl::Duration drain_timeout;
+  absl::Duration idle_release;
+
+  std::string metrics_address;  // host:port, or "none".
+
+  std::string log_level;
+
+  std::string default_profile;
+  std::vector<ProfileSpec> profiles;
+};
+
+// Command line flags.
+struct CommandLine {
+  std::string config_file;  // Empty: defaults only.
+  std::vector<ModelSource> models;
+  std::optional<std::string> listen, device, default_profile, device_budget, host_budget, metrics_listen, log_level;
+  bool check = false;    // Validate the configuration and exit.
+  bool version = false;  // Print the version and exit.
+  bool help = false;     // Print the usage and exit.
+};
+
+// What --help prints.
+extern const char kUsage[];
+
+// `arguments` without the program's name. Errors: InvalidArgument that names the flag.
+absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> arguments);
+
+// The defaults, with the keys of `yaml` in their place. `file` names it in errors: InvalidArgument with line, column
+// and key.
+absl::StatusOr<ServerConfig> ParseConfig(const std::string& yaml, const std::string& file);
+
+// Reads the file that the command line names and applies the flags. Errors: InvalidArgument; NotFound.
+absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line);
+
+// Checks the configured profiles against the device. Errors: as ResolveProfile; NotFound for an unknown default.
+absl::StatusOr<ProfileCatalogue> MakeCatalogue(const ServerConfig& config);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_CONFIG_CONFIG_H_

@@ -1,0 +1,112 @@
+#ifndef DITSERVE_SERVER_ENGINE_ENGINE_H_
+#define DITSERVE_SERVER_ENGINE_ENGINE_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "core/base/priority.h"
+#include "core/memory/ledger.h"
+#include "core/placement/profile.h"
+#include "core/residency/join_policy.h"
+#include "core/residency/residency_snapshot.h"
+#include "models/qwen_image_dit.h"
+
+namespace ditserve {
+
+// One request, decoded and checked.
+struct ForwardCall {
+  std::string model;  // Name of a loaded model.
+  ForwardInputs inputs;
+  Profile profile;
+  // Whatever owns the memory that `inputs` views; kept until the call is done.
+  std::shared_ptr<const void> inputs_owner;
+  absl::Time deadline = absl::InfiniteFuture();
+  Priority priority = Priority::kInteractive;
+  JoinPolicy join = JoinPolicy::kAuto;
+};
+
+// How far a call has come.
+struct ForwardProgress {
+  bool admitted = false;
+  int modules_done = 0;
+  int modules_total = 0;
+  int64_t disk_read_bytes = 0;
+  int64_t device_copy_bytes = 0;
+};
+
+// What one call took. Units as in ForwardStats of transformer_service.proto.
+struct ForwardAccount {
+  absl::Duration queue, stall, compute, total;
+  int64_t disk_read_bytes = 0;
+  int64_t device_copy_bytes = 0;
+  int64_t peak_device_bytes = 0;
+  int riders = 0;
+  int64_t non_finite_elements = 0;
+};
+
+struct ForwardResult {
+  at::Tensor output;  // Shape [B, H/16 * W/16, 64], on the CPU, in the dtype of the latents.
+  ForwardAccount account;
+};
+
+// A call that is under way. Destroying it does not end the call.
+class ForwardHandle {
+ public:
+  virtual ~ForwardHandle() = default;
+  // Ends the call with `why` at its next module. Harmless when it is done. Thread-safe.
+  virtual void Cancel(absl::Status why) = 0;
+};
+
+// What is known of a loaded model.
+struct ModelInfo {
+  std::string name;
+  bool ready = false;
+  int64_t parameters = 0;
+  int64_t stored_bytes = 0;
+  const QwenImageDiT* model = nullptr;  // Outlives the engine's users.
+  std::vector<DType> stored_dtypes;     // Of each parameter, in the order of model->modules() and their parameters.
+};
+
+// Runs forward passes: what RPC handlers see of everything behind them.
+//
+// Thread safety: thread-safe. Callbacks run on the engine's threads and must return quickly.
+class Engine {
+ public:
+  using ProgressCallback = absl::AnyInvocable<void(const ForwardProgress&)>;
+  using DoneCallback = absl::AnyInvocable<void(absl::StatusOr<ForwardResult>) &&>;
+
+  virtual ~Engine() = default;
+
+  // Models in the order of the configuration.
+  virtual std::vector<ModelInfo> Models() const = 0;
+
+  // The tiers that hold a copy of each module of model `name` now, nearest first.
+  virtual absl::StatusOr<std::vector<std::vector<Tier>>> ModuleTiers(const std::string& name) const = 0;
+
+  // Bytes in use, by memory, kind and tier, and the requests that use them: one consistent moment.
+  virtual ResidencySnapshot Residency() const = 0;
+
+  // Changes a budget while serving. Errors: as ResidencyManager::SetBudget.
+  virtual absl::Status SetBudget(Memory memory, int64_t bytes) = 0;
+
+  // Begins a call. `progress` (may be null) is called after admission and after modules; `done` exactly once, also
+  // if Submit's work fails at once: on any thread, possibly before Submit returns.
+  // Errors given to `done`: NotFound, FailedPrecondition (can never fit), ResourceExhausted (not now),
+  // DeadlineExceeded, Cancelled, DataLoss, Unavailable (draining, disk), Internal.
+  virtual std::shared_ptr<ForwardHandle> Submit(ForwardCall call, ProgressCallback progress, DoneCallback done) = 0;
+
+  // Refuses new calls with Unavailable, waits for those under way until `deadline`, then cancels them and waits.
+  virtual void Drain(absl::Time deadline) = 0;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_ENGINE_ENGINE_H_

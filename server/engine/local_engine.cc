@@ -1,0 +1,489 @@
+#include "server/engine/local_engine.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/isfinite.h>
+#include <c10/core/InferenceMode.h>
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <list>
+#include <map>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "core/base/executor.h"
+#include "core/base/status_macros.h"
+#include "core/memory/ledger.h"
+#include "core/residency/pressure_guard.h"
+#include "core/residency/transfer_engine.h"
+#include "models/activation_memory.h"
+#include "models/errors.h"
+#include "models/weights.h"
+
+namespace ditserve {
+namespace {
+
+// Shapes whose activation peak is remembered; a server sees few.
+constexpr size_t kMaxRememberedShapes = 256;
+
+// How often a look is taken at what other processes need.
+constexpr absl::Duration kPressureInterval = absl::Seconds(1);
+
+// A loaded model.
+struct Model {
+  std::string name;
+  ModelId id;
+  std::unique_ptr<QwenImageDiT> dit;
+  int64_t parameters;
+  int64_t stored_bytes;
+  std::vector<DType> stored_dtypes;
+
+  absl::Mutex mutex;
+  // Shape and arithmetic dtype to activation bytes.
+  std::map<std::pair<std::vector<int64_t>, at::ScalarType>, int64_t> peaks ABSL_GUARDED_BY(mutex);
+
+  int64_t ActivationBytes(const ForwardShape& shape, at::ScalarType arithmetic) {
+    std::vector<int64_t> key = {shape.height, shape.width};
+    key.insert(key.end(), shape.text_tokens.begin(), shape.text_tokens.end());
+    {
+      absl::MutexLock lock(&mutex);
+      const auto found = peaks.find({key, arithmetic});
+      if (found != peaks.end()) return found->second;
+    }
+    const int64_t bytes = dit->ActivationPeakBytes(shape, arithmetic);
+    absl::MutexLock lock(&mutex);
+    if (peaks.size() >= kMaxRememberedShapes) peaks.clear();
+    peaks[{std::move(key), arithmetic}] = bytes;
+    return bytes;
+  }
+};
+
+at::Device TorchDevice(const Device& device) { return at::Device(device.name()); }
+
+// What would fit instead of a request that can never: the largest square image with the same prompts.
+std::string WhatFits(Model& model, const ForwardShape& shape, at::ScalarType arithmetic, int64_t available_bytes) {
+  constexpr int64_t kStep = 64;
+  int64_t side = 0;
+  for (int64_t next = kStep; next <= std::max(shape.height, shape.width); next += kStep) {
+    if (model.ActivationBytes({next, next, shape.text_tokens}, arithmetic) > available_bytes) break;
+    side = next;
+  }
+  if (side == 0) return "; no image fits with this batch and these prompts";
+  return absl::StrCat("; with this batch and these prompts ", side, "x", side, " pixels fit");
+}
+
+// Blocks of a checkpoint that comes without a config.json.
+int64_t CountBlocks(const Checkpoint& checkpoint) {
+  constexpr int64_t kMaxBlocks = 1000;
+  int64_t blocks = 1;
+  for (const StoredTensor& tensor : checkpoint.tensors()) {
+    const std::vector<std::string> parts = absl::StrSplit(tensor.name, absl::MaxSplits('.', 2));
+    int64_t index = 0;
+    if (parts.size() == 3 && parts[0] == "transformer_blocks" && absl::SimpleAtoi(parts[1], &index)) {
+      blocks = std::clamp(index + 1, blocks, kMaxBlocks);
+    }
+  }
+  return blocks;
+}
+
+// One call from Submit to its end. Owns everything the pass needs; lives until `done` was called.
+class Call final : public ForwardHandle, public LeaseSource {
+ public:
+  Call(ForwardCall call, Model& model, const Device& device, const Clock& clock, Engine::ProgressCallback progress,
+       Engine::DoneCallback done)
+      : call_(std::move(call)),
+        model_(model),
+        device_(TorchDevice(device)),
+        arithmetic_(ScalarTypeOf(device.ArithmeticDType(call_.profile.computation.dtype))),
+        clock_(clock),
+        begun_(clock.Now()),
+        deadline_(begun_ + (call_.deadline - absl::Now())),
+        progress_(std::move(progress)),
+        done_(std::move(done)) {}
+
+  Model& model() { return model_; }
+  const ForwardCall& call() const { return call_; }
+  // On the clock's scale, which no step of the wall clock moves.
+  absl::Duration deadline() const { return deadline_; }
+  at::ScalarType arithmetic() const { return arithmetic_; }
+
+  // What the pass may take for activations. Called once, before Ride.
+  void SetActivationBytes(int64_t bytes) { activations_ = std::make_shared<ActivationMemory>(bytes); }
+
+  // Called once, by Submit. A cancellation that came earlier takes effect now.
+  void Ride(std::unique_ptr<Rider> rider) ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    rider_ = std::move(rider);
+    if (!cancelled_.ok()) rider_->Cancel(cancelled_);
+  }
+
+  void Cancel(absl::Status why) override ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    if (!cancelled_.ok()) return;
+    cancelled_ = why;
+    if (rider_ != nullptr) rider_->Cancel(why);
+  }
+
+  // Blocks until Ride was called. An admission can overtake the thread that submits, by microseconds.
+  void AwaitRider() ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(
+        +[](std::unique_ptr<Rider>* rider) { return *rider != nullptr; }, &rider_));
+  }
+
+  // On the executor: computes until the pass waits or ends; calls `ended` at its end.
+  void Begin(absl::AnyInvocable<void(absl::Status) &&> ended) {
+    ended_ = std::move(ended);
+    Report();
+    const absl::Status started = CatchStatus([this] {
+      pass_.emplace(model_.dit->Forward(call_.inputs, device_, arithmetic_, *this));
+      Resume([this] { pass_->Start(); });
+    });
+    if (!started.ok()) End(started);
+  }
+
+  // What the model acquires its weights from: the rider, with progress and time taken on the way.
+  void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override {
+    if (module > 0) Report();
+    rider_->Acquire(module, [this, done = std::move(done)](absl::StatusOr<Lease> lease) mutable {
+      if (computing_) return std::move(done)(std::move(lease));
+      Resume([&] { std::move(done)(std::move(lease)); });
+    });
+  }
+
+  // On the executor, once: hands the result over and lets go of everything.
+  void Finish(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_) {
+    std::optional<ForwardResult> result;
+    if (status.ok()) status = CatchStatus([&] { result = Result(); });
+    pass_.reset();
+    if (activations_ != nullptr) activations_->Close();
+    {
+      absl::MutexLock lock(&mutex_);
+      rider_.reset();
+    }
+    if (result) {
+      result->account.total = clock_.Now() - begun_;
+      std::move(done_)(*std::move(result));
+    } else {
+      std::move(done_)(std::move(status));
+    }
+  }
+
+ private:
+  // Runs a piece of the pass and counts its time as computing. Ends the call if the pass is done.
+  template <typename Piece>
+  void Resume(Piece piece) {
+    const c10::InferenceMode no_autograd;
+    const ActivationMemory::Scope scope(activations_);
+    computing_ = true;
+    const absl::Duration begun = clock_.Now();
+    piece();
+    compute_ += clock_.Now() - begun;
+    computing_ = false;
+    if (pass_->done()) End(absl::OkStatus());
+  }
+
+  // The callback owns this call; it is the last to let go of it.
+  void End(absl::Status status) {
+    auto ended = std::move(ended_);
+    std::move(ended)(std::move(status));
+  }
+
+  ForwardResult Result() {
+    const c10::InferenceMode no_autograd;
+    ForwardResult result;
+    result.output = pass_->Result();
+    const RiderAccount account = rider_->account();
+    result.account.queue = account.queue;
+    result.account.stall = account.stall;
+    result.account.compute = compute_;
+    result.account.disk_read_bytes = account.disk_read_bytes;
+    result.account.device_copy_bytes = account.device_copy_bytes;
+    result.account.peak_device_bytes = account.peak_device_bytes;
+    result.account.riders = account.most_riders;
+    const at::Tensor finite = at::isfinite(result.output);
+    result.account.non_finite_elements = finite.numel() - finite.sum().item<int64_t>();
+    return result;
+  }
+
+  void Report() {
+    if (progress_ == nullptr) return;
+    const RiderAccount account = rider_->account();
+    ForwardProgress progress;
+    progress.admitted = true;
+    progress.modules_done = account.modules_done;
+    progress.modules_total = static_cast<int>(model_.dit->modules().size());
+    progress.disk_read_bytes = account.disk_read_bytes;
+    progress.device_copy_bytes = account.device_copy_bytes;
+    progress_(progress);
+  }
+
+  const ForwardCall call_;
+  Model& model_;
+  const at::Device device_;
+  const at::ScalarType arithmetic_;
+  const Clock& clock_;
+  const absl::Duration begun_;
+  const absl::Duration deadline_;
+  Engine::ProgressCallback progress_;
+  Engine::DoneCallback done_;
+  absl::AnyInvocable<void(absl::Status) &&> ended_;
+  std::shared_ptr<ActivationMemory> activations_;  // Host memory; a CUDA device has its own.
+  std::optional<Task<at::Tensor>> pass_;
+  bool computing_ = false;
+  absl::Duration compute_;
+
+  absl::Mutex mutex_;
+  std::unique_ptr<Rider> rider_;  // Set before the pass begins, reset after it: only Cancel needs the mutex.
+  absl::Status cancelled_ ABSL_GUARDED_BY(mutex_);
+};
+
+class LocalEngineImpl final : public LocalEngine {
+ public:
+  LocalEngineImpl(const LocalEngineOptions& options, Device* device, const Clock* clock)
+      : clock_(*clock),
+        device_(device),
+        ledger_(options.device_budget_bytes, options.host_budget_bytes),
+        expected_(options.models),
+        threads_(options.threads) {}
+
+  absl::Status Start(const LocalEngineOptions& options) {
+    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(device_, &ledger_, options.transfer_threads));
+    executor_ = std::make_unique<Executor>([threads = threads_] {
+      if (threads > 0) at::set_num_threads(threads);
+    });
+    residency_ = std::make_unique<ResidencyManager>(options.residency, device_, &ledger_, transfers_.get(),
+                                                    executor_.get(), &clock_);
+    guard_ = std::make_unique<PressureGuard>(device_, &ledger_, residency_.get());
+    follow_pressure_ = options.follow_pressure;
+    keeper_ = std::thread([this] { Keep(); });
+    return absl::OkStatus();
+  }
+
+  ~LocalEngineImpl() override {
+    Drain(absl::InfinitePast());
+    {
+      absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+      changed_.Signal();
+    }
+    if (keeper_.joinable()) keeper_.join();
+    executor_.reset();   // Nobody acquires any more.
+    transfers_.reset();  // What was under way arrives.
+    residency_.reset();
+  }
+
+  absl::Status LoadModel(const ModelSource& source) override {
+    absl::Status status = Load(source);
+    if (status.ok()) return status;
+    return absl::Status(status.code(), absl::StrCat("model '", source.name, "': ", status.message()));
+  }
+
+  std::vector<ModelInfo> Models() const override {
+    absl::MutexLock lock(&mutex_);
+    std::vector<ModelInfo> infos;
+    for (const auto& model : models_) {
+      infos.push_back(
+          {model->name, true, model->parameters, model->stored_bytes, model->dit.get(), model->stored_dtypes});
+    }
+    for (size_t i = models_.size(); i < expected_.size(); ++i) infos.push_back({expected_[i]});
+    return infos;
+  }
+
+  absl::StatusOr<std::vector<std::vector<Tier>>> ModuleTiers(const std::string& name) const override {
+    const Model* const model = Find(name);
+    if (model == nullptr) return absl::NotFoundError(absl::StrCat("no model is named '", name, "'"));
+    return residency_->ModuleTiers(model->id);
+  }
+
+  ResidencySnapshot Residency() const override {
+    ResidencySnapshot snapshot = residency_->Snapshot();
+    const absl::StatusOr<MemoryStatus> memory = device_->MemoryStatusOf(Memory::kDevice);
+    if (memory.ok()) {  // Where the device does not tell, nobody else is known to hold any.
+      int64_t own = snapshot.device.total_bytes();
+      if (device_->computes_in_host_memory()) own += snapshot.host.total_bytes();
+      snapshot.other_processes_bytes = std::max<int64_t>(0, memory->total_bytes - memory->available_bytes - own);
+    }
+    return snapshot;
+  }
+
+  absl::Status SetBudget(Memory memory, int64_t bytes) override { return guard_->SetBudget(memory, bytes); }
+
+  std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override;
+
+  void Drain(absl::Time deadline) override {
+    absl::MutexLock lock(&mutex_);
+    draining_ = true;
+    if (mutex_.AwaitWithDeadline(absl::Condition(this, &LocalEngineImpl::Idle), deadline)) return;
+    for (const std::shared_ptr<Call>& call : calls_) call->Cancel(absl::UnavailableError("the server is stopping"));
+    mutex_.Await(absl::Condition(this, &LocalEngineImpl::Idle));
+  }
+
+ private:
+  bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
+
+  absl::Status Load(const ModelSource& source);
+  absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<Call>& call);
+
+  Model* Find(const std::string& name) const {
+    absl::MutexLock lock(&mutex_);
+    const auto found = std::find_if(models_.begin(), models_.end(), [&](const auto& m) { return m->name == name; });
+    return found == models_.end() ? nullptr : found->get();
+  }
+
+  // Takes a call out, and hands it to the last who needs it.
+  void End(const std::shared_ptr<Call>& call, absl::Status status) {
+    call->Finish(std::move(status));
+    absl::MutexLock lock(&mutex_);
+    calls_.remove(call);
+  }
+
+  void FollowPressure() {
+    const absl::Status checked = guard_->Check();
+    if (!checked.ok()) spdlog::warn("memory pressure: {}", checked.ToString());
+  }
+
+  // Ends calls at their deadlines, sends idle copies to rest, and follows the pressure on memory.
+  void Keep() {
+    absl::Duration release = clock_.Now();
+    absl::Duration look = follow_pressure_ ? release : absl::InfiniteDuration();
+    absl::MutexLock lock(&mutex_);
+    while (!stopping_) {
+      const absl::Duration now = clock_.Now();
+      absl::Duration next = std::min(release, look);
+      for (const std::shared_ptr<Call>& call : calls_) {
+        if (call->deadline() <= now) {
+          call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
+        } else {
+          next = std::min(next, call->deadline());
+        }
+      }
+      if (release <= now) {
+        mutex_.Unlock();
+        release = residency_->ReleaseIdle();
+        mutex_.Lock();
+      } else if (look <= now) {
+        mutex_.Unlock();
+        FollowPressure();
+        look = now + kPressureInterval;
+        mutex_.Lock();
+      } else {
+        changed_.WaitWithTimeout(&mutex_, next - now);
+      }
+    }
+  }
+
+  const Clock& clock_;
+  Device* const device_;
+  Ledger ledger_;
+  const std::vector<std::string> expected_;
+  const int threads_;
+  std::unique_ptr<TransferEngine> transfers_;
+  std::unique_ptr<Executor> executor_;
+  std::unique_ptr<ResidencyManager> residency_;
+  std::unique_ptr<PressureGuard> guard_;
+  bool follow_pressure_ = false;
+
+  mutable absl::Mutex mutex_;
+  absl::CondVar changed_;  // Calls came, or the engine stops.
+  std::vector<std::unique_ptr<Model>> models_ ABSL_GUARDED_BY(mutex_);
+  std::list<std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);
+  bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  std::thread keeper_;
+};
+
+absl::Status LocalEngineImpl::Load(const ModelSource& source) {
+  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(source.path));
+  QwenImageDiTConfig config;
+  if (!checkpoint->config_json().empty()) {
+    DITSERVE_ASSIGN_OR_RETURN(config, ParseQwenImageDiTConfig(checkpoint->config_json()));
+  } else {
+    config.num_layers = CountBlocks(*checkpoint);
+  }
+  config.numerics = source.numerics;
+  auto model = std::make_unique<Model>();
+  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { model->dit = std::make_unique<QwenImageDiT>(config); }));
+  model->name = source.name;
+  model->stored_bytes = checkpoint->size_bytes();
+  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
+                            ModelWeights::Bind(source.name, model->dit->modules(), std::move(checkpoint)));
+  model->parameters = weights->parameters();
+  for (ModuleIndex i = 0; i < weights->size(); ++i) {
+    for (const StoredTensor* stored : weights->module(i).stored) model->stored_dtypes.push_back(stored->dtype);
+  }
+  model->id = residency_->AddModel(std::move(weights));
+  absl::MutexLock lock(&mutex_);
+  models_.push_back(std::move(model));
+  return absl::OkStatus();
+}
+
+std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, ProgressCallback progress,
+                                                       DoneCallback done) {
+  Model* const model = Find(forward.model);
+  if (model == nullptr) {
+    std::move(done)(absl::NotFoundError(absl::StrCat("no model is named '", forward.model, "'")));
+    return nullptr;
+  }
+  auto call =
+      std::make_shared<Call>(std::move(forward), *model, *device_, clock_, std::move(progress), std::move(done));
+  {
+    absl::MutexLock lock(&mutex_);
+    if (!draining_) calls_.push_back(call);
+    changed_.Signal();
+  }
+  absl::StatusOr<std::unique_ptr<Rider>> rider = Join(call);
+  if (rider.ok()) {
+    call->Ride(*std::move(rider));
+  } else {
+    executor_->Post([this, call, status = rider.status()] { End(call, status); });
+  }
+  return call;
+}
+
+absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_ptr<Call>& call) {
+  {
+    absl::MutexLock lock(&mutex_);
+    if (draining_) return absl::UnavailableError("the server is stopping");
+  }
+  const ForwardShape shape = ShapeOf(call->call().inputs);
+  int64_t activation_bytes = 0;
+  DITSERVE_RETURN_IF_ERROR(
+      CatchStatus([&] { activation_bytes = call->model().ActivationBytes(shape, call->arithmetic()); }));
+  call->SetActivationBytes(activation_bytes);
+  absl::StatusOr<std::unique_ptr<Rider>> rider = residency_->Join(
+      call->model().id, call->call().profile, {activation_bytes, call->call().priority, call->call().join},
+      [this, call](absl::Status admitted) {
+        call->AwaitRider();
+        if (!admitted.ok()) return End(call, std::move(admitted));
+        call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });
+      });
+  if (absl::IsFailedPrecondition(rider.status())) {
+    std::string fits;
+    DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
+      const int64_t window = residency_->WindowBytes(call->model().id, call->call().profile);
+      const int64_t available = residency_->Snapshot().device.wanted_bytes - window;
+      fits = WhatFits(call->model(), shape, call->arithmetic(), available);
+    }));
+    return absl::FailedPreconditionError(absl::StrCat(rider.status().message(), fits));
+  }
+  return rider;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Make(const LocalEngineOptions& options, Device* device,
+                                                               const Clock* clock) {
+  auto engine = std::make_unique<LocalEngineImpl>(options, device, clock);
+  DITSERVE_RETURN_IF_ERROR(engine->Start(options));
+  return engine;
+}
+
+}  // namespace ditserve

@@ -1,0 +1,49 @@
+#ifndef DITSERVE_SERVER_ENGINE_LOCAL_ENGINE_H_
+#define DITSERVE_SERVER_ENGINE_LOCAL_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "core/base/clock.h"
+#include "core/devices/device.h"
+#include "core/residency/residency_manager.h"
+#include "server/engine/engine.h"
+#include "server/engine/model_source.h"
+
+namespace ditserve {
+
+// What a LocalEngine runs on, resolved against the machine.
+struct LocalEngineOptions {
+  int64_t device_budget_bytes = 0;
+  int64_t host_budget_bytes = 0;
+  int threads = 0;  // That compute; 0: a thread a core.
+  int transfer_threads = 4;
+  bool follow_pressure = false;  // Lower budgets while other processes need the memory.
+  ResidencyManager::Options residency;
+  // Models that LoadModel will be called for, in this order. Until it was, they are there and not ready.
+  std::vector<std::string> models;
+};
+
+// Runs forward passes in this process: one executor, one residency manager, any number of models.
+//
+// Thread safety: thread-safe. Ownership: `device` and `clock` must outlive it; destroying it waits for the calls under
+// way: Drain first.
+class LocalEngine : public Engine {
+ public:
+  // Errors: InvalidArgument; ResourceExhausted if the budgets are too small for the transfer slots.
+  static absl::StatusOr<std::unique_ptr<LocalEngine>> Make(const LocalEngineOptions& options, Device* device,
+                                                           const Clock* clock);
+
+  // Opens the checkpoint and checks every tensor; reads no weights. Models are served in the order in which they are
+  // loaded. Errors: as Checkpoint::Open, ParseQwenImageDiTConfig and ModelWeights::Bind, naming the model.
+  virtual absl::Status LoadModel(const ModelSource& source) = 0;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_ENGINE_LOCAL_ENGINE_H_

@@ -1,0 +1,227 @@
+// The one file that knows prometheus-cpp.
+#include "server/observe/metrics.h"
+
+#include <prometheus/collectable.h>
+#include <prometheus/counter.h>
+#include <prometheus/exposer.h>
+#include <prometheus/family.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <exception>
+#include <iterator>
+#include <set>
+#include <sstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+
+namespace ditserve {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+using Labels = std::vector<ClientMetric::Label>;
+
+// Seconds. A pass takes from tens of milliseconds on a large device to many minutes from a disk.
+const prometheus::Histogram::BucketBoundaries& Buckets() {
+  static const auto& buckets = *new prometheus::Histogram::BucketBoundaries(
+      {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000});
+  return buckets;
+}
+
+std::string CodeName(grpc::StatusCode code) {
+  static constexpr const char* kNames[] = {
+      "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+      "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+      "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+      "DATA_LOSS", "UNAUTHENTICATED"};
+  const auto index = static_cast<size_t>(code);
+  return index < std::size(kNames) ? kNames[index] : "UNKNOWN";
+}
+
+// A family whose values are read now.
+class FamilyBuilder {
+ public:
+  FamilyBuilder(MetricType type, const std::string& name, const std::string& help) {
+    family_.type = type;
+    family_.name = name;
+    family_.help = help;
+  }
+
+  FamilyBuilder& Add(const Labels& labels, double value) {
+    ClientMetric metric;
+    metric.label = labels;
+    (family_.type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = value;
+    family_.metric.push_back(std::move(metric));
+    return *this;
+  }
+  FamilyBuilder& Add(const Labels& labels, int64_t value) { return Add(labels, static_cast<double>(value)); }
+
+  MetricFamily Build() { return std::move(family_); }
+
+ private:
+  MetricFamily family_;
+};
+
+FamilyBuilder Gauge(const std::string& name, const std::string& help) { return {MetricType::Gauge, name, help}; }
+FamilyBuilder Counter(const std::string& name, const std::string& help) { return {MetricType::Counter, name, help}; }
+
+MetricFamily WeightsBytes(const ResidencySnapshot& snapshot) {
+  FamilyBuilder family =
+      Gauge("ditserve_weights_bytes", "Parameters in stored bytes by the nearest tier that holds them.");
+  for (const TierBytes& model : snapshot.models) {
+    family.Add({{"model", model.model}, {"tier", "device"}}, model.device_bytes);
+    family.Add({{"model", model.model}, {"tier", "host"}}, model.host_bytes);
+    family.Add({{"model", model.model}, {"tier", "disk"}}, model.disk_bytes);
+  }
+  return family.Build();
+}
+
+// One gauge a memory.
+MetricFamily ByMemory(FamilyBuilder family, int64_t device, int64_t host) {
+  return family.Add({{"memory", "device"}}, device).Add({{"memory", "host"}}, host).Build();
+}
+
+MetricFamily MemoryBytes(const ResidencySnapshot& snapshot) {
+  FamilyBuilder family = Gauge("ditserve_memory_bytes", "Reserved bytes by what they are for.");
+  for (const auto& [memory, usage] : {std::pair("device", snapshot.device), std::pair("host", snapshot.host)}) {
+    family.Add({{"memory", memory}, {"kind", "weights"}}, usage.weights_bytes);
+    family.Add({{"memory", memory}, {"kind", "staging"}}, usage.staging_bytes);
+    family.Add({{"memory", memory}, {"kind", "activations"}}, usage.activations_bytes);
+  }
+  return family.Build();
+}
+
+MetricFamily TransferBytes(const ResidencySnapshot& snapshot) {
+  FamilyBuilder family = Counter("ditserve_transfer_bytes_total", "Bytes moved between two tiers.");
+  for (const TransferTotal& total : snapshot.transfers) {
+    family.Add({{"from", std::string(Name(total.from))}, {"to", std::string(Name(total.to))}}, total.bytes);
+  }
+  return family.Build();
+}
+
+// Reads the engine at every scrape.
+class EngineCollector final : public prometheus::Collectable {
+ public:
+  EngineCollector(const Engine* engine, std::string version) : engine_(*engine), version_(std::move(version)) {}
+
+  std::vector<MetricFamily> Collect() const override {
+    const ResidencySnapshot snapshot = engine_.Residency();
+    int64_t riding = 0, waiting = snapshot.waiting;
+    for (const RiderInfo& rider : snapshot.riders) (rider.waiting ? waiting : riding) += 1;
+    return {
+        WeightsBytes(snapshot),
+        MemoryBytes(snapshot),
+        ByMemory(Gauge("ditserve_memory_budget_bytes", "The budget in force."), snapshot.device.budget_bytes,
+                 snapshot.host.budget_bytes),
+        ByMemory(Gauge("ditserve_memory_peak_bytes", "Most reserved bytes at one time since the start."),
+                 snapshot.device.peak_bytes, snapshot.host.peak_bytes),
+        Gauge("ditserve_device_other_processes_bytes", "Device memory that other processes hold.")
+            .Add({}, snapshot.other_processes_bytes)
+            .Build(),
+        TransferBytes(snapshot),
+        ByMemory(Counter("ditserve_evictions_total", "Copies dropped to make room."), snapshot.evictions[0],
+                 snapshot.evictions[1]),
+        Gauge("ditserve_requests_active", "Admitted requests.")
+            .Add({}, static_cast<int64_t>(snapshot.riders.size()))
+            .Build(),
+        Gauge("ditserve_requests_waiting", "Requests that wait for admission or for the next sweep.")
+            .Add({}, waiting)
+            .Build(),
+        Gauge("ditserve_sweep_riders", "Requests in a sweep.").Add({}, riding).Build(),
+        LoadProgress(),
+        Gauge("ditserve_build_info", "1; the label tells the version.")
+            .Add({{"version", version_}}, int64_t{1})
+            .Build(),
+    };
+  }
+
+ private:
+  MetricFamily LoadProgress() const {
+    FamilyBuilder family = Gauge("ditserve_model_load_progress_ratio", "1 when the model is loaded.");
+    for (const ModelInfo& model : engine_.Models()) {
+      family.Add({{"model", model.name}}, static_cast<int64_t>(model.ready ? 1 : 0));
+    }
+    return family.Build();
+  }
+
+  const Engine& engine_;
+  const std::string version_;
+};
+
+class MetricsImpl final : public Metrics {
+ public:
+  MetricsImpl(const Engine* engine, const std::vector<std::string>& profiles, const std::string& version)
+      : profiles_(profiles.begin(), profiles.end()),
+        engine_(std::make_shared<EngineCollector>(engine, version)),
+        registry_(std::make_shared<prometheus::Registry>()),
+        requests_(prometheus::BuildCounter()
+                      .Name("ditserve_requests_total")
+                      .Help("Calls that have ended, by method and gRPC code.")
+                      .Register(*registry_)),
+        durations_(prometheus::BuildHistogram()
+                       .Name("ditserve_forward_duration_seconds")
+                       .Help("From arrival to the response of answered calls.")
+                       .Register(*registry_)),
+        stages_(prometheus::BuildHistogram()
+                    .Name("ditserve_stage_duration_seconds")
+                    .Help("What answered calls spent their time on.")
+                    .Register(*registry_)) {}
+
+  void OnEnd(const EndedRequest& request) override {
+    requests_.Add({{"rpc", request.rpc}, {"code", CodeName(request.code)}}).Increment();
+    if (request.account == nullptr) return;
+    const std::string profile = profiles_.contains(request.profile) ? request.profile : "inline";
+    Observe(durations_, {{"profile", profile}}, request.account->total);
+    Observe(stages_, {{"stage", "queue"}}, request.account->queue);
+    Observe(stages_, {{"stage", "stall"}}, request.account->stall);
+    Observe(stages_, {{"stage", "compute"}}, request.account->compute);
+  }
+
+  std::string Scrape() const override {
+    std::vector<MetricFamily> families = engine_->Collect();
+    std::vector<MetricFamily> counted = registry_->Collect();
+    std::move(counted.begin(), counted.end(), std::back_inserter(families));
+    std::ostringstream text;
+    prometheus::TextSerializer().Serialize(text, families);
+    return text.str();
+  }
+
+  absl::StatusOr<int> Listen(const std::string& address) override {
+    try {
+      exposer_ = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/2);
+      exposer_->RegisterCollectable(engine_);
+      exposer_->RegisterCollectable(registry_);
+      return exposer_->GetListeningPorts().at(0);
+    } catch (const std::exception& error) {
+      return absl::UnavailableError(absl::StrCat("cannot listen on ", address, " for metrics: ", error.what()));
+    }
+  }
+
+ private:
+  static void Observe(prometheus::Family<prometheus::Histogram>& family, const prometheus::Labels& labels,
+                      absl::Duration duration) {
+    family.Add(labels, Buckets()).Observe(absl::ToDoubleSeconds(duration));
+  }
+
+  const std::set<std::string> profiles_;
+  const std::shared_ptr<EngineCollector> engine_;
+  const std::shared_ptr<prometheus::Registry> registry_;
+  prometheus::Family<prometheus::Counter>& requests_;
+  prometheus::Family<prometheus::Histogram>& durations_;
+  prometheus::Family<prometheus::Histogram>& stages_;
+  std::unique_ptr<prometheus::Exposer> exposer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Metrics> Metrics::Make(const Engine* engine, const std::vector<std::string>& profiles,
+                                       const std::string& version) {
+  return std::make_unique<MetricsImpl>(engine, profiles, version);
+}
+
+}  // namespace ditserve

@@ -1,0 +1,21 @@
+#ifndef DITSERVE_SERVER_RPC_GRPC_STATUS_H_
+#define DITSERVE_SERVER_RPC_GRPC_STATUS_H_
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/status.h>
+
+#include "absl/status/status.h"
+
+namespace ditserve {
+
+// What a client is told of `status`: the same code and message, the message cut where it would not fit into a
+// trailer. Of errors that are ours (Internal, Unknown) it is told no more than that; the message goes to the log.
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// The same for the end of a call. ResourceExhausted carries gRPC's retry hint, the trailer "grpc-retry-pushback-ms".
+// To be called before the call's last operation starts.
+grpc::Status EndOfCall(const absl::Status& status, grpc::CallbackServerContext& context);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_RPC_GRPC_STATUS_H_

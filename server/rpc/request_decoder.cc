@@ -1,0 +1,290 @@
+#include "server/rpc/request_decoder.h"
+
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "core/base/status_macros.h"
+#include "server/rpc/tensor_codec.h"
+
+namespace ditserve {
+namespace {
+
+constexpr int64_t kLatentPixels = 8;  // Pixels of an image that a latent stands for, a side.
+constexpr int64_t kSideStep = 16;     // A patch of 2 x 2 latents.
+constexpr int64_t kMaxTextTokens = 1024;
+
+// A client's word as it is repeated to it.
+std::string Quoted(absl::string_view word) {
+  constexpr size_t kMaxLength = 80;
+  return word.size() <= kMaxLength ? absl::StrCat("\"", word, "\"") : "a name that is too long";
+}
+
+// `"a", "b"`.
+template <typename Items>
+std::string QuotedNames(const Items& items) {
+  return absl::StrJoin(items, ", ",
+                       [](std::string* out, const auto& item) { absl::StrAppend(out, "\"", item.name, "\""); });
+}
+
+// The bits that are all set in a NaN or infinite element of `type`, which is 2 or 4 bytes of floating point.
+uint32_t ExponentBits(at::ScalarType type) {
+  if (type == at::ScalarType::Float) return 0x7F800000;
+  return type == at::ScalarType::Half ? 0x7C00 : 0x7F80;
+}
+
+template <typename Bits>
+int64_t FirstNonFinite(const at::Tensor& tensor) {
+  const Bits exponent = static_cast<Bits>(ExponentBits(tensor.scalar_type()));
+  const auto* data = static_cast<const char*>(tensor.const_data_ptr());
+  const int64_t count = tensor.numel();
+  for (int64_t i = 0; i < count; ++i) {
+    Bits bits;
+    std::memcpy(&bits, data + i * sizeof(Bits), sizeof(Bits));
+    if ((bits & exponent) == exponent) return i;
+  }
+  return count;
+}
+
+// Written out, because LibTorch's kernels would start a team of threads on each of gRPC's.
+absl::Status CheckFinite(const at::Tensor& tensor, absl::string_view field) {
+  const int64_t first =
+      tensor.element_size() == 4 ? FirstNonFinite<uint32_t>(tensor) : FirstNonFinite<uint16_t>(tensor);
+  if (first == tensor.numel()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ".data: element ", first, " is NaN or infinite"));
+}
+
+absl::Status CheckShape(const at::Tensor& tensor, c10::IntArrayRef expected, absl::string_view meaning,
+                        absl::string_view field) {
+  if (tensor.sizes() == expected) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ".shape: ", ShapeText(tensor.sizes()), ", expected ",
+                                                 ShapeText(expected), " (", meaning, ")"));
+}
+
+absl::Status CheckRank(const at::Tensor& tensor, int64_t rank, absl::string_view meaning, absl::string_view field) {
+  if (tensor.dim() == rank) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ".shape: ", ShapeText(tensor.sizes()), ", expected ", rank, " dimensions ", meaning));
+}
+
+absl::StatusOr<at::Tensor> FloatingTensor(const v1::Tensor& proto, absl::string_view field) {
+  DITSERVE_ASSIGN_OR_RETURN(at::Tensor tensor, ViewTensor(proto, field));
+  switch (tensor.scalar_type()) {
+    case at::ScalarType::Float:
+    case at::ScalarType::BFloat16:
+    case at::ScalarType::Half:
+      return tensor;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat(field, ".dtype: ", Name(proto.dtype()), ", expected float32, bfloat16 or float16"));
+  }
+}
+
+// Shape [batch, T, width].
+absl::StatusOr<at::Tensor> DecodePrompt(const v1::Tensor& proto, int64_t batch, int64_t width) {
+  constexpr absl::string_view kField = "prompt_emb";
+  constexpr absl::string_view kMeaning = "[B, T, joint_attention_dim]";
+  DITSERVE_ASSIGN_OR_RETURN(at::Tensor prompt, FloatingTensor(proto, kField));
+  DITSERVE_RETURN_IF_ERROR(CheckRank(prompt, 3, kMeaning, kField));
+  const int64_t tokens = prompt.size(1);
+  if (tokens > kMaxTextTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kField, ".shape: ", tokens, " tokens, expected at most ", kMaxTextTokens));
+  }
+  DITSERVE_RETURN_IF_ERROR(CheckShape(prompt, {batch, tokens, width}, kMeaning, kField));
+  return prompt;
+}
+
+// Whether an element of a mask counts: anything but zero, of either sign.
+bool Counts(const char* element, size_t size, bool floating) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, element, size);
+  if (floating) bits &= ~(uint64_t{1} << (8 * size - 1));
+  return bits != 0;
+}
+
+// Shape [B, T] bool. `tokens`: T.
+absl::StatusOr<at::Tensor> DecodeMask(const v1::Tensor& proto, int64_t batch, int64_t tokens) {
+  constexpr absl::string_view kField = "prompt_emb_mask";
+  DITSERVE_ASSIGN_OR_RETURN(const at::Tensor given, ViewTensor(proto, kField));
+  if (proto.dtype() == v1::DTYPE_FLOAT8_E4M3FN) {
+    return absl::InvalidArgumentError(absl::StrCat(kField, ".dtype: float8_e4m3fn, expected any other dtype"));
+  }
+  DITSERVE_RETURN_IF_ERROR(CheckShape(given, {batch, tokens}, "[B, T] of prompt_emb", kField));
+  at::Tensor mask = at::empty({batch, tokens}, at::TensorOptions().dtype(at::kBool));
+  const size_t size = given.element_size();
+  const auto* from = static_cast<const char*>(given.const_data_ptr());
+  bool* to = mask.mutable_data_ptr<bool>();
+  for (int64_t row = 0; row < batch; ++row) {
+    bool any = false;
+    for (int64_t token = 0; token < tokens; ++token, from += size) {
+      any |= * to++ = Counts(from, size, given.is_floating_point());
+    }
+    if (!any) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(kField, ".data: row ", row, " is all zero, expected at least one token that counts"));
+    }
+  }
+  return mask;
+}
+
+// A key that is left out is an empty string.
+std::optional<std::string> Given(const std::string& value) {
+  return value.empty() ? std::nullopt : std::optional<std::string>(value);
+}
+
+VramConfig FromProto(const v1::VramConfig& proto) {
+  VramConfig config;
+  config.offload_dtype = Given(proto.offload_dtype());
+  config.offload_device = Given(proto.offload_device());
+  config.onload_dtype = Given(proto.onload_dtype());
+  config.onload_device = Given(proto.onload_device());
+  config.preparing_dtype = Given(proto.preparing_dtype());
+  config.preparing_device = Given(proto.preparing_device());
+  config.computation_dtype = Given(proto.computation_dtype());
+  config.computation_device = Given(proto.computation_device());
+  config.module_map.insert(proto.module_map().begin(), proto.module_map().end());
+  return config;
+}
+
+absl::StatusOr<v1::OutputLayout> DecodeLayout(v1::OutputLayout layout) {
+  switch (layout) {
+    case v1::OUTPUT_LAYOUT_UNSPECIFIED:
+    case v1::OUTPUT_LAYOUT_PATCHES:
+      return v1::OUTPUT_LAYOUT_PATCHES;
+    case v1::OUTPUT_LAYOUT_LATENTS:
+      return v1::OUTPUT_LAYOUT_LATENTS;
+    default:
+      return absl::InvalidArgumentError(absl::StrCat("output_layout: ", static_cast<int>(layout),
+                                                     ", expected OUTPUT_LAYOUT_PATCHES or OUTPUT_LAYOUT_LATENTS"));
+  }
+}
+
+absl::StatusOr<Priority> DecodePriority(v1::Priority priority) {
+  switch (priority) {
+    case v1::PRIORITY_UNSPECIFIED:
+    case v1::PRIORITY_INTERACTIVE:
+      return Priority::kInteractive;
+    case v1::PRIORITY_BATCH:
+      return Priority::kBatch;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("priority: ", static_cast<int>(priority), ", expected PRIORITY_INTERACTIVE or PRIORITY_BATCH"));
+  }
+}
+
+absl::StatusOr<JoinPolicy> DecodeJoin(v1::Join join) {
+  switch (join) {
+    case v1::JOIN_UNSPECIFIED:
+    case v1::JOIN_AUTO:
+      return JoinPolicy::kAuto;
+    case v1::JOIN_IMMEDIATE:
+      return JoinPolicy::kImmediate;
+    case v1::JOIN_WAIT:
+      return JoinPolicy::kWait;
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("join: ", static_cast<int>(join), ", expected JOIN_AUTO, JOIN_IMMEDIATE or JOIN_WAIT"));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<ModelInfo> FindModel(const std::vector<ModelInfo>& models, const std::string& name) {
+  if (models.empty()) return absl::UnavailableError("model: none is loaded yet");
+  if (name.empty() && models.size() > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("model: not given, expected one of ", QuotedNames(models)));
+  }
+  const auto found = name.empty() ? models.begin()
+                                  : std::find_if(models.begin(), models.end(),
+                                                 [&](const ModelInfo& info) { return info.name == name; });
+  if (found == models.end()) {
+    return absl::NotFoundError(absl::StrCat("model: ", Quoted(name), ", expected one of ", QuotedNames(models)));
+  }
+  if (!found->ready) return absl::UnavailableError(absl::StrCat("model: \"", found->name, "\" is still loading"));
+  return *found;
+}
+
+absl::StatusOr<DecodedForward> RequestDecoder::Decode(const v1::ForwardRequest& request,
+                                                      const std::vector<ModelInfo>& models) const {
+  DITSERVE_ASSIGN_OR_RETURN(const ModelInfo model, FindModel(models, request.model()));
+  DecodedForward decoded;
+  decoded.model = model.model;
+  decoded.call.model = model.name;
+  DITSERVE_ASSIGN_OR_RETURN(decoded.layout, DecodeLayout(request.output_layout()));
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.priority, DecodePriority(request.priority()));
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.join, DecodeJoin(request.join()));
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.profile, DecodeProfile(request));
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.inputs, DecodeInputs(request, model.model->config()));
+  return decoded;
+}
+
+absl::StatusOr<ForwardInputs> RequestDecoder::DecodeInputs(const v1::ForwardRequest& request,
+                                                           const QwenImageDiTConfig& config) const {
+  ForwardInputs inputs;
+  DITSERVE_ASSIGN_OR_RETURN(inputs.latents, DecodeLatents(request, config));
+  const int64_t batch = inputs.latents.size(0);
+  DITSERVE_ASSIGN_OR_RETURN(inputs.timestep, FloatingTensor(request.timestep(), "timestep"));
+  DITSERVE_RETURN_IF_ERROR(CheckShape(inputs.timestep, {batch}, "[B] of latents", "timestep"));
+  DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb, DecodePrompt(request.prompt_emb(), batch, config.joint_attention_dim));
+  if (request.has_prompt_emb_mask()) {
+    DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb_mask,
+                              DecodeMask(request.prompt_emb_mask(), batch, inputs.prompt_emb.size(1)));
+  }
+  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.latents, "latents"));
+  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.timestep, "timestep"));
+  DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.prompt_emb, "prompt_emb"));
+  return inputs;
+}
+
+absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const v1::ForwardRequest& request,
+                                                         const QwenImageDiTConfig& config) const {
+  DITSERVE_RETURN_IF_ERROR(CheckSide(request.height(), "height"));
+  DITSERVE_RETURN_IF_ERROR(CheckSide(request.width(), "width"));
+  DITSERVE_ASSIGN_OR_RETURN(at::Tensor latents, FloatingTensor(request.latents(), "latents"));
+  DITSERVE_RETURN_IF_ERROR(CheckRank(latents, 4, "[B, 16, H/8, W/8]", "latents"));
+  const int64_t batch = latents.size(0);
+  if (batch > limits_.max_batch) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("latents.shape: a batch of ", batch, ", expected at most ", limits_.max_batch));
+  }
+  const int64_t channels = config.in_channels / (config.patch_size * config.patch_size);
+  DITSERVE_RETURN_IF_ERROR(
+      CheckShape(latents, {batch, channels, request.height() / kLatentPixels, request.width() / kLatentPixels},
+                 "[B, 16, height/8, width/8]", "latents"));
+  return latents;
+}
+
+absl::Status RequestDecoder::CheckSide(int64_t pixels, absl::string_view field) const {
+  if (pixels >= kSideStep && pixels <= limits_.max_side && pixels % kSideStep == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", pixels, ", expected a multiple of ", kSideStep, " from ",
+                                                 kSideStep, " to ", limits_.max_side));
+}
+
+absl::StatusOr<Profile> RequestDecoder::DecodeProfile(const v1::ForwardRequest& request) const {
+  absl::StatusOr<Profile> profile =
+      request.has_vram_config()
+          ? ResolveProfile("", FromProto(request.vram_config()), std::nullopt, catalogue_.target, "vram_config")
+          : ConfiguredProfile(request.has_profile() ? request.profile() : catalogue_.default_profile);
+  if (profile.ok() && request.has_vram_limit_gib()) {
+    DITSERVE_ASSIGN_OR_RETURN(profile->vram_limit_bytes,
+                              VramLimitBytes(request.vram_limit_gib().value(), "vram_limit_gib"));
+  }
+  return profile;
+}
+
+absl::StatusOr<Profile> RequestDecoder::ConfiguredProfile(const std::string& name) const {
+  const auto& profiles = catalogue_.profiles;
+  const auto found =
+      std::find_if(profiles.begin(), profiles.end(), [&](const Profile& profile) { return profile.name == name; });
+  if (found != profiles.end()) return *found;
+  return absl::NotFoundError(absl::StrCat("profile: ", Quoted(name), ", expected one of ", QuotedNames(profiles)));
+}
+
+}  // namespace ditserve

@@ -1,0 +1,58 @@
+#include "server/rpc/residency_encoder.h"
+
+#include "server/rpc/response_encoder.h"
+
+namespace ditserve {
+namespace {
+
+void Encode(const TierBytes& bytes, v1::ModelResidency& proto) {
+  proto.set_model(bytes.model);
+  proto.set_device_bytes(bytes.device_bytes);
+  proto.set_host_bytes(bytes.host_bytes);
+  proto.set_disk_bytes(bytes.disk_bytes);
+}
+
+void Encode(const RiderInfo& rider, v1::Rider& proto) {
+  proto.set_model(rider.model);
+  proto.set_profile(rider.profile);
+  proto.set_modules_done(rider.modules_done);
+  proto.set_modules_total(rider.modules_total);
+  proto.set_priority(rider.priority == Priority::kBatch ? v1::PRIORITY_BATCH : v1::PRIORITY_INTERACTIVE);
+  proto.set_waiting(rider.waiting);
+  EncodeDuration(rider.stall, *proto.mutable_stall());
+}
+
+void Encode(const TransferTotal& total, v1::TransferTotal& proto) {
+  proto.set_from(std::string(Name(total.from)));
+  proto.set_to(std::string(Name(total.to)));
+  proto.set_bytes(total.bytes);
+}
+
+}  // namespace
+
+void EncodeMemory(const ResidencySnapshot& snapshot, Memory memory, v1::MemoryUse& proto) {
+  const bool device = memory == Memory::kDevice;
+  const MemoryUsage& usage = device ? snapshot.device : snapshot.host;
+  proto.set_memory(device ? "device" : "host");
+  proto.set_budget_bytes(usage.budget_bytes);
+  proto.set_weights_bytes(usage.weights_bytes);
+  proto.set_staging_bytes(usage.staging_bytes);
+  proto.set_activations_bytes(usage.activations_bytes);
+  proto.set_peak_bytes(usage.peak_bytes);
+  proto.set_wanted_budget_bytes(usage.wanted_bytes);
+  proto.set_evictions(snapshot.evictions[static_cast<size_t>(memory)]);
+}
+
+void EncodeResidency(const ResidencySnapshot& snapshot, v1::GetResidencyResponse& response) {
+  response.set_device(snapshot.device_name);
+  for (const Memory memory : {Memory::kDevice, Memory::kHost}) {
+    EncodeMemory(snapshot, memory, *response.add_memories());
+  }
+  for (const TierBytes& model : snapshot.models) Encode(model, *response.add_models());
+  for (const RiderInfo& rider : snapshot.riders) Encode(rider, *response.add_riders());
+  for (const TransferTotal& total : snapshot.transfers) Encode(total, *response.add_transfers());
+  response.set_waiting(snapshot.waiting);
+  response.set_other_processes_bytes(snapshot.other_processes_bytes);
+}
+
+}  // namespace ditserve

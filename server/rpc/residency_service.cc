@@ -1,0 +1,177 @@
+#include "server/rpc/residency_service.h"
+
+#include <grpcpp/alarm.h>
+
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "core/base/status_macros.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/residency_encoder.h"
+#include "server/rpc/response_encoder.h"
+
+namespace ditserve {
+namespace {
+
+constexpr absl::Duration kShortestInterval = absl::Milliseconds(100);
+constexpr absl::Duration kLongestInterval = absl::Seconds(60);
+constexpr absl::Duration kUsualInterval = absl::Seconds(1);
+
+absl::StatusOr<absl::Duration> DecodeInterval(const v1::WatchResidencyRequest& request) {
+  if (!request.has_interval()) return kUsualInterval;
+  const absl::Duration interval =
+      absl::Seconds(request.interval().seconds()) + absl::Nanoseconds(request.interval().nanos());
+  if (interval >= kShortestInterval && interval <= kLongestInterval) return interval;
+  return absl::InvalidArgumentError(
+      absl::StrCat("interval: ", absl::FormatDuration(interval), ", expected 0.1 to 60 seconds"));
+}
+
+absl::StatusOr<Memory> DecodeMemory(const std::string& memory) {
+  if (memory == "device") return Memory::kDevice;
+  if (memory == "host") return Memory::kHost;
+  return absl::InvalidArgumentError("memory: expected \"device\" or \"host\"");
+}
+
+absl::Status SetBudgetIn(Engine& engine, const v1::SetBudgetRequest& request, v1::SetBudgetResponse& response) {
+  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request.memory()));
+  if (request.budget_bytes() < 0) {
+    return absl::InvalidArgumentError(absl::StrCat("budget_bytes: ", request.budget_bytes(), ", expected 0 or more"));
+  }
+  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(memory, request.budget_bytes()));
+  EncodeMemory(engine.Residency(), memory, *response.mutable_memory());
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// Serves one WatchResidency: writes, waits, writes. Only the next message is ever held, whatever the client's pace.
+//
+// Ownership: shared by the service, until OnDone, and the alarm's callback.
+class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::WatchResidencyResponse>,
+                                        public std::enable_shared_from_this<Watcher> {
+ public:
+  Watcher(ResidencyService* service, absl::Duration interval) : service_(*service), interval_(interval) {}
+
+  void Begin() { Tell(); }
+
+  // The stream ends as soon as no write is under way.
+  void End(grpc::Status why) ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    if (!end_) end_ = std::move(why);
+    if (waiting_) alarm_.Cancel();  // Its callback finishes.
+  }
+
+  void OnCancel() override { End(grpc::Status::CANCELLED); }
+
+  void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mutex_) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!ok && !end_) end_ = grpc::Status::CANCELLED;
+      waiting_ = !end_;
+      if (waiting_) {
+        alarm_.Set(absl::ToChronoTime(absl::Now() + interval_), [self = shared_from_this()](bool) { self->OnAlarm(); });
+        return;
+      }
+    }
+    FinishNow();
+  }
+
+  void OnDone() override {
+    absl::MutexLock lock(&service_.mutex_);
+    service_.watchers_.erase(shared_from_this());
+  }
+
+ private:
+  void OnAlarm() ABSL_LOCKS_EXCLUDED(mutex_) {
+    bool ends = false;
+    {
+      absl::MutexLock lock(&mutex_);
+      waiting_ = false;
+      ends = end_.has_value();
+    }
+    if (ends) {
+      FinishNow();
+    } else {
+      Tell();
+    }
+  }
+
+  void Tell() {
+    message_.Clear();
+    const ResidencySnapshot snapshot = service_.engine_.Residency();
+    EncodeResidency(snapshot, *message_.mutable_residency());
+    EncodeDuration(snapshot.time, *message_.mutable_time());
+    StartWrite(&message_);
+  }
+
+  void FinishNow() ABSL_LOCKS_EXCLUDED(mutex_) {
+    grpc::Status why;
+    {
+      absl::MutexLock lock(&mutex_);
+      why = *end_;
+    }
+    Finish(why);
+  }
+
+  ResidencyService& service_;
+  const absl::Duration interval_;
+  v1::WatchResidencyResponse message_;
+  absl::Mutex mutex_;
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;  // For the alarm.
+  std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mutex_);
+  grpc::Alarm alarm_;
+};
+
+ResidencyService::ResidencyService(Engine* engine) : engine_(*engine) {}
+ResidencyService::~ResidencyService() = default;
+
+void ResidencyService::Close() {
+  std::set<std::shared_ptr<Watcher>> watchers;
+  {
+    absl::MutexLock lock(&mutex_);
+    closed_ = true;
+    watchers = watchers_;
+  }
+  for (const auto& watcher : watchers) watcher->End({grpc::StatusCode::UNAVAILABLE, "the server is stopping"});
+}
+
+grpc::ServerUnaryReactor* ResidencyService::GetResidency(grpc::CallbackServerContext* context,
+                                                         const v1::GetResidencyRequest*,
+                                                         v1::GetResidencyResponse* response) {
+  EncodeResidency(engine_.Residency(), *response);
+  auto* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerWriteReactor<v1::WatchResidencyResponse>* ResidencyService::WatchResidency(
+    grpc::CallbackServerContext*, const v1::WatchResidencyRequest* request) {
+  const absl::StatusOr<absl::Duration> interval = DecodeInterval(*request);
+  const auto watcher = std::make_shared<Watcher>(this, interval.value_or(kUsualInterval));
+  bool closed = false;
+  {
+    absl::MutexLock lock(&mutex_);
+    watchers_.insert(watcher);
+    closed = closed_;
+  }
+  if (!interval.ok()) {
+    watcher->Finish(ToGrpcStatus(interval.status()));
+  } else if (closed) {
+    watcher->Finish({grpc::StatusCode::UNAVAILABLE, "the server is stopping"});
+  } else {
+    watcher->Begin();
+  }
+  return watcher.get();
+}
+
+grpc::ServerUnaryReactor* ResidencyService::SetBudget(grpc::CallbackServerContext* context,
+                                                      const v1::SetBudgetRequest* request,
+                                                      v1::SetBudgetResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(SetBudgetIn(engine_, *request, *response)));
+  return reactor;
+}
+
+}  // namespace ditserve

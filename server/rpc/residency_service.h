@@ -1,0 +1,45 @@
+#ifndef DITSERVE_SERVER_RPC_RESIDENCY_SERVICE_H_
+#define DITSERVE_SERVER_RPC_RESIDENCY_SERVICE_H_
+
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "ditserve/v1/residency_service.grpc.pb.h"
+#include "server/engine/engine.h"
+
+namespace ditserve {
+
+// Tells where every byte is, and changes budgets.
+//
+// Thread safety: thread-safe. Ownership: `engine` must outlive it; it must outlive the gRPC server.
+class ResidencyService final : public v1::ResidencyService::CallbackService {
+ public:
+  explicit ResidencyService(Engine* engine);
+  ~ResidencyService() override;
+
+  // Ends all Watch streams with UNAVAILABLE.
+  void Close() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  grpc::ServerUnaryReactor* GetResidency(grpc::CallbackServerContext* context, const v1::GetResidencyRequest* request,
+                                         v1::GetResidencyResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchResidencyResponse>* WatchResidency(
+      grpc::CallbackServerContext* context, const v1::WatchResidencyRequest* request) override
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  grpc::ServerUnaryReactor* SetBudget(grpc::CallbackServerContext* context, const v1::SetBudgetRequest* request,
+                                      v1::SetBudgetResponse* response) override;
+
+ private:
+  class Watcher;
+
+  Engine& engine_;
+  absl::Mutex mutex_;
+  bool closed_ ABSL_GUARDED_BY(mutex_) = false;
+  std::set<std::shared_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_RPC_RESIDENCY_SERVICE_H_

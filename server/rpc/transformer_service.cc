@@ -1,0 +1,258 @@
+#include "server/rpc/transformer_service.h"
+
+#include <grpc/support/time.h>
+
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "models/errors.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/response_encoder.h"
+
+namespace ditserve {
+namespace {
+
+// The client's deadline. gRPC counts the time that is left on the monotonic clock, so a step of the wall clock before
+// now has no part in it.
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_MONOTONIC);
+  if (gpr_time_cmp(deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0) return absl::InfiniteFuture();
+  const gpr_timespec left = gpr_time_sub(deadline, gpr_now(GPR_CLOCK_MONOTONIC));
+  return absl::Now() + absl::Seconds(left.tv_sec) + absl::Nanoseconds(left.tv_nsec);
+}
+
+OutputForm FormOf(const v1::ForwardRequest& request, const DecodedForward& decoded) {
+  return {decoded.layout, request.height(), request.width(), decoded.model};
+}
+
+// Tells an observer how one call ended.
+class Report {
+ public:
+  Report(RequestObserver* observer, const char* rpc) : observer_(observer), rpc_(rpc) {}
+
+  void SetProfile(const std::string& profile) { profile_ = profile; }
+  void Send(const grpc::Status& status, const ForwardAccount* account = nullptr) const {
+    if (observer_ != nullptr) observer_->OnEnd({rpc_, status.error_code(), profile_, account});
+  }
+
+ private:
+  RequestObserver* const observer_;
+  const char* const rpc_;
+  std::string profile_;
+};
+
+absl::Status ClientIsGone() { return absl::CancelledError("the call was cancelled"); }
+
+// Serves one Forward. gRPC calls OnCancel and OnDone after the handler has returned, which is after Submit, and OnDone
+// after Finish, which only the engine's `done` calls: `this` and `call_` are there whenever they are used.
+class ForwardReactor final : public grpc::ServerUnaryReactor {
+ public:
+  ForwardReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, v1::ForwardResponse* response,
+                 Report report)
+      : slot_(std::move(slot)), context_(*context), response_(*response), report_(std::move(report)) {}
+
+  void Submit(Engine& engine, ForwardCall call, const OutputForm& form) {
+    report_.SetProfile(call.profile.name);
+    call_ = engine.Submit(std::move(call), nullptr, [this, form](absl::StatusOr<ForwardResult> result) {
+      std::optional<ForwardAccount> account;
+      if (result.ok()) account = result->account;
+      const absl::Status status = result.ok() ? EncodeResponse(*std::move(result), form, response_) : result.status();
+      slot_ = {};
+      const grpc::Status end = EndOfCall(status, context_);
+      report_.Send(end, end.ok() ? &*account : nullptr);
+      Finish(end);
+    });
+  }
+
+  void OnCancel() override {
+    if (call_ != nullptr) call_->Cancel(ClientIsGone());
+  }
+
+  void OnDone() override { delete this; }
+
+ private:
+  CallSlots::Slot slot_;
+  grpc::CallbackServerContext& context_;
+  v1::ForwardResponse& response_;
+  Report report_;
+  std::shared_ptr<ForwardHandle> call_;
+};
+
+// Serves one ForwardStream. While a message is on its way to the client only the newest progress is kept, so a slow
+// client costs one message and never holds up the engine; the response always comes last.
+//
+// Ownership: its own until OnDone, and shared with the engine's callbacks, of which `progress` may come late.
+class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardStreamResponse> {
+ public:
+  static std::shared_ptr<ForwardStreamReactor> Make(CallSlots::Slot slot, grpc::CallbackServerContext* context,
+                                                    Report report) {
+    auto reactor = std::make_shared<ForwardStreamReactor>(std::move(slot), context, std::move(report));
+    reactor->self_ = reactor;
+    return reactor;
+  }
+
+  ForwardStreamReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, Report report)
+      : slot_(std::move(slot)), context_(*context), report_(std::move(report)) {}
+
+  void Submit(Engine& engine, ForwardCall call, const OutputForm& form) {
+    report_.SetProfile(call.profile.name);
+    ForwardProgress queued;
+    queued.modules_total = static_cast<int>(form.model->modules().size());
+    OnProgress(queued);
+    call_ = engine.Submit(
+        std::move(call), [self = self_](const ForwardProgress& progress) { self->OnProgress(progress); },
+        [self = self_, form](absl::StatusOr<ForwardResult> result) { self->OnResult(std::move(result), form); });
+  }
+
+  void OnCancel() override {
+    if (call_ != nullptr) call_->Cancel(ClientIsGone());
+  }
+
+  void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mutex_) {
+    std::optional<ForwardProgress> next;
+    bool end;
+    {
+      absl::MutexLock lock(&mutex_);
+      end = outcome_.has_value();
+      if (ok) next = std::exchange(newest_, std::nullopt);
+      writing_ = end || next.has_value();
+    }
+    if (end) {
+      End();
+    } else if (next) {
+      Write(*next);
+    }
+  }
+
+  void OnDone() override {
+    call_.reset();  // It may hold the callbacks that hold this.
+    self_.reset();
+  }
+
+ private:
+  void OnProgress(const ForwardProgress& progress) ABSL_LOCKS_EXCLUDED(mutex_) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (outcome_) return;
+      if (writing_) {
+        newest_ = progress;
+        return;
+      }
+      writing_ = true;
+    }
+    Write(progress);
+  }
+
+  void OnResult(absl::StatusOr<ForwardResult> result, const OutputForm& form) ABSL_LOCKS_EXCLUDED(mutex_) {
+    std::optional<ForwardAccount> account;
+    if (result.ok()) account = result->account;
+    const absl::Status status =
+        result.ok() ? EncodeResponse(*std::move(result), form, *response_.mutable_response()) : result.status();
+    slot_ = {};
+    report_.Send(ToGrpcStatus(status), status.ok() ? &*account : nullptr);
+    {
+      absl::MutexLock lock(&mutex_);
+      outcome_ = status;
+      if (writing_) return;
+      writing_ = true;
+    }
+    End();
+  }
+
+  // The next three run while `writing_` is set by their caller: one at a time.
+  void Write(const ForwardProgress& progress) {
+    EncodeProgress(progress, *message_.mutable_progress());
+    StartWrite(&message_);
+  }
+
+  void End() ABSL_LOCKS_EXCLUDED(mutex_) {
+    const absl::Status status = Outcome();
+    if (status.ok()) {
+      StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+    } else {
+      Finish(EndOfCall(status, context_));
+    }
+  }
+
+  absl::Status Outcome() ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return *outcome_;
+  }
+
+  CallSlots::Slot slot_;
+  grpc::CallbackServerContext& context_;
+  Report report_;
+  std::shared_ptr<ForwardStreamReactor> self_;
+  std::shared_ptr<ForwardHandle> call_;
+  v1::ForwardStreamResponse message_;   // Progress that is being written.
+  v1::ForwardStreamResponse response_;  // What ends the stream.
+
+  absl::Mutex mutex_;
+  bool writing_ ABSL_GUARDED_BY(mutex_) = false;                   // An operation of gRPC's is under way.
+  std::optional<ForwardProgress> newest_ ABSL_GUARDED_BY(mutex_);  // To be written next.
+  std::optional<absl::Status> outcome_ ABSL_GUARDED_BY(mutex_);    // The engine is done.
+};
+
+}  // namespace
+
+TransformerService::TransformerService(Engine* engine, RequestDecoder decoder, int max_concurrent_calls,
+                                       RequestObserver* observer)
+    : engine_(*engine), decoder_(std::move(decoder)), slots_(max_concurrent_calls), observer_(observer) {}
+
+absl::StatusOr<TransformerService::Accepted> TransformerService::Accept(const grpc::CallbackServerContext& context,
+                                                                        const v1::ForwardRequest& request) {
+  Accepted accepted;
+  accepted.slot = slots_.Take();
+  if (!accepted.slot) {
+    return absl::ResourceExhaustedError(absl::StrCat("max_concurrent_calls: ", slots_.limit(),
+                                                     " calls are being served, which is this server's limit"));
+  }
+  absl::StatusOr<DecodedForward> decoded;
+  const absl::Status caught = CatchStatus([&] { decoded = decoder_.Decode(request, engine_.Models()); });
+  if (!caught.ok()) return caught;
+  if (!decoded.ok()) return decoded.status();
+  accepted.decoded = *std::move(decoded);
+  accepted.decoded.call.deadline = DeadlineOf(context);
+  return accepted;
+}
+
+grpc::ServerUnaryReactor* TransformerService::Forward(grpc::CallbackServerContext* context,
+                                                      const v1::ForwardRequest* request,
+                                                      v1::ForwardResponse* response) {
+  Report report(observer_, "Forward");
+  absl::StatusOr<Accepted> accepted = Accept(*context, *request);
+  if (!accepted.ok()) {
+    const grpc::Status end = EndOfCall(accepted.status(), *context);
+    report.Send(end);
+    auto* refusal = context->DefaultReactor();
+    refusal->Finish(end);
+    return refusal;
+  }
+  const OutputForm form = FormOf(*request, accepted->decoded);
+  auto* reactor = new ForwardReactor(std::move(accepted->slot), context, response, std::move(report));
+  reactor->Submit(engine_, std::move(accepted->decoded.call), form);
+  return reactor;
+}
+
+grpc::ServerWriteReactor<v1::ForwardStreamResponse>* TransformerService::ForwardStream(
+    grpc::CallbackServerContext* context, const v1::ForwardStreamRequest* request) {
+  Report report(observer_, "ForwardStream");
+  absl::StatusOr<Accepted> accepted = Accept(*context, request->request());
+  if (!accepted.ok()) {
+    const grpc::Status end = EndOfCall(accepted.status(), *context);
+    report.Send(end);
+    const auto refusal = ForwardStreamReactor::Make({}, context, std::move(report));
+    refusal->Finish(end);
+    return refusal.get();
+  }
+  const OutputForm form = FormOf(request->request(), accepted->decoded);
+  const auto reactor = ForwardStreamReactor::Make(std::move(accepted->slot), context, std::move(report));
+  reactor->Submit(engine_, std::move(accepted->decoded.call), form);
+  return reactor.get();
+}
+
+}  // namespace ditserve

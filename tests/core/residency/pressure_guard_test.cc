@@ -1,0 +1,64 @@
+#include "core/residency/pressure_guard.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/testing/residency_fixture.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve {
+namespace {
+
+using Fixture = ResidencyFixture;
+constexpr int64_t kCopy = Fixture::kCopyBytes;
+constexpr int kModules = Fixture::kModules;
+constexpr int64_t kReserve = (int64_t{1} << 40) / 50;  // Of the fake device's memory.
+
+class PressureGuardTest : public ::testing::Test {
+ protected:
+  PressureGuardTest() : fixture_(kModules, 4), guard_(&fixture_.device, &fixture_.ledger, &*fixture_.manager) {
+    EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
+    fixture_.Settle();
+  }
+  int64_t budget() { return fixture_.ledger.Usage(Memory::kDevice).wanted_bytes; }
+
+  Fixture fixture_;
+  PressureGuard guard_;
+};
+
+TEST_F(PressureGuardTest, WithoutPressureNothingChanges) {
+  EXPECT_THAT(guard_.Check(), IsOk());
+  EXPECT_EQ(budget(), kModules * kCopy);
+}
+
+TEST_F(PressureGuardTest, GivesBackWhatOthersNeed) {
+  fixture_.device.SetAvailable(kReserve - 5 * kCopy);
+  EXPECT_THAT(guard_.Check(), IsOk());
+  EXPECT_EQ(budget(), (kModules - 5) * kCopy);
+  EXPECT_EQ(fixture_.device.allocated_bytes(Memory::kDevice), (kModules - 5) * kCopy);
+}
+
+TEST_F(PressureGuardTest, TakesItAgainWhenTheyLeave) {
+  fixture_.device.SetAvailable(kReserve - 5 * kCopy);
+  EXPECT_THAT(guard_.Check(), IsOk());
+  fixture_.device.SetAvailable(int64_t{1} << 40);
+  EXPECT_THAT(guard_.Check(), IsOk());
+  EXPECT_EQ(budget(), kModules * kCopy);
+  EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_EQ(fixture_.device_weights(), kModules * kCopy);
+}
+
+TEST_F(PressureGuardTest, NeverExceedsWhatWasConfigured) {
+  EXPECT_THAT(guard_.SetBudget(Memory::kDevice, 3 * kCopy), IsOk());
+  EXPECT_THAT(guard_.Check(), IsOk());
+  EXPECT_EQ(budget(), 3 * kCopy);
+}
+
+TEST_F(PressureGuardTest, LeavesTheTransferSlots) {
+  fixture_.device.SetAvailable(0);
+  EXPECT_THAT(guard_.Check(), IsOk());
+  EXPECT_EQ(fixture_.ledger.Usage(Memory::kHost).wanted_bytes, fixture_.transfers->staging_bytes());
+  EXPECT_EQ(budget(), 0);
+}
+
+}  // namespace
+}  // namespace ditserve

@@ -1,0 +1,291 @@
+#include "core/residency/residency_manager.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "tests/testing/residency_fixture.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve {
+namespace {
+
+using Fixture = ResidencyFixture;
+using Pass = ResidencyFixture::Pass;
+constexpr int kModules = Fixture::kModules;
+constexpr int64_t kCopy = Fixture::kCopyBytes;
+constexpr int64_t kModel = kModules * kCopy;
+
+TEST(ResidencyManagerTest, APassGivesTheCheckpointsValuesInOrder) {
+  Fixture fixture(4);
+  Pass pass(fixture, Fixture::Disk());
+  EXPECT_THAT(pass.Wait(), IsOk());
+  EXPECT_EQ(pass.account().modules_done, kModules);
+  EXPECT_EQ(pass.account().disk_read_bytes, kModel);
+  EXPECT_EQ(pass.account().device_copy_bytes, kModel);
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, TheDiskProfileLeavesNothingBehind) {
+  Fixture fixture(2 * kModules, kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());
+  fixture.Settle();
+  EXPECT_EQ(fixture.device_weights(), 0);
+  EXPECT_EQ(fixture.host_weights(), 0);
+  fixture.ReleaseIdle();
+  EXPECT_EQ(fixture.device.allocated_bytes(Memory::kDevice), 0);
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
+}
+
+TEST(ResidencyManagerTest, AResidentProfileReadsEachModuleOnce) {
+  Fixture fixture(kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_EQ(fixture.device_weights(), kModel);
+  Pass second(fixture, Fixture::Resident());
+  EXPECT_THAT(second.Wait(), IsOk());
+  EXPECT_EQ(second.account().disk_read_bytes, 0);
+  EXPECT_EQ(second.account().device_copy_bytes, 0);
+  fixture.ReleaseIdle();
+  EXPECT_EQ(fixture.device_weights(), kModel) << "it rests on the device";
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, HostOffloadKeepsTheHostsCopiesAlone) {
+  Fixture fixture(3, kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::HostOffload()).Wait(), IsOk());
+  fixture.Settle();
+  EXPECT_EQ(fixture.host_weights(), kModel);
+  EXPECT_EQ(fixture.device_weights(), 0);
+  Pass second(fixture, Fixture::HostOffload());
+  EXPECT_THAT(second.Wait(), IsOk());
+  EXPECT_EQ(second.account().disk_read_bytes, 0);
+  EXPECT_EQ(second.account().device_copy_bytes, kModel);
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, HostOffloadStreamsWhatTheHostBudgetCannotHold) {
+  Fixture fixture(3, kModules / 2);
+  EXPECT_THAT(Pass(fixture, Fixture::HostOffload()).Wait(), IsOk());
+  Pass second(fixture, Fixture::HostOffload());
+  EXPECT_THAT(second.Wait(), IsOk());
+  EXPECT_EQ(second.account().disk_read_bytes, kModel / 2);
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, AHostCopyInTheRightFormIsUsedInPlace) {
+  Fixture fixture(2, kModules, /*in_host_memory=*/true);
+  EXPECT_THAT(Pass(fixture, Fixture::HostOffload()).Wait(), IsOk());
+  fixture.Settle();
+  EXPECT_EQ(fixture.host_weights(), kModel);
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).peak_bytes, 0) << "counted once";
+}
+
+TEST(ResidencyManagerTest, AVramLimitIsFilledAndKeptToTheByte) {
+  constexpr int64_t kKept = 5;
+  Fixture fixture(2 * kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::DiskDynamic(kKept * kCopy)).Wait(), IsOk());
+  fixture.Settle();
+  EXPECT_LE(fixture.device_weights(), kKept * kCopy);
+  EXPECT_GE(fixture.device_weights(), (kKept - 2) * kCopy);
+  fixture.ReleaseIdle();
+  EXPECT_EQ(fixture.device_weights(), 0) << "it rests on disk";
+}
+
+TEST(ResidencyManagerTest, SpareBudgetSavesItsShareOfTheTransfers) {
+  constexpr int kSpare = 6;
+  Fixture fixture(kSpare + 2);
+  EXPECT_THAT(Pass(fixture, Fixture::DiskDynamic(std::nullopt)).Wait(), IsOk());
+  Pass second(fixture, Fixture::DiskDynamic(std::nullopt));
+  EXPECT_THAT(second.Wait(), IsOk());
+  // What is in flight takes some of the room: how much depends on who is faster.
+  EXPECT_LE(second.account().disk_read_bytes, (kModules - kSpare + 3) * kCopy);
+  EXPECT_GE(second.account().disk_read_bytes, (kModules - kSpare - 2) * kCopy);
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, WhatIsNotKeptStreamsThroughAFewWindows) {
+  Fixture fixture(2 * kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());
+  EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).peak_bytes, 3 * kCopy);
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, WhatStaysIsSpreadOverTheSweep) {
+  Fixture fixture(kModules / 2 + 3);
+  EXPECT_THAT(Pass(fixture, Fixture::DiskDynamic(std::nullopt)).Wait(), IsOk());
+  fixture.Settle();
+  const auto tiers = fixture.manager->ModuleTiers(fixture.model);
+  int resident = 0, gap = 0;
+  for (const auto& of_module : tiers) {
+    const bool on_device = of_module.front() == Tier::kDevice;
+    resident += on_device;
+    gap = on_device ? 0 : gap + 1;
+    EXPECT_LE(gap, 2);
+  }
+  EXPECT_GE(resident, kModules / 2);
+}
+
+TEST(ResidencyManagerTest, TheSmallestWindowIsEnough) {
+  Fixture fixture(1);
+  for (const Profile& profile : {Fixture::Disk(), Fixture::HostOffload(), Fixture::Resident()}) {
+    EXPECT_THAT(Pass(fixture, profile).Wait(), IsOk());
+  }
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, ValuesPassThroughEveryStationsDtype) {
+  // bfloat16 -> float8 -> bfloat16 is another value than bfloat16, so it is another copy.
+  Profile fp8 =
+      Fixture::MakeProfile({Tier::kHost, DType::kFloat8E4M3}, {Tier::kHost, DType::kFloat8E4M3}, Fixture::kOnDevice, 0);
+  Fixture fixture(2 * kModules, kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  Pass pass(fixture, fp8);  // The fixture's values are float8 values, so the rounding leaves them as they are.
+  EXPECT_THAT(pass.Wait(), IsOk());
+  EXPECT_EQ(pass.account().disk_read_bytes, 0) << "they are made from the resident copies";
+  EXPECT_GT(fixture.ledger.Usage(Memory::kDevice).peak_bytes, kModel) << "which hold other values";
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, RidersOfEqualPrecisionShareCopies) {
+  Fixture fixture(2 * kModules);
+  absl::Notification begin;
+  Pass first(fixture, Fixture::Resident(), {}, [&](ModuleIndex module, Rider&) {
+    if (module == 0) begin.WaitForNotification();  // Until both have joined.
+  });
+  Pass second(fixture, Fixture::DiskDynamic(std::nullopt));
+  begin.Notify();
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_THAT(second.Wait(), IsOk());
+  EXPECT_EQ(first.account().disk_read_bytes + second.account().disk_read_bytes, kModel);
+  EXPECT_EQ(first.account().most_riders, 2);
+}
+
+TEST(ResidencyManagerTest, ManyRidersOfManyProfilesFinishInASmallBudget) {
+  Fixture fixture(3, 4);
+  std::vector<std::unique_ptr<Pass>> passes;
+  for (int i = 0; i < 16; ++i) {
+    const Profile profile = i % 4 == 0   ? Fixture::Disk()
+                            : i % 4 == 1 ? Fixture::HostOffload()
+                            : i % 4 == 2 ? Fixture::Resident()
+                                         : Fixture::DiskDynamic(2 * kCopy);
+    passes.push_back(std::make_unique<Pass>(fixture, profile));
+  }
+  for (const auto& pass : passes) EXPECT_THAT(pass->Wait(), IsOk());
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, ActivationsPushCopiesOut) {
+  Fixture fixture(kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_THAT(Pass(fixture, Fixture::Resident(), {8 * kCopy}).Wait(), IsOk());
+  EXPECT_LE(fixture.device_weights(), (kModules - 8) * kCopy);
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 0);
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, RefusesWhatCanNeverFit) {
+  Fixture fixture(4);
+  Pass pass(fixture, Fixture::Disk(), {3 * kCopy + 1});
+  EXPECT_THAT(pass.Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, "the device budget is 16384 bytes"));
+  EXPECT_THAT(Pass(fixture, Fixture::Disk(), {3 * kCopy}).Wait(), IsOk());
+}
+
+TEST(ResidencyManagerTest, AdmitsInOrderOfArrivalWhenActivationsFit) {
+  Fixture fixture(4);
+  absl::Notification go;
+  Pass first(fixture, Fixture::Disk(), {2 * kCopy}, [&](ModuleIndex module, Rider&) {
+    if (module == 1) go.WaitForNotification();
+  });
+  Pass second(fixture, Fixture::Disk(), {2 * kCopy});
+  EXPECT_EQ(fixture.manager->Snapshot().waiting, 1);
+  go.Notify();
+  EXPECT_THAT(first.Wait(), IsOk());
+  EXPECT_THAT(second.Wait(), IsOk());
+}
+
+TEST(ResidencyManagerTest, RefusesMoreThanMayWait) {
+  ResidencyManager::Options options;
+  options.max_riders = 1;
+  options.max_waiting = 1;
+  Fixture fixture(4, 0, false, options);
+  absl::Notification go;
+  Pass first(fixture, Fixture::Disk(), {}, [&](ModuleIndex, Rider&) { go.WaitForNotification(); });
+  Pass second(fixture, Fixture::Disk());
+  Pass third(fixture, Fixture::Disk());
+  EXPECT_THAT(third.Wait(), StatusIs(absl::StatusCode::kResourceExhausted, "1 requests are waiting already"));
+  go.Notify();
+  EXPECT_THAT(second.Wait(), IsOk());
+}
+
+TEST(ResidencyManagerTest, AWaitingRiderCanBeCancelled) {
+  ResidencyManager::Options options;
+  options.max_riders = 1;
+  Fixture fixture(4, 0, false, options);
+  absl::Notification go;
+  Pass first(fixture, Fixture::Disk(), {}, [&](ModuleIndex, Rider&) { go.WaitForNotification(); });
+  Pass second(fixture, Fixture::Disk());
+  second.Cancel(absl::CancelledError("gone"));
+  go.Notify();
+  EXPECT_THAT(second.Wait(), StatusIs(absl::StatusCode::kCancelled, "gone"));
+  EXPECT_FALSE(absl::IsCancelled(first.Wait()));
+}
+
+TEST(ResidencyManagerTest, CancellingAtAnyModuleReturnsEverything) {
+  for (ModuleIndex at = 0; at < kModules; ++at) {
+    Fixture fixture(3);
+    Pass pass(fixture, Fixture::Disk(), {kCopy}, [&](ModuleIndex module, Rider& rider) {
+      if (module == at) rider.Cancel(absl::CancelledError("enough"));
+    });
+    EXPECT_THAT(pass.Wait(), StatusIs(absl::StatusCode::kCancelled, "enough"));
+    fixture.ReleaseIdle();
+    EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0) << "cancelled at " << at;
+    EXPECT_EQ(fixture.device.allocated_bytes(Memory::kDevice), 0);
+  }
+}
+
+TEST(ResidencyManagerTest, AnyFailedAllocationEndsThePassCleanly) {
+  for (int n = 1; n <= kModules; ++n) {
+    Fixture fixture(2 * kModules);
+    fixture.device.FailAllocation(n);
+    const absl::Status status = Pass(fixture, Fixture::Resident()).Wait();
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, "no memory left")) << "allocation " << n;
+    EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk()) << "after allocation " << n;
+    fixture.CheckInvariants();
+  }
+}
+
+TEST(ResidencyManagerTest, AChangedCheckpointEndsThePassWithDataLoss) {
+  Fixture fixture(2);
+  Pass pass(fixture, Fixture::Disk(), {}, [&](ModuleIndex module, Rider&) {
+    if (module == 1) std::filesystem::resize_file(fixture.path, 4096);
+  });
+  EXPECT_THAT(pass.Wait(), StatusIs(absl::StatusCode::kDataLoss, "model.safetensors"));
+  fixture.ReleaseIdle();
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
+}
+
+TEST(ResidencyManagerTest, IdleCopiesGoBackToWhereTheirProfileRests) {
+  Fixture fixture(kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::DiskDynamic(std::nullopt)).Wait(), IsOk());
+  fixture.Settle();
+  EXPECT_GT(fixture.device_weights(), 0) << "memory that waits is memory that works";
+  const absl::Duration next = fixture.manager->ReleaseIdle();
+  EXPECT_GT(fixture.device_weights(), 0);
+  fixture.clock.Advance(next - fixture.clock.Now());
+  fixture.manager->ReleaseIdle();
+  EXPECT_EQ(fixture.device_weights(), 0);
+}
+
+TEST(ResidencyManagerTest, TellsTheTiersOfEachModule) {
+  Fixture fixture(3, kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::HostOffload()).Wait(), IsOk());
+  fixture.Settle();
+  const auto tiers = fixture.manager->ModuleTiers(fixture.model);
+  ASSERT_EQ(tiers.size(), static_cast<size_t>(kModules));
+  EXPECT_EQ(tiers[0], (std::vector<Tier>{Tier::kHost, Tier::kDisk}));
+}
+
+}  // namespace
+}  // namespace ditserve

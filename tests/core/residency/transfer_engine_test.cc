@@ -1,0 +1,185 @@
+#include "core/residency/transfer_engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "core/placement/route.h"
+#include "tests/testing/fake_device.h"
+#include "tests/testing/faulty_file_calls.h"
+#include "tests/testing/safetensors_fixture.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_folder.h"
+
+namespace ditserve {
+namespace {
+
+// A Linear of more than one piece, with its bias beside it in the file and another tensor before, so that nothing
+// begins at a page.
+constexpr int64_t kOut = 3000, kIn = 1000;
+constexpr int kThreads = 2;
+
+class TransferEngineTest : public ::testing::Test {
+ protected:
+  void Open(DType stored, bool apart = false) {
+    const std::string path = folder_ / "model.safetensors";
+    std::vector<FixtureTensor> tensors = {{"first.weight", stored, {3}}, {"linear.bias", stored, {kOut}}};
+    if (apart) tensors.push_back({"second.weight", stored, {5}});
+    tensors.push_back({"linear.weight", stored, {kOut, kIn}});
+    if (!apart) tensors.push_back({"second.weight", stored, {5}});
+    WriteSafetensors(path, tensors);
+    absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(path, calls_);
+    ASSERT_THAT(checkpoint, IsOk());
+    const std::vector<ModuleSpec> modules = {{"first", "RMSNorm", {{"weight", {3}}}},
+                                             {"linear", "Linear", {{"weight", {kOut, kIn}}, {"bias", {kOut}}}},
+                                             {"second", "RMSNorm", {{"weight", {5}}}}};
+    absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
+    ASSERT_THAT(weights, IsOk());
+    weights_ = *std::move(weights);
+    transfers_ = *TransferEngine::Make(&device_, &ledger_, kThreads);
+    for (const StoredTensor* tensor : weights_->module(1).stored) {
+      data_.push_back(FixtureBytes(tensor->name, tensor->size_bytes));
+    }
+  }
+
+  CopyForm FormOf(DType held) const {
+    CopyForm form{{}, held};
+    for (const StoredTensor* tensor : weights_->module(1).stored) {
+      form.precisions.push_back(Precision(tensor->dtype).Through(held));
+    }
+    return form;
+  }
+  CopyLayout Layout(Memory memory, DType held) const {
+    return LayoutOf(weights_->module(1), held, device_.IsInHostMemory(memory));
+  }
+  Buffer MakeBuffer(Memory memory, DType held) {
+    const int64_t bytes = Layout(memory, held).size_bytes;
+    return Buffer(&device_, *ledger_.TryReserve(memory, MemoryKind::kWeights, bytes));
+  }
+
+  absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
+    absl::Notification done;
+    absl::Status result;
+    transfers_->Submit(
+        {weights_.get(), 1, std::move(source), std::move(targets), [&](const absl::Status& status, TransferCost cost) {
+           result = status;
+           cost_ = cost;
+           done.Notify();
+         }});
+    done.WaitForNotification();
+    return result;
+  }
+
+  // Whether the buffer holds the stored values, converted to `held`.
+  void ExpectValues(const Buffer& buffer, DType held) const {
+    const CopyLayout layout = Layout(buffer.memory(), held);
+    for (size_t i = 0; i < data_.size(); ++i) {
+      const DType stored = weights_->module(1).stored[i]->dtype;
+      const int64_t count = static_cast<int64_t>(data_[i].size()) / SizeOf(stored);
+      std::string expected(static_cast<size_t>(count * SizeOf(held)), '\0');
+      Cast(data_[i].data(), stored, {}, expected.data(), held, count);
+      EXPECT_EQ(std::memcmp(buffer.data() + layout.offsets_bytes[i], expected.data(), expected.size()), 0) << i;
+    }
+  }
+
+  TempFolder folder_;
+  FaultyFileCalls calls_;
+  FakeDevice device_;
+  Ledger ledger_{int64_t{1} << 30, int64_t{1} << 30};
+  std::unique_ptr<ModelWeights> weights_;
+  std::unique_ptr<TransferEngine> transfers_;
+  std::vector<std::string> data_;  // Of the linear's parameters, as stored.
+  TransferCost cost_;
+};
+
+TEST_F(TransferEngineTest, NeighboursAreReadTogetherStraightIntoTheCopy) {
+  Open(DType::kBFloat16);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16);
+  device_.FailCopy(1);  // There is none.
+  const int64_t before = calls_.reads();
+  EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
+  ExpectValues(host, DType::kBFloat16);
+  EXPECT_EQ(calls_.reads() - before, 2) << "6 MB, bias and weight, in pieces of 4 MiB";
+  EXPECT_EQ(cost_.disk_read_bytes, weights_->module(1).stored_bytes);
+  EXPECT_EQ(cost_.device_copy_bytes, 0);
+}
+
+TEST_F(TransferEngineTest, WhatDoesNotLieSideBySideIsReadApart) {
+  Open(DType::kBFloat16, /*apart=*/true);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16);
+  const int64_t before = calls_.reads();
+  EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
+  ExpectValues(host, DType::kBFloat16);
+  EXPECT_EQ(calls_.reads() - before, 3);
+}
+
+TEST_F(TransferEngineTest, ConvertsOnTheWayAndGoesOnToTheNextTarget) {
+  for (const bool apart : {false, true}) {
+    Open(DType::kBFloat16, apart);
+    Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16), device = MakeBuffer(Memory::kDevice, DType::kFloat32);
+    EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}, {&device, FormOf(DType::kFloat32)}}), IsOk());
+    ExpectValues(host, DType::kBFloat16);
+    ExpectValues(device, DType::kFloat32);
+    EXPECT_EQ(cost_.device_copy_bytes, weights_->module(1).stored_bytes);
+    data_.clear();
+    transfers_.reset();
+    weights_.reset();
+    ASSERT_TRUE(std::filesystem::remove(folder_ / "model.safetensors"));
+  }
+}
+
+TEST_F(TransferEngineTest, ASourceNeedsNoDisk) {
+  Open(DType::kBFloat16);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16), device = MakeBuffer(Memory::kDevice, DType::kFloat16);
+  EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
+  const int64_t before = calls_.reads();
+  EXPECT_THAT(Run(Transfer::Source{&host, FormOf(DType::kBFloat16)}, {{&device, FormOf(DType::kFloat16)}}), IsOk());
+  ExpectValues(device, DType::kFloat16);
+  EXPECT_EQ(calls_.reads(), before);
+  EXPECT_EQ(cost_.disk_read_bytes, 0);
+}
+
+// safetensors allows data at any byte; operations do not.
+TEST_F(TransferEngineTest, ElementsAtOddAddressesAreReadThroughASlot) {
+  Open(DType::kBFloat16);
+  const std::string odd = folder_ / "odd.safetensors";
+  std::vector<FixtureTensor> tensors = {{"first.weight", DType::kFloat8E4M3, {1}}};
+  tensors.push_back({"linear.bias", DType::kBFloat16, {kOut}});
+  tensors.push_back({"linear.weight", DType::kBFloat16, {kOut, kIn}});
+  WriteSafetensors(odd, tensors);
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(odd, calls_);
+  ASSERT_THAT(checkpoint, IsOk());
+  const std::vector<ModuleSpec> modules = {{"first", "RMSNorm", {{"weight", {1}}}},
+                                           {"linear", "Linear", {{"weight", {kOut, kIn}}, {"bias", {kOut}}}}};
+  absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
+  ASSERT_THAT(weights, IsOk());
+  weights_ = *std::move(weights);
+  ASSERT_EQ(weights_->module(1).stored[0]->offset_bytes % 2, 1);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16);
+  EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
+  ExpectValues(host, DType::kBFloat16);
+}
+
+TEST_F(TransferEngineTest, AnyFailedReadFailsTheTransferAlone) {
+  Open(DType::kBFloat16);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16);
+  constexpr int kTries = 3;
+  for (int n = 0; n < 2; ++n) {
+    calls_.FailReadsAfter(n, kTries * kThreads, EIO);
+    EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}),
+                StatusIs(absl::StatusCode::kUnavailable, "model.safetensors: Input/output error"));
+    calls_.FailReads(0, 0);
+    EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
+    ExpectValues(host, DType::kBFloat16);
+  }
+}
+
+}  // namespace
+}  // namespace ditserve

@@ -1,0 +1,496 @@
+#include "server/config/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "server/config/default_config.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_folder.h"
+
+namespace ditserve {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr auto kNotFound = absl::StatusCode::kNotFound;
+constexpr auto kPrecondition = absl::StatusCode::kFailedPrecondition;
+
+absl::StatusOr<ServerConfig> Parse(const std::string& yaml) { return ParseConfig(yaml, "c.yaml"); }
+
+absl::StatusOr<CommandLine> Flags(const std::vector<const char*>& arguments) { return ParseCommandLine(arguments); }
+
+// The configuration of a server started with these flags.
+absl::StatusOr<ServerConfig> Load(const std::vector<const char*>& arguments) {
+  const absl::StatusOr<CommandLine> line = Flags(arguments);
+  if (!line.ok()) return line.status();
+  return LoadConfig(*line);
+}
+
+void ExpectRefused(const std::string& yaml, const std::string& message) {
+  EXPECT_THAT(Parse(yaml), StatusIs(kInvalid, message)) << yaml;
+}
+
+std::vector<std::string> ProfileNames(const ServerConfig& config) {
+  std::vector<std::string> names;
+  for (const ProfileSpec& spec : config.profiles) names.push_back(spec.name);
+  return names;
+}
+
+TEST(ServerConfigTest, HasTheShippedFileBuiltIn) { EXPECT_EQ(ReadWholeFile(DITSERVE_CONFIG_FILE), kDefaultConfig); }
+
+TEST(ServerConfigTest, HasDefaultsForEverythingButModels) {
+  const absl::StatusOr<ServerConfig> config = Parse("");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->listen_address, "127.0.0.1:50051");
+  EXPECT_EQ(config->max_receive_message_bytes, 256 << 20);
+  EXPECT_EQ(config->max_concurrent_calls, 256);
+  EXPECT_EQ(config->device, "cpu");
+  EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kAuto);
+  EXPECT_EQ(config->threads, 0);
+  EXPECT_EQ(config->transfer_threads, 4);
+  EXPECT_EQ(ResolveBudget(config->device_budget, 1000), 600);
+  EXPECT_EQ(ResolveBudget(config->host_budget, 1000), 250);
+  EXPECT_EQ(config->max_active, 16);
+  EXPECT_EQ(config->max_queue, 64);
+  EXPECT_EQ(config->max_side_pixels, 4096);
+  EXPECT_EQ(config->max_batch, 16);
+  EXPECT_EQ(config->drain_timeout, absl::Seconds(600));
+  EXPECT_EQ(config->idle_release, absl::Seconds(60));
+  EXPECT_EQ(config->metrics_address, "127.0.0.1:9464");
+  EXPECT_EQ(config->log_level, "info");
+  EXPECT_EQ(config->default_profile, "disk");
+  EXPECT_TRUE(config->models.empty());
+}
+
+TEST(ServerConfigTest, ChangesNothingWhenTheShippedFileIsGiven) {
+  const absl::StatusOr<ServerConfig> shipped = Parse(ReadWholeFile(DITSERVE_CONFIG_FILE)), defaults = Parse("");
+  ASSERT_THAT(shipped, IsOk());
+  EXPECT_EQ(ProfileNames(*shipped), ProfileNames(*defaults));
+  EXPECT_EQ(shipped->listen_address, defaults->listen_address);
+  EXPECT_EQ(shipped->transfer_threads, defaults->transfer_threads);
+  EXPECT_EQ(shipped->default_profile, defaults->default_profile);
+}
+
+TEST(ServerConfigTest, ShipsProfilesThatResolveOnEveryDevice) {
+  absl::StatusOr<ServerConfig> config = Parse("");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_THAT(ProfileNames(*config),
+              ElementsAre("resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device"));
+  for (const char* device : {"cpu", "cuda:0", "cuda:3"}) {
+    config->device = device;
+    const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
+    ASSERT_THAT(catalogue, IsOk()) << device;
+    EXPECT_EQ(catalogue->profiles.size(), 6u);
+    EXPECT_EQ(catalogue->default_profile, "disk");
+    for (const Profile& profile : catalogue->profiles) EXPECT_FALSE(profile.description.empty()) << profile.name;
+  }
+}
+
+TEST(ServerConfigTest, ShipsProfilesThatMeanWhatTheirNamesSay) {
+  const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*Parse(""));
+  ASSERT_THAT(catalogue, IsOk());
+  const Station disk{Tier::kDisk, DType::kBFloat16}, host{Tier::kHost, DType::kBFloat16};
+  const Station device{Tier::kDevice, DType::kBFloat16}, fp8_host{Tier::kHost, DType::kFloat8E4M3};
+  const Station fp8_device{Tier::kDevice, DType::kFloat8E4M3};
+  struct Expected {
+    Station rest, preparing;
+    std::optional<int64_t> limit;
+  };
+  const std::vector<Expected> expected = {
+      {device, device, std::nullopt}, {host, device, 0}, {fp8_host, device, 0},
+      {host, device, std::nullopt},   {disk, device, 0}, {disk, fp8_device, std::nullopt}};
+  for (size_t i = 0; i < expected.size(); ++i) {
+    const Profile& profile = catalogue->profiles[i];
+    EXPECT_EQ(profile.offload, expected[i].rest) << profile.name;
+    EXPECT_EQ(profile.onload, expected[i].rest) << profile.name;
+    EXPECT_EQ(profile.preparing, expected[i].preparing) << profile.name;
+    EXPECT_EQ(profile.computation, device) << profile.name;
+    EXPECT_EQ(profile.vram_limit_bytes, expected[i].limit) << profile.name;
+  }
+}
+
+TEST(ServerConfigTest, ReadsEveryKey) {
+  const absl::StatusOr<ServerConfig> config = Parse(R"(
+listen: {address: "unix:/run/ditserve.sock", max_receive_message_bytes: 1.5MiB, max_concurrent_calls: 7}
+device: {name: "cuda:1", bfloat16_arithmetic: native, threads: 3, transfer_threads: 5}
+memory: {device_budget: 8 GiB, host_budget: 12.5%}
+models:
+  - {name: a, path: /models/a, type: QwenImageDiT, numerics: diffusers}
+  - {name: b, path: /models/b}
+requests:
+  max_active: 2
+  max_queue: 0
+  max_side_pixels: 512
+  max_batch: 1
+  drain_timeout_seconds: 8
+  idle_release_seconds: 9
+log: {level: warn}
+default_profile: disk
+)");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->listen_address, "unix:/run/ditserve.sock");
+  EXPECT_EQ(config->max_receive_message_bytes, 3 << 19);
+  EXPECT_EQ(config->max_concurrent_calls, 7);
+  EXPECT_EQ(config->device, "cuda:1");
+  EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kNative);
+  EXPECT_EQ(config->threads, 3);
+  EXPECT_EQ(config->transfer_threads, 5);
+  EXPECT_EQ(config->device_budget.bytes, int64_t{8} << 30);
+  EXPECT_EQ(ResolveBudget(config->host_budget, 1000), 125);
+  ASSERT_EQ(config->models.size(), 2u);
+  EXPECT_EQ(config->models[0].name, "a");
+  EXPECT_EQ(config->models[0].path, "/models/a");
+  EXPECT_EQ(config->models[0].numerics, Numerics::kDiffusers);
+  EXPECT_EQ(config->models[1].numerics, Numerics::kDiffSynth);
+  EXPECT_EQ(config->max_active, 2);
+  EXPECT_EQ(config->max_queue, 0);
+  EXPECT_EQ(config->max_side_pixels, 512);
+  EXPECT_EQ(config->max_batch, 1);
+  EXPECT_EQ(config->drain_timeout, absl::Seconds(8));
+  EXPECT_EQ(config->idle_release, absl::Seconds(9));
+  EXPECT_EQ(config->log_level, "warn");
+}
+
+TEST(ServerConfigTest, AddsAProfileToTheShippedOnes) {
+  const absl::StatusOr<ServerConfig> config = Parse(R"(
+profiles:
+  mine:
+    description: Mine
+    offload_dtype: disk
+    onload_dtype: null
+    computation_dtype: torch.float32
+    module_map: {torch.nn.Linear: AutoWrappedLinear}
+    vram_limit_gib: 1.5
+)");
+  ASSERT_THAT(config, IsOk());
+  ASSERT_EQ(config->profiles.size(), 7u);
+  const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
+  ASSERT_THAT(catalogue, IsOk());
+  const Profile& mine = catalogue->profiles.back();
+  EXPECT_EQ(mine.name, "mine");
+  EXPECT_EQ(mine.description, "Mine");
+  EXPECT_EQ(mine.offload.tier, Tier::kDisk);
+  EXPECT_EQ(mine.onload, mine.computation);
+  EXPECT_EQ(mine.computation.dtype, DType::kFloat32);
+  EXPECT_THAT(mine.managed_types, ElementsAre("Linear"));
+  EXPECT_EQ(mine.vram_limit_bytes, int64_t{3} << 29);
+}
+
+TEST(ServerConfigTest, ReplacesAShippedProfileAsAWhole) {
+  const absl::StatusOr<ServerConfig> config = Parse("profiles: {disk: {computation_dtype: float16}}");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->profiles.size(), 6u);
+  EXPECT_EQ(config->profiles[4].name, "disk");
+  EXPECT_EQ(config->profiles[4].vram_config.offload_dtype, std::nullopt);
+  EXPECT_EQ(config->profiles[4].vram_limit_gib, std::nullopt);
+}
+
+TEST(ServerConfigTest, RefusesAProfileThatIsNotForThisDevice) {
+  const absl::StatusOr<ServerConfig> config =
+      Parse("profiles: {mine: {computation_dtype: float32, onload_device: cuda}}");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_THAT(MakeCatalogue(*config), StatusIs(kPrecondition, "profiles.mine.onload_device: 'cuda' is not here"));
+}
+
+TEST(ServerConfigTest, RefusesAProfileThatCantBe) {
+  const absl::StatusOr<ServerConfig> config = Parse("profiles: {mine: {computation_dtype: int4}}");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_THAT(MakeCatalogue(*config), StatusIs(kInvalid, "profiles.mine.computation_dtype: unknown dtype 'int4'"));
+}
+
+TEST(ServerConfigTest, RefusesADefaultProfileThatIsNotThere) {
+  const absl::StatusOr<ServerConfig> config = Parse("default_profile: fast");
+  ASSERT_THAT(config, IsOk());
+  EXPECT_THAT(MakeCatalogue(*config),
+              StatusIs(kNotFound, "default_profile: no profile is named 'fast'; there are: resident, host-offload"));
+}
+
+TEST(ServerConfigTest, RefusesUnknownKeysSayingWhere) {
+  ExpectRefused("log:\n  level: info\n  colour: red\n", "c.yaml:3:3: log.colour: unknown key; valid: level");
+  ExpectRefused(
+      "\nlisten: {}\nport: 1\n",
+      "c.yaml:3:1: port: unknown key; valid: listen, device, memory, models, requests, metrics, log, default_profile, "
+      "profiles");
+  ExpectRefused("profiles:\n  p:\n    vram_limit: 1\n", "c.yaml:3:5: profiles.p.vram_limit: unknown key; valid: ");
+  for (const char* room : {"listen", "device", "memory", "requests"}) {
+    ExpectRefused(absl::StrCat(room, ": {x: 1}"),
+                  absl::StrCat("c.yaml:1:", strlen(room) + 4, ": ", room, ".x: unknown"));
+  }
+  ExpectRefused("models: [{name: a, path: b, x: 1}]", "models[0].x: unknown key; valid: name, path, type, numerics");
+}
+
+TEST(ServerConfigTest, RefusesKeysThatStandTwice) {
+  ExpectRefused("log: {level: info}\nlog: {level: warn}\n", ": log: the key stands twice");
+  ExpectRefused("log:\n  level: info\n  level: info\n", ": log.level: the key stands twice");
+  ExpectRefused("profiles: {p: {}, p: {}}", "profiles.p: the key stands twice");
+  ExpectRefused("profiles: {p: {module_map: {Linear: a, Linear: b}}}", "profiles.p.module_map.Linear: the key stands");
+}
+
+TEST(ServerConfigTest, RefusesWhatIsNoConfiguration) {
+  ExpectRefused("a: [", "c.yaml:1:");
+  ExpectRefused("- a", "c.yaml:1:1: expected keys and values");
+  ExpectRefused("[a]: 1", "c.yaml:1:1: keys must be plain words");
+  ExpectRefused("log: {level: info}\n---\nlog: {level: warn}\n", "c.yaml:3:1: expected one document, found another");
+  ExpectRefused(std::string(100000, '['), "c.yaml:1:");
+}
+
+TEST(ServerConfigTest, RefusesWrongTypes) {
+  ExpectRefused("listen: 1", "c.yaml:1:9: listen: expected keys and values");
+  ExpectRefused("listen:", "listen: expected keys and values");
+  ExpectRefused("log: {level: [info]}", "c.yaml:1:7: log.level: expected a single value");
+  ExpectRefused("log: {level: null}", "log.level: expected a single value");
+  ExpectRefused("memory: {host_budget: null}", "memory.host_budget: expected a single value");
+  ExpectRefused("device: {threads: {}}", "device.threads: expected a single value");
+  ExpectRefused("models: {}", "c.yaml:1:1: models: expected a list");
+  ExpectRefused("models: [a]", "models[0]: expected keys and values");
+  ExpectRefused("profiles: {p: {module_map: {Linear: [a]}}}", "profiles.p.module_map.Linear: expected a single value");
+  ExpectRefused("profiles: {p: {offload_dtype: [a]}}", "profiles.p.offload_dtype: expected a single value");
+  ExpectRefused("profiles: {p: {vram_limit_gib: {}}}", "profiles.p.vram_limit_gib: expected a single value");
+}
+
+TEST(ServerConfigTest, RefusesIntegersOutOfRange) {
+  const std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> ranges = {
+      {"listen", "max_concurrent_calls", 1, 1 << 20},
+      {"device", "threads", 0, 1024},
+      {"device", "transfer_threads", 1, 64},
+      {"requests", "max_active", 1, 4096},
+      {"requests", "max_queue", 0, 1 << 20},
+      {"requests", "max_side_pixels", 16, 1 << 16},
+      {"requests", "max_batch", 1, 1024},
+      {"requests", "drain_timeout_seconds", 0, 2592000},
+      {"requests", "idle_release_seconds", 0, 2592000}};
+  for (const auto& [room, key, min, max] : ranges) {
+    const auto yaml = [&, room = room, key = key](const std::string& value) {
+      return absl::StrCat(room, ": {", key, ": ", value, "}");
+    };
+    EXPECT_THAT(Parse(yaml(absl::StrCat(min))), IsOk());
+    EXPECT_THAT(Parse(yaml(absl::StrCat(max))), IsOk());
+    for (const std::string& value : {absl::StrCat(min - 1), absl::StrCat(max + 1), std::string("1.5"),
+                                     std::string("many"), std::string("99999999999999999999")}) {
+      ExpectRefused(yaml(value), absl::StrCat(room, ".", key, ": expected an integer from ", min, " to ", max,
+                                              ", found '", value, "'"));
+    }
+  }
+}
+
+TEST(ServerConfigTest, ShowsWrongValuesShortAndPrintable) {
+  const absl::Status status = Parse("device: {threads: \"\\e" + std::string(1000, 'x') + "\"}").status();
+  EXPECT_THAT(status, StatusIs(kInvalid, "found '\\x1b" + std::string(63, 'x') + "'"));
+}
+
+TEST(ServerConfigTest, RefusesALimitOutOfRange) {
+  for (const char* limit : {"-1", "1048577", ".nan", "nan", "inf", "all"}) {
+    ExpectRefused(absl::StrCat("profiles: {p: {vram_limit_gib: ", limit, "}}"),
+                  absl::StrCat("profiles.p.vram_limit_gib: expected a number from 0 to 1048576, found '", limit, "'"));
+  }
+}
+
+TEST(ServerConfigTest, RefusesWrongWords) {
+  ExpectRefused("device: {name: gpu}", "c.yaml:1:10: device.name: expected cpu or cuda:N");
+  for (const char* device : {"cuda", "'cuda:'", "'cuda:01'", "'cuda: 1'", "'cuda:-1'", "CPU"}) {
+    ExpectRefused(absl::StrCat("device: {name: ", device, "}"), "device.name: expected cpu or cuda:N");
+  }
+  ExpectRefused("device: {bfloat16_arithmetic: fast}", "device.bfloat16_arithmetic: expected auto, native or float32");
+  ExpectRefused("metrics: {address: unix:/tmp/m}",
+                "metrics.address: expected host:port with a port from 0 to 65535, or none");
+  ExpectRefused("metrics: {address: '9464'}", "metrics.address: expected host:port");
+  ExpectRefused("log: {level: trace}", "log.level: expected debug, info, warn or error");
+}
+
+TEST(ServerConfigTest, TakesAddresses) {
+  for (const char* address : {"0.0.0.0:0", "[::]:50051", "host.example:65535", "unix:/run/s", "unix:///run/s"}) {
+    const absl::StatusOr<ServerConfig> config = Parse(absl::StrCat("listen: {address: '", address, "'}"));
+    ASSERT_THAT(config, IsOk());
+    EXPECT_EQ(config->listen_address, address);
+  }
+}
+
+TEST(ServerConfigTest, RefusesWhatIsNoAddress) {
+  for (const std::string& address :
+       {std::string("host"), std::string(":1"), std::string("h:"), std::string("h:x"), std::string("h:65536"),
+        std::string("h:-1"), std::string("h:000001"), std::string("unix:"), "unix:/" + std::string(107, 'x')}) {
+    ExpectRefused("listen: {address: '" + address + "'}",
+                  "listen.address: expected host:port with a port from 0 to 65535, or unix:/path");
+  }
+}
+
+TEST(ServerConfigTest, ReadsBytesWithUnits) {
+  for (const auto& [text, bytes] : std::vector<std::pair<std::string, int64_t>>{{"1", 1},
+                                                                                {"2KiB", 2048},
+                                                                                {"1.5 MiB", 3 << 19},
+                                                                                {"3GiB", int64_t{3} << 30},
+                                                                                {"1048576GiB", int64_t{1} << 50}}) {
+    const absl::StatusOr<ServerConfig> config = Parse("memory: {device_budget: " + text + "}");
+    ASSERT_THAT(config, IsOk()) << text;
+    EXPECT_EQ(config->device_budget.bytes, bytes) << text;
+  }
+}
+
+TEST(ServerConfigTest, RefusesWrongBudgets) {
+  for (const char* key : {"device_budget", "host_budget"}) {
+    for (const char* budget : {"0", "0GiB", "-1", "1048577GiB", "1GB", "1TiB", "GiB", "nan", "inf", "0%", "101%", "-5%",
+                               "nan%", "%", "''", "half"}) {
+      ExpectRefused(absl::StrCat("memory: {", key, ": ", absl::StartsWith(budget, "%") ? "'%'" : budget, "}"),
+                    absl::StrCat("memory.", key, ": expected 1 to 2^50 bytes, with KiB, MiB or GiB, or a share"));
+    }
+  }
+}
+
+TEST(ServerConfigTest, RefusesAMessageSizeThatGrpcCantHave) {
+  for (const char* size : {"0", "2GiB", "-1", "all"}) {
+    ExpectRefused(absl::StrCat("listen: {max_receive_message_bytes: ", size, "}"),
+                  "listen.max_receive_message_bytes: expected 1 to 2147483647 bytes, with KiB, MiB or GiB");
+  }
+}
+
+TEST(ServerConfigTest, RefusesWrongModels) {
+  ExpectRefused("models: [{path: p}]", "c.yaml:1:10: models[0].name: a name has 1 to 64");
+  ExpectRefused("models: [{name: a/b, path: p}]",
+                "models[0].name: a name has 1 to 64 letters, digits, '.', '_' or '-'");
+  ExpectRefused("models: [{name: " + std::string(65, 'a') + ", path: p}]", "models[0].name: a name has 1 to 64");
+  ExpectRefused("models: [{name: a}]", "models[0].path: expected a folder, a .safetensors file or a pattern of shards");
+  ExpectRefused("models: [{name: a, path: p, type: Flux}]", "models[0].type: expected QwenImageDiT");
+  ExpectRefused("models: [{name: a, path: p, numerics: exact}]", "models[0].numerics: expected diffsynth or diffusers");
+  ExpectRefused("models: [{name: a, path: p}, {name: a, path: q}]", "models[1].name: another model has this name");
+}
+
+TEST(ServerConfigTest, RefusesWrongProfileNames) {
+  ExpectRefused("profiles: {a b: {}}", "profiles.a b: a name has 1 to 64");
+  ExpectRefused("profiles: {'': {}}", "a name has 1 to 64");
+}
+
+TEST(ResolveBudgetTest, TakesBytesAsTheyAreAndSharesOfTheTotal) {
+  EXPECT_EQ(ResolveBudget({.bytes = 5}, 100), 5);
+  EXPECT_EQ(ResolveBudget({.share = 0.6}, 999), 599);
+  EXPECT_EQ(ResolveBudget({.share = 1}, int64_t{1} << 40), int64_t{1} << 40);
+}
+
+TEST(CommandLineTest, ReadsEveryFlag) {
+  const absl::StatusOr<CommandLine> line =
+      Flags({"--config", "f.yaml", "--listen=[::]:1", "--device", "cuda:0", "--model", "a=/x", "--model=b=/y=z",
+             "--default-profile", "disk", "--device-budget=60%", "--host-budget", "1GiB", "--log-level", "debug",
+             "--check", "--version", "--help"});
+  ASSERT_THAT(line, IsOk());
+  EXPECT_EQ(line->config_file, "f.yaml");
+  EXPECT_EQ(line->listen, "[::]:1");
+  EXPECT_EQ(line->device, "cuda:0");
+  ASSERT_EQ(line->models.size(), 2u);
+  EXPECT_EQ(line->models[0].name, "a");
+  EXPECT_EQ(line->models[0].path, "/x");
+  EXPECT_EQ(line->models[1].path, "/y=z");
+  EXPECT_EQ(line->default_profile, "disk");
+  EXPECT_EQ(line->device_budget, "60%");
+  EXPECT_EQ(line->host_budget, "1GiB");
+  EXPECT_EQ(line->log_level, "debug");
+  EXPECT_TRUE(line->check && line->version && line->help);
+}
+
+TEST(CommandLineTest, TakesTheNumericsOfAModel) {
+  const absl::StatusOr<CommandLine> line = Flags({"--model", "a=/x,numerics=diffusers"});
+  ASSERT_THAT(line, IsOk());
+  EXPECT_EQ(line->models[0].path, "/x");
+  EXPECT_EQ(line->models[0].numerics, Numerics::kDiffusers);
+}
+
+TEST(CommandLineTest, IsNothingWithoutFlags) {
+  const absl::StatusOr<CommandLine> line = Flags({});
+  ASSERT_THAT(line, IsOk());
+  EXPECT_TRUE(line->config_file.empty() && line->models.empty());
+  EXPECT_FALSE(line->check || line->version || line->help);
+}
+
+TEST(CommandLineTest, RefusesWrongFlagsByName) {
+  EXPECT_THAT(Flags({"--prot", "1"}), StatusIs(kInvalid, "--prot: unknown flag; see --help"));
+  EXPECT_THAT(Flags({"--prot=1"}), StatusIs(kInvalid, "--prot: unknown flag; see --help"));
+  EXPECT_THAT(Flags({"file.yaml"}), StatusIs(kInvalid, "file.yaml: unknown flag"));
+  EXPECT_THAT(Flags({"--listen"}), StatusIs(kInvalid, "--listen: needs a value"));
+  EXPECT_THAT(Flags({"--check=yes"}), StatusIs(kInvalid, "--check: takes no value"));
+  EXPECT_THAT(Flags({"--model", "/x"}), StatusIs(kInvalid, "--model: a name has 1 to 64"));
+  EXPECT_THAT(Flags({"--model", "a="}), StatusIs(kInvalid, "--model: expected NAME=PATH"));
+  EXPECT_THAT(Flags({"--model", "a=/x", "--model", "a=/y"}), StatusIs(kInvalid, "--model: two models are named a"));
+}
+
+TEST(CommandLineTest, TellsOfEveryFlagInTheUsage) {
+  for (const char* flag : {"--config", "--listen", "--device ", "--model", "--default-profile", "--device-budget",
+                           "--host-budget", "--log-level", "--check", "--version", "--help"}) {
+    EXPECT_THAT(kUsage, HasSubstr(flag));
+  }
+}
+
+TEST(LoadConfigTest, LetsFlagsOverrideTheFile) {
+  const TempFolder folder;
+  const std::string file = folder / "c.yaml";
+  WriteFile(
+      file,
+      "listen: {address: 'h:1'}\nmodels: [{name: a, path: /x}]\nlog: {level: warn}\nmemory: {host_budget: 1MiB}\n");
+  const absl::StatusOr<ServerConfig> config =
+      Load({"--config", file.c_str(), "--listen", "h:2", "--device", "cuda:1", "--model", "b=/y", "--default-profile",
+            "resident", "--device-budget", "50%", "--host-budget", "2MiB", "--log-level", "error"});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->listen_address, "h:2");
+  EXPECT_EQ(config->device, "cuda:1");
+  ASSERT_EQ(config->models.size(), 1u);
+  EXPECT_EQ(config->models[0].name, "b");
+  EXPECT_EQ(config->default_profile, "resident");
+  EXPECT_EQ(ResolveBudget(config->device_budget, 100), 50);
+  EXPECT_EQ(config->host_budget.bytes, 2 << 20);
+  EXPECT_EQ(config->log_level, "error");
+}
+
+TEST(LoadConfigTest, KeepsTheFileWhereNoFlagSaysOtherwise) {
+  const TempFolder folder;
+  const std::string file = folder / "c.yaml";
+  WriteFile(file, "listen: {address: 'h:1'}\nmodels: [{name: a, path: /x}]\n");
+  const absl::StatusOr<ServerConfig> config = Load({"--config", file.c_str()});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->listen_address, "h:1");
+  EXPECT_EQ(config->models[0].path, "/x");
+}
+
+TEST(LoadConfigTest, NeedsAModel) {
+  EXPECT_THAT(Load({}), StatusIs(kInvalid, "no model is configured: give --model NAME=PATH, or 'models' in the file"));
+}
+
+TEST(LoadConfigTest, RefusesWrongValuesByFlag) {
+  for (const auto& [flag, value] : std::vector<std::pair<const char*, const char*>>{{"--listen", "h"},
+                                                                                    {"--device", "gpu"},
+                                                                                    {"--log-level", "loud"},
+                                                                                    {"--device-budget", "0"},
+                                                                                    {"--host-budget", "1GB"}}) {
+    EXPECT_THAT(Load({"--model", "a=/x", flag, value}), StatusIs(kInvalid, absl::StrCat(flag, ": expected ")));
+  }
+}
+
+TEST(LoadConfigTest, RefusesAFileThatCantBeRead) {
+  const TempFolder folder;
+  EXPECT_THAT(Load({"--config", (folder / "none.yaml").c_str()}), StatusIs(kNotFound, "--config: none.yaml: "));
+  EXPECT_THAT(Load({"--config", folder.path().c_str()}), StatusIs(kInvalid, "--config: "));
+}
+
+TEST(LoadConfigTest, RefusesAFileThatIsTooLarge) {
+  const TempFolder folder;
+  const std::string file = folder / "large.yaml";
+  WriteFile(file, std::string((1 << 20) + 1, '#'));
+  EXPECT_THAT(Load({"--config", file.c_str()}),
+              StatusIs(kInvalid, "--config: large.yaml: 1048577 bytes; expected at most 1048576"));
+}
+
+TEST(LoadConfigTest, SaysWhereInTheFile) {
+  const TempFolder folder;
+  const std::string file = folder / "c.yaml";
+  WriteFile(file, "log:\n  level: loud\n");
+  EXPECT_THAT(Load({"--config", file.c_str()}), StatusIs(kInvalid, file + ":2:3: log.level: expected debug"));
+}
+
+}  // namespace
+}  // namespace ditserve

@@ -1,0 +1,351 @@
+// The engine with everything behind it: checkpoints, residency, the model, on the CPU.
+#include "server/engine/local_engine.h"
+
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "core/base/clock.h"
+#include "core/devices/cpu_device.h"
+#include "core/storage/checkpoint.h"
+#include "models/seeded_checkpoint.h"
+#include "server/config/config.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_folder.h"
+
+namespace ditserve {
+namespace {
+
+// A call that is under way, and its end.
+struct Flight {
+  absl::Notification ended;
+  absl::StatusOr<ForwardResult> result = absl::UnknownError("under way");
+  std::shared_ptr<ForwardHandle> handle;
+
+  const absl::StatusOr<ForwardResult>& Wait() {
+    ended.WaitForNotification();
+    return result;
+  }
+};
+
+class LocalEngineTest : public ::testing::Test {
+ protected:
+  static QwenImageDiTConfig TinyConfig() {
+    QwenImageDiTConfig config;
+    config.num_layers = 3;
+    config.num_attention_heads = 4;
+    config.attention_head_dim = 32;
+    config.axes_dims_rope = {8, 12, 12};
+    config.joint_attention_dim = 64;
+    return config;
+  }
+
+  LocalEngineTest() {
+    SeededCheckpointOptions options;
+    options.config = TinyConfig();
+    EXPECT_THAT(WriteSeededCheckpoint(options, folder_ / "model", nullptr, nullptr), IsOk());
+    const auto config = ParseConfig("", "none");
+    const auto catalogue = MakeCatalogue(*config);
+    profiles_ = catalogue->profiles;
+  }
+
+  std::unique_ptr<LocalEngine> MakeEngine(int64_t device_budget = 64 << 20, int max_riders = 16) {
+    LocalEngineOptions options;
+    options.device_budget_bytes = device_budget;
+    options.host_budget_bytes = 64 << 20;
+    options.transfer_threads = 2;
+    options.residency.max_riders = max_riders;
+    auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+    EXPECT_THAT(engine, IsOk());
+    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+    return *std::move(engine);
+  }
+
+  Profile ProfileNamed(const std::string& name) const {
+    for (const Profile& profile : profiles_) {
+      if (profile.name == name) return profile;
+    }
+    ADD_FAILURE() << name;
+    return {};
+  }
+
+  static ForwardCall MakeCall(const Profile& profile, int64_t height = 64, int64_t width = 64, int64_t tokens = 5) {
+    at::manual_seed(static_cast<uint64_t>(height * 1000 + width + tokens));
+    ForwardCall call;
+    call.model = "tiny";
+    call.profile = profile;
+    call.inputs = {
+        at::randn({1, 16, height / 8, width / 8}), at::full({1}, 0.5, at::kFloat), at::randn({1, tokens, 64}), {}};
+    return call;
+  }
+
+  static std::unique_ptr<Flight> Send(Engine& engine, ForwardCall call, Engine::ProgressCallback progress = nullptr) {
+    auto flight = std::make_unique<Flight>();
+    flight->handle =
+        engine.Submit(std::move(call), std::move(progress), [&flight = *flight](absl::StatusOr<ForwardResult> result) {
+          flight.result = std::move(result);
+          flight.ended.Notify();
+        });
+    return flight;
+  }
+
+  static at::Tensor Output(Engine& engine, const ForwardCall& call) {
+    const auto flight = Send(engine, call);
+    EXPECT_THAT(flight->Wait(), IsOk());
+    return flight->result.ok() ? flight->result->output : at::Tensor();
+  }
+
+  TempFolder folder_;
+  const SteadyClock clock_;
+  const std::unique_ptr<Device> device_ = MakeCpuDevice(CpuBFloat16::kFloat32);
+  std::vector<Profile> profiles_;
+};
+
+TEST_F(LocalEngineTest, ProfilesOfEqualPrecisionGiveTheSameBytes) {
+  const auto engine = MakeEngine();
+  const at::Tensor expected = Output(*engine, MakeCall(ProfileNamed("resident")));
+  for (const char* name : {"host-offload", "dynamic", "disk"}) {
+    EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed(name))), expected)) << name;
+  }
+  const at::Tensor rounded = Output(*engine, MakeCall(ProfileNamed("fp8-host")));
+  EXPECT_FALSE(at::equal(rounded, expected));
+  EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("disk-fp8-device"))), rounded));
+}
+
+TEST_F(LocalEngineTest, BudgetsNeverChangeAResult) {
+  const at::Tensor expected = Output(*MakeEngine(), MakeCall(ProfileNamed("dynamic")));
+  const auto engine = MakeEngine(10 << 20);
+  EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("dynamic"))), expected));
+  EXPECT_LE(engine->Residency().device.peak_bytes, 10 << 20);
+}
+
+TEST_F(LocalEngineTest, SixteenRequestsAtOnceGetWhatEachGetsAlone) {
+  const auto engine = MakeEngine(48 << 20);
+  std::vector<ForwardCall> calls;
+  std::vector<at::Tensor> alone;
+  for (int i = 0; i < 16; ++i) {
+    static constexpr const char* kNames[] = {"resident", "host-offload", "fp8-host", "disk"};
+    calls.push_back(MakeCall(ProfileNamed(kNames[i % 4]), 32 + 16 * (i % 3), 32 + 16 * (i % 5), 1 + i));
+    alone.push_back(Output(*engine, calls.back()));
+  }
+  std::vector<std::unique_ptr<Flight>> flights;
+  for (const ForwardCall& call : calls) flights.push_back(Send(*engine, call));
+  for (size_t i = 0; i < flights.size(); ++i) {
+    ASSERT_THAT(flights[i]->Wait(), IsOk());
+    EXPECT_TRUE(at::equal(flights[i]->result->output, alone[i])) << "request " << i;
+  }
+  EXPECT_LE(engine->Residency().device.peak_bytes, 48 << 20);
+  EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+}
+
+TEST_F(LocalEngineTest, RidersPoliciesCancellationsAndBudgetsNeverChangeAResult) {
+  constexpr const char* kNames[] = {"resident", "host-offload", "dynamic", "disk"};  // Of equal precision.
+  const at::Tensor expected = Output(*MakeEngine(), MakeCall(ProfileNamed("disk")));
+  for (const int riders : {1, 3, 32}) {
+    const auto engine = MakeEngine(48 << 20, /*max_riders=*/32);
+    std::vector<std::unique_ptr<Flight>> kept, cancelled;
+    for (int i = 0; i < riders; ++i) {
+      ForwardCall call = MakeCall(ProfileNamed(kNames[i % 4]));
+      call.join = static_cast<JoinPolicy>(i % 3);
+      call.priority = i % 5 == 4 ? Priority::kBatch : Priority::kInteractive;
+      kept.push_back(Send(*engine, call));
+      cancelled.push_back(Send(*engine, call));
+      cancelled.back()->handle->Cancel(absl::CancelledError("enough"));
+      EXPECT_THAT(engine->SetBudget(Memory::kDevice, (16 + 8 * (i % 5)) << 20), IsOk());
+    }
+    for (const auto& flight : kept) {
+      ASSERT_THAT(flight->Wait(), IsOk());
+      EXPECT_TRUE(at::equal(flight->result->output, expected)) << riders << " riders";
+    }
+    for (const auto& flight : cancelled) flight->Wait().IgnoreError();
+    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+  }
+}
+
+TEST_F(LocalEngineTest, AFlippedWeightBitChangesTheResult) {
+  const at::Tensor expected = Output(*MakeEngine(), MakeCall(ProfileNamed("disk")));
+  {
+    const auto checkpoint = Checkpoint::Open(folder_ / "model");
+    const StoredTensor& tensor = *(*checkpoint)->Find("img_in.weight");
+    std::fstream shard(folder_ / ("model/" + (*checkpoint)->shard_name(tensor.shard)),
+                       std::ios::in | std::ios::out | std::ios::binary);
+    shard.seekg(tensor.offset_bytes);
+    const char byte = static_cast<char>(shard.get());
+    shard.seekp(tensor.offset_bytes);
+    shard.put(static_cast<char>(byte ^ 1));  // The lowest bit of the first weight.
+  }
+  EXPECT_FALSE(at::equal(Output(*MakeEngine(), MakeCall(ProfileNamed("disk"))), expected));
+}
+
+TEST_F(LocalEngineTest, ReportsProgressUpToTheLastModule) {
+  const auto engine = MakeEngine();
+  std::vector<int> done;
+  const auto flight = Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
+    EXPECT_TRUE(progress.admitted);
+    done.push_back(progress.modules_done);
+  });
+  ASSERT_THAT(flight->Wait(), IsOk());
+  ASSERT_FALSE(done.empty());
+  EXPECT_EQ(done.front(), 0);
+  EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
+  EXPECT_EQ(done.back(), static_cast<int>(engine->Models()[0].model->modules().size()) - 1);
+  EXPECT_EQ(flight->result->account.disk_read_bytes, engine->Models()[0].stored_bytes);
+  EXPECT_EQ(flight->result->account.riders, 1);
+}
+
+TEST_F(LocalEngineTest, CountsWhatIsNotFinite) {
+  const auto engine = MakeEngine();
+  ForwardCall call = MakeCall(ProfileNamed("disk"));
+  call.inputs.latents.fill_(std::numeric_limits<float>::max());
+  const auto flight = Send(*engine, std::move(call));
+  ASSERT_THAT(flight->Wait(), IsOk());
+  EXPECT_GT(flight->result->account.non_finite_elements, 0);
+}
+
+TEST_F(LocalEngineTest, CancellingAtAnyModuleReturnsEverything) {
+  const auto engine = MakeEngine();
+  const int modules = static_cast<int>(engine->Models()[0].model->modules().size());
+  for (int at = 0; at < modules; ++at) {
+    const bool late = at % 2 == 0;
+    const absl::Status why = late ? absl::DeadlineExceededError("too late") : absl::CancelledError("enough");
+    std::shared_ptr<ForwardHandle> handle;
+    absl::Notification submitted;
+    const auto flight = Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
+      submitted.WaitForNotification();
+      if (progress.modules_done >= at) handle->Cancel(why);
+    });
+    handle = flight->handle;
+    submitted.Notify();
+    EXPECT_THAT(flight->Wait(), StatusIs(why.code(), why.message())) << at;
+    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+  }
+}
+
+TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
+  const auto engine = MakeEngine(64 << 20, /*max_riders=*/1);
+  absl::Notification go;
+  const auto first = Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
+    if (progress.modules_done == 1) go.WaitForNotification();
+  });
+  ForwardCall call = MakeCall(ProfileNamed("disk"));
+  call.deadline = absl::Now();
+  const auto second = Send(*engine, std::move(call));
+  // Its end is told on the executor, which the first call holds.
+  while (engine->Residency().waiting == 0) {
+  }
+  go.Notify();
+  EXPECT_THAT(second->Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded, "deadline"));
+  EXPECT_THAT(first->Wait(), IsOk());
+}
+
+TEST_F(LocalEngineTest, SaysWhatWouldFitInsteadOfWhatNeverCan) {
+  const auto engine = MakeEngine(16 << 20);
+  const auto flight = Send(*engine, MakeCall(ProfileNamed("disk"), 2048, 2048));
+  EXPECT_THAT(flight->Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, "pixels fit"));
+}
+
+TEST_F(LocalEngineTest, RefusesAModelThatIsNotThere) {
+  const auto engine = MakeEngine();
+  ForwardCall call = MakeCall(ProfileNamed("disk"));
+  call.model = "huge";
+  EXPECT_THAT(Send(*engine, std::move(call))->Wait(), StatusIs(absl::StatusCode::kNotFound, "'huge'"));
+}
+
+TEST_F(LocalEngineTest, AModelIsThereBeforeItIsReady) {
+  LocalEngineOptions options = {64 << 20, 64 << 20};
+  options.models = {"tiny", "later"};
+  const auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+  ASSERT_THAT(engine, IsOk());
+  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+  const std::vector<ModelInfo> models = (*engine)->Models();
+  ASSERT_EQ(models.size(), 2u);
+  EXPECT_TRUE(models[0].ready);
+  EXPECT_EQ(models[1].name, "later");
+  EXPECT_FALSE(models[1].ready);
+}
+
+TEST_F(LocalEngineTest, ACheckpointThatChangesUnderneathIsDataLossAndNothingElse) {
+  const auto engine = MakeEngine();
+  const at::Tensor kept = Output(*engine, MakeCall(ProfileNamed("host-offload")));
+  for (const auto& file : std::filesystem::directory_iterator(folder_ / "model")) {
+    if (file.path().extension() == ".safetensors") std::filesystem::resize_file(file.path(), 64);
+  }
+  EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("host-offload"))), kept)) << "it has its copies";
+  const auto fresh = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
+  EXPECT_THAT((*fresh)->LoadModel({"tiny", folder_ / "model"}), StatusIs(absl::StatusCode::kInvalidArgument, "tiny"));
+}
+
+TEST_F(LocalEngineTest, ATruncatedShardEndsTheRequestWithDataLoss) {
+  const auto engine = MakeEngine();
+  for (const auto& file : std::filesystem::directory_iterator(folder_ / "model")) {
+    if (file.path().extension() == ".safetensors") std::filesystem::resize_file(file.path(), 64);
+  }
+  EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait(),
+              StatusIs(absl::StatusCode::kDataLoss, "diffusion_pytorch_model"));
+  EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+}
+
+TEST_F(LocalEngineTest, AShardThatIsReplacedOrUnlinkedInMidStreamIsNeverMixed) {
+  for (const bool replaced : {true, false}) {
+    std::filesystem::remove_all(folder_ / "model");
+    ASSERT_THAT(WriteSeededCheckpoint({TinyConfig(), 1}, folder_ / "model", nullptr, nullptr), IsOk());
+    const auto engine = MakeEngine();
+    const auto change = [&](const ForwardProgress& progress) {
+      if (progress.modules_done != 3) return;
+      for (const auto& file : std::filesystem::directory_iterator(folder_ / "model")) {
+        if (file.path().extension() != ".safetensors") continue;
+        const std::string copy = file.path().string() + ".new";
+        if (replaced) {
+          std::filesystem::copy_file(file.path(), copy);
+          std::filesystem::rename(copy, file.path());
+        } else {
+          std::filesystem::remove(file.path());
+        }
+      }
+    };
+    EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")), change)->Wait(),
+                StatusIs(absl::StatusCode::kDataLoss, "diffusion_pytorch_model"));
+    EXPECT_THAT(engine->Residency().device.activations_bytes, 0);
+    EXPECT_EQ(engine->Models().size(), 1u) << "the server lives";
+  }
+}
+
+TEST_F(LocalEngineTest, NamesTheTensorThatDoesNotFitTheModel) {
+  QwenImageDiTConfig wider = TinyConfig();
+  wider.joint_attention_dim = 128;
+  std::ofstream(folder_ / "model/config.json") << ToConfigJson(wider);
+  const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
+  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "txt_norm.weight"));
+  wider = TinyConfig();
+  wider.num_layers = 4;
+  std::ofstream(folder_ / "model/config.json") << ToConfigJson(wider);
+  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "has no tensor 'transformer_blocks.3."));
+  wider.num_layers = 2;
+  std::ofstream(folder_ / "model/config.json") << ToConfigJson(wider);
+  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "is not part of the model"));
+}
+
+TEST_F(LocalEngineTest, RefusesNewCallsWhileItDrains) {
+  const auto engine = MakeEngine();
+  const auto before = Send(*engine, MakeCall(ProfileNamed("disk")));
+  engine->Drain(absl::InfiniteFuture());
+  EXPECT_THAT(before->Wait(), IsOk()) << "accepted work finishes";
+  EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait(),
+              StatusIs(absl::StatusCode::kUnavailable, "stopping"));
+}
+
+}  // namespace
+}  // namespace ditserve

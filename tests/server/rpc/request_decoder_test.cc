@@ -1,0 +1,279 @@
+#include "server/rpc/request_decoder.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <random>
+#include <string>
+
+#include "tests/server/tiny_model.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve {
+namespace {
+
+constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+class RequestDecoderTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<DecodedForward> Decode() const { return decoder_.Decode(request_, models_); }
+
+  // The error of the valid request after `change`.
+  absl::Status ErrorAfter(const std::function<void(v1::ForwardRequest&)>& change) const {
+    v1::ForwardRequest changed = TinyRequest(2);
+    change(changed);
+    return decoder_.Decode(changed, models_).status();
+  }
+
+  const ProfileCatalogue catalogue_ = TinyCatalogue();
+  const RequestDecoder decoder_{{.max_batch = 4, .max_side = 64}, &catalogue_};
+  std::vector<ModelInfo> models_ = {TinyModelInfo()};
+  v1::ForwardRequest request_ = TinyRequest(2);
+};
+
+TEST_F(RequestDecoderTest, MakesACallOfAValidRequest) {
+  const absl::StatusOr<DecodedForward> decoded = Decode();
+  ASSERT_THAT(decoded, IsOk());
+  EXPECT_EQ(decoded->call.model, "tiny");
+  EXPECT_EQ(decoded->model, &TinyModel());
+  EXPECT_EQ(decoded->layout, v1::OUTPUT_LAYOUT_PATCHES);
+  EXPECT_EQ(decoded->call.profile.name, "disk");
+  EXPECT_EQ(decoded->call.inputs.latents.sizes(), (std::vector<int64_t>{2, 16, 4, 2}));
+  EXPECT_EQ(decoded->call.inputs.latents.const_data_ptr(), request_.latents().data().data());
+  EXPECT_EQ(decoded->call.inputs.timestep.sizes(), (std::vector<int64_t>{2}));
+  EXPECT_EQ(decoded->call.inputs.prompt_emb.sizes(), (std::vector<int64_t>{2, 3, 8}));
+  EXPECT_FALSE(decoded->call.inputs.prompt_emb_mask.defined());
+}
+
+TEST_F(RequestDecoderTest, FindsAModelByName) {
+  models_.push_back(TinyModelInfo("other"));
+  request_.set_model("other");
+  const absl::StatusOr<DecodedForward> decoded = Decode();
+  ASSERT_THAT(decoded, IsOk());
+  EXPECT_EQ(decoded->call.model, "other");
+}
+
+TEST_F(RequestDecoderTest, RefusesAnUnknownModelNamingThoseThereAre) {
+  models_.push_back(TinyModelInfo("other"));
+  request_.set_model("missing");
+  EXPECT_THAT(Decode(), StatusIs(absl::StatusCode::kNotFound, R"(model: "missing", expected one of "tiny", "other")"));
+  request_.set_model(std::string(100'000, 'x'));
+  EXPECT_THAT(Decode(), StatusIs(absl::StatusCode::kNotFound, "model: a name that is too long"));
+}
+
+TEST_F(RequestDecoderTest, WantsANameWhereThereAreSeveralModels) {
+  models_.push_back(TinyModelInfo("other"));
+  EXPECT_THAT(Decode(), StatusIs(kInvalid, R"(model: not given, expected one of "tiny", "other")"));
+}
+
+TEST_F(RequestDecoderTest, SendsClientsAwayWhileAModelLoads) {
+  models_ = {TinyModelInfo("tiny", false)};
+  EXPECT_THAT(Decode(), StatusIs(absl::StatusCode::kUnavailable, R"(model: "tiny" is still loading)"));
+  models_.clear();
+  EXPECT_THAT(Decode(), StatusIs(absl::StatusCode::kUnavailable, "model: none is loaded yet"));
+}
+
+TEST_F(RequestDecoderTest, RefusesSidesThatAreNoMultipleOf16OrOutOfRange) {
+  for (int64_t side : {int64_t{0}, int64_t{-16}, int64_t{8}, int64_t{17}, int64_t{80},
+                       std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min()}) {
+    EXPECT_THAT(ErrorAfter([side](auto& r) { r.set_height(side); }),
+                StatusIs(kInvalid, absl::StrCat("height: ", side, ", expected a multiple of 16 from 16 to 64")));
+    EXPECT_THAT(ErrorAfter([side](auto& r) { r.set_width(side); }), StatusIs(kInvalid, "width: "));
+  }
+}
+
+TEST_F(RequestDecoderTest, RefusesLatentsThatDoNotFitTheImage) {
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_latents() = Ramp({2, 16, 2, 4});
+              }),
+              StatusIs(kInvalid, "latents.shape: [2, 16, 2, 4], expected [2, 16, 4, 2] ([B, 16, height/8, width/8])"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_latents() = Ramp({2, 15, 4, 2});
+              }),
+              StatusIs(kInvalid, "latents.shape: [2, 15, 4, 2], expected [2, 16, 4, 2]"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_latents() = Ramp({16, 4, 2});
+              }),
+              StatusIs(kInvalid, "latents.shape: [16, 4, 2], expected 4 dimensions [B, 16, H/8, W/8]"));
+  EXPECT_THAT(ErrorAfter([](auto& r) { r.clear_latents(); }), StatusIs(kInvalid, "latents.dtype: "));
+}
+
+TEST_F(RequestDecoderTest, RefusesABatchThatIsTooLarge) {
+  request_ = TinyRequest(5);
+  EXPECT_THAT(Decode(), StatusIs(kInvalid, "latents.shape: a batch of 5, expected at most 4"));
+}
+
+TEST_F(RequestDecoderTest, RefusesDTypesThatAreNotFloatingPoint) {
+  const v1::Tensor integers = MakeTensor<int32_t>(v1::DTYPE_INT32, {2}, {1, 2});
+  EXPECT_THAT(ErrorAfter([&](auto& r) { *r.mutable_latents() = integers; }),
+              StatusIs(kInvalid, "latents.dtype: int32, expected float32, bfloat16 or float16"));
+  EXPECT_THAT(ErrorAfter([&](auto& r) { *r.mutable_timestep() = integers; }),
+              StatusIs(kInvalid, "timestep.dtype: int32, expected"));
+  EXPECT_THAT(ErrorAfter([&](auto& r) { *r.mutable_prompt_emb() = integers; }),
+              StatusIs(kInvalid, "prompt_emb.dtype: int32, expected"));
+}
+
+TEST_F(RequestDecoderTest, RefusesATimestepOfAnotherBatch) {
+  EXPECT_THAT(ErrorAfter([](auto& r) { *r.mutable_timestep() = Ramp({1}); }),
+              StatusIs(kInvalid, "timestep.shape: [1], expected [2] ([B] of latents)"));
+}
+
+TEST_F(RequestDecoderTest, RefusesPromptsOfTheWrongShape) {
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb() = Ramp({2, 3, 7});
+              }),
+              StatusIs(kInvalid, "prompt_emb.shape: [2, 3, 7], expected [2, 3, 8] ([B, T, joint_attention_dim])"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb() = Ramp({1, 3, 8});
+              }),
+              StatusIs(kInvalid, "prompt_emb.shape: [1, 3, 8], expected [2, 3, 8]"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb() = Ramp({2, 24});
+              }),
+              StatusIs(kInvalid, "prompt_emb.shape: [2, 24], expected 3 dimensions"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb() = Ramp({2, 1025, 8});
+              }),
+              StatusIs(kInvalid, "prompt_emb.shape: 1025 tokens, expected at most 1024"));
+}
+
+TEST_F(RequestDecoderTest, NamesTheFirstElementThatIsNotFinite) {
+  EXPECT_THAT(ErrorAfter([](auto& r) { SetElement(*r.mutable_latents(), 5, std::nanf("")); }),
+              StatusIs(kInvalid, "latents.data: element 5 is NaN or infinite"));
+  EXPECT_THAT(ErrorAfter([](auto& r) { SetElement(*r.mutable_timestep(), 1, kInf); }),
+              StatusIs(kInvalid, "timestep.data: element 1 is NaN or infinite"));
+  EXPECT_THAT(ErrorAfter([](auto& r) { SetElement(*r.mutable_prompt_emb(), 47, -kInf); }),
+              StatusIs(kInvalid, "prompt_emb.data: element 47 is NaN or infinite"));
+}
+
+TEST_F(RequestDecoderTest, KnowsFiniteNumbersOf16Bits) {
+  using Elements = std::vector<uint16_t>;
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_timestep() = MakeTensor(v1::DTYPE_FLOAT16, {2}, Elements{0x7BFF, 0xFC00});
+              }),
+              StatusIs(kInvalid, "timestep.data: element 1"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_timestep() = MakeTensor(v1::DTYPE_BFLOAT16, {2}, Elements{0x7F7F, 0x7F81});
+              }),
+              StatusIs(kInvalid, "timestep.data: element 1"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_timestep() = MakeTensor(v1::DTYPE_BFLOAT16, {2}, Elements{0xFF7F, 0x7C00});
+              }),
+              IsOk());
+}
+
+TEST_F(RequestDecoderTest, CountsTokensWhoseMaskIsNotZero) {
+  *request_.mutable_prompt_emb_mask() = MakeTensor<float>(v1::DTYPE_FLOAT32, {2, 3}, {1, -0.0f, 0, 0, 0.5f, -2});
+  absl::StatusOr<DecodedForward> decoded = Decode();
+  ASSERT_THAT(decoded, IsOk());
+  const at::Tensor& mask = decoded->call.inputs.prompt_emb_mask;
+  ASSERT_EQ(mask.scalar_type(), at::kBool);
+  const bool* counts = mask.const_data_ptr<bool>();
+  EXPECT_EQ(std::vector<bool>(counts, counts + 6), (std::vector<bool>{true, false, false, false, true, true}));
+
+  *request_.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_BOOL, {2, 3}, {1, 0, 77, 0, 0, 1});
+  decoded = Decode();
+  ASSERT_THAT(decoded, IsOk());
+  counts = decoded->call.inputs.prompt_emb_mask.const_data_ptr<bool>();
+  EXPECT_EQ(std::vector<bool>(counts, counts + 6), (std::vector<bool>{true, false, true, false, false, true}));
+}
+
+TEST_F(RequestDecoderTest, RefusesMasksThatAreWrong) {
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_BOOL, {2, 3}, {1, 0, 0, 0, 0, 0});
+              }),
+              StatusIs(kInvalid, "prompt_emb_mask.data: row 1 is all zero, expected at least one token that counts"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_BOOL, {2, 2}, {1, 1, 1, 1});
+              }),
+              StatusIs(kInvalid, "prompt_emb_mask.shape: [2, 2], expected [2, 3] ([B, T] of prompt_emb)"));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_FLOAT8_E4M3FN, {2, 3}, {1, 1, 1, 1, 1, 1});
+              }),
+              StatusIs(kInvalid, "prompt_emb_mask.dtype: float8_e4m3fn"));
+}
+
+TEST_F(RequestDecoderTest, RefusesAnUnknownProfileNamingThoseThereAre) {
+  EXPECT_THAT(ErrorAfter([](auto& r) { r.set_profile("fast"); }),
+              StatusIs(absl::StatusCode::kNotFound, R"(profile: "fast", expected one of "disk", "resident")"));
+}
+
+TEST_F(RequestDecoderTest, TakesAProfileByName) {
+  request_.set_profile("resident");
+  const absl::StatusOr<DecodedForward> decoded = Decode();
+  ASSERT_THAT(decoded, IsOk());
+  EXPECT_EQ(decoded->call.profile.name, "resident");
+  EXPECT_EQ(decoded->call.profile.vram_limit_bytes, std::nullopt);
+}
+
+TEST_F(RequestDecoderTest, TakesAnEmptyKeyOfAVramConfigAsLeftOut) {
+  request_.mutable_vram_config()->set_offload_dtype("disk");
+  request_.mutable_vram_config()->set_computation_dtype("bfloat16");
+  request_.mutable_vram_config()->set_computation_device("accelerator");
+  const absl::StatusOr<DecodedForward> decoded = Decode();
+  ASSERT_THAT(decoded, IsOk());
+  const Profile& profile = decoded->call.profile;
+  EXPECT_EQ(profile.name, "");
+  EXPECT_EQ(profile.offload.tier, Tier::kDisk);
+  EXPECT_EQ(profile.onload, (Station{Tier::kDevice, DType::kBFloat16}));
+}
+
+TEST_F(RequestDecoderTest, NamesTheKeyOfAVramConfigThatIsWrong) {
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                r.mutable_vram_config()->set_onload_dtype("int4");
+                r.mutable_vram_config()->set_computation_dtype("bfloat16");
+                r.mutable_vram_config()->set_computation_device("accelerator");
+              }),
+              StatusIs(kInvalid, "vram_config.onload_dtype: "));
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                r.mutable_vram_config()->set_computation_dtype("bfloat16");
+                r.mutable_vram_config()->set_computation_device("cuda:7");
+              }),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "vram_config.computation_device: "));
+}
+
+TEST_F(RequestDecoderTest, ReplacesTheProfilesLimit) {
+  request_.mutable_vram_limit_gib()->set_value(0.25);
+  const absl::StatusOr<DecodedForward> decoded = Decode();
+  ASSERT_THAT(decoded, IsOk());
+  EXPECT_EQ(decoded->call.profile.vram_limit_bytes, int64_t{1} << 28);
+  for (double limit : {-1.0, static_cast<double>(kInf), std::nan(""), 1e300}) {
+    EXPECT_THAT(ErrorAfter([limit](auto& r) { r.mutable_vram_limit_gib()->set_value(limit); }),
+                StatusIs(kInvalid, "vram_limit_gib: "));
+  }
+}
+
+TEST_F(RequestDecoderTest, RefusesAnUnknownLayout) {
+  EXPECT_THAT(ErrorAfter([](auto& r) { r.set_output_layout(static_cast<v1::OutputLayout>(9)); }),
+              StatusIs(kInvalid, "output_layout: 9, expected OUTPUT_LAYOUT_PATCHES or OUTPUT_LAYOUT_LATENTS"));
+}
+
+TEST_F(RequestDecoderTest, SurvivesRequestsWithAnyByteChanged) {
+  const std::string valid = TinyRequest(2).SerializeAsString();
+  std::mt19937 random(1);
+  for (int i = 0; i < 5000; ++i) {
+    std::string changed = valid;
+    for (int j = 0; j < 3; ++j) changed[random() % 64] = static_cast<char>(random());
+    v1::ForwardRequest request;
+    if (!request.ParseFromString(changed)) continue;
+    const absl::Status status = decoder_.Decode(request, models_).status();
+    EXPECT_NE(status.code(), absl::StatusCode::kInternal) << status;
+  }
+}
+
+TEST_F(RequestDecoderTest, TakesPriorityAndJoinOverAndRefusesUnknownOnes) {
+  request_.set_priority(v1::PRIORITY_BATCH);
+  request_.set_join(v1::JOIN_WAIT);
+  EXPECT_EQ(Decode()->call.priority, Priority::kBatch);
+  EXPECT_EQ(Decode()->call.join, JoinPolicy::kWait);
+  EXPECT_THAT(ErrorAfter([](auto& request) { request.set_priority(static_cast<v1::Priority>(9)); }),
+              StatusIs(absl::StatusCode::kInvalidArgument, "priority: 9, expected PRIORITY_INTERACTIVE"));
+  EXPECT_THAT(ErrorAfter([](auto& request) { request.set_join(static_cast<v1::Join>(9)); }),
+              StatusIs(absl::StatusCode::kInvalidArgument, "join: 9, expected JOIN_AUTO"));
+}
+
+}  // namespace
+}  // namespace ditserve
