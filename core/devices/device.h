@@ -11,8 +11,8 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/dtype.h"
+#include "core/base/memory.h"
 #include "core/devices/host_memory.h"
-#include "core/memory/ledger.h"
 
 namespace ditserve {
 

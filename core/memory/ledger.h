@@ -8,12 +8,21 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "core/residency/residency_snapshot.h"
+#include "core/base/memory.h"
 
 namespace ditserve {
 
-// A memory with a budget of its own. On a device that computes in host memory the two are parts of one memory.
-enum class Memory : uint8_t { kDevice, kHost };
+// One memory's ledger at one moment, bytes.
+struct MemoryUsage {
+  int64_t budget_bytes = 0;  // In force.
+  int64_t weights_bytes = 0;
+  int64_t staging_bytes = 0;
+  int64_t activations_bytes = 0;
+  int64_t peak_bytes = 0;    // Largest total so far.
+  int64_t wanted_bytes = 0;  // Asked for; smaller than what is in force while running requests need more.
+
+  int64_t total_bytes() const { return weights_bytes + staging_bytes + activations_bytes; }
+};
 
 // What reserved bytes are for.
 enum class MemoryKind : uint8_t { kWeights, kStaging, kActivations };

@@ -191,8 +191,6 @@ bool IsCudaDevice(absl::string_view device) {
   return std::all_of(device.begin(), device.end(), absl::ascii_isdigit);
 }
 
-absl::string_view Name(Tier tier) { return tier == Tier::kDisk ? "disk" : tier == Tier::kHost ? "host" : "device"; }
-
 bool Profile::Manages(absl::string_view module_type) const {
   return std::find(managed_types.begin(), managed_types.end(), module_type) != managed_types.end();
 }

@@ -10,14 +10,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "core/base/dtype.h"
+#include "core/base/memory.h"
 
 namespace ditserve {
-
-// Where a weight can be, slowest first.
-enum class Tier : uint8_t { kDisk, kHost, kDevice };
-
-// "disk", "host", "device".
-absl::string_view Name(Tier tier);
 
 // Whether `device` is written as CUDA devices are: "cuda", or "cuda:N" with N from 0 to 999 and no leading zero.
 bool IsCudaDevice(absl::string_view device);

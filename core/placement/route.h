@@ -23,9 +23,6 @@ class FormTable {
   std::vector<CopyForm> forms_;
 };
 
-// The memory of a tier other than disk.
-inline Memory MemoryOf(Tier tier) { return tier == Tier::kDevice ? Memory::kDevice : Memory::kHost; }
-
 // A place where a profile may keep a copy of a module.
 struct Stop {
   Tier tier;  // kHost or kDevice.

@@ -7,22 +7,11 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "core/base/memory.h"
 #include "core/base/priority.h"
-#include "core/placement/profile.h"
+#include "core/memory/ledger.h"
 
 namespace ditserve {
-
-// One memory's ledger at one moment, bytes.
-struct MemoryUsage {
-  int64_t budget_bytes = 0;  // In force.
-  int64_t weights_bytes = 0;
-  int64_t staging_bytes = 0;
-  int64_t activations_bytes = 0;
-  int64_t peak_bytes = 0;    // Largest total so far.
-  int64_t wanted_bytes = 0;  // Asked for; smaller than what is in force while running requests need more.
-
-  int64_t total_bytes() const { return weights_bytes + staging_bytes + activations_bytes; }
-};
 
 // A model's parameters, in stored bytes, by the nearest tier that holds them; the three add up to the model.
 struct TierBytes {

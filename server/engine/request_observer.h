@@ -1,10 +1,9 @@
 #ifndef DITSERVE_SERVER_ENGINE_REQUEST_OBSERVER_H_
 #define DITSERVE_SERVER_ENGINE_REQUEST_OBSERVER_H_
 
-#include <grpcpp/support/status_code_enum.h>
-
 #include <string>
 
+#include "absl/status/status.h"
 #include "server/engine/engine.h"
 
 namespace ditserve {
@@ -12,7 +11,7 @@ namespace ditserve {
 // A call of TransformerService that has ended.
 struct EndedRequest {
   const char* rpc;  // "Forward", "ForwardStream".
-  grpc::StatusCode code = grpc::StatusCode::OK;
+  absl::StatusCode code = absl::StatusCode::kOk;
   std::string profile;                      // Its name; empty if it was given inline or never decoded.
   const ForwardAccount* account = nullptr;  // Null unless it was answered.
 };

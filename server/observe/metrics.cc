@@ -15,6 +15,7 @@
 #include <sstream>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 
@@ -31,16 +32,6 @@ const prometheus::Histogram::BucketBoundaries& Buckets() {
   static const auto& buckets = *new prometheus::Histogram::BucketBoundaries(
       {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000});
   return buckets;
-}
-
-std::string CodeName(grpc::StatusCode code) {
-  static constexpr const char* kNames[] = {
-      "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
-      "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
-      "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
-      "DATA_LOSS", "UNAUTHENTICATED"};
-  const auto index = static_cast<size_t>(code);
-  return index < std::size(kNames) ? kNames[index] : "UNKNOWN";
 }
 
 // A family whose values are read now.
@@ -173,7 +164,7 @@ class MetricsImpl final : public Metrics {
                     .Register(*registry_)) {}
 
   void OnEnd(const EndedRequest& request) override {
-    requests_.Add({{"rpc", request.rpc}, {"code", CodeName(request.code)}}).Increment();
+    requests_.Add({{"rpc", request.rpc}, {"code", absl::StatusCodeToString(request.code)}}).Increment();
     if (request.account == nullptr) return;
     const std::string profile = profiles_.contains(request.profile) ? request.profile : "inline";
     Observe(durations_, {{"profile", profile}}, request.account->total);

@@ -36,7 +36,8 @@ class Report {
 
   void SetProfile(const std::string& profile) { profile_ = profile; }
   void Send(const grpc::Status& status, const ForwardAccount* account = nullptr) const {
-    if (observer_ != nullptr) observer_->OnEnd({rpc_, status.error_code(), profile_, account});
+    if (observer_ != nullptr)
+      observer_->OnEnd({rpc_, static_cast<absl::StatusCode>(status.error_code()), profile_, account});
   }
 
  private:

@@ -61,8 +61,8 @@ TEST_F(MetricsTest, CountsCallsAndTimesThoseThatWereAnswered) {
   ForwardAccount account;
   account.total = absl::Seconds(3);
   account.stall = absl::Seconds(2);
-  metrics_->OnEnd({"Forward", grpc::StatusCode::OK, "disk", &account});
-  metrics_->OnEnd({"ForwardStream", grpc::StatusCode::DATA_LOSS, "disk", nullptr});
+  metrics_->OnEnd({"Forward", absl::StatusCode::kOk, "disk", &account});
+  metrics_->OnEnd({"ForwardStream", absl::StatusCode::kDataLoss, "disk", nullptr});
   const std::string text = metrics_->Scrape();
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"OK\",rpc=\"Forward\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"DATA_LOSS\",rpc=\"ForwardStream\"} 1\n"));
@@ -74,7 +74,7 @@ TEST_F(MetricsTest, CountsCallsAndTimesThoseThatWereAnswered) {
 
 TEST_F(MetricsTest, OnlyConfiguredProfilesBecomeLabels) {
   const ForwardAccount account;
-  metrics_->OnEnd({"Forward", grpc::StatusCode::OK, "made\"up", &account});
+  metrics_->OnEnd({"Forward", absl::StatusCode::kOk, "made\"up", &account});
   EXPECT_THAT(metrics_->Scrape(), Not(HasSubstr("made")));
   EXPECT_THAT(metrics_->Scrape(), HasSubstr("ditserve_forward_duration_seconds_count{profile=\"inline\"} 1\n"));
 }
@@ -82,7 +82,7 @@ TEST_F(MetricsTest, OnlyConfiguredProfilesBecomeLabels) {
 // What `promtool check metrics` looks at: HELP and TYPE before samples, names by kind, no metric without samples.
 TEST_F(MetricsTest, KeepsPrometheusConventions) {
   const ForwardAccount account;
-  metrics_->OnEnd({"Forward", grpc::StatusCode::OK, "disk", &account});
+  metrics_->OnEnd({"Forward", absl::StatusCode::kOk, "disk", &account});
   std::string family, type;
   int samples = 0;
   for (const absl::string_view line : absl::StrSplit(metrics_->Scrape(), '\n', absl::SkipEmpty())) {
@@ -130,7 +130,7 @@ TEST_F(MetricsTest, AnswersOverHttpWhileCallsEnd) {
   ASSERT_THAT(port, IsOk());
   std::thread load([this] {
     const ForwardAccount account;
-    for (int i = 0; i < 1000; ++i) metrics_->OnEnd({"Forward", grpc::StatusCode::OK, "disk", &account});
+    for (int i = 0; i < 1000; ++i) metrics_->OnEnd({"Forward", absl::StatusCode::kOk, "disk", &account});
   });
   for (int i = 0; i < 5; ++i) EXPECT_THAT(Get(*port), HasSubstr("ditserve_requests_active 3"));
   load.join();
