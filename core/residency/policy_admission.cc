@@ -1,0 +1,254 @@
+// Admission: who may ride, from when, and what may stay meanwhile.
+#include <algorithm>
+#include <limits>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "core/residency/keep_plan.h"
+#include "core/residency/policy.h"
+#include "core/residency/rider.h"
+
+namespace ditserve {
+namespace {
+
+constexpr absl::Duration kShortestRetry = absl::Seconds(1);
+
+// Of the room that copies have, what is left to those that stream: enough for kAheadModules where there is plenty.
+constexpr int kStreamingShare = 4;
+
+}  // namespace
+
+absl::Status Policy::CheckFits(const PolicyRider& rider) const {
+  const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
+  const int64_t widest = rider.itinerary->widest_bytes;
+  if (rider.activation_bytes <= budget.configured_bytes - budget.fixed_bytes - widest) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the request takes ", rider.activation_bytes, " bytes of device memory for activations and ", widest,
+                   " to stream the model through; the device budget is ", budget.configured_bytes, " bytes"));
+}
+
+// A place is had, on a device that lets nobody else in before, by whoever is let in at once; in a full queue by whoever
+// is more urgent than the last of those who wait, which is sent away.
+absl::Status Policy::MakePlaceInQueue(const PolicyRider& rider, Actions& actions) {
+  int waiting = 0;
+  PolicyRider* last = nullptr;
+  bool alone = true;
+  for (PolicyRider& other : sweeps_.riders()) {
+    if (other.stage != PolicyRider::Stage::kWaiting) continue;
+    ++waiting;
+    alone &= other.itinerary->device != rider.itinerary->device;
+    if (last == nullptr || other.priority >= last->priority) last = &other;
+  }
+  if (waiting < options_.max_waiting) return absl::OkStatus();
+  const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
+  if (alone && FitsNow(devices_[Index(rider.itinerary->device) - 1], rider) &&
+      budget.used_bytes() - budget.cached_bytes - EvictableBytes(rider.itinerary->device) + rider.activation_bytes <=
+          budget.allowed_bytes()) {
+    return absl::OkStatus();
+  }
+  if (last == nullptr || last->priority <= rider.priority) return QueueIsFull(waiting);
+  EndRider(*last, QueueIsFull(waiting), actions);
+  return absl::OkStatus();
+}
+
+absl::Status Policy::QueueIsFull(int waiting) const {
+  const auto active = std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(),
+                                    [](const PolicyRider& rider) { return rider.admitted; });
+  const absl::Duration retry =
+      std::max(estimates_.usual_ride.value_or(kShortestRetry) / std::max<int64_t>(active, 1), kShortestRetry);
+  absl::Status status = absl::ResourceExhaustedError(
+      absl::StrCat(waiting, " requests are waiting already, the most the server lets wait: try again in about ",
+                   absl::ToInt64Seconds(retry), " s"));
+  status.SetPayload(kRetryAfterPayload, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(retry))));
+  return status;
+}
+
+bool Policy::FitsNow(const Device& device, const PolicyRider& rider) const {
+  const MemoryBudget& budget = budgets_[Index(device.memory)];
+  int admitted = 0;
+  for (const PolicyRider& other : sweeps_.riders()) {
+    admitted += other.admitted && other.itinerary->device == device.memory;
+  }
+  const int64_t widest = std::max(budget.widest_bytes, rider.itinerary->widest_bytes);
+  return admitted < options_.max_riders &&
+         budget.fixed_bytes + budget.activation_bytes + rider.activation_bytes + widest <= budget.allowed_bytes();
+}
+
+PolicyRider* Policy::HeadOf(const Device& device) {
+  const auto rank = [this](const PolicyRider& rider) {
+    const bool patient = now_ - rider.joined < kPatienceInQueue * options_.ageing;
+    return std::tuple(patient, patient ? rider.priority : Priority::kInteractive, rider.joined, rider.id);
+  };
+  PolicyRider* head = nullptr;
+  for (PolicyRider& rider : sweeps_.riders()) {
+    if (rider.stage != PolicyRider::Stage::kWaiting || rider.itinerary->device != device.memory) continue;
+    if (head == nullptr || rank(rider) < rank(*head)) head = &rider;
+  }
+  return head;
+}
+
+void Policy::WatchHead(Device& device) {
+  const PolicyRider* head = HeadOf(device);
+  if (head != nullptr && !FitsNow(device, *head)) head = nullptr;
+  if (head == device.head) return;
+  device.head = head;
+  device.head_since = now_;
+}
+
+bool Policy::Admit(Device& device, Actions& actions) {
+  device.head_bytes = 0;
+  PolicyRider* const head = HeadOf(device);
+  if (head == nullptr || !FitsNow(device, *head)) return false;  // Nobody overtakes.
+  return TryAdmit(device, *head, actions);
+}
+
+bool Policy::TryAdmit(Device& device, PolicyRider& rider, Actions& actions) {
+  MemoryBudget& budget = Budget(device.memory);
+  const int64_t bytes = rider.activation_bytes;
+  const size_t before = actions.size();
+  const auto free = [&budget] { return budget.allowed_bytes() - budget.used_bytes(); };
+  if (free() < bytes) {
+    if (device.planned_for != &rider) Plan(device, &rider, actions);
+    const bool is_elder = device.elder.rider == &rider;
+    if (!is_elder) device.head_bytes = bytes;
+    const int64_t missing = bytes - free() - budget.leaving_bytes;
+    if (missing > budget.cached_bytes) {
+      MakeRoom(device.memory, missing, budget.cached_bytes, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
+    }
+    Trim(device.memory, missing, actions);
+    const int64_t still = bytes - free() - budget.leaving_bytes;
+    if (is_elder && still > 0) Doom(device, still);
+  }
+  if (free() < bytes) return actions.size() > before;
+  budget.activation_bytes += bytes;
+  rider.admitted = true;
+  rider.stage = PolicyRider::Stage::kAdmitted;
+  ++rider.itinerary->riders;
+  device.head_bytes = 0;
+  if (device.elder.rider == &rider) ReserveFor(device, nullptr);
+  UpdateWidest(device);
+  Plan(device, nullptr, actions);
+  idle_since_.reset();
+  rider.after = ChooseSweep(rider);
+  if (rider.after == nullptr) BeginRider(rider, actions);
+  return true;
+}
+
+void Policy::UpdateWidest(const Device& device) {
+  int64_t widest = 0;
+  for (const PolicyRider& rider : sweeps_.riders()) {
+    if (rider.admitted && rider.itinerary->device == device.memory) {
+      widest = std::max(widest, rider.itinerary->widest_bytes);
+    }
+  }
+  Budget(device.memory).widest_bytes = widest;
+}
+
+void Policy::BeginRider(PolicyRider& rider, Actions& actions) {
+  rider.stage = PolicyRider::Stage::kRiding;
+  rider.after = nullptr;
+  rider.begun = now_;
+  rider.debt = absl::ZeroDuration();
+  std::optional<absl::Duration> least;
+  for (const PolicyRider& other : sweeps_.riders()) {
+    if (&other != &rider && other.riding()) least = std::min(least.value_or(other.attained), other.attained);
+  }
+  rider.attained = least.value_or(absl::ZeroDuration());  // As if it had always been there: no better, no worse.
+  actions.push_back(Begin{&rider});
+}
+
+void Policy::BeginThoseAfter(const PolicyRider& rider, Actions& actions) {
+  for (PolicyRider& next : sweeps_.riders()) {
+    if (next.stage == PolicyRider::Stage::kAdmitted && next.after == &rider) BeginRider(next, actions);
+  }
+}
+
+// After which rider it begins, by its policy; null: now. Never after one of a lower priority, which may itself wait
+// long.
+const PolicyRider* Policy::ChooseSweep(PolicyRider& rider) const {
+  const PolicyRider* first = nullptr;  // Of those under way: the nearest to its end, and the farthest from it.
+  const PolicyRider* last = nullptr;
+  for (const PolicyRider& other : sweeps_.riders()) {
+    if (!other.riding() || other.passed_all() || other.priority > rider.priority) continue;
+    if (other.itinerary->weights != rider.itinerary->weights || other.itinerary->device != rider.itinerary->device) {
+      continue;
+    }
+    if (first == nullptr || other.next > first->next) first = &other;
+    if (last == nullptr || other.next < last->next) last = &other;
+  }
+  if (first == nullptr) return nullptr;
+  const JoinSituation situation = SituationOf(rider, *last);
+  rider.join_costs = PredictJoinCosts(situation);
+  const bool cheaper = rider.join_costs->wait < rider.join_costs->immediate;
+  rider.waited_for_sweep = rider.join == JoinPolicy::kWait ||
+                           (rider.join == JoinPolicy::kAuto && cheaper && situation.move_passed > absl::ZeroDuration());
+  return rider.waited_for_sweep ? first : nullptr;
+}
+
+JoinSituation Policy::SituationOf(const PolicyRider& rider, const PolicyRider& last) const {
+  const WeightsId weights = rider.itinerary->weights;
+  const std::vector<int64_t>& stored = stored_bytes_[static_cast<size_t>(weights)];
+  const ModuleSet& computable = rider.itinerary->computable;
+  double passed = 0, ahead = 0;
+  for (ModuleIndex i = computable.NextMissing(0); i < computable.modules(); i = computable.NextMissing(i + 1)) {
+    (i < last.next ? passed : ahead) += static_cast<double>(stored[static_cast<size_t>(i)]);
+  }
+  const auto learned = estimates_.computing_per_byte.find(weights);
+  const double per_byte = learned == estimates_.computing_per_byte.end() ? 0 : learned->second;
+  const auto computing = [per_byte](const PolicyRider& each) {
+    return absl::Seconds(per_byte * static_cast<double>(each.activation_bytes));
+  };
+  JoinSituation situation;
+  situation.move_passed = absl::Seconds(passed / estimates_.bytes_per_second());
+  situation.move_ahead = absl::Seconds(ahead / estimates_.bytes_per_second());
+  situation.compute_own = computing(rider);
+  for (const PolicyRider& other : sweeps_.riders()) {
+    if (!other.riding() || other.itinerary->weights != weights || &other == &rider) continue;
+    const double left = 1 - static_cast<double>(other.next) / other.itinerary->modules();
+    situation.compute_others += left * computing(other);
+  }
+  return situation;
+}
+
+void Policy::Plan(Device& device, const PolicyRider* admitting, Actions& actions) {
+  int64_t activations = 0, widest = 0;
+  std::vector<Itinerary*> itineraries;
+  std::vector<KeepWish> wishes;
+  for (Itinerary& itinerary : sweeps_.itineraries()) {
+    if (itinerary.device != device.memory) continue;
+    const bool rides = itinerary.riders > 0 || (admitting != nullptr && admitting->itinerary == &itinerary);
+    itinerary.kept.clear();
+    if (!rides) continue;
+    widest = std::max(widest, itinerary.widest_bytes);
+    itineraries.push_back(&itinerary);
+    wishes.push_back({itinerary.weights, &itinerary.routes});
+  }
+  const MemoryBudget& budget = budgets_[Index(device.memory)];
+  const MemoryBudget& host = budgets_[Index(Memory::kHost)];
+  activations = budget.activation_bytes + (admitting != nullptr ? admitting->activation_bytes : 0);
+  const int64_t room = budget.force_bytes() - budget.fixed_bytes - activations;
+  const auto plan = [&](bool streams) {
+    for (size_t i = 0; i < wishes.size(); ++i) {
+      wishes[i].limited_bytes = KeepWish::kUnlimited;
+      if (!itineraries[i]->limit_bytes) continue;
+      wishes[i].limited_bytes = *itineraries[i]->limit_bytes - activations;
+      if (streams) wishes[i].limited_bytes -= Sweeps::kLimitedAheadModules * itineraries[i]->widest_bytes;
+    }
+    const int64_t streaming =
+        streams ? std::clamp(room / kStreamingShare, std::min(widest, room), Sweeps::kAheadModules * widest) : 0;
+    return PlanKept(wishes, {host.force_bytes() - host.fixed_bytes, room - streaming}, device.in_host_memory);
+  };
+  KeepPlan chosen = plan(/*streams=*/false);
+  device.streams = !chosen.complete;
+  if (device.streams) chosen = plan(/*streams=*/true);
+  for (size_t i = 0; i < itineraries.size(); ++i) itineraries[i]->kept = std::move(chosen.kept[i]);
+  device.planned_for = admitting;
+  for (const auto& copy : copies_.slots()) {
+    if (copy == nullptr || (copy->key.memory != device.memory && !IsHost(copy->key.memory))) continue;
+    DropUnlessWanted(*copy, actions);
+  }
+}
+
+}  // namespace ditserve

@@ -1,0 +1,151 @@
+#include <algorithm>
+#include <random>
+
+#include "tests/simulation/world.h"
+
+namespace ditserve::simulation {
+namespace {
+
+constexpr int64_t kPage = 4096;
+
+// Forms are made from one another, as a tree; `width` halves of the stored bytes.
+struct FormShape {
+  int parent;
+  int width;
+};
+constexpr FormShape kForms[] = {{-1, 2}, {0, 2}, {0, 1}, {2, 2}, {0, 4}};
+
+int64_t BytesIn(int64_t stored_bytes, int form) {
+  return std::max(kPage, (stored_bytes * kForms[form].width / 2 + kPage - 1) / kPage * kPage);
+}
+
+struct Shape {
+  std::vector<Stop> stops;
+  int compute;
+  int rest, limited;
+};
+
+// Ways of profiles: rest on disk, host or device; pass through other forms; compute in one of their own.
+std::vector<Shape> Shapes() {
+  return {
+      {{}, 0, -1, -1},
+      {{{Tier::kHost, 0}}, 0, 0, -1},
+      {{{Tier::kDevice, 0}}, 0, 0, -1},
+      {{{Tier::kDevice, 0}}, 0, -1, 0},
+      {{{Tier::kHost, 0}, {Tier::kDevice, 0}}, 1, 0, 1},
+      {{{Tier::kHost, 2}, {Tier::kDevice, 3}}, 3, 0, 1},
+      {{{Tier::kDevice, 0}}, 4, 0, -1},
+      {{{Tier::kHost, 2}, {Tier::kDevice, 2}, {Tier::kDevice, 3}}, 3, 0, 1},
+      {{}, 1, -1, -1},
+      {{{Tier::kDevice, 0}, {Tier::kDevice, 1}}, 1, 0, 1},
+  };
+}
+
+class Maker {
+ public:
+  explicit Maker(uint64_t seed) : random_(seed * 7919 + 13) {}
+
+  Scenario Make(uint64_t seed) {
+    const bool faulty = seed % 2 == 1;
+    s_.options.max_loads = 1 + Below(4);
+    s_.options.max_riders = 1 + Below(32);
+    s_.options.max_waiting = Below(3) == 0 ? Below(4) : 64;
+    s_.options.ageing = absl::Microseconds(Below(5) == 0 ? 0 : Below(2000));
+    s_.options.growth_pause = absl::Microseconds(1 + Below(100));
+    s_.options.idle_release = absl::Microseconds(Below(2) == 0 ? Below(3000) : 1000000);
+    s_.transfer = 20 + Below(300);
+    s_.operation = 2 + Below(40);
+    s_.freeing = Below(60);
+    s_.late_finish = Below(2) == 0;
+    for (const FormShape& form : kForms) s_.parents.push_back(form.parent);
+    MakeWeights();
+    MakeMemories();
+    MakeClients();
+    if (faulty) {
+      s_.faults_until = 20 + Below(400);
+      s_.fault_gap = 20 + Below(Below(2) == 0 ? 800 : 100);
+      if (Below(3) == 0) s_.system_bytes = s_.budget_bytes[1] / 2 + Below(s_.budget_bytes[1] / 2 + 1);
+    }
+    return std::move(s_);
+  }
+
+ private:
+  int64_t Below(int64_t n) { return n <= 0 ? 0 : static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
+
+  void MakeWeights() {
+    largest_ = 1 + Below(16);
+    for (int64_t i = 1 + Below(3); i > 0; --i) {
+      std::vector<int64_t> modules;
+      for (int64_t m = 2 + Below(20); m > 0; --m) {
+        modules.push_back((1 + Below(Below(4) == 0 ? largest_ : std::max<int64_t>(1, largest_ / 3))) * kPage);
+      }
+      s_.weights.push_back(std::move(modules));
+    }
+  }
+
+  void MakeMemories() {
+    int64_t widest = 0;
+    for (const auto& modules : s_.weights) widest = std::max(widest, *std::max_element(modules.begin(), modules.end()));
+    const int64_t fixed = Below(8) * kPage;
+    s_.fixed_bytes = {fixed, 0};
+    s_.budget_bytes = {fixed + Below(30) * kPage, 2 * widest + Below(Below(2) == 0 ? 6 : 60) * kPage};
+    s_.devices.push_back({Below(2) == 0});
+    if (Below(4) == 0) {
+      s_.devices.push_back({Below(2) == 0});
+      s_.fixed_bytes.push_back(0);
+      s_.budget_bytes.push_back(2 * widest + Below(40) * kPage);
+    }
+  }
+
+  void MakeClients() {
+    const int64_t count = 1 + Below(Below(4) == 0 ? 32 : 8);
+    int64_t at = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      Scenario::Client client;
+      const auto weights = static_cast<size_t>(Below(static_cast<int64_t>(s_.weights.size())));
+      client.request.weights = static_cast<WeightsId>(weights);
+      client.request.device = DeviceMemory(static_cast<int>(Below(static_cast<int64_t>(s_.devices.size()))));
+      const int64_t budget = s_.budget_bytes[Index(client.request.device)];
+      if (Below(2) == 0) client.request.limit_bytes = Below(budget / kPage + 1) * kPage;
+      const std::vector<Shape> shapes = Shapes();
+      const Shape& shape = shapes[static_cast<size_t>(Below(static_cast<int64_t>(shapes.size())))];
+      int64_t widest = 0;
+      for (const int64_t stored : s_.weights[weights]) {
+        Route route;
+        route.stops = shape.stops;
+        for (const Stop& stop : route.stops) route.stop_bytes.push_back(BytesIn(stored, stop.form));
+        route.compute = shape.compute;
+        route.compute_bytes = BytesIn(stored, shape.compute);
+        route.rest = shape.rest;
+        route.limited = shape.limited;
+        widest = std::max(widest, route.compute_bytes);
+        client.request.routes.push_back(std::move(route));
+      }
+      // Activations that leave room for exactly one module, or nearly, are what stops a careless policy.
+      const int64_t room = std::max<int64_t>(0, budget - widest);
+      const int64_t kind = Below(4);
+      client.comes_again = i + 1 < count && Below(3) == 0;
+      client.request.activation_bytes = kind == 0   ? room
+                                        : kind == 1 ? std::max<int64_t>(0, room - Below(3) * kPage)
+                                                    : Below(room / 4 / kPage + 1) * kPage;
+      if (client.comes_again) client.request.activation_bytes = std::min(client.request.activation_bytes, room / 4);
+      client.request.priority = Below(2) == 0 ? Priority::kInteractive : Priority::kBatch;
+      client.request.join = static_cast<JoinPolicy>(Below(3));
+      client.joins_at = at;
+      if (Below(2) == 0) at += Below(800);
+      if (Below(8) == 0) client.cancels_at = at + Below(3000);
+      client.operation = 1 + Below(s_.operation);
+      s_.clients.push_back(std::move(client));
+    }
+  }
+
+  std::mt19937_64 random_;
+  int64_t largest_ = 1;
+  Scenario s_;
+};
+
+}  // namespace
+
+Scenario MakeScenario(uint64_t seed) { return Maker(seed).Make(seed); }
+
+}  // namespace ditserve::simulation
