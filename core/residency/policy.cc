@@ -178,16 +178,18 @@ void Policy::Failed(LoadId load, const absl::Status& why, absl::Duration now, Ac
       rider.load_error.emplace(key.module, why);
     }
   });
-  TakeBack(load, /*gave=*/true, actions);
+  TakeBack(load, actions);
   Decide(actions);
 }
 
-void Policy::Refused(LoadId load, Memory memory, const absl::Status& why, absl::Duration now, Actions& actions) {
+void Policy::Refused(LoadId load, Memory memory, int64_t lost_bytes, const absl::Status& why, absl::Duration now,
+                     Actions& actions) {
   now_ = now;
   const CopyKey key = loads_.at(load).targets.back()->key;
   const int64_t bytes = loads_.at(load).targets.back()->bytes;
-  TakeBack(load, /*gave=*/false, actions);
+  TakeBack(load, actions);
   MemoryBudget& budget = Budget(memory);
+  budget.cached_bytes -= lost_bytes;
   budget.grows_from = now + options_.growth_pause;
   if (key.memory == memory && bytes > budget.cached_bytes + EvictableBytes(memory)) {
     ForEachUser(key, [&](PolicyRider& rider) {
@@ -198,12 +200,11 @@ void Policy::Refused(LoadId load, Memory memory, const absl::Status& why, absl::
   Decide(actions);
 }
 
-void Policy::TakeBack(LoadId load, bool gave, Actions& actions) {
+void Policy::TakeBack(LoadId load, Actions& actions) {
   Load failed = std::move(loads_.at(load));
   loads_.erase(load);
   --At(failed.device).loads;
   for (Copy* target : failed.targets) {
-    if (!gave) Budget(target->key.memory).cached_bytes -= target->bytes;
     Drop(*target, actions);
   }
   Copy* const source = failed.source.copy();
@@ -256,7 +257,7 @@ void Policy::Decide(Actions& actions) {
     for (size_t i = 0; i < budgets_.size(); ++i) changed |= Shrink(static_cast<Memory>(i), actions);
     for (Device& device : devices_) {
       changed |= ServeElder(device, actions);
-      changed |= Admit(device, actions);
+      changed |= AdmitHead(device, actions);
       changed |= LoadNext(device, actions);
     }
     changed |= GrantPending(actions);

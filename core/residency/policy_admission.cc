@@ -97,7 +97,7 @@ void Policy::WatchHead(Device& device) {
   device.head_since = now_;
 }
 
-bool Policy::Admit(Device& device, Actions& actions) {
+bool Policy::AdmitHead(Device& device, Actions& actions) {
   device.head_bytes = 0;
   PolicyRider* const head = HeadOf(device);
   if (head == nullptr || !FitsNow(device, *head)) return false;  // Nobody overtakes.
@@ -126,6 +126,7 @@ bool Policy::TryAdmit(Device& device, PolicyRider& rider, Actions& actions) {
   rider.admitted = true;
   rider.stage = PolicyRider::Stage::kAdmitted;
   ++rider.itinerary->riders;
+  actions.push_back(Admit{&rider});
   device.head_bytes = 0;
   if (device.elder.rider == &rider) ReserveFor(device, nullptr);
   UpdateWidest(device);

@@ -146,14 +146,17 @@ void World::Refuse(LoadId id) {
   const Loading refused = std::move(loads_.at(id));
   loads_.erase(id);
   Memory memory = refused.load.targets.back()->key.memory;
-  for (const Copy* target : refused.load.targets) {  // What was given is given back.
-    Books& books = books_[Index(target->key.memory)];
-    books.cached -= target->bytes;
-    books.booked -= target->bytes;
+  for (const Copy* target : refused.load.targets) {
     if (target->grown_bytes > 0 && !IsHost(target->key.memory)) memory = target->key.memory;
   }
+  int64_t lost = 0;
+  for (const Copy* target : refused.load.targets) {
+    if (target->key.memory == memory && target->grown_bytes > 0) lost += target->bytes;
+  }
+  books_[Index(memory)].cached -= lost;
+  books_[Index(memory)].booked -= lost;
   if (refused.load.source != nullptr) --held_[refused.load.source->id];
-  policy_->Refused(id, memory, absl::ResourceExhaustedError("refused"), Now(), actions_);
+  policy_->Refused(id, memory, lost, absl::ResourceExhaustedError("refused"), Now(), actions_);
 }
 
 void World::Join(size_t client) {
@@ -230,8 +233,8 @@ absl::Status World::Apply() {
         ride.granted_at = now_;
       } else if (const auto* begin = std::get_if<Begin>(&action)) {
         began.push_back(ride_of_.at(begin->rider));
-      } else {
-        rides_.at(ride_of_.at(std::get<End>(action).rider)).over = true;
+      } else if (const auto* end = std::get_if<End>(&action)) {
+        rides_.at(ride_of_.at(end->rider)).over = true;
       }
     }
     if (absl::Status status = BookActivations(); !status.ok()) return status;
