@@ -182,14 +182,14 @@ void Policy::Failed(LoadId load, const absl::Status& why, absl::Duration now, Ac
   Decide(actions);
 }
 
-void Policy::Refused(LoadId load, Memory memory, int64_t lost_bytes, const absl::Status& why, absl::Duration now,
-                     Actions& actions) {
+void Policy::Refused(LoadId load, Memory memory, const std::vector<int64_t>& lost_bytes, const absl::Status& why,
+                     absl::Duration now, Actions& actions) {
   now_ = now;
   const CopyKey key = loads_.at(load).targets.back()->key;
   const int64_t bytes = loads_.at(load).targets.back()->bytes;
   TakeBack(load, actions);
   MemoryBudget& budget = Budget(memory);
-  budget.cached_bytes -= lost_bytes;
+  for (size_t i = 0; i < budgets_.size(); ++i) budgets_[i].cached_bytes -= lost_bytes[i];
   budget.grows_from = now + options_.growth_pause;
   if (key.memory == memory && bytes > budget.cached_bytes + EvictableBytes(memory)) {
     ForEachUser(key, [&](PolicyRider& rider) {

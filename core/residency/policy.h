@@ -86,10 +86,10 @@ class Policy {
   void Finished(LoadId load, absl::Duration now, Actions& actions);
   // Instead of Enqueued; the targets' memory is theirs all the same. Who needs the module ends.
   void Failed(LoadId load, const absl::Status& why, absl::Duration now, Actions& actions);
-  // Instead of Enqueued: the system gave no more of `memory`, and targets got `lost_bytes` less of it than was booked
-  // for them. The module is loaded again with what is there.
-  void Refused(LoadId load, Memory memory, int64_t lost_bytes, const absl::Status& why, absl::Duration now,
-               Actions& actions);
+  // Instead of Enqueued: the system gave no more of `memory`. `lost_bytes`, by Index(Memory): what was booked for the
+  // targets and is not there. The module is loaded again with what is.
+  void Refused(LoadId load, Memory memory, const std::vector<int64_t>& lost_bytes, const absl::Status& why,
+               absl::Duration now, Actions& actions);
   void Freed(Memory memory, int64_t bytes, absl::Duration now, Actions& actions);
 
   void SetBudget(Memory memory, int64_t bytes, absl::Duration now, Actions& actions);

@@ -149,12 +149,12 @@ void World::Refuse(LoadId id) {
   for (const Copy* target : refused.load.targets) {
     if (target->grown_bytes > 0 && !IsHost(target->key.memory)) memory = target->key.memory;
   }
-  int64_t lost = 0;
+  std::vector<int64_t> lost(books_.size());
   for (const Copy* target : refused.load.targets) {
-    if (target->key.memory == memory && target->grown_bytes > 0) lost += target->bytes;
+    if (target->key.memory == memory && target->grown_bytes > 0) lost[Index(memory)] += target->bytes;
   }
-  books_[Index(memory)].cached -= lost;
-  books_[Index(memory)].booked -= lost;
+  books_[Index(memory)].cached -= lost[Index(memory)];
+  books_[Index(memory)].booked -= lost[Index(memory)];
   if (refused.load.source != nullptr) --held_[refused.load.source->id];
   policy_->Refused(id, memory, lost, absl::ResourceExhaustedError("refused"), Now(), actions_);
 }
