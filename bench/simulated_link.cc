@@ -83,7 +83,7 @@ class Pass {
 // Seconds that `riders` passes at once take where moving a module takes `ratio` times its computing.
 double Measure(double ratio, int riders, const std::string& path) {
   SimulatedDevice device({static_cast<double>(kCopyBytes) / absl::ToDoubleSeconds(kComputing * ratio), {}});
-  Ledger ledger(8 * kCopyBytes, TransferEngine::StagingBytes(kThreads) + (kModules + 1) * kCopyBytes);
+  Ledger ledger({TransferEngine::StagingBytes(kThreads) + (kModules + 1) * kCopyBytes, 8 * kCopyBytes});
   Executor executor([] {});
   std::unique_ptr<TransferEngine> transfers = *TransferEngine::Make(&device, &ledger, kThreads);
   const SteadyClock clock;

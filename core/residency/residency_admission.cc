@@ -60,7 +60,7 @@ int64_t ResidencyManager::WindowBytes(ModelId model, const Profile& profile) {
 }
 
 absl::Status ResidencyManager::CheckFits(const RiderState& state) const {
-  const int64_t budget = wanted_bytes_[static_cast<size_t>(Memory::kDevice)];
+  const int64_t budget = wanted_bytes_[Index(Memory::kDevice)];
   if (state.options.activation_bytes <= budget - state.window_bytes) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("the request takes ", state.options.activation_bytes, " bytes of device memory for activations and ",
@@ -93,7 +93,7 @@ ResidencyManager::Admission ResidencyManager::TryAdmitLocked(RiderState& state, 
   int active = 0;
   for (const RiderState& other : riders_) active += other.active;
   const Demand demand = DemandOf(&state);
-  const int64_t budget = wanted_bytes_[static_cast<size_t>(Memory::kDevice)];
+  const int64_t budget = wanted_bytes_[Index(Memory::kDevice)];
   if (active >= options_.max_riders || demand.activation_bytes > budget - demand.window_bytes) {
     return Admission::kNotNow;
   }
@@ -224,7 +224,8 @@ void ResidencyManager::PlanLocked(const RiderState* admitting) {
     }
     const int64_t window = streams ? kWindowSegments * demand.window_bytes : 0;
     return PlanKept(limited,
-                    {wanted_bytes_[0] - demand.activation_bytes - window, wanted_bytes_[1] - least_host_bytes()},
+                    {wanted_bytes_[Index(Memory::kDevice)] - demand.activation_bytes - window,
+                     wanted_bytes_[Index(Memory::kHost)] - least_host_bytes()},
                     device_->computes_in_host_memory());
   };
   KeepPlan chosen = plan(/*streams=*/false);
@@ -243,7 +244,7 @@ absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
   Deferred deferred;
   {
     absl::MutexLock lock(&mutex_);
-    wanted_bytes_[static_cast<size_t>(memory)] = bytes;
+    wanted_bytes_[Index(memory)] = bytes;
     PlanLocked();
     for (RiderState& state : riders_) {
       const absl::Status fits = CheckFits(state);
@@ -259,7 +260,7 @@ bool ResidencyManager::ShrinkLocked(Deferred& deferred) {
   bool exceeds = false;
   for (const Memory memory : {Memory::kDevice, Memory::kHost}) {
     const int64_t needed = memory == Memory::kDevice ? demand.activation_bytes + demand.window_bytes : 0;
-    const int64_t budget = std::max(wanted_bytes_[static_cast<size_t>(memory)], needed);
+    const int64_t budget = std::max(wanted_bytes_[Index(memory)], needed);
     ledger_->SetBudget(memory, budget);
     const int64_t excess = MissingBytes(memory, 0, budget);
     if (excess <= 0) continue;

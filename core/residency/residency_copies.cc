@@ -168,7 +168,7 @@ std::optional<Buffer> ResidencyManager::MakeRoomLocked(Memory memory, int64_t by
 }
 
 int64_t ResidencyManager::MissingBytes(Memory memory, int64_t bytes, int64_t budget_bytes) const {
-  return bytes + ledger_->Usage(memory).total_bytes() - leaving_bytes_[static_cast<size_t>(memory)] - budget_bytes;
+  return bytes + ledger_->Usage(memory).total_bytes() - leaving_bytes_[Index(memory)] - budget_bytes;
 }
 
 void ResidencyManager::YieldLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred) {
@@ -195,7 +195,7 @@ std::optional<Buffer> ResidencyManager::MakeWindowRoomLocked(int64_t bytes, cons
   for (const Victim& victim : victims) parts.push_back(&victim.copy->buffer);
   for (const size_t i : window_.PartsInTheWay(bytes, parts)) {
     DropLocked(victims[i].model, *victims[i].copy, deferred);
-    ++evictions_[static_cast<size_t>(Memory::kDevice)];
+    ++evictions_[Index(Memory::kDevice)];
   }
   return window_.Take(bytes);
 }
@@ -219,7 +219,7 @@ int64_t ResidencyManager::EvictLocked(const std::vector<Victim>& victims, int64_
   for (const Victim& victim : victims) {
     if (freed >= bytes) break;
     freed += victim.copy->buffer.size_bytes();
-    ++evictions_[static_cast<size_t>(victim.copy->buffer.memory())];
+    ++evictions_[Index(victim.copy->buffer.memory())];
     DropLocked(victim.model, *victim.copy, deferred);
   }
   return freed;
@@ -234,7 +234,7 @@ void ResidencyManager::FreeLocked(Memory memory, int64_t bytes, Deferred& deferr
   if (memory == Memory::kDevice && bytes > 0) {
     for (const Victim& victim : VictimsLocked(memory, /*in_window=*/true, kAnyUse)) {
       DropLocked(victim.model, *victim.copy, deferred);
-      ++evictions_[static_cast<size_t>(memory)];
+      ++evictions_[Index(memory)];
     }
     bytes -= RemoveWindowLocked(bytes, deferred);
   }
@@ -254,7 +254,7 @@ int64_t ResidencyManager::RemoveWindowLocked(int64_t bytes, Deferred& deferred) 
 
 void ResidencyManager::DiscardLocked(Buffer buffer, Deferred& deferred) {
   buffer.reservation().SetKind(MemoryKind::kStaging);
-  leaving_bytes_[static_cast<size_t>(buffer.memory())] += buffer.size_bytes();
+  leaving_bytes_[Index(buffer.memory())] += buffer.size_bytes();
   deferred.garbage.push_back(std::move(buffer));
 }
 

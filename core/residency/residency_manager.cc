@@ -24,7 +24,7 @@ ResidencyManager::ResidencyManager(const Options& options, Device* device, Ledge
       executor_(executor),
       clock_(clock),
       window_(device) {
-  wanted_bytes_ = {ledger->Usage(Memory::kDevice).wanted_bytes, ledger->Usage(Memory::kHost).wanted_bytes};
+  wanted_bytes_ = {ledger->Usage(Memory::kHost).wanted_bytes, ledger->Usage(Memory::kDevice).wanted_bytes};
 }
 
 ResidencyManager::~ResidencyManager() = default;
@@ -50,7 +50,7 @@ void ResidencyManager::Advance(Deferred deferred) {
     for (auto& [work, turn] : deferred.posts) executor_->Post(std::move(work), turn);
     const bool done = deferred.garbage.empty();
     freed = {};
-    for (const Buffer& buffer : deferred.garbage) freed[static_cast<size_t>(buffer.memory())] += buffer.size_bytes();
+    for (const Buffer& buffer : deferred.garbage) freed[Index(buffer.memory())] += buffer.size_bytes();
     deferred = {};
     if (done) return;
   }
@@ -255,11 +255,11 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
   snapshot.device_name = device_->name();
   snapshot.device = ledger_->Usage(Memory::kDevice);
   snapshot.host = ledger_->Usage(Memory::kHost);
-  snapshot.device.wanted_bytes = wanted_bytes_[0];
-  snapshot.host.wanted_bytes = wanted_bytes_[1];
+  snapshot.device.wanted_bytes = wanted_bytes_[Index(Memory::kDevice)];
+  snapshot.host.wanted_bytes = wanted_bytes_[Index(Memory::kHost)];
   snapshot.transfers = {{Tier::kDisk, Tier::kHost, moved_.disk_read_bytes},
                         {Tier::kHost, Tier::kDevice, moved_.device_copy_bytes}};
-  snapshot.evictions = evictions_;
+  snapshot.evictions = {evictions_[Index(Memory::kDevice)], evictions_[Index(Memory::kHost)]};
   for (const Model& model : models_) {
     TierBytes bytes{model.weights->name()};
     for (ModuleIndex i = 0; i < model.copies.size(); ++i) {

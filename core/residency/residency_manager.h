@@ -304,7 +304,7 @@ class ResidencyManager {
   void DiscardLocked(Buffer buffer, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Whether memory is about to be freed; whoever frees it goes on then.
   bool IsLeaving(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return leaving_bytes_[static_cast<size_t>(memory)] > 0;
+    return leaving_bytes_[Index(memory)] > 0;
   }
   // Gives the copy's memory back.
   void DropLocked(ModelId model, Copy& copy, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -250,7 +250,7 @@ class LocalEngineImpl final : public LocalEngine {
   LocalEngineImpl(const LocalEngineOptions& options, Device* device, const Clock* clock)
       : clock_(*clock),
         device_(device),
-        ledger_(options.device_budget_bytes, options.host_budget_bytes),
+        ledger_({options.host_budget_bytes, options.device_budget_bytes}),
         expected_(options.models),
         threads_(options.threads) {}
 

@@ -22,8 +22,8 @@ class FakeDevice : public Device {
   // The n-th copy from now on fails, once; 0: none.
   void FailCopy(int n) { fail_copy_in_ = n; }
 
-  int64_t allocated_bytes(Memory memory) const { return allocated_[static_cast<size_t>(memory)]; }
-  int64_t most_allocated_bytes(Memory memory) const { return most_[static_cast<size_t>(memory)]; }
+  int64_t allocated_bytes(Memory memory) const { return allocated_[Index(memory)]; }
+  int64_t most_allocated_bytes(Memory memory) const { return most_[Index(memory)]; }
 
   const std::string& name() const override { return name_; }
   bool computes_in_host_memory() const override { return in_host_memory_; }
@@ -32,7 +32,7 @@ class FakeDevice : public Device {
 
   absl::StatusOr<std::byte*> Allocate(Memory memory, int64_t bytes) override {
     if (fail_in_ > 0 && --fail_in_ == 0) return absl::ResourceExhaustedError("the fake device has no memory left");
-    const auto index = static_cast<size_t>(memory);
+    const auto index = Index(memory);
     const int64_t now = allocated_[index] += bytes;
     int64_t most = most_[index];
     while (most < now && !most_[index].compare_exchange_weak(most, now)) {
@@ -40,7 +40,7 @@ class FakeDevice : public Device {
     return static_cast<std::byte*>(std::aligned_alloc(4096, static_cast<size_t>((bytes + 4095) / 4096 * 4096)));
   }
   void Free(Memory memory, std::byte* data, int64_t bytes) override {
-    allocated_[static_cast<size_t>(memory)] -= bytes;
+    allocated_[Index(memory)] -= bytes;
     std::free(data);
   }
   absl::Status Convert(const ElementSpan& source, absl::Span<const DType> through, const ElementSpan& target,

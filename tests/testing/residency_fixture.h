@@ -34,7 +34,7 @@ class ResidencyFixture {
                    ResidencyManager::Options options = {})
       : owned_device(std::move(given_device)),
         device(*owned_device),
-        ledger(device_copies * kCopyBytes, TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes),
+        ledger({TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes, device_copies * kCopyBytes}),
         executor([] {}) {
     std::vector<FixtureTensor> tensors;
     std::vector<ModuleSpec> modules;

@@ -43,7 +43,7 @@ class StreamingWindowTest : public ::testing::Test {
   MemoryUsage usage() const { return ledger_.Usage(Memory::kDevice); }
 
   FakeDevice device_;
-  Ledger ledger_{kBudget, 0};
+  Ledger ledger_{{0, kBudget}};
   StreamingWindow window_{&device_};
 };
 

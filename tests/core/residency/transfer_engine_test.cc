@@ -92,7 +92,7 @@ class TransferEngineTest : public ::testing::Test {
   TempFolder folder_;
   FaultyFileCalls calls_;
   FakeDevice device_;
-  Ledger ledger_{int64_t{1} << 30, int64_t{1} << 30};
+  Ledger ledger_{{int64_t{1} << 30, int64_t{1} << 30}};
   std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<TransferEngine> transfers_;
   std::vector<std::string> data_;  // Of the linear's parameters, as stored.
