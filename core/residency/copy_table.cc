@@ -12,16 +12,16 @@ Copy* CopyTable::Find(ModuleIndex module, Tier tier, FormId form) const {
   return nullptr;
 }
 
-Copy* CopyTable::Add(ModuleIndex module, Tier tier, FormId form, Buffer buffer) {
-  modules_[module].push_back(std::make_unique<Copy>(Copy{module, tier, form, std::move(buffer)}));
+Copy* CopyTable::Add(ModuleIndex module, Tier tier, FormId form, Room room) {
+  modules_[module].push_back(std::make_unique<Copy>(Copy{module, tier, form, std::move(room)}));
   return modules_[module].back().get();
 }
 
-Buffer CopyTable::Remove(Copy& copy) {
-  Buffer buffer = std::move(copy.buffer);
+Room CopyTable::Remove(Copy& copy) {
+  Room room = std::move(copy.room);
   auto& copies = modules_[copy.module];
   copies.erase(std::find_if(copies.begin(), copies.end(), [&](const auto& each) { return each.get() == &copy; }));
-  return buffer;
+  return room;
 }
 
 std::vector<Copy*> CopyTable::All() const {

@@ -7,18 +7,26 @@
 
 #include "absl/time/time.h"
 #include "core/memory/buffer.h"
+#include "core/memory/ledger.h"
 #include "core/placement/profile.h"
 #include "core/placement/route.h"
 #include "core/storage/module.h"
 
 namespace ditserve {
 
+// Memory for a copy.
+struct Room {
+  Reservation reservation;  // The last to go.
+  Buffer buffer;
+  bool in_window = false;  // Its bytes are the streaming window's.
+};
+
 // The weights of one module, in one form, in one tier.
 struct Copy {
   ModuleIndex module;
   Tier tier;
   FormId form;
-  Buffer buffer;
+  Room room;
   bool ready = false;                        // False while a transfer writes it.
   bool fresh = true;                         // Loaded and not used since.
   bool rests = false;                        // A profile that was used rests here.
@@ -35,9 +43,9 @@ class CopyTable {
 
   // Null if there is none.
   Copy* Find(ModuleIndex module, Tier tier, FormId form) const;
-  Copy* Add(ModuleIndex module, Tier tier, FormId form, Buffer buffer);
-  // Gives back the copy's buffer.
-  Buffer Remove(Copy& copy);
+  Copy* Add(ModuleIndex module, Tier tier, FormId form, Room room);
+  // Gives back the copy's memory.
+  Room Remove(Copy& copy);
 
   const std::vector<std::unique_ptr<Copy>>& Of(ModuleIndex module) const { return modules_[module]; }
   // All copies at this moment.

@@ -147,7 +147,8 @@ std::vector<ResidencyManager::Victim> ResidencyManager::VictimsLocked(Memory mem
   for (size_t i = 0; i < models_.size(); ++i) {
     const auto model = static_cast<ModelId>(i);
     for (Copy* copy : models_[i].copies.All()) {
-      if (copy->buffer.memory() != memory || !IsEvictable(*copy) || window_.Owns(copy->buffer) != in_window) continue;
+      if (copy->room.reservation.memory() != memory || !IsEvictable(*copy) || copy->room.in_window != in_window)
+        continue;
       const int64_t distance = NextUse(model, *copy);
       if (distance > next_use) victims.push_back({IsKept(model, *copy), distance, model, copy});
     }
@@ -158,10 +159,10 @@ std::vector<ResidencyManager::Victim> ResidencyManager::VictimsLocked(Memory mem
   return victims;
 }
 
-std::optional<Buffer> ResidencyManager::MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim,
-                                                       Deferred& deferred) {
+std::optional<Room> ResidencyManager::MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim,
+                                                     Deferred& deferred) {
   if (std::optional<Reservation> reservation = ledger_->TryReserve(memory, MemoryKind::kWeights, bytes)) {
-    return Buffer(device_, *std::move(reservation));
+    return Room{*std::move(reservation), ArenaOf(memory).Take(bytes)};
   }
   YieldLocked(memory, bytes, claim, deferred);
   return std::nullopt;
@@ -178,26 +179,31 @@ void ResidencyManager::YieldLocked(Memory memory, int64_t bytes, const Claim& cl
   victims.erase(std::find_if(victims.begin(), victims.end(), [](const Victim& victim) { return victim.kept; }),
                 victims.end());
   int64_t available = 0;
-  for (const Victim& victim : victims) available += victim.copy->buffer.size_bytes();
+  for (const Victim& victim : victims) available += victim.copy->room.reservation.bytes();
   if (available >= missing) EvictLocked(victims, missing, deferred);
 }
 
-std::optional<Buffer> ResidencyManager::MakeWindowRoomLocked(int64_t bytes, const Claim& claim, Deferred& deferred) {
-  if (std::optional<Buffer> part = window_.Take(bytes)) return part;
+std::optional<Room> ResidencyManager::MakeWindowRoomLocked(int64_t bytes, const Claim& claim, Deferred& deferred) {
+  const auto take = [&]() -> std::optional<Room> {
+    std::optional<Reservation> part = window_.Take(bytes);
+    if (!part) return std::nullopt;
+    return Room{*std::move(part), of_device_->Take(bytes), /*in_window=*/true};
+  };
+  if (std::optional<Room> part = take()) return part;
   const int64_t segment = std::max(bytes, DemandOf().window_bytes);
   if (window_.SegmentsOf(segment) < kWindowSegments) {
     const bool urgent = claim.next_use < 0 && window_.SegmentsOf(bytes) == 0;  // It could not go on without.
-    if (GrowWindowLocked(segment, urgent, claim, deferred)) return window_.Take(bytes);
+    if (GrowWindowLocked(segment, urgent, claim, deferred)) return take();
     if (IsLeaving(Memory::kDevice)) return std::nullopt;
   }
   const std::vector<Victim> victims = VictimsLocked(Memory::kDevice, /*in_window=*/true, claim.next_use);
-  std::vector<const Buffer*> parts;
-  for (const Victim& victim : victims) parts.push_back(&victim.copy->buffer);
-  for (const size_t i : window_.PartsInTheWay(bytes, parts)) {
+  std::vector<int64_t> parts;
+  for (const Victim& victim : victims) parts.push_back(victim.copy->room.reservation.bytes());
+  for (size_t i = 0, count = window_.PartsInTheWay(bytes, parts); i < count; ++i) {
     DropLocked(victims[i].model, *victims[i].copy, deferred);
     ++evictions_[Index(Memory::kDevice)];
   }
-  return window_.Take(bytes);
+  return take();
 }
 
 bool ResidencyManager::GrowWindowLocked(int64_t bytes, bool urgent, const Claim& claim, Deferred& deferred) {
@@ -218,8 +224,8 @@ int64_t ResidencyManager::EvictLocked(const std::vector<Victim>& victims, int64_
   int64_t freed = 0;
   for (const Victim& victim : victims) {
     if (freed >= bytes) break;
-    freed += victim.copy->buffer.size_bytes();
-    ++evictions_[Index(victim.copy->buffer.memory())];
+    freed += victim.copy->room.reservation.bytes();
+    ++evictions_[Index(victim.copy->room.reservation.memory())];
     DropLocked(victim.model, *victim.copy, deferred);
   }
   return freed;
@@ -244,18 +250,18 @@ void ResidencyManager::FreeLocked(Memory memory, int64_t bytes, Deferred& deferr
 int64_t ResidencyManager::RemoveWindowLocked(int64_t bytes, Deferred& deferred) {
   int64_t removed = 0;
   while (removed < bytes) {
-    std::optional<Buffer> segment = window_.RemoveFree();
+    std::optional<Reservation> segment = window_.RemoveFree();
     if (!segment) break;
-    removed += segment->size_bytes();
-    DiscardLocked(*std::move(segment), deferred);
+    removed += segment->bytes();
+    DiscardLocked({*std::move(segment)}, deferred);
   }
   return removed;
 }
 
-void ResidencyManager::DiscardLocked(Buffer buffer, Deferred& deferred) {
-  buffer.reservation().SetKind(MemoryKind::kStaging);
-  leaving_bytes_[Index(buffer.memory())] += buffer.size_bytes();
-  deferred.garbage.push_back(std::move(buffer));
+void ResidencyManager::DiscardLocked(Room room, Deferred& deferred) {
+  room.reservation.SetKind(MemoryKind::kStaging);
+  leaving_bytes_[Index(room.reservation.memory())] += room.reservation.bytes();
+  deferred.garbage.push_back(std::move(room));
 }
 
 void ResidencyManager::EnforceLimitLocked(const RiderState& state, Deferred& deferred) {
@@ -272,9 +278,10 @@ void ResidencyManager::EnforceLimitLocked(const RiderState& state, Deferred& def
 }
 
 void ResidencyManager::DropLocked(ModelId model, Copy& copy, Deferred& deferred) {
-  Buffer buffer = models_[model].copies.Remove(copy);
-  if (!window_.Owns(buffer)) return DiscardLocked(std::move(buffer), deferred);
-  window_.Put(std::move(buffer));
+  Room room = models_[model].copies.Remove(copy);
+  if (!room.in_window) return DiscardLocked(std::move(room), deferred);
+  room.buffer = Buffer();
+  window_.Put(std::move(room.reservation));
   // Segments that are too small for those who ride now are left over from others.
   if (window_.segments() > kWindowSegments) RemoveWindowLocked(1, deferred);
 }

@@ -15,15 +15,16 @@ constexpr int kMaxLoadsInFlight = 3;
 
 }  // namespace
 
-ResidencyManager::ResidencyManager(const Options& options, Device* device, Ledger* ledger, TransferEngine* transfers,
-                                   Executor* executor, const Clock* clock)
+ResidencyManager::ResidencyManager(const Options& options, Device* device, Arena* host, Arena* of_device,
+                                   Ledger* ledger, TransferEngine* transfers, Executor* executor, const Clock* clock)
     : options_(options),
       device_(device),
+      host_(host),
+      of_device_(of_device),
       ledger_(ledger),
       transfers_(transfers),
       executor_(executor),
-      clock_(clock),
-      window_(device) {
+      clock_(clock) {
   wanted_bytes_ = {ledger->Usage(Memory::kHost).wanted_bytes, ledger->Usage(Memory::kDevice).wanted_bytes};
 }
 
@@ -50,10 +51,19 @@ void ResidencyManager::Advance(Deferred deferred) {
     for (auto& [work, turn] : deferred.posts) executor_->Post(std::move(work), turn);
     const bool done = deferred.garbage.empty();
     freed = {};
-    for (const Buffer& buffer : deferred.garbage) freed[Index(buffer.memory())] += buffer.size_bytes();
+    for (Room& room : deferred.garbage) {
+      freed[Index(room.reservation.memory())] += room.reservation.bytes();
+      Free(std::move(room));
+    }
     deferred = {};
     if (done) return;
   }
+}
+
+void ResidencyManager::Free(Room room) const {
+  Arena& arena = ArenaOf(room.reservation.memory());
+  room.buffer = Buffer();
+  arena.Trim(room.reservation.bytes()).Free();
 }
 
 void ResidencyManager::LoadLocked(bool urgent_only, Deferred& deferred) {
@@ -86,7 +96,7 @@ std::optional<ModuleIndex> ResidencyManager::NextMissing(const RiderState& state
   for (ModuleIndex i = state.next; i < static_cast<ModuleIndex>(state.routes.size()); ++i) {
     if (state.load_errors.contains(i)) return std::nullopt;
     if (const Copy* copy = FindComputable(state, i)) {
-      if (copy->fresh) allowance -= copy->buffer.size_bytes();
+      if (copy->fresh) allowance -= copy->room.reservation.bytes();
       continue;
     }
     const Copy* source = FindSource(state, i);
@@ -124,13 +134,13 @@ Copy* ResidencyManager::AddComputableLocked(const Claim& claim, Deferred& deferr
     if (Copy* const copy = TryKeepLocked(stop, route.stop_bytes[i], claim, deferred)) return copy;
     if (IsLeaving(MemoryOf(stop.tier))) return nullptr;  // There is room once it is freed.
   }
-  std::optional<Buffer> room = MakeWindowRoomLocked(route.compute_bytes, claim, deferred);
+  std::optional<Room> room = MakeWindowRoomLocked(route.compute_bytes, claim, deferred);
   if (!room) return nullptr;
   return models_[state.model].copies.Add(claim.module, Tier::kDevice, route.compute, *std::move(room));
 }
 
 Copy* ResidencyManager::TryKeepLocked(const Stop& stop, int64_t bytes, const Claim& claim, Deferred& deferred) {
-  std::optional<Buffer> room = MakeRoomLocked(MemoryOf(stop.tier), bytes, claim, deferred);
+  std::optional<Room> room = MakeRoomLocked(MemoryOf(stop.tier), bytes, claim, deferred);
   if (!room) return nullptr;
   return models_[claim.state->model].copies.Add(claim.module, stop.tier, stop.form, *std::move(room));
 }
@@ -157,12 +167,15 @@ std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, Mod
 
 Transfer ResidencyManager::TransferFor(ModelId model, ModuleIndex module, Load load) {
   Transfer transfer;
+  transfer.device = device_;
   transfer.model = models_[model].weights.get();
   transfer.module = module;
-  if (load.source != nullptr) transfer.source = {&load.source->buffer, forms_.form(load.source->form)};
-  for (Copy* target : load.targets) transfer.targets.push_back({&target->buffer, forms_.form(target->form)});
-  transfer.done = [this, model, module, load = std::move(load)](const absl::Status& status, TransferCost cost) {
-    OnLoaded(model, module, load, status, cost);
+  if (load.source != nullptr) transfer.source = {&load.source->room.buffer, forms_.form(load.source->form)};
+  for (Copy* target : load.targets) transfer.targets.push_back({&target->room.buffer, forms_.form(target->form)});
+  const auto moved = std::make_shared<TransferCost>();
+  transfer.enqueued = [moved](const absl::Status&, TransferCost cost) { *moved = cost; };
+  transfer.done = [this, model, module, moved, load = std::move(load)](const absl::Status& status) {
+    OnLoaded(model, module, load, status, *moved);
   };
   return transfer;
 }

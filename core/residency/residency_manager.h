@@ -21,9 +21,9 @@
 #include "core/base/clock.h"
 #include "core/base/executor.h"
 #include "core/devices/device.h"
+#include "core/memory/arena.h"
 #include "core/memory/buffer.h"
 #include "core/memory/ledger.h"
-#include "core/memory/streaming_window.h"
 #include "core/placement/profile.h"
 #include "core/placement/route.h"
 #include "core/residency/copy_table.h"
@@ -31,6 +31,7 @@
 #include "core/residency/keep_plan.h"
 #include "core/residency/residency_snapshot.h"
 #include "core/residency/rider.h"
+#include "core/residency/streaming_window.h"
 #include "core/residency/transfer_engine.h"
 #include "core/storage/model_weights.h"
 
@@ -59,8 +60,8 @@ class ResidencyManager {
 
   // All must outlive the manager, and the executor and engine's threads must not use it after its destruction:
   // destroy riders, then drain `transfers`, before it.
-  ResidencyManager(const Options& options, Device* device, Ledger* ledger, TransferEngine* transfers,
-                   Executor* executor, const Clock* clock);
+  ResidencyManager(const Options& options, Device* device, Arena* host, Arena* of_device, Ledger* ledger,
+                   TransferEngine* transfers, Executor* executor, const Clock* clock);
   ~ResidencyManager();
 
   ModelId AddModel(std::unique_ptr<ModelWeights> weights) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -160,7 +161,7 @@ class ResidencyManager {
   // What is to be done after the mutex is released.
   struct Deferred {
     std::vector<Transfer> transfers;
-    std::vector<Buffer> garbage;  // Freed, and so given back to the ledger.
+    std::vector<Room> garbage;  // Freed, and so given back to the ledger.
     std::vector<std::pair<Executor::Work, Turn>> posts;
   };
 
@@ -278,7 +279,7 @@ class ResidencyManager {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Memory of its own for a copy that may stay, for which copies give way that may not. Nullopt if there is no room
   // now; if something is in `deferred.garbage` then, there may be once it is freed.
-  std::optional<Buffer> MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred)
+  std::optional<Room> MakeRoomLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Bytes that must be freed, beside those that are leaving, before `bytes` more can be reserved within `budget_bytes`.
   int64_t MissingBytes(Memory memory, int64_t bytes, int64_t budget_bytes) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -287,7 +288,7 @@ class ResidencyManager {
   void YieldLocked(Memory memory, int64_t bytes, const Claim& claim, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // A part of the streaming window, as above.
-  std::optional<Buffer> MakeWindowRoomLocked(int64_t bytes, const Claim& claim, Deferred& deferred)
+  std::optional<Room> MakeWindowRoomLocked(int64_t bytes, const Claim& claim, Deferred& deferred)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Adds a segment of `bytes` to the window. False if there is no room now; as above.
   bool GrowWindowLocked(int64_t bytes, bool urgent, const Claim& claim, Deferred& deferred)
@@ -301,7 +302,10 @@ class ResidencyManager {
   // Removes free segments of the window; returns their bytes.
   int64_t RemoveWindowLocked(int64_t bytes, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Frees the memory once the mutex is released. Until then it is reserved, and counted as leaving.
-  void DiscardLocked(Buffer buffer, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DiscardLocked(Room room, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Arena& ArenaOf(Memory memory) const { return IsHost(memory) ? *host_ : *of_device_; }
+  // Takes the memory of holes that its bytes left, and ends its reservation.
+  void Free(Room room) const;
   // Whether memory is about to be freed; whoever frees it goes on then.
   bool IsLeaving(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return leaving_bytes_[Index(memory)] > 0;
@@ -315,6 +319,8 @@ class ResidencyManager {
 
   const Options options_;
   Device* const device_;
+  Arena* const host_;
+  Arena* const of_device_;
   Ledger* const ledger_;
   TransferEngine* const transfers_;
   Executor* const executor_;

@@ -53,9 +53,9 @@ Lease ResidencyManager::MakeLease(RiderState& state, Copy& copy) {
   state.leased = clock_->Now();
   const CopyForm& form = forms_.form(copy.form);
   const CopyLayout layout = LayoutOf(models_[state.model].weights->module(copy.module), form.dtype,
-                                     device_->IsInHostMemory(copy.buffer.memory()));
+                                     device_->IsInHostMemory(copy.room.buffer.memory()));
   std::vector<LeasedTensor> tensors;
-  for (const int64_t offset : layout.offsets_bytes) tensors.push_back({copy.buffer.data() + offset, form.dtype});
+  for (const int64_t offset : layout.offsets_bytes) tensors.push_back({copy.room.buffer.data() + offset, form.dtype});
   return Lease(std::move(tensors), [this, rider = state.rider, held = &copy] { Release(rider, held); });
 }
 
@@ -76,13 +76,13 @@ void ResidencyManager::FailLocked(RiderState& state, const absl::Status& status,
 }
 
 void ResidencyManager::Release(const Rider* rider, Copy* copy) {
-  absl::StatusOr<std::unique_ptr<DeviceEvent>> operations = device_->RecordOperations();
+  absl::StatusOr<EventPtr> operations = device_->RecordOperations();
   Deferred deferred;
   {
     absl::MutexLock lock(&mutex_);
     RiderState& state = StateOf(rider);
     if (operations.ok()) {
-      copy->buffer.InUseUntil(*std::move(operations));
+      copy->room.buffer.InUseUntil(*std::move(operations));
     } else {
       state.ended.Update(operations.status());
     }
@@ -153,7 +153,7 @@ void ResidencyManager::ReleaseCopiesOf(const RiderState& left, Deferred& deferre
     const Route& route = left.routes[copy->module];
     const Stop stop = {copy->tier, copy->form};
     const auto found = std::find(route.stops.begin(), route.stops.end(), stop);
-    if (found != route.stops.end() && !window_.Owns(copy->buffer)) {  // The window is for those who ride.
+    if (found != route.stops.end() && !copy->room.in_window) {  // The window is for those who ride.
       const int index = static_cast<int>(found - route.stops.begin());
       if (index == route.rest) copy->rests = true;
       // A copy over the limit was there for one operation only.
