@@ -16,15 +16,15 @@ constexpr int64_t kSmallestGrowth = int64_t{64} << 20;
 
 PressureGuard::PressureGuard(Device* device, Ledger* ledger, ResidencyManager* residency)
     : device_(*device), ledger_(*ledger), residency_(*residency) {
-  configured_bytes_ = {ledger->Usage(Memory::kDevice).wanted_bytes, ledger->Usage(Memory::kHost).wanted_bytes};
+  configured_bytes_ = {ledger->Usage(Memory::kHost).wanted_bytes, ledger->Usage(Memory::kDevice).wanted_bytes};
   set_bytes_ = configured_bytes_;
 }
 
 absl::Status PressureGuard::SetBudget(Memory memory, int64_t bytes) {
   const absl::MutexLock lock(&mutex_);
   DITSERVE_RETURN_IF_ERROR(residency_.SetBudget(memory, bytes));
-  configured_bytes_[static_cast<size_t>(memory)] = bytes;
-  set_bytes_[static_cast<size_t>(memory)] = bytes;
+  configured_bytes_[Index(memory)] = bytes;
+  set_bytes_[Index(memory)] = bytes;
   return absl::OkStatus();
 }
 
@@ -38,7 +38,7 @@ absl::Status PressureGuard::Check() {
 }
 
 absl::Status PressureGuard::Adjust(Memory memory, int64_t change_bytes) {
-  const auto index = static_cast<size_t>(memory);
+  const auto index = Index(memory);
   const int64_t used = ledger_.Usage(memory).total_bytes();
   const int64_t least = memory == Memory::kHost ? residency_.least_host_bytes() : 0;
   const int64_t wanted =

@@ -250,17 +250,19 @@ class LocalEngineImpl final : public LocalEngine {
   LocalEngineImpl(const LocalEngineOptions& options, Device* device, const Clock* clock)
       : clock_(*clock),
         device_(device),
-        ledger_(options.device_budget_bytes, options.host_budget_bytes),
+        ledger_({options.host_budget_bytes, options.device_budget_bytes}),
         expected_(options.models),
         threads_(options.threads) {}
 
   absl::Status Start(const LocalEngineOptions& options) {
-    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(device_, &ledger_, options.transfer_threads));
+    DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(Memory::kHost));
+    DITSERVE_ASSIGN_OR_RETURN(of_device_, MakeArena(device_->memory()));
+    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, options.transfer_threads));
     executor_ = std::make_unique<Executor>([threads = threads_] {
       if (threads > 0) at::set_num_threads(threads);
     });
-    residency_ = std::make_unique<ResidencyManager>(options.residency, device_, &ledger_, transfers_.get(),
-                                                    executor_.get(), &clock_);
+    residency_ = std::make_unique<ResidencyManager>(options.residency, device_, host_.get(), of_device_.get(), &ledger_,
+                                                    transfers_.get(), executor_.get(), &clock_);
     guard_ = std::make_unique<PressureGuard>(device_, &ledger_, residency_.get());
     follow_pressure_ = options.follow_pressure;
     keeper_ = std::thread([this] { Keep(); });
@@ -327,6 +329,11 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
  private:
+  absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Memory memory) const {
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_->MemoryStatusOf(memory));
+    return Arena::Make(device_, memory, Arena::kAddressesPerByte * status.total_bytes);
+  }
+
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
 
   absl::Status Load(const ModelSource& source);
@@ -385,6 +392,7 @@ class LocalEngineImpl final : public LocalEngine {
   Ledger ledger_;
   const std::vector<std::string> expected_;
   const int threads_;
+  std::unique_ptr<Arena> host_, of_device_;
   std::unique_ptr<TransferEngine> transfers_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<ResidencyManager> residency_;

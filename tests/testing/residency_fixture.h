@@ -34,7 +34,7 @@ class ResidencyFixture {
                    ResidencyManager::Options options = {})
       : owned_device(std::move(given_device)),
         device(*owned_device),
-        ledger(device_copies * kCopyBytes, TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes),
+        ledger({TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes, device_copies * kCopyBytes}),
         executor([] {}) {
     std::vector<FixtureTensor> tensors;
     std::vector<ModuleSpec> modules;
@@ -49,8 +49,10 @@ class ResidencyFixture {
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
     EXPECT_TRUE(weights.ok()) << weights.status();
-    transfers = *TransferEngine::Make(&device, &ledger, kThreads);
-    manager.emplace(options, &device, &ledger, transfers.get(), &executor, &clock);
+    host = *Arena::Make(&device, Memory::kHost, int64_t{1} << 30);
+    of_device = *Arena::Make(&device, Memory::kDevice, int64_t{1} << 30);
+    transfers = *TransferEngine::Make(host.get(), &ledger, kThreads);
+    manager.emplace(options, &device, host.get(), of_device.get(), &ledger, transfers.get(), &executor, &clock);
     model = manager->AddModel(*std::move(weights));
   }
   ~ResidencyFixture() {
@@ -194,6 +196,7 @@ class ResidencyFixture {
   std::string path;
   const std::unique_ptr<FakeDevice> owned_device;
   FakeDevice& device;
+  std::unique_ptr<Arena> host, of_device;
   FakeClock clock;
   Ledger ledger;
   Executor executor;

@@ -43,7 +43,7 @@ class TransferEngineTest : public ::testing::Test {
     absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
     ASSERT_THAT(weights, IsOk());
     weights_ = *std::move(weights);
-    transfers_ = *TransferEngine::Make(&device_, &ledger_, kThreads);
+    transfers_ = *TransferEngine::Make(host_.get(), &ledger_, kThreads);
     for (const StoredTensor* tensor : weights_->module(1).stored) {
       data_.push_back(FixtureBytes(tensor->name, tensor->size_bytes));
     }
@@ -60,19 +60,19 @@ class TransferEngineTest : public ::testing::Test {
     return LayoutOf(weights_->module(1), held, device_.IsInHostMemory(memory));
   }
   Buffer MakeBuffer(Memory memory, DType held) {
-    const int64_t bytes = Layout(memory, held).size_bytes;
-    return Buffer(&device_, *ledger_.TryReserve(memory, MemoryKind::kWeights, bytes));
+    return (IsHost(memory) ? host_ : of_device_)->Take(Layout(memory, held).size_bytes);
   }
 
   absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
     absl::Notification done;
     absl::Status result;
-    transfers_->Submit(
-        {weights_.get(), 1, std::move(source), std::move(targets), [&](const absl::Status& status, TransferCost cost) {
-           result = status;
-           cost_ = cost;
-           done.Notify();
-         }});
+    Transfer transfer{&device_, weights_.get(), 1, std::move(source), std::move(targets)};
+    transfer.enqueued = [&](const absl::Status&, TransferCost cost) { cost_ = cost; };
+    transfer.done = [&](const absl::Status& status) {
+      result = status;
+      done.Notify();
+    };
+    transfers_->Submit(std::move(transfer));
     done.WaitForNotification();
     return result;
   }
@@ -92,7 +92,9 @@ class TransferEngineTest : public ::testing::Test {
   TempFolder folder_;
   FaultyFileCalls calls_;
   FakeDevice device_;
-  Ledger ledger_{int64_t{1} << 30, int64_t{1} << 30};
+  std::unique_ptr<Arena> host_ = *Arena::Make(&device_, Memory::kHost, int64_t{1} << 30);
+  std::unique_ptr<Arena> of_device_ = *Arena::Make(&device_, Memory::kDevice, int64_t{1} << 30);
+  Ledger ledger_{{int64_t{1} << 30, int64_t{1} << 30}};
   std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<TransferEngine> transfers_;
   std::vector<std::string> data_;  // Of the linear's parameters, as stored.
