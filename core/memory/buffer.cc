@@ -25,6 +25,12 @@ std::byte* Buffer::data() const { return arena_->begin_ + range_.offset_bytes; }
 
 Memory Buffer::memory() const { return arena_->memory(); }
 
+int64_t Buffer::lost_bytes() const {
+  int64_t bytes = has_memory_ ? 0 : range_.size_bytes;
+  for (const ArenaRange& range : displaced_) bytes -= range.size_bytes;
+  return bytes;
+}
+
 absl::Status Buffer::Prepare() {
   if (!has_memory_) DITSERVE_RETURN_IF_ERROR(arena_->Commit(*this));
   if (!arena_->device_->IsInHostMemory(memory())) return absl::OkStatus();

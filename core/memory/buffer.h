@@ -39,6 +39,10 @@ class Buffer {
   // Of what was asked for, rounded up to the arena's granule.
   int64_t size_bytes() const { return range_.size_bytes; }
   Memory memory() const;
+  // Whether it has its memory: from the beginning, or since Prepare.
+  bool has_memory() const { return has_memory_; }
+  // Of what it takes in its arena, what its end does not leave there: its Prepare failed, or never was.
+  int64_t lost_bytes() const;
   const Arena* arena() const { return arena_; }
 
   // Makes it ready to be written: takes memory from the holes that it displaces and gives it to these addresses; and in

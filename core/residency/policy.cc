@@ -91,9 +91,9 @@ void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Dur
     sweeps_.LearnPace(*rider.itinerary, now - rider.begun);
     estimates_.computing_per_byte[rider.itinerary->weights] =
         absl::ToDoubleSeconds(rider.computing) / static_cast<double>(std::max<int64_t>(rider.activation_bytes, 1));
-    BeginThoseAfter(rider, actions);
   }
   DropUnlessWanted(copy, actions);
+  if (rider.passed_all()) BeginThoseAfter(rider, actions);
   Decide(actions);
 }
 

@@ -239,7 +239,7 @@ void Policy::Plan(Device& device, const PolicyRider* admitting, Actions& actions
     }
     const int64_t streaming =
         streams ? std::clamp(room / kStreamingShare, std::min(widest, room), Sweeps::kAheadModules * widest) : 0;
-    return PlanKept(wishes, {host.force_bytes() - host.fixed_bytes, room - streaming}, device.in_host_memory);
+    return PlanKept(wishes, {room - streaming, host.force_bytes() - host.fixed_bytes}, device.in_host_memory);
   };
   KeepPlan chosen = plan(/*streams=*/false);
   device.streams = !chosen.complete;

@@ -108,12 +108,12 @@ void ResidencyManager::BeginLocked(RiderState& rider, Deferred& deferred) {
   rider.account.queue = clock_->Now() - rider.joined;
   rider.account.join = rider.policy->join_costs;
   rider.account.waited_for_sweep = rider.policy->waited_for_sweep;
-  int riders = 0;
-  for (const RiderState& other : riders_) riders += other.model == rider.model && other.policy->riding();
+  const auto rides = [&rider](const RiderState& other) {
+    return other.model == rider.model && other.policy->riding() && !other.policy->passed_all();
+  };
+  const auto riders = static_cast<int>(std::count_if(riders_.begin(), riders_.end(), rides));
   for (RiderState& other : riders_) {
-    if (other.model == rider.model && other.policy->riding()) {
-      other.account.most_riders = std::max(other.account.most_riders, riders);
-    }
+    if (rides(other)) other.account.most_riders = std::max(other.account.most_riders, riders);
   }
   Executor::Work begin = [admitted = std::exchange(rider.admitted, nullptr)]() mutable {
     std::move(admitted)(absl::OkStatus());
@@ -204,16 +204,15 @@ void ResidencyManager::OnDone(LoadId load, const std::vector<Copy*>& targets, co
 void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost) {
   const CopyKey& key = targets.back()->key;
   std::vector<RiderState*> users;
-  policy_.ForEachUser(key, [&](PolicyRider& rider)
-                               ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { users.push_back(&StateOf(&rider)); });
+  policy_.ForEachUser(
+      key, [&](PolicyRider& rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { users.push_back(&StateOf(&rider)); });
   for (RiderState* user : users) {
     user->account.disk_read_bytes += cost.disk_read_bytes / static_cast<int64_t>(users.size());
     user->account.device_copy_bytes += cost.device_copy_bytes / static_cast<int64_t>(users.size());
   }
   moved_.disk_read_bytes += cost.disk_read_bytes;
   moved_.device_copy_bytes += cost.device_copy_bytes;
-  policy_.estimates().moved_bytes +=
-      models_[static_cast<size_t>(key.weights)]->module(key.module).stored_bytes;
+  policy_.estimates().moved_bytes += models_[static_cast<size_t>(key.weights)]->module(key.module).stored_bytes;
 }
 
 void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why) {

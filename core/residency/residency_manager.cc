@@ -181,7 +181,11 @@ void ResidencyManager::SetPressure(Memory memory, int64_t bytes) {
 
 bool ResidencyManager::Loading() const {
   const absl::MutexLock lock(&mutex_);
-  return policy_.loads() > 0;
+  if (policy_.loads() > 0) return true;
+  for (size_t i = 0; i < arenas_.size(); ++i) {
+    if (policy_.budget(static_cast<Memory>(i)).leaving_bytes > 0) return true;
+  }
+  return false;
 }
 
 absl::Status ResidencyManager::Check() const {

@@ -99,7 +99,7 @@ class ResidencyManager {
   // that move the clock do too.
   void Tick() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Whether a transfer is under way.
+  // Whether a transfer is under way, or memory on its way back to the system.
   bool Loading() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // One consistent moment.
@@ -150,7 +150,8 @@ class ResidencyManager {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   RiderState& StateOf(const PolicyRider* rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return *states_.at(rider); }
   Turn TurnOf(const RiderState& rider) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return {rider.policy->priority, rider.policy->attained}; }
+    return {rider.policy->priority, rider.policy->attained};
+  }
 
   // --- actions (residency_actions.cc)
   // Carries out `actions_` as far as it can be done under the mutex.
@@ -168,8 +169,7 @@ class ResidencyManager {
   void OnEnqueued(LoadId load, const std::vector<Copy*>& targets, absl::Status status, TransferCost cost)
       ABSL_LOCKS_EXCLUDED(mutex_);
   void OnDone(LoadId load, const std::vector<Copy*>& targets, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
-  void ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -192,9 +192,9 @@ class ResidencyManager {
   std::vector<std::unique_ptr<ModelWeights>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<RiderState> riders_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<const PolicyRider*, RiderState*> states_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::unique_ptr<Holding>> holdings_ ABSL_GUARDED_BY(mutex_);  // By Copy::id.
-  std::vector<Reservation> cached_ ABSL_GUARDED_BY(mutex_);                 // Of arenas' holes, by Index(Memory).
-  std::vector<int64_t> force_bytes_ ABSL_GUARDED_BY(mutex_);                // As the ledger was told.
+  std::vector<std::unique_ptr<Holding>> holdings_ ABSL_GUARDED_BY(mutex_);    // By Copy::id.
+  std::vector<Reservation> cached_ ABSL_GUARDED_BY(mutex_);                   // Of arenas' holes, by Index(Memory).
+  std::vector<int64_t> force_bytes_ ABSL_GUARDED_BY(mutex_);                  // As the ledger was told.
   absl::flat_hash_map<LoadId, absl::Status> failed_ ABSL_GUARDED_BY(mutex_);  // Until their transfers are done.
   TransferCost moved_ ABSL_GUARDED_BY(mutex_);                                // Since the start.
   absl::Duration loading_since_ ABSL_GUARDED_BY(mutex_);                      // While loads are under way.

@@ -91,7 +91,8 @@ void ResidencyManager::Leave(RiderState* rider) {
   std::list<RiderState> left;  // Its callbacks end without the mutex.
   {
     const absl::MutexLock lock(&mutex_);
-    const auto state = std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return &each == rider; });
+    const auto state =
+        std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return &each == rider; });
     left.splice(left.begin(), riders_, state);
     if (rider->watermark) ledger_->EndWatermark(*rider->watermark);
     { const Reservation activations = std::move(rider->activations); }

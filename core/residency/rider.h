@@ -62,7 +62,6 @@ class Rider final : public LeaseSource {
 
  private:
   friend class ResidencyManager;
-struct RiderState;
   Rider(ResidencyManager* manager, RiderState* state) : manager_(manager), state_(state) {}
 
   ResidencyManager* const manager_;

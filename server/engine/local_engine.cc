@@ -258,12 +258,15 @@ class LocalEngineImpl final : public LocalEngine {
     DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(Memory::kHost));
     DITSERVE_ASSIGN_OR_RETURN(of_device_, MakeArena(device_->memory()));
     DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, options.transfer_threads));
-    executor_ = std::make_unique<Executor>([threads = threads_] {
-      if (threads > 0) at::set_num_threads(threads);
-    });
-    residency_ = std::make_unique<ResidencyManager>(options.residency, device_, host_.get(), of_device_.get(), &ledger_,
-                                                    transfers_.get(), executor_.get(), &clock_);
-    guard_ = std::make_unique<PressureGuard>(device_, &ledger_, residency_.get());
+    executor_ = std::make_unique<Executor>(
+        [threads = threads_] {
+          if (threads > 0) at::set_num_threads(threads);
+        },
+        &clock_);
+    residency_ = std::make_unique<ResidencyManager>(
+        options.residency, std::vector<ResidencyManager::ComputingDevice>{{device_, executor_.get()}},
+        std::vector<Arena*>{host_.get(), of_device_.get()}, &ledger_, transfers_.get(), &clock_);
+    guard_ = std::make_unique<PressureGuard>(device_, residency_.get());
     follow_pressure_ = options.follow_pressure;
     keeper_ = std::thread([this] { Keep(); });
     return absl::OkStatus();
@@ -309,14 +312,13 @@ class LocalEngineImpl final : public LocalEngine {
     ResidencySnapshot snapshot = residency_->Snapshot();
     const absl::StatusOr<MemoryStatus> memory = device_->MemoryStatusOf(Memory::kDevice);
     if (memory.ok()) {  // Where the device does not tell, nobody else is known to hold any.
-      int64_t own = snapshot.device.total_bytes();
-      if (device_->computes_in_host_memory()) own += snapshot.host.total_bytes();
+      const int64_t own = device_->computes_in_host_memory() ? OwnHostMemoryBytes() : snapshot.device.total_bytes();
       snapshot.other_processes_bytes = std::max<int64_t>(0, memory->total_bytes - memory->available_bytes - own);
     }
     return snapshot;
   }
 
-  absl::Status SetBudget(Memory memory, int64_t bytes) override { return guard_->SetBudget(memory, bytes); }
+  absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
 
   std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override;
 
@@ -357,14 +359,13 @@ class LocalEngineImpl final : public LocalEngine {
     if (!checked.ok()) spdlog::warn("memory pressure: {}", checked.ToString());
   }
 
-  // Ends calls at their deadlines, sends idle copies to rest, and follows the pressure on memory.
+  // Ends calls at their deadlines, and follows the pressure on memory.
   void Keep() {
-    absl::Duration release = clock_.Now();
-    absl::Duration look = follow_pressure_ ? release : absl::InfiniteDuration();
+    absl::Duration look = follow_pressure_ ? clock_.Now() : absl::InfiniteDuration();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
-      absl::Duration next = std::min(release, look);
+      absl::Duration next = look;
       for (const std::shared_ptr<Call>& call : calls_) {
         if (call->deadline() <= now) {
           call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
@@ -372,11 +373,7 @@ class LocalEngineImpl final : public LocalEngine {
           next = std::min(next, call->deadline());
         }
       }
-      if (release <= now) {
-        mutex_.Unlock();
-        release = residency_->ReleaseIdle();
-        mutex_.Lock();
-      } else if (look <= now) {
+      if (look <= now) {
         mutex_.Unlock();
         FollowPressure();
         look = now + kPressureInterval;

@@ -28,6 +28,8 @@ class FakeDevice : public Device {
 
   // The n-th allocation from now on fails, once; 0: none.
   void FailAllocation(int n) { fail_in_ = n; }
+  // It gives no more of the memory than `bytes`.
+  void GiveAtMost(Memory memory, int64_t bytes) { most_given_[Index(memory)] = bytes; }
   // The n-th copy from now on fails, once; 0: none.
   void FailCopy(int n) { fail_copy_in_ = n; }
 
@@ -68,6 +70,9 @@ class FakeDevice : public Device {
   }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
     if (fail_in_ > 0 && --fail_in_ == 0) return absl::ResourceExhaustedError("the fake device has no memory left");
+    if (allocated_bytes(memory) + bytes > most_given_[Index(memory)]) {
+      return absl::ResourceExhaustedError("the fake device has no memory left");
+    }
     Mark(memory, begin, bytes, true);
     return CommitHostMemory(begin, bytes);
   }
@@ -104,6 +109,7 @@ class FakeDevice : public Device {
   const std::string name_ = "fake:0";
   const bool in_host_memory_;
   std::atomic<int64_t> available_bytes_ = int64_t{1} << 40;
+  std::array<std::atomic<int64_t>, 2> most_given_ = {int64_t{1} << 40, int64_t{1} << 40};  // By Index.
   std::atomic<int> fail_in_ = 0;
   std::atomic<int> fail_copy_in_ = 0;
   std::atomic<int> ranges_ = 0;

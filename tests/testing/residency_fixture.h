@@ -35,7 +35,7 @@ class ResidencyFixture {
       : owned_device(std::move(given_device)),
         device(*owned_device),
         ledger({TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes, device_copies * kCopyBytes}),
-        executor([] {}) {
+        executor([] {}, &clock) {
     std::vector<FixtureTensor> tensors;
     std::vector<ModuleSpec> modules;
     for (int i = 0; i < kModules; ++i) {
@@ -52,7 +52,8 @@ class ResidencyFixture {
     host = *Arena::Make(&device, Memory::kHost, int64_t{1} << 30);
     of_device = *Arena::Make(&device, Memory::kDevice, int64_t{1} << 30);
     transfers = *TransferEngine::Make(host.get(), &ledger, kThreads);
-    manager.emplace(options, &device, host.get(), of_device.get(), &ledger, transfers.get(), &executor, &clock);
+    manager.emplace(options, std::vector<ResidencyManager::ComputingDevice>{{&device, &executor}},
+                    std::vector<Arena*>{host.get(), of_device.get()}, &ledger, transfers.get(), &clock);
     model = manager->AddModel(*std::move(weights));
   }
   ~ResidencyFixture() {
@@ -150,6 +151,7 @@ class ResidencyFixture {
     EXPECT_LE(snapshot.host.peak_bytes, snapshot.host.budget_bytes);
     EXPECT_LE(device.most_allocated_bytes(Memory::kDevice), snapshot.device.budget_bytes);
     EXPECT_LE(device.most_allocated_bytes(Memory::kHost), snapshot.host.budget_bytes);
+    EXPECT_TRUE(manager->Check().ok()) << manager->Check();
     const TierBytes& tiers = snapshot.models.at(0);
     EXPECT_EQ(tiers.device_bytes + tiers.host_bytes + tiers.disk_bytes, kModules * kCopyBytes);
   }
@@ -158,7 +160,7 @@ class ResidencyFixture {
   void ReleaseIdle() {
     Settle();
     clock.Advance(absl::Hours(1));
-    manager->ReleaseIdle();
+    manager->Tick();
   }
 
   int64_t device_weights() { return ledger.Usage(Memory::kDevice).weights_bytes; }
@@ -197,7 +199,7 @@ class ResidencyFixture {
   const std::unique_ptr<FakeDevice> owned_device;
   FakeDevice& device;
   std::unique_ptr<Arena> host, of_device;
-  FakeClock clock;
+  MovedClock clock;
   Ledger ledger;
   Executor executor;
   std::unique_ptr<TransferEngine> transfers;
