@@ -10,9 +10,11 @@
 #include <functional>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "core/storage/file.h"
 
 namespace ditserve {
@@ -43,6 +45,12 @@ class FaultyFileCalls final : public FileCalls {
     after_read_ = std::move(action);
   }
 
+  // How long was waited before reads were tried again, each time.
+  std::vector<absl::Duration> pauses() const {
+    const absl::MutexLock lock(&mutex_);
+    return pauses_;
+  }
+
   int64_t reads() const { return reads_; }
   int64_t direct_reads() const { return direct_reads_; }
   int64_t bytes_read() const { return bytes_read_; }
@@ -63,6 +71,11 @@ class FaultyFileCalls final : public FileCalls {
     return FileCalls::Stat(descriptor, status);
   }
 
+  void Pause(absl::Duration pause) const override {
+    const absl::MutexLock lock(&mutex_);
+    pauses_.push_back(pause);
+  }
+
  private:
   std::function<void()> TakeAfterRead() const {
     const absl::MutexLock lock(&mutex_);
@@ -76,6 +89,7 @@ class FaultyFileCalls final : public FileCalls {
   bool refuse_direct_ = false;
   mutable absl::Mutex mutex_;
   mutable std::function<void()> after_read_ ABSL_GUARDED_BY(mutex_);
+  mutable std::vector<absl::Duration> pauses_ ABSL_GUARDED_BY(mutex_);
   mutable std::atomic<int64_t> reads_ = 0, direct_reads_ = 0, bytes_read_ = 0;
 };
 
