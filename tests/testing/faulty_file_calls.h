@@ -45,6 +45,9 @@ class FaultyFileCalls final : public FileCalls {
     after_read_ = std::move(action);
   }
 
+  // Called with what each read is about to write to.
+  void BeforeEachRead(std::function<void(void*, size_t)> look) { before_read_ = std::move(look); }
+
   // How long was waited before reads were tried again, each time.
   std::vector<absl::Duration> pauses() const {
     const absl::MutexLock lock(&mutex_);
@@ -59,6 +62,7 @@ class FaultyFileCalls final : public FileCalls {
     if (reads_++ >= first_failing_ && failing_reads_ > 0 && failing_reads_-- > 0) return errno = read_error_, -1;
     const bool direct = (fcntl(descriptor, F_GETFL) & O_DIRECT) != 0;
     if (direct && refuse_direct_) return errno = EINVAL, -1;
+    if (before_read_) before_read_(data, std::min(size, max_read_));
     const ssize_t got = FileCalls::Read(descriptor, data, std::min(size, max_read_), offset);
     if (got > 0) bytes_read_ += got;
     if (got > 0 && direct) ++direct_reads_;
@@ -87,6 +91,7 @@ class FaultyFileCalls final : public FileCalls {
   int read_error_ = 0, stat_error_ = 0;
   size_t max_read_ = std::numeric_limits<size_t>::max();
   bool refuse_direct_ = false;
+  std::function<void(void*, size_t)> before_read_;
   mutable absl::Mutex mutex_;
   mutable std::function<void()> after_read_ ABSL_GUARDED_BY(mutex_);
   mutable std::vector<absl::Duration> pauses_ ABSL_GUARDED_BY(mutex_);
