@@ -10,7 +10,9 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "core/base/status_macros.h"
 #include "core/devices/cast.h"
 #include "core/devices/device.h"
 #include "core/devices/host_addresses.h"
@@ -21,7 +23,8 @@ namespace ditserve {
 // at once. Memory that is given twice, taken twice, or not given back ends the test.
 class FakeDevice : public Device {
  public:
-  explicit FakeDevice(bool computes_in_host_memory = false) : in_host_memory_(computes_in_host_memory) {}
+  explicit FakeDevice(bool computes_in_host_memory = false, Memory memory = Memory::kDevice)
+      : name_(absl::StrCat("fake:", DeviceOf(memory))), memory_(memory), in_host_memory_(computes_in_host_memory) {}
   ~FakeDevice() override {
     if (ranges_ != 0 || !granules_.empty()) Abort("memory or addresses were not given back");
   }
@@ -36,15 +39,15 @@ class FakeDevice : public Device {
   // Of addresses that have memory, now and at most.
   int64_t allocated_bytes(Memory memory) const ABSL_LOCKS_EXCLUDED(mutex_) {
     const absl::MutexLock lock(&mutex_);
-    return allocated_[Index(memory)];
+    return allocated_[IsHost(memory) ? 0 : 1];
   }
   int64_t most_allocated_bytes(Memory memory) const ABSL_LOCKS_EXCLUDED(mutex_) {
     const absl::MutexLock lock(&mutex_);
-    return most_[Index(memory)];
+    return most_[IsHost(memory) ? 0 : 1];
   }
 
   const std::string& name() const override { return name_; }
-  Memory memory() const override { return Memory::kDevice; }
+  Memory memory() const override { return memory_; }
   bool computes_in_host_memory() const override { return in_host_memory_; }
   DType ArithmeticDType(DType computation) const override { return computation; }
   DType OperandDType(DType arithmetic, DType) const override { return arithmetic; }
@@ -52,7 +55,7 @@ class FakeDevice : public Device {
   absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
     const absl::Status passed = WaitForAll(after);
     if (!passed.ok() || conversion.count == 0) return passed.ok() ? absl::StatusOr<EventPtr>(nullptr) : passed;
-    if (fail_copy_in_ > 0 && --fail_copy_in_ == 0) return absl::UnavailableError("the fake device's link failed");
+    DITSERVE_RETURN_IF_ERROR(CheckLink());
     const auto& [source, through, target, count] = conversion;
     Cast(source.data, source.dtype, through, target.data, target.dtype, count);
     return nullptr;
@@ -69,7 +72,7 @@ class FakeDevice : public Device {
     ReleaseHostAddresses(begin, bytes);
   }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
-    if (fail_in_ > 0 && --fail_in_ == 0) return absl::ResourceExhaustedError("the fake device has no memory left");
+    DITSERVE_RETURN_IF_ERROR(CheckMemory());
     if (allocated_bytes(memory) + bytes > most_given_[Index(memory)]) {
       return absl::ResourceExhaustedError("the fake device has no memory left");
     }
@@ -87,7 +90,17 @@ class FakeDevice : public Device {
   }
   void SetAvailable(int64_t bytes) { available_bytes_ = bytes; }
 
- private:
+ protected:
+  // The errors that a test asked for.
+  absl::Status CheckLink() {
+    const bool fails = fail_copy_in_ > 0 && --fail_copy_in_ == 0;
+    return fails ? absl::UnavailableError("the fake device's link failed") : absl::OkStatus();
+  }
+  absl::Status CheckMemory() {
+    const bool fails = fail_in_ > 0 && --fail_in_ == 0;
+    return fails ? absl::ResourceExhaustedError("the fake device has no memory left") : absl::OkStatus();
+  }
+
   [[noreturn]] static void Abort(const char* what) {
     std::fprintf(stderr, "FakeDevice: %s\n", what);
     std::abort();
@@ -101,12 +114,14 @@ class FakeDevice : public Device {
       const bool changed = has ? granules_.insert(begin + at).second : granules_.erase(begin + at) == 1;
       if (!changed) Abort(has ? "memory for addresses that have it" : "memory taken from addresses without it");
     }
-    const size_t index = Index(memory);
+    const size_t index = IsHost(memory) ? 0 : 1;
     allocated_[index] += has ? bytes : -bytes;
     most_[index] = std::max(most_[index], allocated_[index]);
   }
 
-  const std::string name_ = "fake:0";
+ private:
+  const std::string name_;
+  const Memory memory_;
   const bool in_host_memory_;
   std::atomic<int64_t> available_bytes_ = int64_t{1} << 40;
   std::array<std::atomic<int64_t>, 2> most_given_ = {int64_t{1} << 40, int64_t{1} << 40};  // By Index.
@@ -115,7 +130,7 @@ class FakeDevice : public Device {
   std::atomic<int> ranges_ = 0;
   mutable absl::Mutex mutex_;
   absl::flat_hash_set<const std::byte*> granules_ ABSL_GUARDED_BY(mutex_);  // That have memory.
-  std::array<int64_t, 2> allocated_ ABSL_GUARDED_BY(mutex_) = {};           // By Index.
+  std::array<int64_t, 2> allocated_ ABSL_GUARDED_BY(mutex_) = {};           // The host's first.
   std::array<int64_t, 2> most_ ABSL_GUARDED_BY(mutex_) = {};
 };
 

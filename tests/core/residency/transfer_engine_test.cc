@@ -21,6 +21,9 @@
 namespace ditserve {
 namespace {
 
+using ::testing::Each;
+using ::testing::ResultOf;
+
 // A Linear of more than one piece, with its bias beside it in the file and another tensor before, so that nothing
 // begins at a page.
 constexpr int64_t kOut = 3000, kIn = 1000;
@@ -167,6 +170,31 @@ TEST_F(TransferEngineTest, ElementsAtOddAddressesAreReadThroughASlot) {
   Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16);
   EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
   ExpectValues(host, DType::kBFloat16);
+}
+
+TEST_F(TransferEngineTest, AModuleWithoutElementsIsDoneToo) {
+  Open(DType::kBFloat16);
+  const std::string path = folder_ / "empty.safetensors";
+  WriteSafetensors(path, {{"first.weight", DType::kBFloat16, {1}}, {"second.weight", DType::kBFloat16, {0}}});
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(path, calls_);
+  ASSERT_THAT(checkpoint, IsOk());
+  const std::vector<ModuleSpec> modules = {{"first", "RMSNorm", {{"weight", {1}}}},
+                                           {"second", "RMSNorm", {{"weight", {0}}}}};
+  absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
+  ASSERT_THAT(weights, IsOk());
+  weights_ = *std::move(weights);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16), device = MakeBuffer(Memory::kDevice, DType::kFloat32);
+  EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
+  EXPECT_THAT(Run(Transfer::Source{&host, FormOf(DType::kBFloat16)}, {{&device, FormOf(DType::kFloat32)}}), IsOk());
+  EXPECT_EQ(cost_.disk_read_bytes, 0);
+}
+
+// Products choose their way by the alignment of what they read, and their sums' order by their way.
+TEST_F(TransferEngineTest, EveryParameterOfACopyOnADeviceLiesAtAMultipleOf256Bytes) {
+  Open(DType::kBFloat16);
+  for (const DType held : {DType::kBFloat16, DType::kFloat32, DType::kFloat8E4M3}) {
+    EXPECT_THAT(Layout(Memory::kDevice, held).offsets_bytes, Each(ResultOf([](int64_t at) { return at % 256; }, 0)));
+  }
 }
 
 TEST_F(TransferEngineTest, AnyFailedReadFailsTheTransferAlone) {
