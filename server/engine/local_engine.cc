@@ -13,9 +13,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "core/base/executor.h"
@@ -24,6 +22,7 @@
 #include "core/residency/pressure_guard.h"
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
+#include "models/checkpoint_config.h"
 #include "models/errors.h"
 #include "models/weights.h"
 
@@ -77,20 +76,6 @@ std::string WhatFits(Model& model, const ForwardShape& shape, at::ScalarType ari
   }
   if (side == 0) return "; no image fits with this batch and these prompts";
   return absl::StrCat("; with this batch and these prompts ", side, "x", side, " pixels fit");
-}
-
-// Blocks of a checkpoint that comes without a config.json.
-int64_t CountBlocks(const Checkpoint& checkpoint) {
-  constexpr int64_t kMaxBlocks = 1000;
-  int64_t blocks = 1;
-  for (const StoredTensor& tensor : checkpoint.tensors()) {
-    const std::vector<std::string> parts = absl::StrSplit(tensor.name, absl::MaxSplits('.', 2));
-    int64_t index = 0;
-    if (parts.size() == 3 && parts[0] == "transformer_blocks" && absl::SimpleAtoi(parts[1], &index)) {
-      blocks = std::clamp(index + 1, blocks, kMaxBlocks);
-    }
-  }
-  return blocks;
 }
 
 // One call from Submit to its end. Owns everything the pass needs; lives until `done` was called.
@@ -411,7 +396,11 @@ absl::Status LocalEngineImpl::Load(const ModelSource& source) {
   if (!checkpoint->config_json().empty()) {
     DITSERVE_ASSIGN_OR_RETURN(config, ParseQwenImageDiTConfig(checkpoint->config_json()));
   } else {
-    config.num_layers = CountBlocks(*checkpoint);
+    DITSERVE_ASSIGN_OR_RETURN(config, ConfigOfTensors(checkpoint->tensors()));
+    spdlog::warn(
+        "model '{}': no config.json; its tensors are those of Qwen-Image and of the Edit models, and it is served "
+        "without reference images",
+        source.name);
   }
   config.numerics = source.numerics;
   auto model = std::make_unique<Model>();

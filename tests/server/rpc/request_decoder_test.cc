@@ -160,9 +160,31 @@ TEST_F(RequestDecoderTest, KnowsFiniteNumbersOf16Bits) {
               }),
               StatusIs(kInvalid, "timestep.data: element 1"));
   EXPECT_THAT(ErrorAfter([](auto& r) {
-                *r.mutable_timestep() = MakeTensor(v1::DTYPE_BFLOAT16, {2}, Elements{0xFF7F, 0x7C00});
+                *r.mutable_timestep() = MakeTensor(v1::DTYPE_BFLOAT16, {2}, Elements{0x3F7F, 0x7F7F});
               }),
-              IsOk());
+              StatusIs(kInvalid, "timestep.data: element 1 is 3.38953e+38, expected 0 to 1"));
+}
+
+TEST_F(RequestDecoderTest, RefusesATimestepThatWasNotDividedBy1000) {
+  const auto with = [&](std::vector<float> timesteps) {
+    return ErrorAfter([&](auto& r) { *r.mutable_timestep() = MakeTensor(v1::DTYPE_FLOAT32, {2}, timesteps); });
+  };
+  EXPECT_THAT(with({0, 1}), IsOk());
+  EXPECT_THAT(with({-0.0f, 0.987f}), IsOk());
+  EXPECT_THAT(with({0.5f, 500}), StatusIs(kInvalid,
+                                          "timestep.data: element 1 is 500, expected 0 to 1 (a pipeline's "
+                                          "timestep / 1000)"));
+  EXPECT_THAT(with({1.0001f, 0}), StatusIs(kInvalid, "timestep.data: element 0 is 1.0001, expected 0 to 1"));
+  EXPECT_THAT(with({-0.001f, 0}), StatusIs(kInvalid, "timestep.data: element 0 is -0.001, expected 0 to 1"));
+}
+
+TEST_F(RequestDecoderTest, SaysThatReferenceImagesAreNotTaken) {
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_latents() = Ramp({2, 2, 16, 4, 2});
+              }),
+              StatusIs(kInvalid,
+                       "latents.shape: [2, 2, 16, 4, 2], expected 4 dimensions [B, 16, H/8, W/8] (of the "
+                       "images that are made: an Edit model's reference images can't be given)"));
 }
 
 TEST_F(RequestDecoderTest, CountsTokensWhoseMaskIsNotZero) {
