@@ -8,6 +8,7 @@
 #include <random>
 #include <string>
 
+#include "tests/server/sound_call.h"
 #include "tests/server/tiny_model.h"
 #include "tests/testing/status_matchers.h"
 
@@ -15,6 +16,7 @@ namespace ditserve {
 namespace {
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr RequestLimits kLimits = {.max_batch = 4, .max_side = 64};
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
 class RequestDecoderTest : public ::testing::Test {
@@ -29,7 +31,7 @@ class RequestDecoderTest : public ::testing::Test {
   }
 
   const ProfileCatalogue catalogue_ = TinyCatalogue();
-  const RequestDecoder decoder_{{.max_batch = 4, .max_side = 64}, &catalogue_};
+  const RequestDecoder decoder_{kLimits, &catalogue_};
   std::vector<ModelInfo> models_ = {TinyModelInfo()};
   v1::ForwardRequest request_ = TinyRequest(2);
 };
@@ -251,17 +253,27 @@ TEST_F(RequestDecoderTest, RefusesAnUnknownLayout) {
               StatusIs(kInvalid, "output_layout: 9, expected OUTPUT_LAYOUT_PATCHES or OUTPUT_LAYOUT_LATENTS"));
 }
 
-TEST_F(RequestDecoderTest, SurvivesRequestsWithAnyByteChanged) {
-  const std::string valid = TinyRequest(2).SerializeAsString();
+TEST_F(RequestDecoderTest, MakesASoundCallOrARefusalOfRequestsWithAnyBytesChanged) {
+  v1::ForwardRequest request = TinyRequest(2);
+  *request.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_BOOL, {2, 3}, {1, 1, 1, 1, 1, 1});
+  const std::string valid = request.SerializeAsString();
   std::mt19937 random(1);
-  for (int i = 0; i < 5000; ++i) {
+  int calls = 0, refusals = 0;
+  for (int i = 0; i < 50'000; ++i) {
     std::string changed = valid;
-    for (int j = 0; j < 3; ++j) changed[random() % 64] = static_cast<char>(random());
-    v1::ForwardRequest request;
+    for (int j = 0; j <= i % 3; ++j) changed[random() % changed.size()] = static_cast<char>(random());
     if (!request.ParseFromString(changed)) continue;
-    const absl::Status status = decoder_.Decode(request, models_).status();
-    EXPECT_NE(status.code(), absl::StatusCode::kInternal) << status;
+    const absl::StatusOr<DecodedForward> decoded = decoder_.Decode(request, models_);
+    ++(decoded.ok() ? calls : refusals);
+    if (decoded.ok()) {
+      ASSERT_THAT(CheckSound(*decoded, request, kLimits), IsOk()) << "change " << i;
+    } else {
+      ASSERT_TRUE(IsRefusal(decoded.status())) << decoded.status() << ", change " << i;
+    }
   }
+  // That neither way is for want of trying.
+  EXPECT_GT(calls, 1000);
+  EXPECT_GT(refusals, 1000);
 }
 
 TEST_F(RequestDecoderTest, TakesPriorityAndJoinOverAndRefusesUnknownOnes) {
