@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "server/rpc/request_decoder.h"
 #include "tests/server/tiny_model.h"
 
@@ -41,8 +42,11 @@ inline absl::Status CheckSound(const DecodedForward& decoded, const v1::ForwardR
       {"latents.data", IsSoundView(inputs.latents, request.latents())},
       {"timestep.data", IsSoundView(inputs.timestep, request.timestep())},
       {"prompt_emb.data", IsSoundView(inputs.prompt_emb, request.prompt_emb())},
-      {"prompt_emb_mask", mask.defined() == request.has_prompt_emb_mask() &&
-                              (!mask.defined() || (is(mask, {batch, tokens}) && mask.any(1).all().item<bool>()))},
+      {"prompt_emb_mask", mask.defined() == request.has_prompt_emb_mask()},
+      {"prompt_emb_mask.shape",
+       !mask.defined() || (is(mask, {batch, tokens}) && absl::MakeConstSpan(request.prompt_emb_mask().shape()) ==
+                                                            absl::MakeConstSpan(mask.sizes()))},
+      {"prompt_emb_mask.data", !mask.defined() || mask.any(1).all().item<bool>()},
   };
   for (const auto& [what, holds] : facts) {
     if (!holds) return absl::InternalError(absl::StrCat("an unsound call was made: ", what));

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 
@@ -274,6 +275,52 @@ TEST_F(RequestDecoderTest, MakesASoundCallOrARefusalOfRequestsWithAnyBytesChange
   // That neither way is for want of trying.
   EXPECT_GT(calls, 1000);
   EXPECT_GT(refusals, 1000);
+}
+
+// A tensor like `like`, its data as long as shape and dtype take, but for a length, a dimension or the dtype.
+v1::Tensor Misshapen(const v1::Tensor& like, std::mt19937& random) {
+  constexpr v1::DType kFloating[] = {v1::DTYPE_FLOAT32, v1::DTYPE_FLOAT16, v1::DTYPE_BFLOAT16};
+  v1::Tensor tensor = like;
+  switch (random() % 4) {
+    case 0:
+      tensor.set_shape(static_cast<int>(random() % tensor.shape_size()), static_cast<int64_t>(random() % 6));
+      break;
+    case 1:
+      tensor.add_shape(1);
+      break;
+    case 2:
+      tensor.mutable_shape()->RemoveLast();
+      break;
+    default:
+      tensor.set_dtype(kFloating[random() % 3]);
+  }
+  const int64_t element_bytes = tensor.dtype() == v1::DTYPE_BOOL ? 1 : (tensor.dtype() == v1::DTYPE_FLOAT32 ? 4 : 2);
+  const auto& shape = tensor.shape();
+  const int64_t bytes = std::accumulate(shape.begin(), shape.end(), element_bytes, std::multiplies<>());
+  tensor.set_data(std::string(static_cast<size_t>(bytes), '\1'));
+  return tensor;
+}
+
+TEST_F(RequestDecoderTest, MakesASoundCallOrARefusalOfTensorsThatDoNotGoTogether) {
+  v1::ForwardRequest valid = TinyRequest(2);
+  *valid.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_BOOL, {2, 3}, {1, 1, 1, 1, 1, 1});
+  std::mt19937 random(1);
+  int calls = 0;
+  for (int i = 0; i < 5000; ++i) {
+    v1::ForwardRequest request = valid;
+    for (v1::Tensor* tensor : {request.mutable_latents(), request.mutable_timestep(), request.mutable_prompt_emb(),
+                               request.mutable_prompt_emb_mask()}) {
+      if (random() % 3 == 0) *tensor = Misshapen(*tensor, random);
+    }
+    const absl::StatusOr<DecodedForward> decoded = decoder_.Decode(request, models_);
+    calls += decoded.ok();
+    if (decoded.ok()) {
+      ASSERT_THAT(CheckSound(*decoded, request, kLimits), IsOk()) << "change " << i;
+    } else {
+      ASSERT_TRUE(IsRefusal(decoded.status())) << decoded.status() << ", change " << i;
+    }
+  }
+  EXPECT_GT(calls, 1000);
 }
 
 TEST_F(RequestDecoderTest, TakesPriorityAndJoinOverAndRefusesUnknownOnes) {
