@@ -97,7 +97,9 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& conf
   options.threads = config.threads;
   options.transfer_threads = config.transfer_threads;
   options.follow_pressure = config.follow_pressure;
-  options.residency = {config.max_active, config.max_queue, config.idle_release};
+  options.residency.max_riders = config.max_active;
+  options.residency.max_waiting = config.max_queue;
+  options.residency.idle_release = config.idle_release;
   spdlog::info("device {}: budgets of {} bytes of device memory, {} of host memory", config.device,
                options.device_budget_bytes, options.host_budget_bytes);
   return LocalEngine::Make(options, device, clock);
