@@ -36,8 +36,8 @@ void ResidencyManager::ApplyLocked(Deferred& deferred) {
     }
   }
   actions_.clear();
-  const absl::Duration next = policy_.NextTick(clock_->Now());
-  next_tick_ = next;
+  next_tick_ = policy_.NextTick(clock_->Now());
+  if (next_tick_ < sleeps_until_) sooner_.Signal();
 }
 
 // The ledger keeps to what the policy has in force, whatever is booked.

@@ -47,6 +47,7 @@ ResidencyManager::~ResidencyManager() {
   {
     const absl::MutexLock lock(&mutex_);
     stopping_ = true;
+    sooner_.Signal();
   }
   keeper_.join();
 }
@@ -55,10 +56,10 @@ void ResidencyManager::Keep() {
   for (;;) {
     {
       const absl::MutexLock lock(&mutex_);
-      const absl::Duration due = next_tick_;
-      const auto sooner = [this, due]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || next_tick_ < due; };
+      sleeps_until_ = next_tick_;
       // (Not longer than a timer bears.)
-      mutex_.AwaitWithTimeout(absl::Condition(&sooner), std::min(due - clock_->Now(), absl::Hours(1)));
+      const absl::Duration sleep = std::min(sleeps_until_ - clock_->Now(), absl::Hours(1));
+      if (!stopping_ && sleep > absl::ZeroDuration()) sooner_.WaitWithTimeout(&mutex_, sleep);
       if (stopping_) return;
       if (next_tick_ > clock_->Now()) continue;
     }

@@ -200,6 +200,9 @@ class ResidencyManager {
   absl::Duration loading_since_ ABSL_GUARDED_BY(mutex_);                      // While loads are under way.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
+  // Of the thread that calls Tick; a condition variable costs those who never wait nothing.
+  absl::Duration sleeps_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
+  absl::CondVar sooner_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
 };
