@@ -3,17 +3,24 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cos.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/exp.h>
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/sin.h>
 #include <ATen/ops/view_as_complex.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "models/kernels/attention.h"
 #include "models/kernels/matmul.h"
@@ -59,6 +66,10 @@ int64_t AttentionWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim)
   const int64_t floats = queries * (keys + 2 + padded(head_dim));
   return at::get_num_threads() * (floats * 4 + queries * keys * 2) + heads * tokens * 4;
 }
+
+// Whether a product may be added without being rounded first. The references round it: below float32 that shows, and in
+// float32 it is less than what sums in another order change.
+bool FusesMultiplyAdd(const at::Tensor& x) { return x.scalar_type() == at::kFloat; }
 
 LinearParameters ParametersOf(const Weights& linear) {
   const at::Tensor& weight = linear.weight();
@@ -119,7 +130,11 @@ Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift)
       const at::Tensor normed =
           x[i].is_meta() ? at::empty_like(rows) : at::layer_norm(rows, {rows.size(1)}, {}, {}, kEpsilon);
       at::Tensor result = target.narrow(0, begin, count);
-      at::addcmul_out(result, shift[i], normed, factor);
+      if (FusesMultiplyAdd(rows)) {
+        at::addcmul_out(result, shift[i], normed, factor);
+      } else {
+        at::mul_out(result, normed, factor).add_(shift[i]);
+      }
     });
     out.push_back(target);
   }
@@ -141,7 +156,15 @@ void GeluInPlace(const Batch& x, Numerics numerics) {
 }
 
 void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
-  for (size_t i = 0; i < x.size(); ++i) x[i].addcmul_(y[i], gate[i]);
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (FusesMultiplyAdd(x[i])) {
+      x[i].addcmul_(y[i], gate[i]);
+      continue;
+    }
+    ForRows(x[i], [&](int64_t begin, int64_t count) {
+      x[i].narrow(0, begin, count).add_(y[i].narrow(0, begin, count).mul(gate[i]));
+    });
+  }
 }
 
 void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary) {
@@ -176,6 +199,13 @@ at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   };
   const at::Tensor out = at::scaled_dot_product_attention(heads(q), heads(k), heads(v));
   return out.transpose(1, 2).reshape(q.sizes());
+}
+
+at::Tensor TimeChannels(const at::Tensor& timestep) {
+  constexpr int64_t kHalf = kTimeChannels / 2;
+  const at::Tensor frequencies = at::exp(at::arange(kHalf, at::kFloat).mul_(-std::log(10000.0)).div_(kHalf));
+  const at::Tensor angles = timestep.to(at::kFloat).view({1, 1}).mul(frequencies).mul_(1000);
+  return at::cat({at::cos(angles), at::sin(angles)}, 1);
 }
 
 Batch Chunk(const Batch& x, int64_t chunks, int64_t index) {

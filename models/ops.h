@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "models/config.h"
@@ -41,6 +42,12 @@ void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary);
 
 // Softmax attention of each head over all tokens. q, k, v and the result: [tokens, heads * head_dim].
 at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t head_dim);
+
+constexpr int64_t kTimeChannels = 256;
+
+// Cosines, then sines, of 1000 timestep * 10000^(-k/128), in float32 whatever the timestep's dtype. timestep: one
+// element. Shape [1, kTimeChannels].
+at::Tensor TimeChannels(const at::Tensor& timestep);
 
 // Chunk `index` of `chunks` equal ones along the channels, for each item; no copy.
 Batch Chunk(const Batch& x, int64_t chunks, int64_t index);

@@ -1,18 +1,13 @@
 #include "models/qwen_image_dit.h"
 
 #include <ATen/ops/arange.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
-#include <ATen/ops/cos.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/exp.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/nonzero.h>
-#include <ATen/ops/sin.h>
 #include <ATen/ops/stack.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -26,7 +21,6 @@
 namespace ditserve {
 namespace {
 
-constexpr int64_t kTimeChannels = 256;
 constexpr int64_t kPatchPixels = 16;  // An 8x8 latent pixel, patched 2x2.
 
 // What kernels allocate inside beyond what operations count themselves: rows that they widen to float32.
@@ -217,6 +211,12 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& input
                                                       at::ScalarType arithmetic) const {
   const int64_t rows = inputs.latents.size(2) / config_.patch_size;
   const int64_t columns = inputs.latents.size(3) / config_.patch_size;
+  // diffusers first rounds the timestep to the activations' dtype, and goes on in float32. Where they are asked for in
+  // a narrow dtype it is rounded so, whatever this device computes in.
+  const at::ScalarType activations = inputs.activations.value_or(arithmetic);
+  const bool narrow = activations == at::kBFloat16 || activations == at::kHalf;
+  const at::Tensor timestep =
+      config_.numerics == Numerics::kDiffusers && narrow ? inputs.timestep.to(activations) : inputs.timestep;
   std::vector<Item> items;
   for (int64_t i = 0; i < inputs.latents.size(0); ++i) {
     at::Tensor prompt = inputs.prompt_emb[i];
@@ -230,7 +230,7 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& input
     }
     items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(device, arithmetic),
                      prompt.to(device, arithmetic, /*non_blocking=*/false, /*copy=*/true),
-                     TimeChannels(inputs.timestep.narrow(0, i, 1), arithmetic).to(device),
+                     TimeChannels(timestep.narrow(0, i, 1)).to(device, arithmetic),
                      JointRotary(positions, rows, columns, config_.axes_dims_rope).to(device)});
   }
   return items;
@@ -246,16 +246,6 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::MetaItems(const ForwardShape& shap
                      at::empty({tokens + patches, config_.attention_head_dim / 2}, options.dtype(at::kComplexFloat))});
   }
   return items;
-}
-
-// Cosines, then sines, of 1000 timestep * 10000^(-k/128). Shape [1, 256].
-at::Tensor QwenImageDiT::TimeChannels(const at::Tensor& timestep, at::ScalarType arithmetic) const {
-  constexpr int64_t kHalf = kTimeChannels / 2;
-  const at::Tensor frequencies = at::exp(at::arange(kHalf, at::kFloat).mul_(-std::log(10000.0)).div_(kHalf));
-  // diffusers first rounds the timestep to the activations' dtype; both go on in float32.
-  const at::Tensor time = config_.numerics == Numerics::kDiffusers ? timestep.to(arithmetic) : timestep;
-  const at::Tensor angles = time.to(at::kFloat).view({1, 1}).mul(frequencies).mul_(1000);
-  return at::cat({at::cos(angles), at::sin(angles)}, 1).to(arithmetic);
 }
 
 int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,10 @@ struct ForwardInputs {
   at::Tensor timestep;         // Shape [B], floating point; taken as it is.
   at::Tensor prompt_emb;       // Shape [B, T, joint_attention_dim], floating point.
   at::Tensor prompt_emb_mask;  // Shape [B, T] bool, or undefined: all tokens count.
+
+  // The dtype that activations are asked to have; nothing: the pass's arithmetic, which is wider where a device has no
+  // such arithmetic.
+  std::optional<at::ScalarType> activations;
 };
 
 // Sizes that decide how much memory a forward pass takes.
@@ -94,7 +99,6 @@ class QwenImageDiT {
   Parts FindParts() const;
   std::vector<Item> Prepare(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic) const;
   std::vector<Item> MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const;
-  at::Tensor TimeChannels(const at::Tensor& timestep, at::ScalarType arithmetic) const;
   Task<Stream> Enter(std::vector<Item> items, WeightSource& weights) const;
   Task<Stream> Block(Stream x, const BlockModules& block, WeightSource& weights) const;
   // Writes what the stream `x` brings to the attention, and returns it.

@@ -426,6 +426,7 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     std::move(done)(absl::NotFoundError(absl::StrCat("no model is named '", forward.model, "'")));
     return nullptr;
   }
+  forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
   auto call =
       std::make_shared<Call>(std::move(forward), *model, *device_, clock_, std::move(progress), std::move(done));
   {

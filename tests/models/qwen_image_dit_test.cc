@@ -135,6 +135,25 @@ TEST(QwenImageDiTTest, NarrowArithmeticIsCloseToFloat32) {
   }
 }
 
+// Where activations are asked for in bfloat16, a device that computes in float32 must make the same channels of the
+// timestep as one that computes in bfloat16: they turn by a radian where diffusers rounds 0.987.
+TEST(QwenImageDiTTest, DiffusersRoundsTheTimestepToWhatActivationsAreAskedFor) {
+  QwenImageDiTConfig config = TinyConfig();
+  config.numerics = Numerics::kDiffusers;
+  const QwenImageDiT diffusers(config);
+  const QwenImageDiT diffsynth(TinyConfig());
+  ForwardInputs inputs = MakeInputs(config, 1, 32, 48, 5);
+  inputs.timestep = at::full({1}, 0.987f, at::kFloat);
+  const at::Tensor exact = RunPass(diffusers, inputs), unrounded = RunPass(diffsynth, inputs);
+  inputs.activations = at::kFloat8_e4m3fn;  // A dtype of products alone.
+  EXPECT_TRUE(at::equal(RunPass(diffusers, inputs), exact));
+  inputs.activations = at::kBFloat16;
+  EXPECT_TRUE(at::equal(RunPass(diffsynth, inputs), unrounded));
+  const at::Tensor wide = RunPass(diffusers, inputs), narrow = RunPass(diffusers, inputs, DType::kBFloat16);
+  EXPECT_FALSE(at::allclose(wide, exact, 0, 0.05));
+  EXPECT_TRUE(at::allclose(wide, narrow, 0, 0.05));
+}
+
 TEST(QwenImageDiTTest, ALeaseThatFailsEndsThePassWithItsStatus) {
   const QwenImageDiT model(TinyConfig());
   const ForwardInputs inputs = MakeInputs(model.config(), 1, 16, 16, 1);

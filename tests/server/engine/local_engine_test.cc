@@ -355,6 +355,23 @@ TEST_F(LocalEngineTest, TakesAModelWithoutConfigurationByItsTensors) {
   EXPECT_EQ(ToConfigJson((*engine)->Models()[0].model->config()), ToConfigJson(options.config));
 }
 
+// On a device that computes bfloat16 in float32, as on one that does not.
+TEST_F(LocalEngineTest, DiffusersRoundsTheTimestepOfABFloat16Profile) {
+  const auto engine = MakeEngine();
+  ASSERT_THAT(engine->LoadModel({"diffusers", folder_ / "model", Numerics::kDiffusers}), IsOk());
+  Profile exact = ProfileNamed("disk"), narrow = exact;
+  exact.computation.dtype = DType::kFloat32;
+  narrow.computation.dtype = DType::kBFloat16;
+  const auto output = [&](const std::string& model, const Profile& profile, float timestep) {
+    ForwardCall call = MakeCall(profile);
+    call.model = model;
+    call.inputs.timestep.fill_(timestep);
+    return Output(*engine, call);
+  };
+  EXPECT_TRUE(at::equal(output("tiny", exact, 0.987f), output("tiny", narrow, 0.987f)));
+  EXPECT_FALSE(at::equal(output("diffusers", exact, 0.987f), output("diffusers", narrow, 0.987f)));
+}
+
 TEST_F(LocalEngineTest, ServesBFloat16OnManyThreads) {
   const auto native = MakeCpuDevice(CpuBFloat16::kNative);
   LocalEngineOptions options;
