@@ -45,7 +45,8 @@ class MainTest(ProgramTest):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            done = self.run_ditserve("--listen", address, "--metrics-listen", "none", "--model", f"tiny={self.checkpoint}")
+            done = self.run_ditserve("--listen", address, "--metrics-listen", "none",
+                                     "--model", f"tiny={self.checkpoint}")
         self.assert_ends(done, 1, err=address)
 
     def test_a_server_says_what_it_serves_and_where_and_answers(self):
