@@ -75,20 +75,27 @@ def promises(measure: Measure, binaries: Path, rounds: int):
         values = by_row([measure.both(binaries) for _ in range(rounds)])
     limited = statistics.mode(measure.limits) if measure.limits else ""
     for row, (ours, theirs) in zip(measure.rows, values):
-        against = ratios(ours, theirs)
-        yield (row.what, row.resident, spread(ours, row.unit), row.against, spread(theirs, row.unit) if theirs else "",
-               spread(against) if theirs else "", judged(statistics.median(against), row.target) if theirs else "", limited)
+        line = [row.what, row.resident, spread(ours, row.unit), row.against]
+        if theirs:
+            against = ratios(ours, theirs)
+            line += [spread(theirs, row.unit), spread(against), judged(statistics.median(against), row.target)]
+        else:
+            line += [""] * 3
+        yield (*line, limited)
 
 
 def comparison(measure: Measure, binaries: Path, other: Path, rounds: int):
     """The lines of a measure in the table of two builds."""
     values = in_turns(lambda: measure.ours(binaries), lambda: measure.ours(other), rounds)
     for row, (ours, theirs) in zip(measure.rows, values):
-        pairs = [(a, b) for a, b in zip(ours, theirs) if b]  # Nothing is read from disk where all fits.
-        against = [a / b for a, b in pairs]
-        worse = statistics.median(against) - 1 if pairs else 0
-        yield (row.what, row.resident, spread(ours, row.unit), spread(theirs, row.unit), spread(against, "", 3) if pairs else "",
-               f"**{100 * worse:.0f} %**" if 1 + worse > WORSE or (not pairs and any(ours)) else "")
+        ratio, worse = "", ""
+        if min(theirs) > 0:
+            against = ratios(ours, theirs)
+            ratio = spread(against, digits=3)
+            worse = f"{100 * (statistics.median(against) - 1):.0f} %" if statistics.median(against) > WORSE else ""
+        elif max(ours) > 0:  # As where a build reads nothing.
+            worse = "more than nothing"
+        yield (row.what, row.resident, spread(ours, row.unit), spread(theirs, row.unit), ratio, worse and f"**{worse}**")
 
 
 def machine() -> str:
@@ -108,8 +115,8 @@ def heading(checkpoint: Path, compared: bool) -> list[str]:
             "arithmetic, 5 prompt tokens, where nothing else is said. Times are of the forward pass as the server "
             "accounts for it. Both sides took turns; figures are medians (least to largest), ratios are of turns that "
             "followed each other. Less is better in every row.", "",
-            "Where the disk is the limit, a row is as steady as the disk, and below 1 where the reader that the limit is "
-            "taken with, `pread` of 4 MiB from Python, was slower than the server's.", "",
+            "Where the disk is the limit, a row is as steady as the disk, and below 1 where the reader that the limit "
+            "is taken with, `pread` of 4 MiB from Python, was slower than the server's.", "",
             "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
 
 

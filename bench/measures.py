@@ -109,7 +109,8 @@ def run_eager(checkpoint: Path, size: int) -> None:
     model = load_model(QwenImageDiT, shards, config={"num_layers": blocks}, torch_dtype=torch.float32, device="cpu")
     tokens = peers.PROMPT_TOKENS
     inputs = {"latents": torch.randn((1, 16, size // 8, size // 8)), "timestep": torch.zeros((1,)),
-              "prompt_emb": torch.randn((1, tokens, 3584)), "prompt_emb_mask": torch.ones((1, tokens), dtype=torch.int64)}
+              "prompt_emb": torch.randn((1, tokens, 3584)),
+              "prompt_emb_mask": torch.ones((1, tokens), dtype=torch.int64)}
     with torch.no_grad():
         for _ in range(2):
             begun = time.monotonic()
@@ -276,7 +277,8 @@ class Ledger(Measure):
 
     def __init__(self, checkpoint: Path, _size: int):
         super().__init__(checkpoint)
-        self.rows = [Row(f"{name}, {size}x{size}: growth of the process", resident, "MiB", "the ledger's peak", (0, 1.02))
+        what = "growth of the process"
+        self.rows = [Row(f"{name}, {size}x{size}: {what}", resident, "MiB", "the ledger's peak", (0, 1.02))
                      for name, size, _, _, resident in self.cases]
 
     def ours(self, binaries: Path) -> list[float]:
@@ -296,7 +298,8 @@ class Ledger(Measure):
 class Manager(Measure):
     def __init__(self, checkpoint: Path, _size: int):
         super().__init__(checkpoint)
-        self.rows = [Row("served, 256x256", "everything", "s", "the model on weights that simply lie in memory", (0, 1.03))]
+        against = "the model on weights that simply lie in memory"
+        self.rows = [Row("served, 256x256", "everything", "s", against, (0, 1.03))]
 
     def ours(self, binaries: Path) -> list[float]:
         return self.both(binaries)[0]
@@ -338,7 +341,8 @@ class Overhead(Measure):
                      for what in ("all requests, a request", "median request", "99th percentile")]
 
     def ours(self, binaries: Path) -> list[float]:
-        output = subprocess.run([binaries / "bench_request_overhead"], check=True, capture_output=True, text=True).stdout
+        program = binaries / "bench_request_overhead"
+        output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
         requests, errors, rate, median, last = output.split()
         if errors != "0":
             raise RuntimeError(f"bench_request_overhead: {errors} of {requests} requests failed, expected none")

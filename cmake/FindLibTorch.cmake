@@ -27,7 +27,7 @@ find_package_handle_standard_args(
 if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   add_library(LibTorch::CPU INTERFACE IMPORTED)
   # Last in the search order: the folder carries an old copy of google/protobuf.
-  target_compile_options(LibTorch::CPU INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter ${LIBTORCH_INCLUDE_DIR}>")
+  target_compile_options(LibTorch::CPU INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter \"${LIBTORCH_INCLUDE_DIR}\">")
   # libtorch_cpu needs the two CUDA runtime libraries only when it runs; they lie where its own run path looks.
   target_link_options(LibTorch::CPU INTERFACE -Wl,--allow-shlib-undefined)
   target_link_libraries(LibTorch::CPU INTERFACE ${LIBTORCH_CPU_LIBRARY} ${LIBTORCH_C10_LIBRARY}

@@ -59,13 +59,19 @@ class MeasureTest(unittest.TestCase):
         (row, _) = measure.comparison(Scripted({OURS: [102], OTHER: [100]}), OURS, OTHER, 1)
         self.assertEqual(row[-1], "")
 
+    def test_a_build_that_reads_what_the_other_need_not_is_marked(self):
+        (row, _) = measure.comparison(Scripted({OURS: [5], OTHER: [0]}), OURS, OTHER, 1)
+        self.assertEqual(row[-2:], ("", "**more than nothing**"))
+        (row, _) = measure.comparison(Scripted({OURS: [0], OTHER: [0]}), OURS, OTHER, 1)
+        self.assertEqual(row[-1], "")
+
     def test_every_measure_is_made_for_each_of_its_sizes(self):
         checkpoint = Path(self.enterContext(tempfile.TemporaryDirectory()))
         (checkpoint / "config.json").write_text('{"num_layers": 6}')
         whole = measure.measures_of(list(MEASURES), checkpoint, checkpoint, None)
         self.assertEqual([type(made).__name__ for made in whole],
-                         ["Limit"] * 2 + ["Eager"] * 2 + ["Peer"] * 3 + ["Riders", "Budgets", "Ledger", "Manager", "Link",
-                                                                        "Overhead"] + ["Full"] * 2)
+                         ["Limit"] * 2 + ["Eager"] * 2 + ["Peer"] * 3 +
+                         ["Riders", "Budgets", "Ledger", "Manager", "Link", "Overhead"] + ["Full"] * 2)
         small = measure.measures_of(["limit", "budgets"], checkpoint, None, [64, 128])
         self.assertEqual([type(made).__name__ for made in small], ["Limit", "Limit", "Budgets"])
 

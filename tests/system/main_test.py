@@ -24,11 +24,12 @@ class MainTest(ProgramTest):
         self.assert_ends(self.run_ditserve("--frobnicate"), 2, err="--frobnicate")
 
     def test_check_says_whether_a_configuration_is_valid_and_serves_nothing(self):
-        valid = self.write("valid.yaml", f"models: [{{name: tiny, path: {self.checkpoint}}}]\n")
+        models = f"models: [{{name: tiny, path: {self.checkpoint}}}]\n"
+        valid = self.write("valid.yaml", models)
         self.assert_ends(self.run_ditserve("--config", valid, "--check"), 0, out="the configuration is valid")
-        wrong = self.write("wrong.yaml", "requests:\n  max_active: 0\n")
-        self.assert_ends(self.run_ditserve("--config", wrong, "--check"), 2, err="wrong.yaml:2:3: requests.max_active")
-        profile = self.write("profile.yaml", "default_profile: none-such\n")
+        wrong = self.write("wrong.yaml", models + "requests:\n  max_active: 0\n")
+        self.assert_ends(self.run_ditserve("--config", wrong, "--check"), 2, err="wrong.yaml:3:3: requests.max_active")
+        profile = self.write("profile.yaml", models + "default_profile: none-such\n")
         self.assert_ends(self.run_ditserve("--config", profile, "--check"), 2, err="none-such")
 
     def test_a_configuration_that_is_not_there_is_wrong_usage(self):
@@ -44,7 +45,8 @@ class MainTest(ProgramTest):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            done = self.run_ditserve("--listen", address, "--metrics-listen", "none", "--model", f"tiny={self.checkpoint}")
+            done = self.run_ditserve("--listen", address, "--metrics-listen", "none",
+                                     "--model", f"tiny={self.checkpoint}")
         self.assert_ends(done, 1, err=address)
 
     def test_a_server_says_what_it_serves_and_where_and_answers(self):

@@ -56,10 +56,10 @@ class Server:
         """Those that were asked for: the device's, the host's."""
         return [int(memory["wanted_budget_bytes"]) for memory in self.residency()["memories"]]
 
-    def await_requests(self, count: int) -> None:
-        """Until so many are accepted and not yet answered."""
-        while self.count_requests() < count:
-            pass
+    def await_accepted(self, *requests: subprocess.Popen) -> None:
+        """Until all of these are accepted; none may have ended before."""
+        while self.count_requests() < len(requests):
+            assert all(request.poll() is None for request in requests), "a request ended before all were accepted"
 
     def count_requests(self) -> int:
         residency = self.residency()

@@ -16,7 +16,7 @@ class SignalsTest(ProgramTest):
     def test_sigterm_under_load_answers_what_was_accepted(self):
         with self.serve("--config", self.write("one.yaml", "requests: {max_active: 1}\n")) as server:
             accepted = [server.forward(LONG) for _ in range(3)]
-            server.await_requests(len(accepted))
+            server.await_accepted(*accepted)
             server.process.send_signal(signal.SIGTERM)
             server.await_log("SIGTERM: finishing the calls under way")
             late = server.forward(64)
@@ -30,7 +30,7 @@ class SignalsTest(ProgramTest):
     def test_a_second_sigint_ends_it_at_once(self):
         with self.serve() as server:
             request = server.forward(LONG)
-            server.await_requests(1)
+            server.await_accepted(request)
             server.process.send_signal(signal.SIGINT)
             server.await_log("SIGINT: finishing the calls under way")
             server.process.send_signal(signal.SIGINT)
