@@ -104,6 +104,11 @@ size_t DoubleWorld::AddStream() {
   return streams_.size() - 1;
 }
 
+size_t DoubleWorld::PickOf(const std::vector<size_t>& streams) {
+  const absl::MutexLock lock(&mutex_);
+  return streams[random_() % streams.size()];
+}
+
 DoubleWorld::PointPtr DoubleWorld::PointOf(const EventPtr& event) {
   return static_cast<const PointEvent&>(*event).point();
 }
@@ -214,8 +219,8 @@ void DoubleWorld::Check(const Access& access, size_t stream, const Clock& clock,
 DeviceDouble::DeviceDouble(DoubleWorld* world, Memory memory)
     : FakeDevice(/*computes_in_host_memory=*/false, memory),
       world_(*world),
-      copies_(world->AddStream()),
-      computing_(world->AddStream()) {}
+      computing_(world->AddStream()),
+      copies_({world->AddStream(), world->AddStream()}) {}
 
 DeviceDouble::~DeviceDouble() {
   while (world_.RunSome()) {
@@ -232,7 +237,8 @@ void DeviceDouble::Compute(const std::string& name, const std::vector<DoubleRang
 absl::StatusOr<EventPtr> DeviceDouble::Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) {
   const ElementSpan source = conversion.source, target = conversion.target;
   const int64_t count = conversion.count;
-  if (count == 0) return world_.Enqueue(copies_, name() + "'s event", after, {}, nullptr);
+  const size_t stream = world_.PickOf(copies_);
+  if (count == 0) return world_.Enqueue(stream, name() + "'s event", after, {}, nullptr);
   DITSERVE_RETURN_IF_ERROR(CheckLink());
   const std::vector<DType> through(conversion.through.begin(), conversion.through.end());
   const int64_t read = count * SizeOf(source.dtype), written = count * SizeOf(target.dtype);
@@ -244,10 +250,10 @@ absl::StatusOr<EventPtr> DeviceDouble::Enqueue(const Conversion& conversion, abs
     return nullptr;
   }
   const std::string place = name() + "'s conversion";
-  world_.Enqueue(copies_, place, after, {{target.data, written, true}},
+  world_.Enqueue(stream, place, after, {{target.data, written, true}},
                  [target, written] { std::memset(target.data, kPattern, static_cast<size_t>(written)); });
   return world_.Enqueue(
-      copies_, place, {}, {{source.data, read, false}, {target.data, written, true}},
+      stream, place, {}, {{source.data, read, false}, {target.data, written, true}},
       [source, through, target, count] { Cast(source.data, source.dtype, through, target.data, target.dtype, count); });
 }
 
