@@ -192,13 +192,12 @@ void DoubleWorld::MakeCells(const std::byte* begin, const std::byte* end) {
 void DoubleWorld::Check(const Access& access, size_t stream, const Clock& clock, const Place& place) {
   const std::byte* const end = access.begin + access.bytes;
   MakeCells(access.begin, end);
-  bool told = false;
+  std::string race;  // The first; others are of the same kind.
   const auto check = [&](const std::vector<Epoch>& epochs, const char* what) {
     for (const Epoch& epoch : epochs) {
-      if (told || epoch.time <= TimeOf(clock, epoch.stream)) continue;
-      races_.push_back(absl::StrCat(access.writes ? "the write of " : "the read of ", access.bytes, " bytes by ",
-                                    *place, " is not ordered after the ", what, " by ", *epoch.place));
-      told = true;
+      if (!race.empty() || epoch.time <= TimeOf(clock, epoch.stream)) continue;
+      race = absl::StrCat(access.writes ? "the write of " : "the read of ", access.bytes, " bytes by ", *place,
+                          " is not ordered after the ", what, " by ", *epoch.place);
     }
   };
   const Epoch now = {stream, TimeOf(clock, stream), place};
@@ -214,6 +213,7 @@ void DoubleWorld::Check(const Access& access, size_t stream, const Clock& clock,
       reads.push_back(now);
     }
   }
+  if (!race.empty()) races_.push_back(std::move(race));
 }
 
 DeviceDouble::DeviceDouble(DoubleWorld* world, Memory memory)
