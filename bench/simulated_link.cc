@@ -82,7 +82,7 @@ class Pass {
 
 // Seconds that `riders` passes at once take where moving a module takes `ratio` times its computing.
 double Measure(double ratio, int riders, const std::string& path) {
-  SimulatedDevice device({static_cast<double>(kCopyBytes) / absl::ToDoubleSeconds(kComputing * ratio), {}});
+  SimulatedDevice device(static_cast<double>(kCopyBytes) / absl::ToDoubleSeconds(kComputing * ratio));
   Ledger ledger({TransferEngine::StagingBytes(kThreads) + (kModules + 1) * kCopyBytes, 8 * kCopyBytes});
   const SteadyClock clock;
   Executor executor([] {}, &clock);

@@ -104,6 +104,11 @@ size_t DoubleWorld::AddStream() {
   return streams_.size() - 1;
 }
 
+size_t DoubleWorld::PickOf(const std::vector<size_t>& streams) {
+  const absl::MutexLock lock(&mutex_);
+  return streams[random_() % streams.size()];
+}
+
 DoubleWorld::PointPtr DoubleWorld::PointOf(const EventPtr& event) {
   return static_cast<const PointEvent&>(*event).point();
 }
@@ -187,13 +192,12 @@ void DoubleWorld::MakeCells(const std::byte* begin, const std::byte* end) {
 void DoubleWorld::Check(const Access& access, size_t stream, const Clock& clock, const Place& place) {
   const std::byte* const end = access.begin + access.bytes;
   MakeCells(access.begin, end);
-  bool told = false;
+  std::string race;  // The first; others are of the same kind.
   const auto check = [&](const std::vector<Epoch>& epochs, const char* what) {
     for (const Epoch& epoch : epochs) {
-      if (told || epoch.time <= TimeOf(clock, epoch.stream)) continue;
-      races_.push_back(absl::StrCat(access.writes ? "the write of " : "the read of ", access.bytes, " bytes by ",
-                                    *place, " is not ordered after the ", what, " by ", *epoch.place));
-      told = true;
+      if (!race.empty() || epoch.time <= TimeOf(clock, epoch.stream)) continue;
+      race = absl::StrCat(access.writes ? "the write of " : "the read of ", access.bytes, " bytes by ", *place,
+                          " is not ordered after the ", what, " by ", *epoch.place);
     }
   };
   const Epoch now = {stream, TimeOf(clock, stream), place};
@@ -209,13 +213,14 @@ void DoubleWorld::Check(const Access& access, size_t stream, const Clock& clock,
       reads.push_back(now);
     }
   }
+  if (!race.empty()) races_.push_back(std::move(race));
 }
 
 DeviceDouble::DeviceDouble(DoubleWorld* world, Memory memory)
     : FakeDevice(/*computes_in_host_memory=*/false, memory),
       world_(*world),
-      copies_(world->AddStream()),
-      computing_(world->AddStream()) {}
+      computing_(world->AddStream()),
+      copies_({world->AddStream(), world->AddStream()}) {}
 
 DeviceDouble::~DeviceDouble() {
   while (world_.RunSome()) {
@@ -232,7 +237,8 @@ void DeviceDouble::Compute(const std::string& name, const std::vector<DoubleRang
 absl::StatusOr<EventPtr> DeviceDouble::Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) {
   const ElementSpan source = conversion.source, target = conversion.target;
   const int64_t count = conversion.count;
-  if (count == 0) return world_.Enqueue(copies_, name() + "'s event", after, {}, nullptr);
+  const size_t stream = world_.PickOf(copies_);
+  if (count == 0) return world_.Enqueue(stream, name() + "'s event", after, {}, nullptr);
   DITSERVE_RETURN_IF_ERROR(CheckLink());
   const std::vector<DType> through(conversion.through.begin(), conversion.through.end());
   const int64_t read = count * SizeOf(source.dtype), written = count * SizeOf(target.dtype);
@@ -244,10 +250,10 @@ absl::StatusOr<EventPtr> DeviceDouble::Enqueue(const Conversion& conversion, abs
     return nullptr;
   }
   const std::string place = name() + "'s conversion";
-  world_.Enqueue(copies_, place, after, {{target.data, written, true}},
+  world_.Enqueue(stream, place, after, {{target.data, written, true}},
                  [target, written] { std::memset(target.data, kPattern, static_cast<size_t>(written)); });
   return world_.Enqueue(
-      copies_, place, {}, {{source.data, read, false}, {target.data, written, true}},
+      stream, place, {}, {{source.data, read, false}, {target.data, written, true}},
       [source, through, target, count] { Cast(source.data, source.dtype, through, target.data, target.dtype, count); });
 }
 

@@ -87,6 +87,7 @@ class DoubleWorld {
   };
 
   size_t AddStream() ABSL_LOCKS_EXCLUDED(mutex_);
+  size_t PickOf(const std::vector<size_t>& streams) ABSL_LOCKS_EXCLUDED(mutex_);
   EventPtr Enqueue(size_t stream, const std::string& place, absl::Span<const EventPtr> after,
                    const std::vector<Access>& accesses, absl::AnyInvocable<void()> work) ABSL_LOCKS_EXCLUDED(mutex_);
   void OrderStream(size_t stream, const EventPtr& event) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -109,8 +110,9 @@ class DoubleWorld {
   std::vector<std::string> races_ ABSL_GUARDED_BY(mutex_);
 };
 
-// A device with memory, a stream for copies and one for computing of its own, in a world of doubles. Memory is
-// overwritten with a pattern when it is given, when it is taken, and before it is written.
+// A device with memory, streams for copies and one for computing of its own, in a world of doubles. Which stream a copy
+// takes is random: copies are in no order but that of their events. Memory is overwritten with a pattern when it is
+// given, when it is taken, and before it is written.
 class DeviceDouble final : public FakeDevice {
  public:
   explicit DeviceDouble(DoubleWorld* world, Memory memory = Memory::kDevice);
@@ -130,7 +132,8 @@ class DeviceDouble final : public FakeDevice {
 
  private:
   DoubleWorld& world_;
-  const size_t copies_, computing_;
+  const size_t computing_;
+  const std::vector<size_t> copies_;
 };
 
 }  // namespace ditserve
