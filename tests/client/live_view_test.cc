@@ -72,8 +72,34 @@ TEST_F(DitctlTest, BudgetAsksForBytesOfAMemory) {
 }
 
 TEST_F(DitctlTest, BudgetRefusesWhatIsNoSize) {
-  EXPECT_EQ(Call({"budget", "device", "--bytes", "lots"}), kUsage);
-  EXPECT_THAT(err.str(), HasSubstr("--bytes: expected bytes"));
+  for (const char* bytes : {"lots", "5GiBMiBKiB", "-1", "nan"}) {
+    EXPECT_EQ(Call({"budget", "device", "--bytes", bytes}), kUsage) << bytes;
+    EXPECT_THAT(err.str(), HasSubstr("--bytes: expected bytes"));
+  }
+}
+
+TEST_F(DitctlTest, BudgetIsNotToldWhatHelpsARequest) {
+  server.status = grpc::Status(grpc::FAILED_PRECONDITION, "smaller than the transfer slots");
+  EXPECT_EQ(Call({"budget", "host", "--bytes", "1KiB"}), kFailed);
+  EXPECT_EQ(err.str(), "ditctl: FAILED_PRECONDITION: smaller than the transfer slots\n");
+}
+
+TEST_F(DitctlTest, BudgetPrintsJsonWhereAsked) {
+  EXPECT_EQ(Call({"budget", "device", "--bytes", "1MiB", "--json"}), kOk);
+  EXPECT_THAT(out.str(), HasSubstr("\"wanted_budget_bytes\": \"1048576\""));
+}
+
+TEST_F(DitctlTest, TopPrintsJsonWhereAsked) {
+  server.update = Update(1, 0);
+  EXPECT_EQ(Call({"top", "--count", "1", "--json"}), kOk);
+  EXPECT_THAT(out.str(), HasSubstr("\"device\": \"cpu\""));
+}
+
+TEST_F(DitctlTest, TopRefusesACountOrAnIntervalThatCannotBe) {
+  EXPECT_EQ(Call({"top", "--count", "-1"}), kUsage);
+  EXPECT_EQ(err.str(), "ditctl: --count: expected 0 or more, found -1\n");
+  EXPECT_EQ(Call({"top", "--interval-seconds", "61"}), kUsage);
+  EXPECT_EQ(err.str(), "ditctl: --interval-seconds: expected 0.1 to 60, found 61\n");
 }
 
 TEST_F(DitctlTest, ForwardSendsPriorityAndJoin) {
