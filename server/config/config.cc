@@ -297,7 +297,7 @@ absl::Status WithPlace(const absl::Status& error, const std::string& path,
   const absl::string_view key = rest.substr(0, rest.find_first_of(":."));
   const auto place = places.find(std::string(key));
   if (place != places.end()) {
-    return absl::Status(error.code(), absl::StrCat(place->second, absl::StripPrefix(rest.substr(key.size()), ": ")));
+    return absl::Status(error.code(), absl::StrCat(absl::StripSuffix(place->second, ": "), rest.substr(key.size())));
   }
   const auto own = places.find("");
   if (own == places.end()) return error;
