@@ -1,4 +1,7 @@
 // `ditctl top`: a live view of residency. `ditctl budget`: what it leads one to change.
+#include <sys/ioctl.h>
+#include <unistd.h>
+
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,6 +22,12 @@ namespace {
 constexpr absl::Duration kTimeout = absl::Seconds(10);
 constexpr const char* kClearScreen = "\x1b[H\x1b[2J";
 
+// What of `text` standard output's terminal shows, whatever its size is now.
+std::string FitTerminal(const std::string& text) {
+  winsize size = {};
+  return ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 ? Fit(text, size.ws_row, size.ws_col) : text;
+}
+
 // Prints each update until there were `count` (0: any number), the server ends the stream, or Ctrl-C.
 grpc::Status Watch(const std::string& address, const v1::WatchResidencyRequest& request, int64_t count, bool json,
                    const Environment& environment) {
@@ -34,7 +43,8 @@ grpc::Status Watch(const std::string& address, const v1::WatchResidencyRequest& 
       environment.out << (environment.out_is_terminal ? kClearScreen
                           : shown > 0                 ? "\n"
                                                       : "")
-                      << view.Show(update) << std::flush;
+                      << (environment.out_is_terminal ? FitTerminal(view.Show(update)) : view.Show(update))
+                      << std::flush;
     }
     if (shown + 1 == count) context.TryCancel();
   }

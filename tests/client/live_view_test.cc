@@ -51,6 +51,12 @@ TEST(LiveViewTest, RatesAreDifferencesOverTheServersTime) {
   EXPECT_THAT(view.Show(Update(3, 5 << 20)), HasSubstr("disk -> host  2.0 MiB/s  (5.0 MiB in all)"));
 }
 
+TEST(FitTest, CutsWhatATerminalWouldScrollOrWrap) {
+  EXPECT_EQ(Fit("abc\nd\nef\n", 2, 2), "ab\nd");
+  EXPECT_EQ(Fit("abc\nd\n", 3, 3), "abc\nd\n");
+  EXPECT_EQ(Fit("abc\nd\n", 0, 0), "abc\nd\n") << "a terminal that tells no size";
+}
+
 TEST_F(DitctlTest, TopEndsAfterAsManyUpdatesAsItIsTold) {
   server.update = Update(1, 0);
   EXPECT_EQ(Call({"top", "--count", "2", "--interval-seconds", "0.25"}), kOk);
