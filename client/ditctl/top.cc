@@ -13,6 +13,7 @@
 #include "client/ditctl/commands.h"
 #include "client/ditctl/json.h"
 #include "client/ditctl/live_view.h"
+#include "client/ditctl/quit_key.h"
 #include "core/base/size.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 
@@ -33,6 +34,7 @@ grpc::Status Watch(const std::string& address, const v1::WatchResidencyRequest& 
                    const Environment& environment) {
   grpc::ClientContext context;
   const CancelOnInterrupt interrupt(context, environment);
+  const QuitKey quit(context, environment.keys);
   const auto reader = v1::ResidencyService::NewStub(Connect(address))->WatchResidency(&context, request);
   LiveView view;
   v1::WatchResidencyResponse update;
@@ -58,7 +60,7 @@ int Top(const std::vector<std::string>& arguments, const Environment& environmen
   std::string address = environment.default_address;
   double interval = 1;
   int64_t count = 0;
-  Flags flags("top", "Shows budgets, use, riders and transfers, live. Ctrl-C ends it.");
+  Flags flags("top", "Shows budgets, use, riders and transfers, live. q or Ctrl-C ends it.");
   flags.Add("address", "ADDRESS", "host:port or unix:/path of the server", &address);
   flags.Add("interval-seconds", "S", "between updates (default 1)", &interval);
   flags.Add("count", "N", "ends after so many updates (default: never)", &count);

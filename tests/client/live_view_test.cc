@@ -1,5 +1,7 @@
 #include "client/ditctl/live_view.h"
 
+#include <unistd.h>
+
 #include "tests/client/fake_server.h"
 #include "tests/testing/status_matchers.h"
 
@@ -62,6 +64,16 @@ TEST_F(DitctlTest, TopEndsAfterAsManyUpdatesAsItIsTold) {
   EXPECT_EQ(Call({"top", "--count", "2", "--interval-seconds", "0.25"}), kOk);
   EXPECT_EQ(server.watch_request.interval().nanos(), 250'000'000);
   EXPECT_THAT(out.str(), HasSubstr("ditserve on cpu"));
+}
+
+TEST_F(DitctlTest, TopEndsWhenQIsPressed) {
+  server.update = Update(1, 0);
+  int keys[2];
+  ASSERT_EQ(pipe(keys), 0);
+  ASSERT_EQ(write(keys[1], "xq", 2), 2);
+  EXPECT_EQ(ditctl::Run({"top"}, {server.address, out, err, false, false, interrupted, keys[0]}), kOk);
+  close(keys[0]);
+  close(keys[1]);
 }
 
 TEST_F(DitctlTest, TopEndsWithTheServersError) {
