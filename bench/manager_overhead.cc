@@ -71,6 +71,7 @@ double RunPlain(const QwenImageDiT& dit, const ForwardInputs& inputs, LeaseSourc
   const absl::Time begun = absl::Now();
   const auto memory =
       std::make_shared<ActivationMemory>(dit.ActivationPeakBytes(ShapeOf(inputs), at::ScalarType::Float));
+  ActivationMemory::InstallAllocator();
   const ActivationMemory::Scope scope(memory);
   Task<at::Tensor> pass = dit.Forward(inputs, at::kCPU, at::kFloat, weights);
   pass.Start();

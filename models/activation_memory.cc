@@ -63,8 +63,10 @@ class ScopedAllocator final : public c10::Allocator {
   void copy_data(void* target, const void* source, size_t bytes) const override { std::memcpy(target, source, bytes); }
 };
 
+}  // namespace
+
 // LibTorch finds the allocator in a variable of its own, so there is one for the process.
-void InstallAllocator() {
+void ActivationMemory::InstallAllocator() {
   static ScopedAllocator allocator;
   static const bool installed = [] {
     c10::SetCPUAllocator(&allocator, /*priority=*/1);
@@ -73,12 +75,8 @@ void InstallAllocator() {
   static_cast<void>(installed);
 }
 
-}  // namespace
-
 ActivationMemory::Scope::Scope(const std::shared_ptr<ActivationMemory>& memory)
-    : outer_(std::exchange(current, &memory)) {
-  InstallAllocator();
-}
+    : outer_(std::exchange(current, &memory)) {}
 
 ActivationMemory::Scope::~Scope() { current = outer_; }
 

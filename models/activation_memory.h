@@ -14,13 +14,16 @@ namespace ditserve {
 // Host memory for the activations of one pass: never more than was reserved for it, and what one operation leaves the
 // next one gets, because writing to fresh memory costs more than many an operation.
 //
-// LibTorch's allocator for the CPU asks it while a Scope is alive on the thread.
+// LibTorch's allocator for the CPU asks it while a Scope is alive on the thread, once InstallAllocator was called.
 //
 // Ownership: shared with the tensors that live in it. Thread safety: thread-safe.
 class ActivationMemory {
  public:
   explicit ActivationMemory(int64_t limit_bytes) : limit_bytes_(limit_bytes) {}
   ~ActivationMemory();
+
+  // Makes LibTorch ask. LibTorch reads its allocator without a lock: to be called before threads use it.
+  static void InstallAllocator();
 
   // While it lives, tensors that the calling thread creates on the CPU take their memory from `memory`.
   class Scope {

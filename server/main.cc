@@ -173,7 +173,7 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   const int signal = AwaitStop(stop, line, *device, *engine);
   spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
-  engine->Drain(absl::Now() + config.drain_timeout);
+  engine->Drain(config.drain_timeout);
   server->Shutdown(kAnswerGrace);
   spdlog::info("stopped");
   return absl::OkStatus();

@@ -16,6 +16,7 @@ struct Environment {
   bool out_is_terminal;                  // What is live is then drawn over itself.
   bool err_is_terminal;                  // Progress is then a bar, else a few lines.
   const std::atomic<bool>& interrupted;  // Set by Ctrl-C.
+  int keys = -1;                         // The descriptor that keys come from; -1: nobody presses any.
 };
 
 // Exit codes.

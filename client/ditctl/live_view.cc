@@ -6,6 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/ditctl/print.h"
 
 namespace ditserve::ditctl {
@@ -80,6 +82,15 @@ std::string LiveView::Transfers(const v1::WatchResidencyResponse& update) const 
                     Bytes(transfers[i].bytes()), " in all)\n");
   }
   return text;
+}
+
+std::string Fit(const std::string& text, size_t rows, size_t columns) {
+  std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  if (rows > 0 && lines.size() > rows) lines.resize(rows);
+  for (std::string& line : lines) {
+    if (columns > 0 && line.size() > columns) line.resize(columns);
+  }
+  return absl::StrJoin(lines, "\n");
 }
 
 std::string DescribeBudget(const v1::MemoryUse& memory) {

@@ -1,6 +1,7 @@
 #ifndef DITSERVE_CLIENT_DITCTL_LIVE_VIEW_H_
 #define DITSERVE_CLIENT_DITCTL_LIVE_VIEW_H_
 
+#include <cstddef>
 #include <optional>
 #include <string>
 
@@ -21,6 +22,9 @@ class LiveView {
 
   std::optional<v1::WatchResidencyResponse> last_;
 };
+
+// As much of the beginning of `text` as a terminal of this size shows without scrolling.
+std::string Fit(const std::string& text, size_t rows, size_t columns);
 
 // A memory after its budget was changed.
 std::string DescribeBudget(const v1::MemoryUse& memory);

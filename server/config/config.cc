@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <filesystem>
+#include <map>
 #include <memory>
 #include <tuple>
 #include <utility>
@@ -14,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "core/base/size.h"
 #include "core/base/status_macros.h"
 #include "core/storage/file.h"
 #include "server/config/default_config.h"
@@ -23,26 +26,12 @@ namespace ditserve {
 namespace {
 
 constexpr int64_t kMaxConfigBytes = 1 << 20;
-constexpr int64_t kMaxBytes = int64_t{1} << 50;
 constexpr int kMaxSeconds = 30 * 24 * 3600;
-
-// "1073741824", "512MiB", "1.5 GiB"; nullopt for anything else.
-std::optional<int64_t> ParseBytes(absl::string_view text) {
-  double unit = 1;
-  if (absl::ConsumeSuffix(&text, "KiB")) unit = 0x1p10;
-  if (absl::ConsumeSuffix(&text, "MiB")) unit = 0x1p20;
-  if (absl::ConsumeSuffix(&text, "GiB")) unit = 0x1p30;
-  double number = 0;
-  if (!absl::SimpleAtod(absl::StripAsciiWhitespace(text), &number)) return std::nullopt;
-  const double bytes = number * unit;
-  if (!(bytes >= 0 && bytes <= static_cast<double>(kMaxBytes))) return std::nullopt;
-  return static_cast<int64_t>(bytes);
-}
 
 // host:port or unix:/path; a path has at most what sockaddr_un takes.
 bool IsListenAddress(absl::string_view address) {
   constexpr size_t kMaxUnixPath = 107;
-  if (absl::ConsumePrefix(&address, "unix:")) return !address.empty() && address.size() <= kMaxUnixPath;
+  if (absl::ConsumePrefix(&address, "unix:")) return absl::StartsWith(address, "/") && address.size() <= kMaxUnixPath;
   const size_t colon = address.rfind(':');
   if (colon == absl::string_view::npos || colon == 0) return false;
   const absl::string_view port = address.substr(colon + 1);
@@ -56,7 +45,8 @@ bool IsMetricsAddress(absl::string_view address) {
 }
 constexpr absl::string_view kMetricsForm = "expected host:port with a port from 0 to 65535, or none";
 
-constexpr absl::string_view kListenForm = "expected host:port with a port from 0 to 65535, or unix:/path";
+constexpr absl::string_view kListenForm =
+    "expected host:port with a port from 0 to 65535, or unix:/path of at most 107 bytes";
 
 std::optional<BudgetSpec> ParseBudget(absl::string_view text) {
   BudgetSpec spec;
@@ -66,7 +56,7 @@ std::optional<BudgetSpec> ParseBudget(absl::string_view text) {
     spec.share = percent / 100;
     return spec;
   }
-  spec.bytes = ParseBytes(text);
+  spec.bytes = ParseSize(text);
   if (!spec.bytes || *spec.bytes < 1) return std::nullopt;
   return spec;
 }
@@ -104,7 +94,7 @@ absl::Status ReadListen(YamlMap& map, ServerConfig& config) {
   if (!IsListenAddress(config.listen_address)) return map.Wrong("address", kListenForm);
   DITSERVE_RETURN_IF_ERROR(map.ReadString("max_receive_message_bytes", &bytes));
   if (bytes) {
-    const std::optional<int64_t> parsed = ParseBytes(*bytes);
+    const std::optional<int64_t> parsed = ParseSize(*bytes);
     if (!parsed || *parsed < 1 || *parsed > INT32_MAX) {
       return map.Wrong("max_receive_message_bytes", "expected 1 to 2147483647 bytes, with KiB, MiB or GiB");
     }
@@ -189,6 +179,7 @@ absl::Status ReadRequests(YamlMap& map, ServerConfig& config) {
 absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& config) {
   if (!IsName(name)) return map.Wrong("", kNameForm);
   ProfileSpec spec{name};
+  spec.places = map.Places();
   VramConfig& vram = spec.vram_config;
   DITSERVE_RETURN_IF_ERROR(map.ReadString("description", &spec.description));
   for (const auto& [key, target] :
@@ -244,7 +235,12 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
                     return IsLogLevel(config.log_level) ? map.RefuseOthers() : map.Wrong("level", kLogLevelForm);
                   });
                 },
-                [&] { return document.ReadString("default_profile", &config.default_profile); },
+                [&] {
+                  const std::map<std::string, std::string> places = document.Places();
+                  const auto place = places.find("default_profile");
+                  if (place != places.end()) config.default_profile_place = place->second;
+                  return document.ReadString("default_profile", &config.default_profile);
+                },
                 [&] {
                   return document.ReadMap("profiles", [&](YamlMap& map) {
                     return map.ReadEach(
@@ -273,7 +269,10 @@ absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (!IsListenAddress(config.listen_address)) return WrongFlag("--listen", kListenForm);
   if (flags.device) config.device = *flags.device;
   if (!IsDevice(config.device)) return WrongFlag("--device", kDeviceForm);
-  if (flags.default_profile) config.default_profile = *flags.default_profile;
+  if (flags.default_profile) {
+    config.default_profile = *flags.default_profile;
+    config.default_profile_place = "--default-profile: ";
+  }
   if (flags.metrics_listen) config.metrics_address = *flags.metrics_listen;
   if (!IsMetricsAddress(config.metrics_address)) return WrongFlag("--metrics-listen", kMetricsForm);
   if (flags.log_level) config.log_level = *flags.log_level;
@@ -287,6 +286,22 @@ absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   }
   if (!flags.models.empty()) config.models = flags.models;
   return absl::OkStatus();
+}
+
+// An error of the profile at `path`, which begins with the path of a key, with the key's place in front; the profile's
+// own where the key is not there.
+absl::Status WithPlace(const absl::Status& error, const std::string& path,
+                       const std::map<std::string, std::string>& places) {
+  absl::string_view rest(error.message().data(), error.message().size());
+  if (!absl::ConsumePrefix(&rest, path + ".")) return error;
+  const absl::string_view key = rest.substr(0, rest.find_first_of(":."));
+  const auto place = places.find(std::string(key));
+  if (place != places.end()) {
+    return absl::Status(error.code(), absl::StrCat(absl::StripSuffix(place->second, ": "), rest.substr(key.size())));
+  }
+  const auto own = places.find("");
+  if (own == places.end()) return error;
+  return absl::Status(error.code(), absl::StrCat(absl::StripSuffix(own->second, path + ": "), error.message()));
 }
 
 // NAME=PATH or NAME=PATH,numerics=diffusers
@@ -362,6 +377,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
     }
     line.models.push_back(std::move(source));
   }
+  if (config == "") return WrongFlag("--config", "expected a file, found ''");
   line.config_file = config.value_or("");
   return line;
 }
@@ -377,7 +393,11 @@ absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line) {
   std::string text;
   if (!command_line.config_file.empty()) {
     const absl::Status read = ReadConfigFile(command_line.config_file, text);
-    if (!read.ok()) return absl::Status(read.code(), absl::StrCat("--config: ", read.message()));
+    if (!read.ok()) {
+      // It names the file without its folder, for it does not know who reads.
+      const std::filesystem::path folder = std::filesystem::path(command_line.config_file).parent_path();
+      return absl::Status(read.code(), absl::StrCat("--config: ", (folder / std::string(read.message())).string()));
+    }
   }
   DITSERVE_ASSIGN_OR_RETURN(ServerConfig config, ParseConfig(text, command_line.config_file));
   DITSERVE_RETURN_IF_ERROR(ApplyFlags(command_line, config));
@@ -393,15 +413,17 @@ absl::StatusOr<ProfileCatalogue> MakeCatalogue(const ServerConfig& config) {
   catalogue.default_profile = config.default_profile;
   std::vector<std::string> names;
   for (const ProfileSpec& spec : config.profiles) {
-    DITSERVE_ASSIGN_OR_RETURN(Profile profile, ResolveProfile(spec.name, spec.vram_config, spec.vram_limit_gib,
-                                                              catalogue.target, "profiles." + spec.name));
-    profile.description = spec.description;
-    catalogue.profiles.push_back(std::move(profile));
+    const std::string path = "profiles." + spec.name;
+    absl::StatusOr<Profile> profile =
+        ResolveProfile(spec.name, spec.vram_config, spec.vram_limit_gib, catalogue.target, path);
+    if (!profile.ok()) return WithPlace(profile.status(), path, spec.places);
+    profile->description = spec.description;
+    catalogue.profiles.push_back(*std::move(profile));
     names.push_back(spec.name);
   }
   if (std::find(names.begin(), names.end(), config.default_profile) == names.end()) {
-    return absl::NotFoundError(absl::StrCat("default_profile: no profile is named '", config.default_profile,
-                                            "'; there are: ", absl::StrJoin(names, ", ")));
+    return absl::NotFoundError(absl::StrCat(config.default_profile_place, "no profile is named '",
+                                            config.default_profile, "'; there are: ", absl::StrJoin(names, ", ")));
   }
   return catalogue;
 }

@@ -2,6 +2,7 @@
 #define DITSERVE_SERVER_CONFIG_CONFIG_H_
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,6 +32,7 @@ struct ProfileSpec {
   std::string description;
   VramConfig vram_config;
   std::optional<double> vram_limit_gib;
+  std::map<std::string, std::string> places;  // As YamlMap::Places.
 };
 
 // What a server is told to do. config/ditserve.yaml documents every key and holds the defaults.
@@ -61,6 +63,7 @@ struct ServerConfig {
   std::string log_level;
 
   std::string default_profile;
+  std::string default_profile_place;  // What an error about it begins with: where it was set.
   std::vector<ProfileSpec> profiles;
 };
 

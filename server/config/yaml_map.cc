@@ -42,6 +42,12 @@ absl::Status YamlMap::Check() const {
   return absl::OkStatus();
 }
 
+std::map<std::string, std::string> YamlMap::Places() const {
+  std::map<std::string, std::string> places = {{"", std::string(Wrong("", "").message())}};
+  for (const auto& entry : node_) places[entry.first.Scalar()] = std::string(Wrong(entry.first.Scalar(), "").message());
+  return places;
+}
+
 absl::Status YamlMap::Wrong(const std::string& key, absl::string_view what) const {
   YAML::Mark mark = node_.Mark();
   for (const auto& entry : node_.IsMap() && !key.empty() ? node_ : YAML::Node(YAML::NodeType::Map)) {

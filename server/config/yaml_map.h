@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -48,6 +49,9 @@ class YamlMap {
 
   // Refuses keys that nothing above has read.
   absl::Status RefuseOthers() const;
+
+  // What errors begin with, "file:line:column: path.to.key: ", by key; the mapping's own for "".
+  std::map<std::string, std::string> Places() const;
 
   // An error at `key`, or at the mapping itself for "".
   absl::Status Wrong(const std::string& key, absl::string_view what) const;

@@ -23,11 +23,9 @@ namespace ditserve {
 
 // One request, decoded and checked.
 struct ForwardCall {
-  std::string model;  // Name of a loaded model.
-  ForwardInputs inputs;
+  std::string model;     // Name of a loaded model.
+  ForwardInputs inputs;  // What they view stays as it is until the call is done.
   Profile profile;
-  // Whatever owns the memory that `inputs` views; kept until the call is done.
-  std::shared_ptr<const void> inputs_owner;
   absl::Time deadline = absl::InfiniteFuture();
   Priority priority = Priority::kInteractive;
   JoinPolicy join = JoinPolicy::kAuto;
@@ -77,7 +75,7 @@ struct ModelInfo {
 
 // Runs forward passes: what RPC handlers see of everything behind them.
 //
-// Thread safety: thread-safe. Callbacks run on the engine's threads and must return quickly.
+// Thread safety: thread-safe. Callbacks run on the engine's threads, which compute, and must return quickly.
 class Engine {
  public:
   using ProgressCallback = absl::AnyInvocable<void(const ForwardProgress&)>;
@@ -103,8 +101,9 @@ class Engine {
   // DeadlineExceeded, Cancelled, DataLoss, Unavailable (draining, disk), Internal.
   virtual std::shared_ptr<ForwardHandle> Submit(ForwardCall call, ProgressCallback progress, DoneCallback done) = 0;
 
-  // Refuses new calls with Unavailable, waits for those under way until `deadline`, then cancels them and waits.
-  virtual void Drain(absl::Time deadline) = 0;
+  // Refuses new calls with Unavailable, waits for those under way for as long as `timeout`, then cancels them and
+  // waits.
+  virtual void Drain(absl::Duration timeout) = 0;
 };
 
 }  // namespace ditserve

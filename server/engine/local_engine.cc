@@ -35,6 +35,9 @@ constexpr size_t kMaxRememberedShapes = 256;
 // How often a look is taken at what other processes need.
 constexpr absl::Duration kPressureInterval = absl::Seconds(1);
 
+// How often a draining engine looks. It sleeps in between: a mutex' timed waits follow the wall clock.
+constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
+
 // A loaded model.
 struct Model {
   std::string name;
@@ -143,7 +146,7 @@ class Call final : public ForwardHandle, public LeaseSource {
     });
   }
 
-  // On the executor, once: hands the result over and lets go of everything.
+  // Once: hands the result over and lets go of everything. On the executor where the pass has begun.
   void Finish(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_) {
     std::optional<ForwardResult> result;
     if (status.ok()) status = CatchStatus([&] { result = Result(); });
@@ -258,7 +261,7 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   ~LocalEngineImpl() override {
-    Drain(absl::InfinitePast());
+    Drain(absl::ZeroDuration());
     {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
@@ -273,7 +276,8 @@ class LocalEngineImpl final : public LocalEngine {
   absl::Status LoadModel(const ModelSource& source) override {
     absl::Status status = Load(source);
     if (status.ok()) return status;
-    return absl::Status(status.code(), absl::StrCat("model '", source.name, "': ", status.message()));
+    return absl::Status(status.code(),
+                        absl::StrCat("model '", source.name, "' at ", source.path, ": ", status.message()));
   }
 
   std::vector<ModelInfo> Models() const override {
@@ -307,10 +311,14 @@ class LocalEngineImpl final : public LocalEngine {
 
   std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override;
 
-  void Drain(absl::Time deadline) override {
+  void Drain(absl::Duration timeout) override {
+    const absl::Duration deadline = clock_.Now() + timeout;
+    {
+      absl::MutexLock lock(&mutex_);
+      draining_ = true;
+    }
+    while (UnderWay() && clock_.Now() < deadline) absl::SleepFor(kDrainPoll);
     absl::MutexLock lock(&mutex_);
-    draining_ = true;
-    if (mutex_.AwaitWithDeadline(absl::Condition(this, &LocalEngineImpl::Idle), deadline)) return;
     for (const std::shared_ptr<Call>& call : calls_) call->Cancel(absl::UnavailableError("the server is stopping"));
     mutex_.Await(absl::Condition(this, &LocalEngineImpl::Idle));
   }
@@ -322,6 +330,10 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
+  bool UnderWay() const ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return !Idle();
+  }
 
   absl::Status Load(const ModelSource& source);
   absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<Call>& call);
@@ -438,7 +450,7 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
   if (rider.ok()) {
     call->Ride(*std::move(rider));
   } else {
-    executor_->Post([this, call, status = rider.status()] { End(call, status); });
+    End(call, rider.status());  // Here and now: the executor may be at a module for seconds.
   }
   return call;
 }
@@ -476,6 +488,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
 
 absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Make(const LocalEngineOptions& options, Device* device,
                                                                const Clock* clock) {
+  ActivationMemory::InstallAllocator();  // Before the engine's threads.
   auto engine = std::make_unique<LocalEngineImpl>(options, device, clock);
   DITSERVE_RETURN_IF_ERROR(engine->Start(options));
   return engine;

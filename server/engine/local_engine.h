@@ -40,7 +40,8 @@ class LocalEngine : public Engine {
                                                            const Clock* clock);
 
   // Opens the checkpoint and checks every tensor; reads no weights. Models are served in the order in which they are
-  // loaded. Errors: as Checkpoint::Open, ParseQwenImageDiTConfig and ModelWeights::Bind, naming the model.
+  // loaded. Errors: as Checkpoint::Open, ParseQwenImageDiTConfig and ModelWeights::Bind, naming the model and its path:
+  // for who starts the server, not for its clients.
   virtual absl::Status LoadModel(const ModelSource& source) = 0;
 };
 

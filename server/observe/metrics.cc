@@ -1,9 +1,9 @@
-// The one file that knows prometheus-cpp.
+// The one file that knows prometheus-cpp. Its exposer would add series about itself that have no prefix of ours, so
+// civetweb, which is below it, serves the text.
 #include "server/observe/metrics.h"
 
-#include <prometheus/collectable.h>
+#include <CivetServer.h>
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/family.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
@@ -96,11 +96,11 @@ MetricFamily TransferBytes(const ResidencySnapshot& snapshot) {
 }
 
 // Reads the engine at every scrape.
-class EngineCollector final : public prometheus::Collectable {
+class EngineCollector {
  public:
   EngineCollector(const Engine* engine, std::string version) : engine_(*engine), version_(std::move(version)) {}
 
-  std::vector<MetricFamily> Collect() const override {
+  std::vector<MetricFamily> Collect() const {
     const ResidencySnapshot snapshot = engine_.Residency();
     int64_t riding = 0, waiting = snapshot.waiting;
     for (const RiderInfo& rider : snapshot.riders) (rider.waiting ? waiting : riding) += 1;
@@ -144,24 +144,23 @@ class EngineCollector final : public prometheus::Collectable {
   const std::string version_;
 };
 
-class MetricsImpl final : public Metrics {
+class MetricsImpl final : public Metrics, private CivetHandler {
  public:
   MetricsImpl(const Engine* engine, const std::vector<std::string>& profiles, const std::string& version)
       : profiles_(profiles.begin(), profiles.end()),
-        engine_(std::make_shared<EngineCollector>(engine, version)),
-        registry_(std::make_shared<prometheus::Registry>()),
+        engine_(engine, version),
         requests_(prometheus::BuildCounter()
                       .Name("ditserve_requests_total")
                       .Help("Calls that have ended, by method and gRPC code.")
-                      .Register(*registry_)),
+                      .Register(registry_)),
         durations_(prometheus::BuildHistogram()
                        .Name("ditserve_forward_duration_seconds")
                        .Help("From arrival to the response of answered calls.")
-                       .Register(*registry_)),
+                       .Register(registry_)),
         stages_(prometheus::BuildHistogram()
                     .Name("ditserve_stage_duration_seconds")
                     .Help("What answered calls spent their time on.")
-                    .Register(*registry_)) {}
+                    .Register(registry_)) {}
 
   void OnEnd(const EndedRequest& request) override {
     requests_.Add({{"rpc", request.rpc}, {"code", absl::StatusCodeToString(request.code)}}).Increment();
@@ -174,8 +173,8 @@ class MetricsImpl final : public Metrics {
   }
 
   std::string Scrape() const override {
-    std::vector<MetricFamily> families = engine_->Collect();
-    std::vector<MetricFamily> counted = registry_->Collect();
+    std::vector<MetricFamily> families = engine_.Collect();
+    std::vector<MetricFamily> counted = registry_.Collect();
     std::move(counted.begin(), counted.end(), std::back_inserter(families));
     std::ostringstream text;
     prometheus::TextSerializer().Serialize(text, families);
@@ -184,28 +183,34 @@ class MetricsImpl final : public Metrics {
 
   absl::StatusOr<int> Listen(const std::string& address) override {
     try {
-      exposer_ = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/2);
-      exposer_->RegisterCollectable(engine_);
-      exposer_->RegisterCollectable(registry_);
-      return exposer_->GetListeningPorts().at(0);
+      server_ = std::make_unique<CivetServer>(std::vector<std::string>{"listening_ports", address, "num_threads", "2"});
+      server_->addHandler("/metrics", this);
+      return server_->getListeningPorts().at(0);
     } catch (const std::exception& error) {
       return absl::UnavailableError(absl::StrCat("cannot listen on ", address, " for metrics: ", error.what()));
     }
   }
 
  private:
+  bool handleGet(CivetServer*, mg_connection* connection) override {
+    const std::string text = Scrape();
+    mg_send_http_ok(connection, "text/plain; version=0.0.4; charset=utf-8", static_cast<int64_t>(text.size()));
+    mg_write(connection, text.data(), text.size());
+    return true;
+  }
+
   static void Observe(prometheus::Family<prometheus::Histogram>& family, const prometheus::Labels& labels,
                       absl::Duration duration) {
     family.Add(labels, Buckets()).Observe(absl::ToDoubleSeconds(duration));
   }
 
   const std::set<std::string> profiles_;
-  const std::shared_ptr<EngineCollector> engine_;
-  const std::shared_ptr<prometheus::Registry> registry_;
+  const EngineCollector engine_;
+  prometheus::Registry registry_;
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Histogram>& durations_;
   prometheus::Family<prometheus::Histogram>& stages_;
-  std::unique_ptr<prometheus::Exposer> exposer_;
+  std::unique_ptr<CivetServer> server_;  // Last: its threads use the rest.
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "server/rpc/grpc_server.h"
 
+#include <grpc/support/time.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
@@ -18,7 +19,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 
 namespace ditserve {
@@ -130,7 +130,10 @@ void GrpcServer::Shutdown(absl::Duration grace) {
   health_.SetReady(false);
   health_.Close();
   residency_.Close();
-  server_->Shutdown(absl::ToChronoTime(absl::Now() + grace));
+  const gpr_timespec now = gpr_now(GPR_CLOCK_MONOTONIC);
+  server_->Shutdown(grace == absl::InfiniteDuration()
+                        ? gpr_inf_future(GPR_CLOCK_MONOTONIC)
+                        : gpr_time_add(now, gpr_time_from_millis(absl::ToInt64Milliseconds(grace), GPR_TIMESPAN)));
 }
 
 }  // namespace ditserve

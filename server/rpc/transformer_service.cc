@@ -9,6 +9,8 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "models/errors.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/response_encoder.h"
@@ -16,14 +18,35 @@
 namespace ditserve {
 namespace {
 
-// The client's deadline. gRPC counts the time that is left on the monotonic clock, so a step of the wall clock before
+// What is left until the client's deadline. gRPC counts it on the monotonic clock, so a step of the wall clock before
 // now has no part in it.
-absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+absl::Duration TimeLeft(const grpc::CallbackServerContext& context) {
   const gpr_timespec deadline = gpr_convert_clock_type(context.raw_deadline(), GPR_CLOCK_MONOTONIC);
-  if (gpr_time_cmp(deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0) return absl::InfiniteFuture();
+  if (gpr_time_cmp(deadline, gpr_inf_future(GPR_CLOCK_MONOTONIC)) == 0) return absl::InfiniteDuration();
   const gpr_timespec left = gpr_time_sub(deadline, gpr_now(GPR_CLOCK_MONOTONIC));
-  return absl::Now() + absl::Seconds(left.tv_sec) + absl::Nanoseconds(left.tv_nsec);
+  return absl::Seconds(left.tv_sec) + absl::Nanoseconds(left.tv_nsec);
 }
+
+// Tells a client that has left from one whose time is up: gRPC cancels the call for either.
+class Patience {
+ public:
+  explicit Patience(const grpc::CallbackServerContext* context) : context_(*context), given_(TimeLeft(context_)) {}
+
+  absl::Status WhyCancelled() const {
+    if (given_ == absl::InfiniteDuration() || TimeLeft(context_) > kJitter + given_ / 100) {
+      return absl::CancelledError("the call was cancelled");
+    }
+    return absl::DeadlineExceededError("the request's deadline has passed");
+  }
+
+ private:
+  // A client gives up by its own clock: by a network's whims before ours, and gRPC rounds what it tells of its deadline
+  // up by as much as a hundredth.
+  static constexpr absl::Duration kJitter = absl::Milliseconds(20);
+
+  const grpc::CallbackServerContext& context_;
+  const absl::Duration given_;
+};
 
 OutputForm FormOf(const v1::ForwardRequest& request, const DecodedForward& decoded) {
   return {decoded.layout, request.height(), request.width(), decoded.model};
@@ -35,9 +58,11 @@ class Report {
   Report(RequestObserver* observer, const char* rpc) : observer_(observer), rpc_(rpc) {}
 
   void SetProfile(const std::string& profile) { profile_ = profile; }
+  // `account` counts where the call was answered.
   void Send(const grpc::Status& status, const ForwardAccount* account = nullptr) const {
-    if (observer_ != nullptr)
-      observer_->OnEnd({rpc_, static_cast<absl::StatusCode>(status.error_code()), profile_, account});
+    if (observer_ == nullptr) return;
+    observer_->OnEnd(
+        {rpc_, static_cast<absl::StatusCode>(status.error_code()), profile_, status.ok() ? account : nullptr});
   }
 
  private:
@@ -46,38 +71,48 @@ class Report {
   std::string profile_;
 };
 
-absl::Status ClientIsGone() { return absl::CancelledError("the call was cancelled"); }
-
 // Serves one Forward. gRPC calls OnCancel and OnDone after the handler has returned, which is after Submit, and OnDone
-// after Finish, which only the engine's `done` calls: `this` and `call_` are there whenever they are used.
+// after Finish, which only what the engine's `done` sets off calls: `this` and `call_` are there whenever they are
+// used.
 class ForwardReactor final : public grpc::ServerUnaryReactor {
  public:
   ForwardReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, v1::ForwardResponse* response,
                  Report report)
-      : slot_(std::move(slot)), context_(*context), response_(*response), report_(std::move(report)) {}
+      : slot_(std::move(slot)),
+        context_(*context),
+        patience_(context),
+        response_(*response),
+        report_(std::move(report)) {}
 
-  void Submit(Engine& engine, ForwardCall call, const OutputForm& form) {
+  void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
     report_.SetProfile(call.profile.name);
-    call_ = engine.Submit(std::move(call), nullptr, [this, form](absl::StatusOr<ForwardResult> result) {
-      std::optional<ForwardAccount> account;
-      if (result.ok()) account = result->account;
-      const absl::Status status = result.ok() ? EncodeResponse(*std::move(result), form, response_) : result.status();
-      slot_ = {};
-      const grpc::Status end = EndOfCall(status, context_);
-      report_.Send(end, end.ok() ? &*account : nullptr);
-      Finish(end);
+    call_ = engine.Submit(std::move(call), nullptr, [this, &encoder, form](absl::StatusOr<ForwardResult> result) {
+      if (!result.ok()) return End(result.status());
+      encoder.Post([this, form, result = *std::move(result)]() mutable {
+        const ForwardAccount account = result.account;
+        const absl::Status encoded = EncodeResponse(std::move(result), form, response_);
+        End(encoded, &account);
+      });
     });
   }
 
   void OnCancel() override {
-    if (call_ != nullptr) call_->Cancel(ClientIsGone());
+    if (call_ != nullptr) call_->Cancel(patience_.WhyCancelled());
   }
 
   void OnDone() override { delete this; }
 
  private:
+  void End(const absl::Status& status, const ForwardAccount* account = nullptr) {
+    slot_ = {};
+    const grpc::Status end = EndOfCall(status, context_);
+    report_.Send(end, account);
+    Finish(end);
+  }
+
   CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
+  const Patience patience_;
   v1::ForwardResponse& response_;
   Report report_;
   std::shared_ptr<ForwardHandle> call_;
@@ -97,20 +132,27 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
   }
 
   ForwardStreamReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, Report report)
-      : slot_(std::move(slot)), context_(*context), report_(std::move(report)) {}
+      : slot_(std::move(slot)), context_(*context), patience_(context), report_(std::move(report)) {}
 
-  void Submit(Engine& engine, ForwardCall call, const OutputForm& form) {
+  void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
     report_.SetProfile(call.profile.name);
     ForwardProgress queued;
     queued.modules_total = static_cast<int>(form.model->modules().size());
     OnProgress(queued);
     call_ = engine.Submit(
         std::move(call), [self = self_](const ForwardProgress& progress) { self->OnProgress(progress); },
-        [self = self_, form](absl::StatusOr<ForwardResult> result) { self->OnResult(std::move(result), form); });
+        [self = self_, &encoder, form](absl::StatusOr<ForwardResult> result) {
+          if (!result.ok()) return self->OnResult(result.status());
+          encoder.Post([self, form, result = *std::move(result)]() mutable {
+            const ForwardAccount account = result.account;
+            const absl::Status encoded = EncodeResponse(std::move(result), form, *self->response_.mutable_response());
+            self->OnResult(encoded, &account);
+          });
+        });
   }
 
   void OnCancel() override {
-    if (call_ != nullptr) call_->Cancel(ClientIsGone());
+    if (call_ != nullptr) call_->Cancel(patience_.WhyCancelled());
   }
 
   void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mutex_) {
@@ -148,16 +190,14 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
     Write(progress);
   }
 
-  void OnResult(absl::StatusOr<ForwardResult> result, const OutputForm& form) ABSL_LOCKS_EXCLUDED(mutex_) {
-    std::optional<ForwardAccount> account;
-    if (result.ok()) account = result->account;
-    const absl::Status status =
-        result.ok() ? EncodeResponse(*std::move(result), form, *response_.mutable_response()) : result.status();
+  // The response is encoded, or there is none.
+  void OnResult(const absl::Status& status, const ForwardAccount* account = nullptr) ABSL_LOCKS_EXCLUDED(mutex_) {
     slot_ = {};
-    report_.Send(ToGrpcStatus(status), status.ok() ? &*account : nullptr);
+    const grpc::Status end = EndOfCall(status, context_);
+    report_.Send(end, account);
     {
       absl::MutexLock lock(&mutex_);
-      outcome_ = status;
+      outcome_ = end;
       if (writing_) return;
       writing_ = true;
     }
@@ -171,21 +211,22 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
   }
 
   void End() ABSL_LOCKS_EXCLUDED(mutex_) {
-    const absl::Status status = Outcome();
-    if (status.ok()) {
-      StartWriteAndFinish(&response_, grpc::WriteOptions(), grpc::Status::OK);
+    const grpc::Status end = Outcome();
+    if (end.ok()) {
+      StartWriteAndFinish(&response_, grpc::WriteOptions(), end);
     } else {
-      Finish(EndOfCall(status, context_));
+      Finish(end);
     }
   }
 
-  absl::Status Outcome() ABSL_LOCKS_EXCLUDED(mutex_) {
+  grpc::Status Outcome() ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     return *outcome_;
   }
 
   CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
+  const Patience patience_;
   Report report_;
   std::shared_ptr<ForwardStreamReactor> self_;
   std::shared_ptr<ForwardHandle> call_;
@@ -195,14 +236,15 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
   absl::Mutex mutex_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;                   // An operation of gRPC's is under way.
   std::optional<ForwardProgress> newest_ ABSL_GUARDED_BY(mutex_);  // To be written next.
-  std::optional<absl::Status> outcome_ ABSL_GUARDED_BY(mutex_);    // The engine is done.
+  std::optional<grpc::Status> outcome_ ABSL_GUARDED_BY(mutex_);    // The engine is done.
 };
 
 }  // namespace
 
 TransformerService::TransformerService(Engine* engine, RequestDecoder decoder, int max_concurrent_calls,
                                        RequestObserver* observer)
-    : engine_(*engine), decoder_(std::move(decoder)), slots_(max_concurrent_calls), observer_(observer) {}
+    : engine_(*engine), decoder_(std::move(decoder)), slots_(max_concurrent_calls), observer_(observer), encoder_([] {
+      }) {}
 
 absl::StatusOr<TransformerService::Accepted> TransformerService::Accept(const grpc::CallbackServerContext& context,
                                                                         const v1::ForwardRequest& request) {
@@ -217,7 +259,7 @@ absl::StatusOr<TransformerService::Accepted> TransformerService::Accept(const gr
   if (!caught.ok()) return caught;
   if (!decoded.ok()) return decoded.status();
   accepted.decoded = *std::move(decoded);
-  accepted.decoded.call.deadline = DeadlineOf(context);
+  accepted.decoded.call.deadline = absl::Now() + TimeLeft(context);
   return accepted;
 }
 
@@ -235,7 +277,7 @@ grpc::ServerUnaryReactor* TransformerService::Forward(grpc::CallbackServerContex
   }
   const OutputForm form = FormOf(*request, accepted->decoded);
   auto* reactor = new ForwardReactor(std::move(accepted->slot), context, response, std::move(report));
-  reactor->Submit(engine_, std::move(accepted->decoded.call), form);
+  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), form);
   return reactor;
 }
 
@@ -252,7 +294,7 @@ grpc::ServerWriteReactor<v1::ForwardStreamResponse>* TransformerService::Forward
   }
   const OutputForm form = FormOf(request->request(), accepted->decoded);
   const auto reactor = ForwardStreamReactor::Make(std::move(accepted->slot), context, std::move(report));
-  reactor->Submit(engine_, std::move(accepted->decoded.call), form);
+  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), form);
   return reactor.get();
 }
 

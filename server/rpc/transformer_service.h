@@ -1,6 +1,7 @@
 #ifndef DITSERVE_SERVER_RPC_TRANSFORMER_SERVICE_H_
 #define DITSERVE_SERVER_RPC_TRANSFORMER_SERVICE_H_
 
+#include "core/base/executor.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
 #include "server/engine/engine.h"
 #include "server/engine/request_observer.h"
@@ -9,7 +10,7 @@
 
 namespace ditserve {
 
-// Forward and ForwardStream: decode, submit to the engine, encode.
+// Forward and ForwardStream: decode, submit to the engine, encode on a thread of their own.
 //
 // A call ends when the engine is done with it, also after the client has gone: so a request's bytes live as long as
 // the tensors that view them are read, and a call that still computes keeps its slot. The slot is free before the
@@ -39,6 +40,7 @@ class TransformerService final : public v1::TransformerService::CallbackService 
   const RequestDecoder decoder_;
   CallSlots slots_;
   RequestObserver* const observer_;
+  Executor encoder_;  // A thread for answers: neither the engine's nor gRPC's wait while one is copied.
 };
 
 }  // namespace ditserve

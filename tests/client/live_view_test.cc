@@ -1,5 +1,7 @@
 #include "client/ditctl/live_view.h"
 
+#include <unistd.h>
+
 #include "tests/client/fake_server.h"
 #include "tests/testing/status_matchers.h"
 
@@ -51,11 +53,27 @@ TEST(LiveViewTest, RatesAreDifferencesOverTheServersTime) {
   EXPECT_THAT(view.Show(Update(3, 5 << 20)), HasSubstr("disk -> host  2.0 MiB/s  (5.0 MiB in all)"));
 }
 
+TEST(FitTest, CutsWhatATerminalWouldScrollOrWrap) {
+  EXPECT_EQ(Fit("abc\nd\nef\n", 2, 2), "ab\nd");
+  EXPECT_EQ(Fit("abc\nd\n", 3, 3), "abc\nd\n");
+  EXPECT_EQ(Fit("abc\nd\n", 0, 0), "abc\nd\n") << "a terminal that tells no size";
+}
+
 TEST_F(DitctlTest, TopEndsAfterAsManyUpdatesAsItIsTold) {
   server.update = Update(1, 0);
   EXPECT_EQ(Call({"top", "--count", "2", "--interval-seconds", "0.25"}), kOk);
   EXPECT_EQ(server.watch_request.interval().nanos(), 250'000'000);
   EXPECT_THAT(out.str(), HasSubstr("ditserve on cpu"));
+}
+
+TEST_F(DitctlTest, TopEndsWhenQIsPressed) {
+  server.update = Update(1, 0);
+  int keys[2];
+  ASSERT_EQ(pipe(keys), 0);
+  ASSERT_EQ(write(keys[1], "xq", 2), 2);
+  EXPECT_EQ(ditctl::Run({"top"}, {server.address, out, err, false, false, interrupted, keys[0]}), kOk);
+  close(keys[0]);
+  close(keys[1]);
 }
 
 TEST_F(DitctlTest, TopEndsWithTheServersError) {
@@ -72,8 +90,34 @@ TEST_F(DitctlTest, BudgetAsksForBytesOfAMemory) {
 }
 
 TEST_F(DitctlTest, BudgetRefusesWhatIsNoSize) {
-  EXPECT_EQ(Call({"budget", "device", "--bytes", "lots"}), kUsage);
-  EXPECT_THAT(err.str(), HasSubstr("--bytes: expected bytes"));
+  for (const char* bytes : {"lots", "5GiBMiBKiB", "-1", "nan"}) {
+    EXPECT_EQ(Call({"budget", "device", "--bytes", bytes}), kUsage) << bytes;
+    EXPECT_THAT(err.str(), HasSubstr("--bytes: expected bytes"));
+  }
+}
+
+TEST_F(DitctlTest, BudgetIsNotToldWhatHelpsARequest) {
+  server.status = grpc::Status(grpc::FAILED_PRECONDITION, "smaller than the transfer slots");
+  EXPECT_EQ(Call({"budget", "host", "--bytes", "1KiB"}), kFailed);
+  EXPECT_EQ(err.str(), "ditctl: FAILED_PRECONDITION: smaller than the transfer slots\n");
+}
+
+TEST_F(DitctlTest, BudgetPrintsJsonWhereAsked) {
+  EXPECT_EQ(Call({"budget", "device", "--bytes", "1MiB", "--json"}), kOk);
+  EXPECT_THAT(out.str(), HasSubstr("\"wanted_budget_bytes\": \"1048576\""));
+}
+
+TEST_F(DitctlTest, TopPrintsJsonWhereAsked) {
+  server.update = Update(1, 0);
+  EXPECT_EQ(Call({"top", "--count", "1", "--json"}), kOk);
+  EXPECT_THAT(out.str(), HasSubstr("\"device\": \"cpu\""));
+}
+
+TEST_F(DitctlTest, TopRefusesACountOrAnIntervalThatCannotBe) {
+  EXPECT_EQ(Call({"top", "--count", "-1"}), kUsage);
+  EXPECT_EQ(err.str(), "ditctl: --count: expected 0 or more, found -1\n");
+  EXPECT_EQ(Call({"top", "--interval-seconds", "61"}), kUsage);
+  EXPECT_EQ(err.str(), "ditctl: --interval-seconds: expected 0.1 to 60, found 61\n");
 }
 
 TEST_F(DitctlTest, ForwardSendsPriorityAndJoin) {

@@ -12,9 +12,14 @@ namespace {
 
 constexpr int64_t kLimit = 1000;
 
+class ActivationMemoryTest : public ::testing::Test {
+ protected:
+  ActivationMemoryTest() { ActivationMemory::InstallAllocator(); }
+};
+
 at::Tensor Bytes(int64_t bytes) { return at::empty({bytes}, at::kByte); }
 
-TEST(ActivationMemoryTest, CountsTheTensorsOfItsScopeAlone) {
+TEST_F(ActivationMemoryTest, CountsTheTensorsOfItsScopeAlone) {
   const auto memory = std::make_shared<ActivationMemory>(kLimit);
   const at::Tensor before = Bytes(5000);
   {
@@ -26,7 +31,7 @@ TEST(ActivationMemoryTest, CountsTheTensorsOfItsScopeAlone) {
   EXPECT_EQ(memory->peak_bytes(), 600);
 }
 
-TEST(ActivationMemoryTest, RefusesWhatWasNotReserved) {
+TEST_F(ActivationMemoryTest, RefusesWhatWasNotReserved) {
   const auto memory = std::make_shared<ActivationMemory>(kLimit);
   const ActivationMemory::Scope scope(memory);
   const at::Tensor held = Bytes(600);
@@ -35,21 +40,21 @@ TEST(ActivationMemoryTest, RefusesWhatWasNotReserved) {
   EXPECT_EQ(memory->peak_bytes(), kLimit);
 }
 
-TEST(ActivationMemoryTest, GivesTheSameMemoryAgain) {
+TEST_F(ActivationMemoryTest, GivesTheSameMemoryAgain) {
   const auto memory = std::make_shared<ActivationMemory>(kLimit);
   const ActivationMemory::Scope scope(memory);
   const void* const first = Bytes(600).data_ptr();
   EXPECT_EQ(Bytes(600).data_ptr(), first);
 }
 
-TEST(ActivationMemoryTest, LetsGoOfSparesForOtherSizes) {
+TEST_F(ActivationMemoryTest, LetsGoOfSparesForOtherSizes) {
   const auto memory = std::make_shared<ActivationMemory>(kLimit);
   const ActivationMemory::Scope scope(memory);
   for (int64_t bytes = 600; bytes <= kLimit; bytes += 100) EXPECT_EQ(Bytes(bytes).numel(), bytes);
   EXPECT_EQ(memory->peak_bytes(), kLimit);
 }
 
-TEST(ActivationMemoryTest, LivesAsLongAsItsTensors) {
+TEST_F(ActivationMemoryTest, LivesAsLongAsItsTensors) {
   auto memory = std::make_shared<ActivationMemory>(kLimit);
   at::Tensor survivor;
   {
@@ -60,7 +65,7 @@ TEST(ActivationMemoryTest, LivesAsLongAsItsTensors) {
   std::thread([tensor = std::move(survivor)] { EXPECT_EQ(tensor[99].item<uint8_t>(), 7); }).join();
 }
 
-TEST(ActivationMemoryTest, ScopesNest) {
+TEST_F(ActivationMemoryTest, ScopesNest) {
   const auto outer = std::make_shared<ActivationMemory>(kLimit);
   const auto inner = std::make_shared<ActivationMemory>(kLimit);
   const ActivationMemory::Scope scope(outer);

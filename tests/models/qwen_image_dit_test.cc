@@ -208,6 +208,7 @@ TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
   config.axes_dims_rope = {16, 24, 24};
   config.num_layers = 3;
   const QwenImageDiT model(config);
+  ActivationMemory::InstallAllocator();
   for (const auto& [height, width, batch, tokens] :
        {std::tuple(512, 512, 1, 5), std::tuple(256, 768, 2, 77), std::tuple(64, 64, 3, 512)}) {
     for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {

@@ -9,8 +9,11 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
 #include "server/rpc/grpc_server.h"
@@ -30,6 +33,24 @@ MATCHER(IsServed, "") {
   return arg.ok();
 }
 
+// Keeps how calls ended. Thread-safe.
+class RecordingObserver final : public RequestObserver {
+ public:
+  void OnEnd(const EndedRequest& request) override ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    codes_.push_back(request.code);
+  }
+
+  std::vector<absl::StatusCode> codes() const ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return codes_;
+  }
+
+ private:
+  mutable absl::Mutex mutex_;
+  std::vector<absl::StatusCode> codes_ ABSL_GUARDED_BY(mutex_);
+};
+
 // A server on any free port with a fake engine behind it, and a channel to it.
 class ServerTest : public ::testing::Test {
  protected:
@@ -40,6 +61,7 @@ class ServerTest : public ::testing::Test {
     options.address = "127.0.0.1:0";
     options.max_concurrent_calls = kMaxConcurrentCalls;
     options.request_limits = {.max_batch = 4, .max_side = 64};
+    options.observer = &observer_;
     absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(options, &engine_, &catalogue_);
     EXPECT_TRUE(server.ok()) << server.status();
     if (!server.ok()) return;
@@ -57,6 +79,7 @@ class ServerTest : public ::testing::Test {
   }
 
   FakeEngine engine_;
+  RecordingObserver observer_;
   const ProfileCatalogue catalogue_;
   std::unique_ptr<GrpcServer> server_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -66,7 +89,10 @@ class ServerTest : public ::testing::Test {
 // A Forward that is under way.
 class PendingForward {
  public:
-  PendingForward(v1::TransformerService::Stub& stub, v1::ForwardRequest request) : request_(std::move(request)) {
+  PendingForward(v1::TransformerService::Stub& stub, v1::ForwardRequest request,
+                 absl::Time deadline = absl::InfiniteFuture())
+      : request_(std::move(request)) {
+    if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
     stub.async()->Forward(&context, &request_, &response, [this](grpc::Status status) {
       status_ = std::move(status);
       done_.Notify();

@@ -115,7 +115,7 @@ class FakeEngine final : public Engine {
   }
 
   // Refuses new calls; those under way are the test's to end.
-  void Drain(absl::Time) override ABSL_LOCKS_EXCLUDED(mutex_) {
+  void Drain(absl::Duration) override ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     draining_ = true;
   }

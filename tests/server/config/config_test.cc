@@ -199,20 +199,29 @@ TEST(ServerConfigTest, RefusesAProfileThatIsNotForThisDevice) {
   const absl::StatusOr<ServerConfig> config =
       Parse("profiles: {mine: {computation_dtype: float32, onload_device: cuda}}");
   ASSERT_THAT(config, IsOk());
-  EXPECT_THAT(MakeCatalogue(*config), StatusIs(kPrecondition, "profiles.mine.onload_device: 'cuda' is not here"));
+  EXPECT_THAT(MakeCatalogue(*config),
+              StatusIs(kPrecondition, "c.yaml:1:47: profiles.mine.onload_device: 'cuda' is not here"));
 }
 
 TEST(ServerConfigTest, RefusesAProfileThatCantBe) {
   const absl::StatusOr<ServerConfig> config = Parse("profiles: {mine: {computation_dtype: int4}}");
   ASSERT_THAT(config, IsOk());
-  EXPECT_THAT(MakeCatalogue(*config), StatusIs(kInvalid, "profiles.mine.computation_dtype: unknown dtype 'int4'"));
+  EXPECT_THAT(MakeCatalogue(*config),
+              StatusIs(kInvalid, "c.yaml:1:19: profiles.mine.computation_dtype: unknown dtype 'int4'"));
+  const absl::StatusOr<ServerConfig> missing = Parse("profiles:\n  disk: {offload_dtype: disk}");
+  ASSERT_THAT(missing, IsOk());
+  EXPECT_THAT(MakeCatalogue(*missing), StatusIs(kInvalid, "c.yaml:2:9: profiles.disk.computation_dtype: "));
 }
 
 TEST(ServerConfigTest, RefusesADefaultProfileThatIsNotThere) {
   const absl::StatusOr<ServerConfig> config = Parse("default_profile: fast");
   ASSERT_THAT(config, IsOk());
   EXPECT_THAT(MakeCatalogue(*config),
-              StatusIs(kNotFound, "default_profile: no profile is named 'fast'; there are: resident, host-offload"));
+              StatusIs(kNotFound,
+                       "c.yaml:1:1: default_profile: no profile is named 'fast'; there are: resident, host-offload"));
+  const absl::StatusOr<ServerConfig> flag = Load({"--model", "a=/x", "--default-profile", "fast"});
+  ASSERT_THAT(flag, IsOk());
+  EXPECT_THAT(MakeCatalogue(*flag), StatusIs(kNotFound, "--default-profile: no profile is named 'fast'"));
 }
 
 TEST(ServerConfigTest, RefusesUnknownKeysSayingWhere) {
@@ -316,11 +325,11 @@ TEST(ServerConfigTest, TakesAddresses) {
 }
 
 TEST(ServerConfigTest, RefusesWhatIsNoAddress) {
-  for (const std::string& address :
-       {std::string("host"), std::string(":1"), std::string("h:"), std::string("h:x"), std::string("h:65536"),
-        std::string("h:-1"), std::string("h:000001"), std::string("unix:"), "unix:/" + std::string(107, 'x')}) {
+  for (const std::string& address : {std::string("host"), std::string(":1"), std::string("h:"), std::string("h:x"),
+                                     std::string("h:65536"), std::string("h:-1"), std::string("h:000001"),
+                                     std::string("unix:"), std::string("unix:rel"), "unix:/" + std::string(107, 'x')}) {
     ExpectRefused("listen: {address: '" + address + "'}",
-                  "listen.address: expected host:port with a port from 0 to 65535, or unix:/path");
+                  "listen.address: expected host:port with a port from 0 to 65535, or unix:/path of at most 107 bytes");
   }
 }
 
@@ -339,7 +348,7 @@ TEST(ServerConfigTest, ReadsBytesWithUnits) {
 TEST(ServerConfigTest, RefusesWrongBudgets) {
   for (const char* key : {"device_budget", "host_budget"}) {
     for (const char* budget : {"0", "0GiB", "-1", "1048577GiB", "1GB", "1TiB", "GiB", "nan", "inf", "0%", "101%", "-5%",
-                               "nan%", "%", "''", "half"}) {
+                               "nan%", "%", "''", "half", "5GiBMiBKiB", "5KiBKiB"}) {
       ExpectRefused(absl::StrCat("memory: {", key, ": ", absl::StartsWith(budget, "%") ? "'%'" : budget, "}"),
                     absl::StrCat("memory.", key, ": expected 1 to 2^50 bytes, with KiB, MiB or GiB, or a share"));
     }
@@ -473,7 +482,10 @@ TEST(LoadConfigTest, RefusesWrongValuesByFlag) {
 
 TEST(LoadConfigTest, RefusesAFileThatCantBeRead) {
   const TempFolder folder;
-  EXPECT_THAT(Load({"--config", (folder / "none.yaml").c_str()}), StatusIs(kNotFound, "--config: none.yaml: "));
+  EXPECT_THAT(Load({"--config", (folder / "none.yaml").c_str()}),
+              StatusIs(kNotFound, absl::StrCat("--config: ", folder / "none.yaml", ": ")));
+  EXPECT_THAT(Load({"--config", ""}), StatusIs(kInvalid, "--config: expected a file"));
+  EXPECT_THAT(Load({"--config="}), StatusIs(kInvalid, "--config: expected a file"));
   EXPECT_THAT(Load({"--config", folder.path().c_str()}), StatusIs(kInvalid, "--config: "));
 }
 
@@ -482,7 +494,7 @@ TEST(LoadConfigTest, RefusesAFileThatIsTooLarge) {
   const std::string file = folder / "large.yaml";
   WriteFile(file, std::string((1 << 20) + 1, '#'));
   EXPECT_THAT(Load({"--config", file.c_str()}),
-              StatusIs(kInvalid, "--config: large.yaml: 1048577 bytes; expected at most 1048576"));
+              StatusIs(kInvalid, absl::StrCat("--config: ", file, ": 1048577 bytes; expected at most 1048576")));
 }
 
 TEST(LoadConfigTest, SaysWhereInTheFile) {

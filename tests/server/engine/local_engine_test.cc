@@ -4,14 +4,17 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
+#include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
@@ -254,6 +257,28 @@ TEST_F(LocalEngineTest, SaysWhatWouldFitInsteadOfWhatNeverCan) {
   EXPECT_THAT(flight->Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, "pixels fit"));
 }
 
+TEST_F(LocalEngineTest, ARefusalDoesNotWaitForWhatIsComputed) {
+  const auto engine = MakeEngine(16 << 20);
+  absl::Notification computing, go;
+  const auto first = Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
+    if (progress.modules_done != 1) return;
+    computing.Notify();
+    go.WaitForNotification();
+  });
+  computing.WaitForNotification();
+  const auto refused = Send(*engine, MakeCall(ProfileNamed("disk"), 2048, 2048));
+  EXPECT_TRUE(refused->ended.HasBeenNotified());
+  go.Notify();
+  EXPECT_THAT(refused->Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, "pixels fit"));
+  EXPECT_THAT(first->Wait(), IsOk());
+}
+
+// Before any thread uses LibTorch: it looks for its allocator without a lock.
+TEST_F(LocalEngineTest, HasItsAllocatorBeforeTheFirstRequest) {
+  const auto engine = MakeEngine();
+  EXPECT_NE(c10::GetCPUAllocator(), c10::GetDefaultCPUAllocator());
+}
+
 TEST_F(LocalEngineTest, RefusesAModelThatIsNotThere) {
   const auto engine = MakeEngine();
   ForwardCall call = MakeCall(ProfileNamed("disk"));
@@ -387,10 +412,41 @@ TEST_F(LocalEngineTest, ServesBFloat16OnManyThreads) {
 TEST_F(LocalEngineTest, RefusesNewCallsWhileItDrains) {
   const auto engine = MakeEngine();
   const auto before = Send(*engine, MakeCall(ProfileNamed("disk")));
-  engine->Drain(absl::InfiniteFuture());
+  engine->Drain(absl::InfiniteDuration());
   EXPECT_THAT(before->Wait(), IsOk()) << "accepted work finishes";
   EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait(),
               StatusIs(absl::StatusCode::kUnavailable, "stopping"));
+}
+
+// Stands still, but for one thread: to that two hours pass from its first question to its second.
+class LeapingClock final : public Clock {
+ public:
+  absl::Duration Now() const override {
+    if (std::this_thread::get_id() != leaper_ || !asked_.exchange(true)) return absl::ZeroDuration();
+    if (!leapt_.HasBeenNotified()) leapt_.Notify();
+    return absl::Hours(2);
+  }
+  // The calling thread is the one.
+  void Begin() { leaper_ = std::this_thread::get_id(); }
+  void WaitForLeap() const { leapt_.WaitForNotification(); }
+
+ private:
+  std::atomic<std::thread::id> leaper_;
+  mutable std::atomic<bool> asked_ = false;
+  mutable absl::Notification leapt_;
+};
+
+TEST_F(LocalEngineTest, DrainsAsLongAsItsClockSays) {
+  LeapingClock clock;
+  const auto engine = LocalEngine::Make({64 << 20, 64 << 20}, device_.get(), &clock);
+  ASSERT_THAT(engine, IsOk());
+  ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+  const auto flight = Send(**engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
+    if (progress.modules_done == 1) clock.WaitForLeap();
+  });
+  clock.Begin();
+  (*engine)->Drain(absl::Hours(1));
+  EXPECT_TRUE(flight->ended.HasBeenNotified());
 }
 
 }  // namespace

@@ -134,6 +134,9 @@ TEST_F(MetricsTest, AnswersOverHttpWhileCallsEnd) {
   });
   for (int i = 0; i < 5; ++i) EXPECT_THAT(Get(*port), HasSubstr("ditserve_requests_active 3"));
   load.join();
+  for (const absl::string_view line : absl::StrSplit(Get(*port), '\n', absl::SkipEmpty())) {
+    EXPECT_THAT(line, Not(HasSubstr("exposer_")));
+  }
   EXPECT_THAT(Get(*port), HasSubstr("ditserve_requests_total{code=\"OK\",rpc=\"Forward\"} 1000"));
 }
 

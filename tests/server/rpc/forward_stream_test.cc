@@ -1,3 +1,7 @@
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <sstream>
 #include <thread>
 #include <vector>
 
@@ -95,6 +99,32 @@ TEST_F(ForwardStreamTest, EndsWithTheEnginesError) {
   v1::ForwardStreamResponse message;
   while (reader->Read(&message)) EXPECT_TRUE(message.has_progress());
   EXPECT_THAT(reader->Finish(), Refused(StatusCode::DATA_LOSS, "the checkpoint is damaged"));
+}
+
+TEST_F(ForwardStreamTest, LogsAnErrorOfOursOnce) {
+  std::ostringstream log;
+  const auto outer = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  engine_.AnswerAtOnce([](const ForwardCall&) { return absl::InternalError("a bug"); });
+  const Reader reader = Stream(TinyRequest());
+  v1::ForwardStreamResponse message;
+  while (reader->Read(&message)) EXPECT_TRUE(message.has_progress());
+  EXPECT_THAT(reader->Finish(), Refused(StatusCode::INTERNAL, ""));
+  spdlog::set_default_logger(outer);
+  const std::string text = log.str();
+  EXPECT_NE(text.find("a bug"), std::string::npos) << text;
+  EXPECT_EQ(text.find("a bug"), text.rfind("a bug")) << text;
+}
+
+TEST_F(ForwardStreamTest, ADeadlineThatHasPassedIsNotCountedAsCancelled) {
+  context_.set_deadline(absl::ToChronoTime(absl::Now() + absl::Milliseconds(50)));
+  const Reader reader = Stream(TinyRequest());
+  v1::ForwardStreamResponse message;
+  while (reader->Read(&message)) EXPECT_TRUE(message.has_progress());
+  EXPECT_THAT(reader->Finish(), Refused(StatusCode::DEADLINE_EXCEEDED, ""));
+  server_->Shutdown(absl::InfiniteDuration());
+  EXPECT_THAT(observer_.codes(), ::testing::Each(absl::StatusCode::kDeadlineExceeded));
 }
 
 TEST_F(ForwardStreamTest, RefusesAWrongRequestWithoutTheEngine) {

@@ -1,4 +1,5 @@
 #include <ATen/ops/equal.h>
+#include <ATen/ops/from_blob.h>
 #include <grpcpp/generic/generic_stub.h>
 
 #include <random>
@@ -157,6 +158,43 @@ TEST_F(ForwardTest, EndsTheCallAtTheClientsDeadline) {
   if (engine_.submitted() > 0) engine_.WaitForCall()->WaitForCancel();
 }
 
+TEST_F(ForwardTest, ADeadlineThatHasPassedIsNotCountedAsCancelled) {
+  for (int i = 0; i < 20; ++i) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Milliseconds(50)));
+    v1::ForwardResponse response;
+    EXPECT_THAT(transformer_->Forward(&context, TinyRequest(), &response), Refused(StatusCode::DEADLINE_EXCEEDED, ""));
+  }
+  server_->Shutdown(absl::InfiniteDuration());
+  EXPECT_THAT(observer_.codes(), ::testing::Each(absl::StatusCode::kDeadlineExceeded));
+  EXPECT_FALSE(observer_.codes().empty());
+}
+
+TEST_F(ForwardTest, ACallThatTheClientCancelsIsCountedAsCancelled) {
+  PendingForward patient(*transformer_, TinyRequest());
+  PendingForward hasty(*transformer_, TinyRequest(), absl::Now() + absl::Hours(1));
+  engine_.WaitForCall(1);
+  patient.context.TryCancel();
+  hasty.context.TryCancel();
+  server_->Shutdown(absl::InfiniteDuration());
+  EXPECT_THAT(observer_.codes(), ::testing::ElementsAre(absl::StatusCode::kCancelled, absl::StatusCode::kCancelled));
+}
+
+// The engine's thread computes: what an answer takes to be encoded, others would wait for.
+TEST_F(ForwardTest, EncodesOffTheEnginesThread) {
+  PendingForward pending(*transformer_, TinyRequest());
+  std::vector<float> values(2 * 64, 1.0f);
+  std::thread::id freed_on;
+  ForwardResult result = TinyResult();
+  result.output = at::from_blob(
+      values.data(), {1, 2, 64}, [&](void*) { freed_on = std::this_thread::get_id(); }, at::kFloat);
+  engine_.WaitForCall()->Answer(std::move(result));
+  EXPECT_THAT(pending.Wait(), IsServed());
+  EXPECT_NE(freed_on, std::this_thread::get_id());
+  EXPECT_NE(freed_on, std::thread::id());
+  EXPECT_EQ(pending.response.output().data().size(), values.size() * sizeof(float));
+}
+
 TEST_F(ForwardTest, ServesAsManyCallsAsTheLimitAndRefusesMore) {
   std::vector<std::unique_ptr<PendingForward>> pending;
   for (int i = 0; i < kMaxConcurrentCalls; ++i) {
@@ -183,7 +221,7 @@ TEST_F(ForwardTest, ServesAsManyCallsAsTheLimitAndRefusesMore) {
 TEST_F(ForwardTest, RefusesNewCallsWhileDraining) {
   PendingForward accepted(*transformer_, TinyRequest());
   const auto call = engine_.WaitForCall();
-  engine_.Drain(absl::InfiniteFuture());
+  engine_.Drain(absl::InfiniteDuration());
   EXPECT_THAT(Forward(TinyRequest()), Refused(StatusCode::UNAVAILABLE, "stopping"));
   call->Answer(TinyResult());
   EXPECT_THAT(accepted.Wait(), IsServed());
