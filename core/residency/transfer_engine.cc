@@ -73,8 +73,8 @@ class TransferEngine::Job {
   // Takes the segment through the targets that `from` is not in yet, and appends to `readers` what reads `from`.
   absl::Status Convert(const Segment& segment, ElementSpan from, EventPtr written, Events& readers, Moved& moved);
   bool Finish(const absl::Status& status, Moved moved) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Sets the target's event, of all that writes it.
-  absl::Status SetReady(const Transfer::Target& target, Events written, bool failed);
+  // Sets the target's event, of all that writes it; each of that is behind who still read it.
+  absl::Status SetReady(const Transfer::Target& target, const Events& written);
 
   bool IsPrepared() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stage_ == Stage::kPrepared; }
 
@@ -270,9 +270,8 @@ bool TransferEngine::Job::Finish(const absl::Status& status, Moved moved) {
     result_ = status_;
     moved = std::move(moved_);
   }
-  const bool failed = !result_.ok();
   for (size_t i = 0; i < transfer_.targets.size(); ++i) {
-    result_.Update(SetReady(transfer_.targets[i], std::move(moved.written[i]), failed));
+    result_.Update(SetReady(transfer_.targets[i], moved.written[i]));
   }
   if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);
   if (!ready_.empty()) return true;
@@ -280,11 +279,8 @@ bool TransferEngine::Job::Finish(const absl::Status& status, Moved moved) {
   return false;
 }
 
-absl::Status TransferEngine::Job::SetReady(const Transfer::Target& target, Events written, bool failed) {
+absl::Status TransferEngine::Job::SetReady(const Transfer::Target& target, const Events& written) {
   if (written.empty()) return absl::OkStatus();
-  // Not all that waits for these may have been enqueued.
-  const Events& before = target.buffer->in_use_until();
-  if (failed) written.insert(written.end(), before.begin(), before.end());
   absl::StatusOr<EventPtr> ready = written.front();
   if (written.size() > 1) ready = transfer_.device->Enqueue({}, written);
   if (!ready.ok()) {

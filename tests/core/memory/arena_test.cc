@@ -211,20 +211,25 @@ TEST_F(ArenaTest, WriterOnTheHostWaits) {
 }
 
 TEST_F(ArenaTest, NeighboursThatWaitForDifferentEventsAreTakenTogetherAndKeptApart) {
-  const auto first_reads = std::make_shared<FakeEvent>(), second_reads = std::make_shared<FakeEvent>();
-  {
+  for (const bool first_goes_first : {true, false}) {
+    const auto first_reads = std::make_shared<FakeEvent>(), second_reads = std::make_shared<FakeEvent>();
     Buffer first = TakePrepared(2), second = TakePrepared(2);
+    first.WrittenOnce(nullptr);
+    second.WrittenOnce(nullptr);
     first.InUseUntil(first_reads);
     second.InUseUntil(second_reads);
-  }
-  {
-    const Buffer one = arena_->Take(kPage);
+    (first_goes_first ? first : second) = Buffer();
+    (first_goes_first ? second : first) = Buffer();
+    Buffer one = arena_->Take(kPage), rest = arena_->Take(3 * kPage);
     EXPECT_THAT(one.in_use_until(), ElementsAre(first_reads)) << "not the neighbour's";
-    const Buffer rest = arena_->Take(3 * kPage);
     EXPECT_THAT(rest.in_use_until(), ElementsAre(first_reads, second_reads));
     EXPECT_EQ(rest.data(), one.data() + kPage);
+    one.InUseUntil(nullptr);
+    rest.InUseUntil(nullptr);
+    one = Buffer();
+    rest = Buffer();
+    EXPECT_EQ(arena_->cached_bytes(), 4 * kPage);
   }
-  EXPECT_EQ(arena_->cached_bytes(), 4 * kPage);
 }
 
 TEST_F(ArenaTest, MemoryIsTakenFromDisplacedHolesOnceNothingReadsThem) {

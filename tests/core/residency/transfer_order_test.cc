@@ -64,10 +64,12 @@ class Traffic {
     devices_.clear();
   }
 
-  void Step() {
+  // With `faults`, some conversions are refused.
+  void Step(bool faults) {
     const int module = Pick(kModules);
     Copies copies;
     copies.device = Pick(kDevices);
+    if (faults) devices_[copies.device]->FailCopy(Pick(4));
     copies.held = Pick(2) == 0 ? kStored : DType::kFloat32;
     copies.of_device = arenas_[copies.device]->Take(Bytes(module, copies.held, /*in_host_memory=*/false));
     switch (Pick(3)) {
@@ -85,7 +87,9 @@ class Traffic {
         Move(module, copies, Transfer::Source{&copies.before, FormOf(kStored)},
              {{&copies.of_device, FormOf(copies.held)}});
     }
-    Compute(module, copies);
+    devices_[copies.device]->FailCopy(0);
+    if (copies.status.ok()) Compute(module, copies);
+    failed_ += !copies.status.ok();
     copies_.push_back(std::move(copies));
     while (static_cast<int>(copies_.size()) > Pick(4)) {
       copies_.front().WaitUntilDone();
@@ -103,6 +107,7 @@ class Traffic {
   std::vector<std::string> TakeRaces() { return world_.TakeRaces(); }
   int computed() const { return computed_; }
   int right() const { return right_; }
+  int failed() const { return failed_; }
 
  private:
   struct Copies {
@@ -111,6 +116,7 @@ class Traffic {
     }
     int device = 0;
     DType held = kStored;
+    absl::Status status;  // The first error of what was enqueued.
     Buffer before, on_host, of_device;
     std::vector<std::shared_ptr<absl::Notification>> done;
   };
@@ -123,16 +129,18 @@ class Traffic {
 
   // Returns once it is enqueued.
   void Move(int module, Copies& copies, std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
+    if (!copies.status.ok()) return;
     auto done = std::make_shared<absl::Notification>();
     copies.done.push_back(done);
     absl::Notification enqueued;
     Transfer transfer{devices_[copies.device].get(), weights_.get(), module, std::move(source), std::move(targets)};
-    transfer.enqueued = [&](const absl::Status& status, TransferCost) {
-      EXPECT_THAT(status, IsOk());
+    auto status = std::make_shared<absl::Status>();
+    transfer.enqueued = [&, status](const absl::Status& result, TransferCost) {
+      *status = copies.status = result;
       enqueued.Notify();
     };
-    transfer.done = [done](const absl::Status& status) {
-      EXPECT_THAT(status, IsOk());
+    transfer.done = [done, status](const absl::Status& result) {
+      EXPECT_EQ(result, *status) << "events pass without errors here";
       done->Notify();
     };
     transfers_->Submit(std::move(transfer));
@@ -167,17 +175,33 @@ class Traffic {
   std::deque<Copies> copies_;
   int computed_ = 0;
   int right_ = 0;
+  int failed_ = 0;
 };
 
 TEST(TransferOrderTest, NothingIsReadBeforeItIsWrittenOrWrittenWhileItIsRead) {
   for (uint32_t seed = 0; seed < 10; ++seed) {
     SCOPED_TRACE(seed);
     Traffic traffic(seed);
-    for (int step = 0; step < 12; ++step) traffic.Step();
+    for (int step = 0; step < 12; ++step) traffic.Step(/*faults=*/false);
     traffic.Finish();
     EXPECT_THAT(traffic.TakeRaces(), IsEmpty());
     EXPECT_EQ(traffic.right(), traffic.computed());
+    EXPECT_EQ(traffic.failed(), 0);
   }
+}
+
+TEST(TransferOrderTest, ARefusedConversionFailsItsTransferAndLeavesTheOthersInOrder) {
+  int failed = 0;
+  for (uint32_t seed = 100; seed < 110; ++seed) {
+    SCOPED_TRACE(seed);
+    Traffic traffic(seed);
+    for (int step = 0; step < 12; ++step) traffic.Step(/*faults=*/true);
+    traffic.Finish();
+    EXPECT_THAT(traffic.TakeRaces(), IsEmpty());
+    EXPECT_EQ(traffic.right(), traffic.computed());
+    failed += traffic.failed();
+  }
+  EXPECT_GT(failed, 0);
 }
 
 }  // namespace
