@@ -4,7 +4,7 @@
 
 namespace ditserve {
 
-Executor::Executor(Work on_start, const Clock* clock, absl::Duration ageing) : clock_(*clock), ageing_(ageing) {
+Executor::Executor(Work on_start, const Clock* clock, absl::Duration ageing) : clock_(clock), ageing_(ageing) {
   thread_ = std::thread([this, start = std::move(on_start)]() mutable {
     std::move(start)();
     Run();
@@ -20,7 +20,7 @@ Executor::~Executor() {
 }
 
 void Executor::Post(Work work, const Turn& turn) {
-  const absl::Duration now = clock_.Now();
+  const absl::Duration now = clock_ != nullptr ? clock_->Now() : absl::ZeroDuration();
   absl::MutexLock lock(&mutex_);
   const Key key(turn, next_++);
   arrivals_.emplace(key.second, key);

@@ -24,8 +24,8 @@ class Executor {
  public:
   using Work = absl::AnyInvocable<void() &&>;
 
-  // `on_start` runs first on the new thread. `clock` must outlive it.
-  Executor(Work on_start, const Clock* clock, absl::Duration ageing = absl::Seconds(5));
+  // `on_start` runs first on the new thread. `clock` must outlive it; without one nothing ages.
+  explicit Executor(Work on_start, const Clock* clock = nullptr, absl::Duration ageing = absl::Seconds(5));
   ~Executor();
 
   // Runs `work` on the executor's thread. `work` must not throw.
@@ -43,10 +43,10 @@ class Executor {
 
   void Run();
   bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
-  bool IsAged(const Item& item) const { return clock_.Now() - item.posted >= ageing_; }
+  bool IsAged(const Item& item) const { return clock_ != nullptr && clock_->Now() - item.posted >= ageing_; }
   Work TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  const Clock& clock_;
+  const Clock* const clock_;
   const absl::Duration ageing_;
   mutable absl::Mutex mutex_;
   std::map<Key, Item> queue_ ABSL_GUARDED_BY(mutex_);

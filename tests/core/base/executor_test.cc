@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/synchronization/notification.h"
+#include "tests/testing/fake_clock.h"
 
 namespace ditserve {
 namespace {
@@ -25,6 +26,26 @@ TEST(ExecutorTest, RunsTheMostUrgentFirstAndEqualOnesInOrder) {
     begin.Notify();
   }
   EXPECT_EQ(order, "abcde");
+}
+
+TEST(ExecutorTest, WhatWaitedLongGoesFirst) {
+  std::string order;
+  FakeClock moved;
+  {
+    Executor executor([] {}, &moved, absl::Seconds(5));
+    absl::Notification begin, running;
+    executor.Post([&] {
+      running.Notify();
+      begin.WaitForNotification();
+    });
+    running.WaitForNotification();
+    executor.Post([&] { order += 'a'; }, {Priority::kBatch, absl::Seconds(9)});
+    moved.Advance(absl::Seconds(5));
+    executor.Post([&] { order += 'b'; }, {Priority::kInteractive, absl::ZeroDuration()});
+    EXPECT_TRUE(executor.HasBefore({Priority::kInteractive, absl::ZeroDuration()}));
+    begin.Notify();
+  }
+  EXPECT_EQ(order, "ab");
 }
 
 TEST(ExecutorTest, TellsWhetherSomethingMoreUrgentIsReady) {
