@@ -89,6 +89,17 @@ soak:  ## Sends mixed requests for MINUTES=30 and checks that nothing leaks
 	scripts/seeded-checkpoint $(build_dir)/bin "$$CACHE/soak" 2
 	scripts/soak $(build_dir)/bin "$$CACHE/soak" $(MINUTES)
 
+.PHONY: clients
+clients:  ## Compares what 32 clients are answered while budgets change, for MINUTES=30
+	$(call build,$(BUILD),clients)
+	$(build_dir)/tests/system/clients $$(($(MINUTES) * 60))
+
+.PHONY: mutate
+mutate:  ## Breaks residency on purpose, a rule, a wait or a refund at a time, and shows which test sees it
+	$(call build,$(BUILD),ditserve_generated)
+	nice scripts/mutate --policy
+	nice scripts/mutate --waits --build=$(build_dir) > docs/mutants.md
+
 .PHONY: cuda
 cuda:  ## Builds with the CUDA device module
 	$(call build,cuda)

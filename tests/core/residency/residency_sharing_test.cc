@@ -64,7 +64,7 @@ TEST(ResidencySharingTest, ARiderIsGivenWhatIsAStopOnTheWayForAnother) {
     });
     asks.WaitForNotification();
     absl::Notification asked;
-    fixture.executor.Post([&] { asked.Notify(); });
+    fixture.executor(0).Post([&] { asked.Notify(); });
     asked.WaitForNotification();
   });
   Pass first(fixture, Fixture::HostOffloadInFloat16());
@@ -164,7 +164,7 @@ TEST(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
         why = std::move(status);
         told.Notify();
       });
-  fixture.executor.Post([&] {  // In one piece, so that nobody is told in between.
+  fixture.executor(0).Post([&] {  // In one piece, so that nobody is told in between.
     (*second)->Cancel(absl::CancelledError("gone"));
     first->reset();
   });
