@@ -8,6 +8,7 @@ SECONDS ?= 60
 MINUTES ?= 30
 MODEL ?=
 FULL ?=
+FROM ?= $(shell date +%s)000
 CONFIG ?= config/ditserve.yaml
 
 build_dir := build/$(BUILD)
@@ -86,6 +87,11 @@ soak:  ## Sends mixed requests for MINUTES=30 and checks that nothing leaks
 	$(call build,$(BUILD),ditserve ditctl)
 	[ -d $(cache)/soak ] || $(build_dir)/bin/ditctl make-checkpoint --blocks 2 --out $(cache)/soak
 	scripts/soak $(build_dir)/bin $(cache)/soak $(MINUTES)
+
+.PHONY: simulate
+simulate:  ## Simulates the residency policy for MINUTES=30 on all cores, from seed FROM=; reports and shrinks a failure
+	$(call build,$(BUILD),simulate)
+	$(build_dir)/bin/simulate --from=$(FROM) --minutes=$(MINUTES)
 
 .PHONY: cuda
 cuda:  ## Builds with the CUDA device module

@@ -63,13 +63,17 @@ bool Policy::LoadForElder(Device& device, PolicyRider& rider, Actions& actions) 
   const size_t before = actions.size();
   bool loading = false;
   Copy* source = FindSource(*rider.itinerary, rider.next, &loading);
-  const auto room = [&] { return Budget(device.memory).RoomBytes(now_); };
+  const MemoryBudget& budget = Budget(device.memory);
+  const auto drains = [&] { return rider.refused && budget.copy_bytes > 0 && budget.cached_bytes < bytes; };
+  const auto room = [&] { return Room(device.memory); };
+  device.elder.drains = drains();
   const bool blocks = source != nullptr && source->key.memory == device.memory;
   if (!MakeRoom(device.memory, bytes, room(), kAnyUse, Taking::kAnything, source, /*insist=*/true, actions) && blocks &&
       source->IsEvictable()) {
     Evict(*source, actions);
     source = FindSource(*rider.itinerary, rider.next, &loading);
   }
+  device.elder.drains = drains();
   if (room() < bytes) {
     Doom(device, bytes - room());
     return actions.size() > before;

@@ -1,0 +1,83 @@
+#ifndef DITSERVE_TESTS_SIMULATION_BOOKS_H_
+#define DITSERVE_TESTS_SIMULATION_BOOKS_H_
+
+#include <cstdint>
+#include <list>
+#include <map>
+#include <set>
+#include <tuple>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "core/residency/policy.h"
+#include "tests/simulation/scenario.h"
+
+namespace ditserve::simulation {
+
+// What the world books of bytes and copies, from the policy's actions alone, and what must hold of them at each.
+//
+// Errors: Internal that says which rule was broken.
+class Books {
+ public:
+  Books(const Scenario& scenario, const Policy& policy);
+
+  // --- what the policy decided
+  // `riders`: whose profiles have a say.
+  absl::Status Start(const StartLoad& load, const std::vector<const PolicyRider*>& riders);
+  absl::Status Drop(int id);
+  absl::Status Trim(Memory memory, int64_t bytes);
+  absl::Status Pinned(const PolicyRider& rider, const Copy& copy);
+  // What was promised to it may go.
+  void Settled(const PolicyRider& rider) { settled_.insert(rider.id); }
+
+  // --- what happened in the world
+  void Unpinned(const Copy& copy) { --copies_.at(copy.id).readers; }
+  void Enqueued(const StartLoad& load);
+  // `gave`: the targets' memory was given.
+  void TakenBack(const StartLoad& load, bool gave);
+  void Finished(const StartLoad& load);
+  void Freed(Memory memory, int64_t bytes);
+
+  // Books activations; to be called after each list of actions.
+  absl::Status Settle();
+  // Compares everything with what the policy takes for true.
+  absl::Status Check(const std::list<PolicyRider>& riders);
+  // Notes what is promised and doomed before the next event.
+  void Note(const std::list<PolicyRider>& riders);
+
+  int64_t booked(Memory memory) const { return accounts_[Index(memory)].booked; }
+  int64_t moved_bytes() const { return moved_bytes_; }
+  bool HoldsNothing() const { return copies_.empty(); }
+
+ private:
+  using Key = std::tuple<WeightsId, ModuleIndex, FormId, Memory>;
+  struct Account {
+    int64_t booked = 0, copies = 0, cached = 0, leaving = 0, activations = 0;
+    int64_t before = 0;  // Booked before the last list of actions.
+  };
+  struct Held {
+    CopyKey key;
+    int64_t bytes = 0;
+    int readers = 0;       // Leases and loads.
+    bool written = false;  // A load makes it.
+  };
+
+  static Key KeyOf(const CopyKey& key) { return {key.weights, key.module, key.form, key.memory}; }
+  bool Leads(FormId from, FormId to) const;
+  absl::Status CheckChain(const StartLoad& load) const;
+
+  const Scenario& scenario_;
+  const Policy& policy_;
+  std::vector<Account> accounts_;  // By Index(Memory).
+  std::map<int, Held> copies_;     // By id.
+  std::set<Key> keys_;
+  std::set<int> taken_back_;                      // Targets of the load that failed in this step.
+  std::set<RiderId> settled_;                     // Riders that were granted a copy, or ended, in this step.
+  std::map<int, std::vector<RiderId>> promised_;  // Before this step, by copy.
+  std::map<int, const PolicyRider*> doomed_;      // Before this step: copies, and for whom.
+  int64_t moved_bytes_ = 0;
+};
+
+}  // namespace ditserve::simulation
+
+#endif  // DITSERVE_TESTS_SIMULATION_BOOKS_H_
