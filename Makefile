@@ -9,11 +9,17 @@ MINUTES ?= 30
 MODEL ?=
 FULL ?=
 FROM ?= $(shell date +%s)000
+ROWS ?=
+AGAINST ?=
+TARGETS ?=
 CONFIG ?= config/ditserve.yaml
 
 build_dir := build/$(BUILD)
 # What is made once and used again: LibTorch, the demo's checkpoint, Python environments.
-cache := $(or $(DITSERVE_CACHE),build/cache)
+CACHE := $(or $(DITSERVE_CACHE),build/cache)
+
+# These may hold spaces: recipes take them from the environment, in quotes.
+export PREFIX MODEL AGAINST CONFIG CACHE
 
 # $(call build,PRESET,TARGETS,GROUPS): sets up with these groups of packages, configures and builds.
 define build
@@ -24,13 +30,13 @@ endef
 
 .PHONY: help
 help:  ## Lists the targets
-	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Options: BUILD=dev|release|asan|tsan|cuda  MODEL=<a diffusers transformer folder>  CONFIG=<file>  JOBS=<n>"
 
 .PHONY: run
 run:  ## Starts a server, sends it one forward pass and shows what came of it; MODEL= for real weights
 	$(call build,$(BUILD),ditserve ditctl)
-	scripts/run-demo $(build_dir)/bin $(cache)/demo $(MODEL)
+	scripts/run-demo $(build_dir)/bin "$$CACHE/demo" "$$MODEL"
 
 .PHONY: test
 test:  ## Runs every test
@@ -41,23 +47,19 @@ test:  ## Runs every test
 serve:  ## Runs a server in the foreground; MODEL=<a diffusers transformer folder>
 	$(if $(MODEL),,$(error make serve needs MODEL=<a diffusers transformer folder>))
 	$(call build,$(BUILD),ditserve)
-	exec $(build_dir)/bin/ditserve --config $(CONFIG) --model qwen-image=$(MODEL)
+	exec $(build_dir)/bin/ditserve --config "$$CONFIG" --model "qwen-image=$$MODEL"
 
 .PHONY: bench
-bench: $(cache)/parity/installed  ## Measures every promise of the design; FULL=1 for 60 blocks too
-	$(call build,$(BUILD))
-	bench/run $(build_dir)/bin $(if $(FULL),full)
+bench:  ## Measures every promise; FULL=1: 60 blocks too; ROWS=<some>; AGAINST=<another build's bin>
+	$(call build,$(BUILD),,python)
+	scripts/python-environment "$$CACHE/parity" scripts/parity/requirements.txt
+	bench/run $(build_dir)/bin $(if $(FULL),--full) $(if $(ROWS),--rows $(ROWS)) $(if $(AGAINST),--against "$$AGAINST")
 
 .PHONY: parity
-parity: $(cache)/parity/installed  ## Compares a live server with the Python reference
-	$(call build,$(BUILD),ditserve ditctl)
-	$(<D)/bin/python scripts/parity/live.py --bin $(build_dir)/bin
-
-$(cache)/parity/installed: scripts/parity/requirements.txt
-	scripts/setup python
-	python3 -m venv $(@D)
-	$(@D)/bin/pip install --quiet --requirement $<
-	touch $@
+parity:  ## Compares a live server with the Python reference
+	$(call build,$(BUILD),ditserve ditctl,python)
+	scripts/python-environment "$$CACHE/parity" scripts/parity/requirements.txt
+	"$$CACHE/parity/bin/python" scripts/parity/live.py --bin $(build_dir)/bin
 
 .PHONY: format
 format:  ## Formats our C++
@@ -66,7 +68,7 @@ format:  ## Formats our C++
 
 .PHONY: lint
 lint:  ## Checks format, clang-tidy and shell scripts; SINCE=<commit> for changed files alone
-	$(call build,dev,,lint)
+	$(call build,dev,ditserve_generated,lint)
 	scripts/lint build/dev $(SINCE)
 
 .PHONY: test-asan
@@ -79,14 +81,14 @@ test-tsan:  ## Runs every test under ThreadSanitizer
 
 .PHONY: fuzz
 fuzz:  ## Fuzzes the readers of untrusted input; SECONDS=<n> each
-	$(call build,fuzz,,fuzz)
-	scripts/fuzz build/fuzz $(cache)/fuzz $(SECONDS)
+	$(call build,fuzz,ditserve_fuzzers,fuzz)
+	scripts/fuzz build/fuzz "$$CACHE/fuzz" $(SECONDS)
 
 .PHONY: soak
 soak:  ## Sends mixed requests for MINUTES=30 and checks that nothing leaks
 	$(call build,$(BUILD),ditserve ditctl)
-	[ -d $(cache)/soak ] || $(build_dir)/bin/ditctl make-checkpoint --blocks 2 --out $(cache)/soak
-	scripts/soak $(build_dir)/bin $(cache)/soak $(MINUTES)
+	scripts/seeded-checkpoint $(build_dir)/bin "$$CACHE/soak" 2
+	scripts/soak $(build_dir)/bin "$$CACHE/soak" $(MINUTES)
 
 .PHONY: simulate
 simulate:  ## Simulates the residency policy for MINUTES=30 on all cores, from seed FROM=; reports and shrinks a failure
@@ -100,12 +102,16 @@ cuda:  ## Builds with the CUDA device module
 .PHONY: install
 install:  ## Installs to PREFIX=, a folder that can be moved
 	$(call build,$(BUILD),ditserve ditctl)
-	cmake --install $(build_dir) --prefix $(PREFIX)
+	cmake --install $(build_dir) --prefix "$$PREFIX"
 
 .PHONY: deb
 deb:  ## Makes a Debian package in build/
 	$(call build,$(BUILD),ditserve ditctl)
 	cpack --config $(build_dir)/CPackConfig.cmake -B build
+
+.PHONY: check-targets
+check-targets:  ## Runs every target here, in hours; TARGETS=<some>
+	scripts/check-targets $(TARGETS)
 
 .PHONY: clean
 clean:  ## Removes what was built; keeps what was fetched

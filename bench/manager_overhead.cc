@@ -33,7 +33,7 @@ class WeightsInMemory final : public LeaseSource {
                                                                const std::vector<ModuleSpec>& modules) {
     auto weights = std::make_unique<WeightsInMemory>();
     for (const ModuleSpec& module : modules) {
-      std::vector<LeasedTensor>& tensors = weights->modules_.emplace_back();
+      LeasedTensors& tensors = weights->modules_.emplace_back();
       for (const ParameterSpec& parameter : module.parameters) {
         const StoredTensor* const stored = checkpoint.Find(module.path + "." + parameter.name);
         if (stored == nullptr) return absl::NotFoundError(module.path);
@@ -59,7 +59,7 @@ class WeightsInMemory final : public LeaseSource {
   }
 
   std::vector<Memory> memory_;
-  std::vector<std::vector<LeasedTensor>> modules_;
+  std::vector<LeasedTensors> modules_;
 };
 
 ForwardInputs MakeInputs(int64_t size) {

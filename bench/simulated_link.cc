@@ -83,13 +83,18 @@ class Pass {
 // Seconds that `riders` passes at once take where moving a module takes `ratio` times its computing.
 double Measure(double ratio, int riders, const std::string& path) {
   SimulatedDevice device({static_cast<double>(kCopyBytes) / absl::ToDoubleSeconds(kComputing * ratio), {}});
-  Ledger ledger(8 * kCopyBytes, TransferEngine::StagingBytes(kThreads) + (kModules + 1) * kCopyBytes);
-  Executor executor([] {});
-  std::unique_ptr<TransferEngine> transfers = *TransferEngine::Make(&device, &ledger, kThreads);
+  Ledger ledger({TransferEngine::StagingBytes(kThreads) + (kModules + 1) * kCopyBytes, 8 * kCopyBytes});
   const SteadyClock clock;
+  Executor executor([] {}, &clock);
+  const std::unique_ptr<Arena> host =
+      *Arena::Make(&device, Memory::kHost, Arena::kAddressesPerByte * kModules * kCopyBytes);
+  const std::unique_ptr<Arena> of_device =
+      *Arena::Make(&device, Memory::kDevice, Arena::kAddressesPerByte * kModules * kCopyBytes);
+  std::unique_ptr<TransferEngine> transfers = *TransferEngine::Make(host.get(), &ledger, kThreads);
   double seconds = 0;
   {
-    ResidencyManager manager({}, &device, &ledger, transfers.get(), &executor, &clock);
+    ResidencyManager manager({}, {{&device, &executor}}, {host.get(), of_device.get()}, &ledger, transfers.get(),
+                             &clock);
     const ModelId model = manager.AddModel(MakeWeights(path));
     Pass(manager, model).Wait();  // Fills the host.
     const absl::Time begun = absl::Now();

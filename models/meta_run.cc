@@ -48,7 +48,7 @@ void InstallMetaAllocator() {
 
 void MetaLeaseSource::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
   order_.push_back(module);
-  std::vector<LeasedTensor> tensors(modules_[module].parameters.size(), LeasedTensor{nullptr, dtype_});
+  LeasedTensors tensors(modules_[module].parameters.size(), LeasedTensor{nullptr, dtype_});
   std::move(done)(Lease(std::move(tensors), nullptr));
 }
 

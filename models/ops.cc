@@ -1,5 +1,6 @@
 #include "models/ops.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
@@ -36,6 +37,29 @@ bool IsFloatRows(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == 
 
 FloatRows RowsOf(const at::Tensor& x) { return {x.data_ptr<float>(), x.stride(0), x.size(0)}; }
 
+// Whether LibTorch computes products and attention of x, on the CPU: ours do the others, and allocate nothing.
+bool IsLibTorchs(const at::Tensor& x) { return x.scalar_type() != at::kFloat; }
+
+// Where no kernel runs, counts what a kernel allocates inside.
+void CountWorkspace(const at::Tensor& x, int64_t bytes) {
+  if (x.is_meta()) at::empty({bytes}, x.options().dtype(at::kByte));
+}
+
+// What oneDNN's product takes: 193 KiB a thread at most where it was measured, for every module of the model and 1 to
+// 4096 rows, on 1 to 128 threads.
+int64_t ProductWorkspaceBytes() { return at::get_num_threads() * (int64_t{256} << 10); }
+
+// What LibTorch's attention takes: scores and sums of a block of queries and a block of keys for each thread, in
+// float32, the scores again in the arithmetic's dtype, and a logarithm for each query. Blocks and widths can be padded
+// to 64.
+int64_t AttentionWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim) {
+  const auto padded = [](int64_t width) { return (width + 63) / 64 * 64; };
+  const int64_t queries = std::min<int64_t>(tokens, tokens >= 768 ? 256 : tokens >= 192 ? 64 : 32);
+  const int64_t keys = padded(std::min<int64_t>(tokens, 512));
+  const int64_t floats = queries * (keys + 2 + padded(head_dim));
+  return at::get_num_threads() * (floats * 4 + queries * keys * 2) + heads * tokens * 4;
+}
+
 LinearParameters ParametersOf(const Weights& linear) {
   const at::Tensor& weight = linear.weight();
   TORCH_INTERNAL_ASSERT(weight.is_contiguous() && linear.bias().scalar_type() == weight.scalar_type());
@@ -60,6 +84,7 @@ void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
     if (IsFloatRows(x[i]) && IsFloatRows(target)) {
       MultiplyFloat32(RowsOf(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
     } else {
+      if (IsLibTorchs(x[i])) CountWorkspace(x[i], ProductWorkspaceBytes());
       at::addmm_out(target, linear.bias(), x[i], weight.t());
     }
   }
@@ -135,7 +160,11 @@ void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary) {
 
 at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, int64_t head_dim) {
   // Meta tensors would take the path that holds all scores, which no device does.
-  if (q.is_meta()) return at::empty_like(q);
+  if (q.is_meta()) {
+    at::Tensor out = at::empty_like(q);
+    if (IsLibTorchs(q)) CountWorkspace(q, AttentionWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim));
+    return out;
+  }
   if (IsFloatRows(q) && head_dim <= kMaxHeadDim) {
     at::Tensor out = at::empty_like(q);
     AttendFloat32({RowsOf(q), RowsOf(k), RowsOf(v), q.size(1) / head_dim, head_dim}, out.data_ptr<float>(),

@@ -29,7 +29,7 @@ namespace {
 constexpr int64_t kTimeChannels = 256;
 constexpr int64_t kPatchPixels = 16;  // An 8x8 latent pixel, patched 2x2.
 
-// What kernels allocate inside: the attention's blocks of scores, a few hundred KiB a thread.
+// What kernels allocate inside beyond what operations count themselves: rows that they widen to float32.
 constexpr int64_t kKernelBytes = 8 << 20;
 
 // "B C (H P) (W Q) -> B (H W) (C P Q)" of one item.

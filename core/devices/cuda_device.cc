@@ -2,35 +2,36 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
-#include <cstdlib>
+#include <algorithm>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/devices/cast.h"
+#include "core/devices/cuda_addresses.h"
 #include "core/devices/cuda_cast.h"
+#include "core/devices/cuda_status.h"
 #include "core/devices/device.h"
 #include "core/devices/device_module.h"
 
 namespace ditserve {
 namespace {
 
-constexpr int64_t kAlignment = 4096;
-
-absl::Status StatusOf(cudaError_t error, absl::string_view what) {
-  if (error == cudaSuccess) return absl::OkStatus();
-  // A failed call leaves an error behind that would poison the next launch.
-  cudaGetLastError();
-  const std::string message = absl::StrCat(what, ": ", cudaGetErrorString(error));
-  return error == cudaErrorMemoryAllocation ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
-}
-
-class CudaEvent final : public DeviceEvent {
+class CudaEvent final : public Event {
  public:
   explicit CudaEvent(cudaEvent_t event) : event_(event) {}
   ~CudaEvent() override { cudaEventDestroy(event_); }
-  absl::Status Wait() override { return StatusOf(cudaEventSynchronize(event_), "waiting for an operation"); }
-  absl::Status Record() { return StatusOf(cudaEventRecord(event_, c10::cuda::getCurrentCUDAStream()), "an event"); }
+
+  bool Done() override {
+    const cudaError_t error = cudaEventQuery(event_);
+    if (error != cudaSuccess) cudaGetLastError();  // It would be found by whoever asks next.
+    return error != cudaErrorNotReady;
+  }
+  absl::Status Wait() override { return CudaStatus(cudaEventSynchronize(event_), "waiting for the device"); }
+
+  cudaEvent_t get() const { return event_; }
 
  private:
   const cudaEvent_t event_;
@@ -38,97 +39,139 @@ class CudaEvent final : public DeviceEvent {
 
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int index) : index_(index), name_(absl::StrCat("cuda:", index)) {}
+  static absl::StatusOr<std::unique_ptr<CudaDevice>> Make(int index, Memory memory) {
+    DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(index), absl::StrCat("cuda:", index)));
+    cudaStream_t copies;
+    // Non-blocking: LibTorch computes on the legacy stream, which would wait for any other kind and be waited for.
+    DITSERVE_RETURN_IF_ERROR(
+        CudaStatus(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking), "creating a stream for copies"));
+    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, copies));
+    DITSERVE_ASSIGN_OR_RETURN(device->addresses_, CudaAddresses::Make(index));
+    return device;
+  }
+  ~CudaDevice() override {
+    if (Enter().ok()) cudaStreamDestroy(copies_);
+  }
 
   const std::string& name() const override { return name_; }
+  Memory memory() const override { return memory_; }
   bool computes_in_host_memory() const override { return false; }
   DType ArithmeticDType(DType computation) const override { return computation; }
   DType OperandDType(DType arithmetic, DType) const override { return arithmetic; }
 
-  absl::StatusOr<std::byte*> Allocate(Memory memory, int64_t bytes) override {
-    DITSERVE_RETURN_IF_ERROR(Enter());
-    if (memory == Memory::kDevice) {
-      void* data = nullptr;
-      DITSERVE_RETURN_IF_ERROR(StatusOf(cudaMalloc(&data, bytes), absl::StrCat(bytes, " bytes of device memory")));
-      return static_cast<std::byte*>(data);
-    }
-    // Registered as it is: CUDA's own pinned allocations round up.
-    void* const data = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
-    if (data == nullptr) return absl::ResourceExhaustedError(absl::StrCat("the system refuses ", bytes, " bytes"));
-    const absl::Status pinned = StatusOf(cudaHostRegister(data, bytes, cudaHostRegisterDefault), "pinning host memory");
-    if (pinned.ok()) return static_cast<std::byte*>(data);
-    std::free(data);
-    return pinned;
-  }
-
-  void Free(Memory memory, std::byte* data, int64_t) override {
-    // Errors here are those of a lost device; its memory is gone with it.
-    if (memory == Memory::kDevice) {
-      static_cast<void>(StatusOf(cudaFree(data), "freeing device memory"));
-      return;
-    }
-    static_cast<void>(StatusOf(cudaHostUnregister(data), "unpinning host memory"));
-    std::free(data);
-  }
-
-  absl::Status Convert(const ElementSpan& source, absl::Span<const DType> through, const ElementSpan& target,
-                       int64_t count) override {
-    if (source.memory == Memory::kHost && target.memory == Memory::kHost) {
+  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
+    const auto& [source, through, target, count] = conversion;
+    if (count > 0 && IsHost(source.memory) && IsHost(target.memory)) {
+      DITSERVE_RETURN_IF_ERROR(WaitForAll(after));
       Cast(source.data, source.dtype, through, target.data, target.dtype, count);
-      return absl::OkStatus();
+      return nullptr;
     }
     DITSERVE_RETURN_IF_ERROR(Enter());
-    // Each transfer thread has a stream of its own, and waits for it: only the thread, not the executor.
-    const cudaStream_t stream = cudaStreamPerThread;
-    if (source.dtype == target.dtype && through.empty()) {
-      DITSERVE_RETURN_IF_ERROR(
-          StatusOf(cudaMemcpyAsync(target.data, source.data, count * SizeOf(source.dtype), cudaMemcpyDefault, stream),
-                   "copying weights"));
-    } else {
-      DITSERVE_RETURN_IF_ERROR(ConvertOnDevice(source, through, target, count, stream));
-    }
-    return StatusOf(cudaStreamSynchronize(stream), "copying weights");
+    for (const EventPtr& event : after) DITSERVE_RETURN_IF_ERROR(OrderAfter(event, copies_));
+    if (count > 0) DITSERVE_RETURN_IF_ERROR(EnqueueElements(conversion));
+    return Record(copies_);
   }
 
-  absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordOperations() override {
-    cudaEvent_t raw;
-    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), "creating an event"));
-    auto event = std::make_unique<CudaEvent>(raw);
-    DITSERVE_RETURN_IF_ERROR(event->Record());
-    return event;
+  absl::Status ComputeAfter(const EventPtr& event) override {
+    if (event == nullptr) return absl::OkStatus();
+    DITSERVE_RETURN_IF_ERROR(Enter());
+    return OrderAfter(event, c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(index_)));
+  }
+
+  absl::StatusOr<EventPtr> RecordOperations() override {
+    DITSERVE_RETURN_IF_ERROR(Enter());
+    return Record(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(index_)));
+  }
+
+  absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
+    return IsHost(memory) ? ReserveHostAddresses(bytes) : addresses_->Reserve(bytes);
+  }
+  void ReleaseAddresses(Memory memory, std::byte* begin, int64_t bytes) override {
+    IsHost(memory) ? ReleaseHostAddresses(begin, bytes) : addresses_->Release(begin, bytes);
+  }
+  absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
+    DITSERVE_RETURN_IF_ERROR(Enter());
+    return IsHost(memory) ? CommitPinned(begin, bytes) : addresses_->Commit(begin, bytes);
+  }
+  void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
+    // Errors here are those of a lost device; its memory is gone with it.
+    static_cast<void>(Enter());
+    IsHost(memory) ? DecommitPinned(begin, bytes) : addresses_->Decommit(begin, bytes);
+  }
+  int64_t granule_bytes(Memory memory) const override {
+    return IsHost(memory) ? kPinnedBytes : addresses_->granule_bytes();
   }
 
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override {
-    if (memory == Memory::kHost) return ReadHostMemory();
+    if (IsHost(memory)) return ReadHostMemory();
     DITSERVE_RETURN_IF_ERROR(Enter());
     size_t free = 0, total = 0;
-    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaMemGetInfo(&free, &total), "asking for the device's memory"));
+    DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free, &total), "asking for the device's memory"));
     return MemoryStatus{static_cast<int64_t>(total), static_cast<int64_t>(free)};
   }
 
-  absl::Status Enter() const { return StatusOf(cudaSetDevice(index_), name_); }
-
  private:
-  static absl::Status ConvertOnDevice(const ElementSpan& source, absl::Span<const DType> through,
-                                      const ElementSpan& target, int64_t count, cudaStream_t stream) {
+  CudaDevice(int index, Memory memory, cudaStream_t copies)
+      : index_(index), memory_(memory), name_(absl::StrCat("cuda:", index)), copies_(copies) {}
+
+  // The calling thread's calls are this device's.
+  absl::Status Enter() const { return CudaStatus(cudaSetDevice(index_), name_); }
+
+  static absl::Status OrderAfter(const EventPtr& event, cudaStream_t stream) {
+    if (event == nullptr) return absl::OkStatus();
+    return CudaStatus(cudaStreamWaitEvent(stream, static_cast<CudaEvent&>(*event).get(), cudaEventWaitDefault),
+                      "ordering after an event");
+  }
+
+  static absl::StatusOr<EventPtr> Record(cudaStream_t stream) {
+    cudaEvent_t raw;
+    DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), "creating an event"));
+    auto event = std::make_shared<CudaEvent>(raw);
+    DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaEventRecord(raw, stream), "recording an event"));
+    return event;
+  }
+
+  absl::Status EnqueueElements(const Conversion& conversion) const {
+    const auto& [source, through, target, count] = conversion;
+    if (source.dtype == target.dtype && through.empty()) {
+      return EnqueueCopy(source.data, target.data, count * SizeOf(source.dtype));
+    }
     if (through.size() > kMaxRoundings) return absl::InternalError("more roundings than a profile has stations");
     Roundings roundings;
     for (const DType dtype : through) roundings.dtypes[roundings.count++] = dtype;
-    return StatusOf(CudaCast(source.data, source.dtype, roundings, target.data, target.dtype, count, stream),
-                    "converting weights");
+    return CudaStatus(CudaCast(source.data, source.dtype, roundings, target.data, target.dtype, count, copies_),
+                      "converting weights");
+  }
+
+  // In parts that lie in one pinned range each: a copy across two may be refused.
+  absl::Status EnqueueCopy(const std::byte* source, std::byte* target, int64_t bytes) const {
+    while (bytes > 0) {
+      const int64_t part = std::min({bytes, PinnedBytesFrom(source), PinnedBytesFrom(target)});
+      DITSERVE_RETURN_IF_ERROR(
+          CudaStatus(cudaMemcpyAsync(target, source, part, cudaMemcpyDefault, copies_), "copying weights"));
+      source += part;
+      target += part;
+      bytes -= part;
+    }
+    return absl::OkStatus();
+  }
+  static int64_t PinnedBytesFrom(const std::byte* data) {
+    return kPinnedBytes - static_cast<int64_t>(reinterpret_cast<uintptr_t>(data) % kPinnedBytes);
   }
 
   const int index_;
+  const Memory memory_;
   const std::string name_;
+  const cudaStream_t copies_;
+  std::unique_ptr<CudaAddresses> addresses_;
 };
 
 }  // namespace
 }  // namespace ditserve
 
-extern "C" ditserve::Device* DitserveMakeDevice(int index, std::string* error) {
-  auto device = std::make_unique<ditserve::CudaDevice>(index);
-  const absl::Status status = device->Enter();
-  if (status.ok()) return device.release();
-  *error = std::string(status.message());
+extern "C" ditserve::Device* DitserveMakeDevice(int index, ditserve::Memory memory, std::string* error) {
+  absl::StatusOr<std::unique_ptr<ditserve::CudaDevice>> device = ditserve::CudaDevice::Make(index, memory);
+  if (device.ok()) return device->release();
+  *error = std::string(device.status().message());
   return nullptr;
 }

@@ -3,26 +3,17 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "core/base/dtype.h"
 #include "core/base/memory.h"
+#include "core/devices/event.h"
 #include "core/devices/host_memory.h"
 
 namespace ditserve {
-
-// A point in the device's work that can be waited for.
-class DeviceEvent {
- public:
-  virtual ~DeviceEvent() = default;
-  // Blocks until the work up to the event is finished.
-  virtual absl::Status Wait() = 0;
-};
 
 // Weight elements in one memory.
 struct ElementSpan {
@@ -31,9 +22,19 @@ struct ElementSpan {
   DType dtype;
 };
 
-// The processor that computes, and its memory.
+// `count` elements of `source` become those of `target`, rounded through each dtype of `through` on the way
+// (core/devices/cast.h).
+struct Conversion {
+  ElementSpan source;
+  absl::Span<const DType> through;
+  ElementSpan target;
+  int64_t count = 0;
+};
+
+// A processor that computes, its memory, and the way between it and the host's. What is asked of it may run later, in
+// any order but for that which events establish: an event is passed to what must come after it.
 //
-// Allocates without asking the ledger: callers reserve first. Thread safety: thread-safe.
+// Takes memory without asking the ledger: callers reserve first. Thread safety: thread-safe.
 class Device {
  public:
   virtual ~Device() = default;
@@ -41,11 +42,14 @@ class Device {
   // "cpu", "cuda:0".
   virtual const std::string& name() const = 0;
 
+  // Its own; on a processor that computes in host memory, the part of that memory that counts as its own.
+  virtual Memory memory() const = 0;
+
   // Whether operations can read host memory in place.
   virtual bool computes_in_host_memory() const = 0;
 
   // Whether files can be read into `memory`.
-  bool IsInHostMemory(Memory memory) const { return memory == Memory::kHost || computes_in_host_memory(); }
+  bool IsInHostMemory(Memory memory) const { return IsHost(memory) || computes_in_host_memory(); }
 
   // The dtype in which operations of a profile with this computation dtype are carried out: the same, or a wider one
   // where the device is slow in it.
@@ -55,18 +59,31 @@ class Device {
   // where operations convert on the way, else `arithmetic`.
   virtual DType OperandDType(DType arithmetic, DType values) const = 0;
 
-  // Memory for weights or staging, aligned to 4096; host memory is pinned where copies want it.
-  // Errors: ResourceExhausted.
-  virtual absl::StatusOr<std::byte*> Allocate(Memory memory, int64_t bytes) = 0;
-  virtual void Free(Memory memory, std::byte* data, int64_t bytes) = 0;
+  // Begins the conversion once `after` have passed. The event that it returns is passed when the target is written and
+  // the source may be reused; null: that is so already. Of no elements it is an event behind all of `after`. Blocks
+  // only where host memory is written from host memory, until `after` have passed.
+  virtual absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) = 0;
 
-  // Converts `count` elements, rounding through each dtype of `through` on the way (core/devices/cast.h). Returns when
-  // `source` may be reused and `target` may be read by operations and by later conversions.
-  virtual absl::Status Convert(const ElementSpan& source, absl::Span<const DType> through, const ElementSpan& target,
-                               int64_t count) = 0;
+  // Operations that the calling thread issues from now on begin after the event, on the device; the thread goes on.
+  virtual absl::Status ComputeAfter(const EventPtr& event) = 0;
 
   // An event after all operations issued so far by the calling thread; null if they are finished.
-  virtual absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordOperations() = 0;
+  virtual absl::StatusOr<EventPtr> RecordOperations() = 0;
+
+  // A range of addresses of the device's memory or the host's (which is pinned where copies want it), aligned to
+  // granule_bytes and without any memory. `bytes` here and below are multiples of that. Errors: ResourceExhausted.
+  virtual absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) = 0;
+  // Nothing of the range has memory any more.
+  virtual void ReleaseAddresses(Memory memory, std::byte* begin, int64_t bytes) = 0;
+
+  // Gives memory to addresses that have none: to all of them, or after an error to none. Its contents are undefined.
+  // Errors: ResourceExhausted.
+  virtual absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) = 0;
+  // Takes memory from addresses that have it, all of which nothing uses any more.
+  virtual void Decommit(Memory memory, std::byte* begin, int64_t bytes) = 0;
+
+  // In what units addresses are given memory: a power of two, at least 4096.
+  virtual int64_t granule_bytes(Memory memory) const = 0;
 
   // The device's memory, and the host's.
   virtual absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const = 0;

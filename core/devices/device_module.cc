@@ -14,7 +14,7 @@ constexpr char kModule[] = "libditserve_cuda.so";
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Device>> LoadCudaDevice(int index) {
+absl::StatusOr<std::unique_ptr<Device>> LoadCudaDevice(int index, Memory memory) {
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
   std::filesystem::path module = program / ".." / "lib" / "ditserve" / kModule;
@@ -29,7 +29,7 @@ absl::StatusOr<std::unique_ptr<Device>> LoadCudaDevice(int index) {
   const auto make = reinterpret_cast<decltype(&DitserveMakeDevice)>(dlsym(handle, "DitserveMakeDevice"));
   if (make == nullptr) return absl::FailedPreconditionError(absl::StrCat(kModule, ": not a device module"));
   std::string why;
-  std::unique_ptr<Device> device(make(index, &why));
+  std::unique_ptr<Device> device(make(index, memory, &why));
   if (device == nullptr) return absl::FailedPreconditionError(absl::StrCat("device cuda:", index, ": ", why));
   return device;
 }

@@ -95,4 +95,9 @@ absl::StatusOr<MemoryStatus> ReadHostMemory(const std::string& root) {
   return memory;
 }
 
+int64_t OwnHostMemoryBytes(const std::string& root) {
+  constexpr int64_t kKiB = 1024;
+  return Fields(ReadText(root + "/proc/self/status").value_or(""))["RssAnon"] * kKiB;
+}
+
 }  // namespace ditserve

@@ -20,6 +20,10 @@ struct MemoryStatus {
 // Internal if /proc/meminfo can't be read.
 absl::StatusOr<MemoryStatus> ReadHostMemory(const std::string& root = "");
 
+// Bytes of memory that this process holds and nobody else could use: weights, heap, libraries' data. 0 where the kernel
+// does not tell.
+int64_t OwnHostMemoryBytes(const std::string& root = "");
+
 }  // namespace ditserve
 
 #endif  // DITSERVE_CORE_DEVICES_HOST_MEMORY_H_

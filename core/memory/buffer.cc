@@ -1,50 +1,50 @@
 #include "core/memory/buffer.h"
 
+#include <utility>
+
 #include "core/base/status_macros.h"
+#include "core/memory/arena.h"
 
 namespace ditserve {
 
-Mapping::~Mapping() {
-  if (data_ != nullptr) device_->Free(memory_, data_, bytes_);
-}
-
-absl::Status Mapping::Allocate() {
-  const absl::MutexLock lock(&mutex_);
-  if (data_ != nullptr) return absl::OkStatus();
-  DITSERVE_ASSIGN_OR_RETURN(data_, device_->Allocate(memory_, bytes_));
-  return absl::OkStatus();
-}
-
-Buffer::Buffer(Device* device, Reservation reservation)
-    : reservation_(std::move(reservation)),
-      mapping_(std::make_shared<Mapping>(device, reservation_.memory(), reservation_.bytes())) {}
-
-Buffer::Buffer(std::shared_ptr<Mapping> mapping, int64_t offset_bytes, Reservation reservation, Events in_use_until)
-    : reservation_(std::move(reservation)),
-      mapping_(std::move(mapping)),
-      offset_bytes_(offset_bytes),
-      in_use_until_(std::move(in_use_until)) {}
-
-Buffer& Buffer::operator=(Buffer&& other) noexcept {
-  std::swap(reservation_, other.reservation_);
-  std::swap(mapping_, other.mapping_);
-  std::swap(offset_bytes_, other.offset_bytes_);
-  std::swap(in_use_until_, other.in_use_until_);
-  return *this;
-}
-
 Buffer::~Buffer() {
-  // If waiting fails the device is lost and nothing reads the memory any more.
-  for (const std::shared_ptr<DeviceEvent>& event : in_use_until_) static_cast<void>(event->Wait());
+  if (arena_ != nullptr) arena_->Put(*this);
+}
+
+void Buffer::Swap(Buffer& other) {
+  std::swap(arena_, other.arena_);
+  std::swap(range_, other.range_);
+  std::swap(has_memory_, other.has_memory_);
+  std::swap(ready_, other.ready_);
+  std::swap(in_use_until_, other.in_use_until_);
+  std::swap(displaced_, other.displaced_);
+  std::swap(displaced_in_use_until_, other.displaced_in_use_until_);
+}
+
+std::byte* Buffer::data() const { return arena_->begin_ + range_.offset_bytes; }
+
+Memory Buffer::memory() const { return arena_->memory(); }
+
+int64_t Buffer::lost_bytes() const {
+  int64_t bytes = has_memory_ ? 0 : range_.size_bytes;
+  for (const ArenaRange& range : displaced_) bytes -= range.size_bytes;
+  return bytes;
 }
 
 absl::Status Buffer::Prepare() {
-  for (const std::shared_ptr<DeviceEvent>& event : in_use_until_) DITSERVE_RETURN_IF_ERROR(event->Wait());
+  if (!has_memory_) DITSERVE_RETURN_IF_ERROR(arena_->Commit(*this));
+  if (!arena_->device_->IsInHostMemory(memory())) return absl::OkStatus();
+  DITSERVE_RETURN_IF_ERROR(WaitForAll(in_use_until_));
   in_use_until_.clear();
-  return mapping_->Allocate();
+  return absl::OkStatus();
 }
 
-void Buffer::InUseUntil(std::unique_ptr<DeviceEvent> event) {
+void Buffer::WrittenOnce(EventPtr ready) {
+  in_use_until_.clear();
+  ready_ = std::move(ready);
+}
+
+void Buffer::InUseUntil(EventPtr event) {
   in_use_until_.clear();
   if (event != nullptr) in_use_until_.push_back(std::move(event));
 }

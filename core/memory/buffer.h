@@ -1,86 +1,79 @@
 #ifndef DITSERVE_CORE_MEMORY_BUFFER_H_
 #define DITSERVE_CORE_MEMORY_BUFFER_H_
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
-#include "core/devices/device.h"
-#include "core/memory/ledger.h"
+#include "core/base/memory.h"
+#include "core/devices/event.h"
 
 namespace ditserve {
 
-// Memory of a device or its host, allocated when it is first asked for and freed when it is destroyed.
-//
-// Ownership: must not outlive its Device. Thread safety: thread-safe.
-class Mapping {
- public:
-  Mapping(Device* device, Memory memory, int64_t bytes) : device_(device), memory_(memory), bytes_(bytes) {}
-  ~Mapping();
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
+class Arena;
 
-  // Does nothing if it was allocated before. Errors: as Device::Allocate.
-  absl::Status Allocate() ABSL_LOCKS_EXCLUDED(mutex_);
-
-  // Null until Allocate.
-  std::byte* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  Device* const device_;
-  const Memory memory_;
-  const int64_t bytes_;
-  absl::Mutex mutex_;
-  std::atomic<std::byte*> data_ = nullptr;  // Written under the mutex.
+// Bytes at offsets of an arena's addresses.
+struct ArenaRange {
+  int64_t offset_bytes;
+  int64_t size_bytes;
 };
 
-// Reserved memory of a device or its host: a mapping of its own, or a part of one that others have parts of too.
+// A part of an arena, and what is under way in it: who writes it, and who still reads it. Destroying it gives it back:
+// that is bookkeeping, and may be done under a lock.
 //
-// Reserving is bookkeeping and cheap; allocating and freeing can take milliseconds, so they are kept apart: reserve
-// under a lock, prepare and destroy outside of it.
-//
-// Ownership: must not outlive its Device and Ledger. Thread safety: thread-compatible.
+// Ownership: must not outlive its Arena. Thread safety: thread-compatible.
 class Buffer {
  public:
-  using Events = std::vector<std::shared_ptr<DeviceEvent>>;
-
   Buffer() = default;
-  // All of a mapping of its own.
-  Buffer(Device* device, Reservation reservation);
-  // As much of `mapping` from `offset_bytes` on as is reserved, of which operations up to `in_use_until` still read.
-  Buffer(std::shared_ptr<Mapping> mapping, int64_t offset_bytes, Reservation reservation, Events in_use_until);
-  Buffer(Buffer&& other) noexcept = default;
-  Buffer& operator=(Buffer&& other) noexcept;
-  // Waits for operations that still read it.
+  Buffer(Buffer&& other) noexcept { Swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    Buffer taken(std::move(other));
+    Swap(taken);
+    return *this;
+  }
   ~Buffer();
 
-  // Valid after Prepare.
-  std::byte* data() const { return mapping_->data() + offset_bytes_; }
-  int64_t size_bytes() const { return reservation_.bytes(); }
-  Memory memory() const { return reservation_.memory(); }
-  const std::shared_ptr<Mapping>& mapping() const { return mapping_; }
-  int64_t offset_bytes() const { return offset_bytes_; }
-  Reservation& reservation() { return reservation_; }
-  const Events& in_use_until() const { return in_use_until_; }
+  // Where it is; not to be accessed before Prepare.
+  std::byte* data() const;
+  // Of what was asked for, rounded up to the arena's granule.
+  int64_t size_bytes() const { return range_.size_bytes; }
+  Memory memory() const;
+  // Whether it has its memory: from the beginning, or since Prepare.
+  bool has_memory() const { return has_memory_; }
+  // Of what it takes in its arena, what its end does not leave there: its Prepare failed, or never was.
+  int64_t lost_bytes() const;
+  const Arena* arena() const { return arena_; }
 
-  // Makes the memory ready to be written: allocates it if it is not, and waits for operations that still read it.
+  // Makes it ready to be written: takes memory from the holes that it displaces and gives it to these addresses; and in
+  // host memory, which threads write, waits for operations that still read it. On a device those are in in_use_until,
+  // and writers come after them. For transfer threads, and not under a lock.
+  // Errors: as Device::Commit; it can be tried again.
   absl::Status Prepare();
 
-  // Operations up to `event` (null: finished ones) read the buffer.
-  void InUseUntil(std::unique_ptr<DeviceEvent> event);
+  // The event that its contents are written, once a transfer has enqueued that; null: they are.
+  const EventPtr& ready() const { return ready_; }
+  // Everything that writes it was enqueued, behind in_use_until, up to `ready`.
+  void WrittenOnce(EventPtr ready);
+
+  // What a writer must come after.
+  const Events& in_use_until() const { return in_use_until_; }
+  // Operations read it up to `event` (null: they are finished); they were issued after those of the call before.
+  void InUseUntil(EventPtr event);
 
  private:
-  Reservation reservation_;  // The last to go: until then the memory is there.
-  std::shared_ptr<Mapping> mapping_;
-  int64_t offset_bytes_ = 0;
+  friend class Arena;
+  Buffer(Arena* arena, ArenaRange range, bool has_memory, Events in_use_until)
+      : arena_(arena), range_(range), has_memory_(has_memory), in_use_until_(std::move(in_use_until)) {}
+  void Swap(Buffer& other);
+
+  Arena* arena_ = nullptr;
+  ArenaRange range_ = {0, 0};
+  bool has_memory_ = true;
+  EventPtr ready_;
   Events in_use_until_;
+  std::vector<ArenaRange> displaced_;  // Holes that lose their memory for this part.
+  Events displaced_in_use_until_;
 };
 
 }  // namespace ditserve

@@ -7,8 +7,6 @@
 namespace ditserve {
 namespace {
 
-size_t Index(Memory memory) { return static_cast<size_t>(memory); }
-
 int64_t& BytesOf(MemoryUsage& usage, MemoryKind kind) {
   switch (kind) {
     case MemoryKind::kStaging:
@@ -59,9 +57,8 @@ void Reservation::Merge(Reservation other) {
   bytes_ += std::exchange(other.bytes_, 0);
 }
 
-Ledger::Ledger(int64_t device_budget_bytes, int64_t host_budget_bytes) {
-  SetBudget(Memory::kDevice, device_budget_bytes);
-  SetBudget(Memory::kHost, host_budget_bytes);
+Ledger::Ledger(const std::vector<int64_t>& budget_bytes) {
+  for (const int64_t bytes : budget_bytes) usage_.push_back({.budget_bytes = bytes, .wanted_bytes = bytes});
 }
 
 void Ledger::SetBudget(Memory memory, int64_t bytes) {

@@ -1,10 +1,10 @@
 #ifndef DITSERVE_CORE_MEMORY_LEDGER_H_
 #define DITSERVE_CORE_MEMORY_LEDGER_H_
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -56,18 +56,19 @@ class Reservation {
       : ledger_(ledger), memory_(memory), kind_(kind), bytes_(bytes) {}
 
   Ledger* ledger_ = nullptr;
-  Memory memory_ = Memory::kDevice;
+  Memory memory_ = Memory::kHost;
   MemoryKind kind_ = MemoryKind::kWeights;
   int64_t bytes_ = 0;
 };
 
-// Books every byte of device and host memory before it is allocated. What is reserved never exceeds the budget that is
+// Books every byte of each memory before it is allocated. What is reserved never exceeds the budget that is
 // in force, not for an instant.
 //
 // Thread safety: thread-safe. Lock order: its mutex is the last; nothing is called while it is held.
 class Ledger {
  public:
-  Ledger(int64_t device_budget_bytes, int64_t host_budget_bytes);
+  // The budget of each memory that there is, by Index.
+  explicit Ledger(const std::vector<int64_t>& budget_bytes);
 
   // Wants `memory` to have a budget of `bytes`. Where more is reserved, what is reserved stays in force as the budget,
   // and sinks with every reservation that ends, until it is `bytes`.
@@ -95,7 +96,7 @@ class Ledger {
   void Rebook(Memory memory, MemoryKind from, MemoryKind to, int64_t bytes);
 
   mutable absl::Mutex mutex_;
-  std::array<MemoryUsage, 2> usage_ ABSL_GUARDED_BY(mutex_);  // By Memory.
+  std::vector<MemoryUsage> usage_ ABSL_GUARDED_BY(mutex_);  // By Index.
   std::map<int64_t, Mark> watermarks_ ABSL_GUARDED_BY(mutex_);
   int64_t next_watermark_ ABSL_GUARDED_BY(mutex_) = 0;
 };

@@ -5,7 +5,9 @@
 namespace ditserve {
 namespace {
 
-constexpr int64_t kParameterAlignment = 64;  // A cache line, and what vector loads like.
+// Libraries choose how they compute by the alignment of what they read, up to this one: results are the same wherever a
+// copy lies only if it is never less.
+constexpr int64_t kParameterAlignment = 256;
 constexpr int64_t kPageBytes = Checkpoint::kReadAlignment;
 
 int64_t RoundUp(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }

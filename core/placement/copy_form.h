@@ -18,11 +18,12 @@ struct CopyForm {
   friend bool operator==(const CopyForm&, const CopyForm&) = default;
 };
 
-// Where each parameter stands in a copy's memory.
+// Where each parameter stands in a copy's memory: at a multiple of 256 bytes, but as stored.
 struct CopyLayout {
   std::vector<int64_t> offsets_bytes;
   int64_t size_bytes = 0;  // A multiple of 4096: what the copy really takes.
   // Each run of parameters lies as in its shard, at the same place of a page: it can be read straight into the copy.
+  // Never in a device's own memory. Parameters then lie at multiples of their elements' size and no more.
   bool as_stored = false;
 };
 

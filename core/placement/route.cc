@@ -6,6 +6,11 @@
 namespace ditserve {
 namespace {
 
+bool LeadsTo(const CopyForm& from, const CopyForm& to) {
+  return std::equal(from.precisions.begin(), from.precisions.end(), to.precisions.begin(), to.precisions.end(),
+                    [](const Precision& a, const Precision& b) { return a.IsPrefixOf(b); });
+}
+
 // Walks one module along the stations of a profile.
 class RouteMaker {
  public:
@@ -40,9 +45,12 @@ class RouteMaker {
 
  private:
   int64_t BytesAt(const Stop& stop) const {
-    const bool in_host_memory = device_.IsInHostMemory(MemoryOf(stop.tier));
-    return LayoutOf(module_, forms_.form(stop.form).dtype, in_host_memory).size_bytes;
+    const bool in_host_memory = device_.IsInHostMemory(MemoryAt(stop.tier));
+    const int64_t granule = device_.granule_bytes(MemoryAt(stop.tier));
+    const int64_t bytes = LayoutOf(module_, forms_.form(stop.form).dtype, in_host_memory).size_bytes;
+    return (bytes + granule - 1) / granule * granule;
   }
+  Memory MemoryAt(Tier tier) const { return tier == Tier::kDevice ? device_.memory() : Memory::kHost; }
   // A dtype of which every value of the module now is a value.
   DType Values() const {
     const DType first = precisions_.front().values_in();
@@ -73,6 +81,12 @@ FormId FormTable::Intern(const CopyForm& form) {
   const auto found = std::find(forms_.begin(), forms_.end(), form);
   if (found != forms_.end()) return static_cast<FormId>(found - forms_.begin());
   forms_.push_back(form);
+  leads_.emplace_back();
+  for (size_t from = 0; from < forms_.size(); ++from) {
+    while (leads_[from].size() < forms_.size()) {
+      leads_[from].push_back(LeadsTo(forms_[from], forms_[leads_[from].size()]));
+    }
+  }
   return static_cast<FormId>(forms_.size()) - 1;
 }
 

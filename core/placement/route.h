@@ -18,9 +18,12 @@ class FormTable {
  public:
   FormId Intern(const CopyForm& form);
   const CopyForm& form(FormId id) const { return forms_[id]; }
+  // Whether values of `to` can be made from those of `from`.
+  bool Leads(FormId from, FormId to) const { return leads_[from][to]; }
 
  private:
   std::vector<CopyForm> forms_;
+  std::vector<std::vector<bool>> leads_;  // Of each to each.
 };
 
 // A place where a profile may keep a copy of a module.
@@ -35,7 +38,7 @@ struct Stop {
 // whether or not a copy is kept there, so they do not depend on what is resident.
 struct Route {
   std::vector<Stop> stops;          // Slowest first; stations on disk and repeated ones are left out.
-  std::vector<int64_t> stop_bytes;  // Of a copy at each stop.
+  std::vector<int64_t> stop_bytes;  // Of a copy at each stop, in units of its memory's granule.
   int64_t compute_bytes = 0;        // Of a copy on the device that operations read.
   int rest = -1;                    // The stop at which the module rests while no request uses the profile.
   int limited = -1;                 // The stop that vram_limit bounds.

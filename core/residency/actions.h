@@ -43,7 +43,12 @@ struct Grant {
   Pin pin;
 };
 
-// The rider is admitted and may acquire.
+// The rider is admitted: its activations are booked.
+struct Admit {
+  PolicyRider* rider;
+};
+
+// The rider may acquire.
 struct Begin {
   PolicyRider* rider;
 };
@@ -54,7 +59,7 @@ struct End {
   absl::Status why;
 };
 
-using Action = std::variant<StartLoad, DropCopy, TrimCache, Grant, Begin, End>;
+using Action = std::variant<StartLoad, DropCopy, TrimCache, Admit, Grant, Begin, End>;
 
 // To be carried out in this order.
 using Actions = std::vector<Action>;

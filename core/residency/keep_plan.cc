@@ -68,7 +68,7 @@ class Planner {
     if (limited && bytes > limited_bytes_[wish]) return;
     bool& chosen = chosen_[{wishes_[wish].model, module, stop.tier, stop.form}];
     if (!chosen) {
-      int64_t& room = room_bytes_[static_cast<size_t>(MemoryOf(stop.tier))];
+      int64_t& room = room_bytes_[stop.tier == Tier::kDevice ? 0 : 1];
       if (bytes > room) return;
       room -= bytes;
       chosen = true;

@@ -37,7 +37,7 @@ struct KeepPlan {
 // the room, so that a little more or less changes little. Copies that operations can read come first; a copy behind one
 // of those comes last.
 //
-// `room_bytes`: by Memory. `in_host_memory`: operations read host copies in place.
+// `room_bytes`: the device's and the host's. `in_host_memory`: operations read host copies in place.
 KeepPlan PlanKept(absl::Span<const KeepWish> wishes, std::array<int64_t, 2> room_bytes, bool in_host_memory);
 
 }  // namespace ditserve

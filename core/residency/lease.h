@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <functional>
 #include <utility>
-#include <vector>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -21,13 +21,16 @@ struct LeasedTensor {
   DType dtype;
 };
 
+// Of a module: a weight and perhaps a bias.
+using LeasedTensors = absl::InlinedVector<LeasedTensor, 2>;
+
 // The right to use a module's weights; while it is held the copy stays where it is.
 //
 // Ownership: must not outlive the LeaseSource that gave it. Thread safety: thread-compatible.
 class Lease {
  public:
   // `tensors` in the order of ModuleSpec::parameters; `release` is called once, when the lease ends.
-  Lease(std::vector<LeasedTensor> tensors, absl::AnyInvocable<void() &&> release)
+  Lease(LeasedTensors tensors, absl::AnyInvocable<void() &&> release)
       : tensors_(std::move(tensors)), release_(std::move(release)) {}
   Lease(Lease&& other) noexcept
       : tensors_(std::move(other.tensors_)), release_(std::exchange(other.release_, nullptr)) {}
@@ -39,7 +42,7 @@ class Lease {
   absl::Span<const LeasedTensor> tensors() const { return tensors_; }
 
  private:
-  std::vector<LeasedTensor> tensors_;
+  LeasedTensors tensors_;
   absl::AnyInvocable<void() &&> release_;
 };
 

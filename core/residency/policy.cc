@@ -86,9 +86,9 @@ void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Dur
     sweeps_.LearnPace(*rider.itinerary, now - rider.begun);
     estimates_.computing_per_byte[rider.itinerary->weights] =
         absl::ToDoubleSeconds(rider.computing) / static_cast<double>(std::max<int64_t>(rider.activation_bytes, 1));
-    BeginThoseAfter(rider, actions);
   }
   DropUnlessWanted(copy, actions);
+  if (rider.passed_all()) BeginThoseAfter(rider, actions);
   Decide(actions);
 }
 
@@ -173,16 +173,18 @@ void Policy::Failed(LoadId load, const absl::Status& why, absl::Duration now, Ac
       rider.load_error.emplace(key.module, why);
     }
   });
-  TakeBack(load, /*gave=*/true, actions);
+  TakeBack(load, actions);
   Decide(actions);
 }
 
-void Policy::Refused(LoadId load, Memory memory, const absl::Status& why, absl::Duration now, Actions& actions) {
+void Policy::Refused(LoadId load, Memory memory, const std::vector<int64_t>& lost_bytes, const absl::Status& why,
+                     absl::Duration now, Actions& actions) {
   now_ = now;
   const CopyKey key = loads_.at(load).targets.back()->key;
   const int64_t bytes = loads_.at(load).targets.back()->bytes;
-  TakeBack(load, /*gave=*/false, actions);
+  TakeBack(load, actions);
   MemoryBudget& budget = Budget(memory);
+  for (size_t i = 0; i < budgets_.size(); ++i) budgets_[i].cached_bytes -= lost_bytes[i];
   budget.grows_from = now + options_.growth_pause;
   if (key.memory == memory) {
     const bool nothing_left = bytes > budget.cached_bytes + SettledBytes(memory);
@@ -195,12 +197,11 @@ void Policy::Refused(LoadId load, Memory memory, const absl::Status& why, absl::
   Decide(actions);
 }
 
-void Policy::TakeBack(LoadId load, bool gave, Actions& actions) {
+void Policy::TakeBack(LoadId load, Actions& actions) {
   Load failed = std::move(loads_.at(load));
   loads_.erase(load);
   --At(failed.device).loads;
   for (Copy* target : failed.targets) {
-    if (!gave) Budget(target->key.memory).cached_bytes -= target->bytes;
     Drop(*target, actions);
   }
   Copy* const source = failed.source.copy();
@@ -253,7 +254,7 @@ void Policy::Decide(Actions& actions) {
     for (size_t i = 0; i < budgets_.size(); ++i) changed |= Shrink(static_cast<Memory>(i), actions);
     for (Device& device : devices_) {
       changed |= ServeElder(device, actions);
-      changed |= Admit(device, actions);
+      changed |= AdmitHead(device, actions);
       changed |= LoadNext(device, actions);
     }
     changed |= GrantPending(actions);
@@ -325,16 +326,15 @@ int64_t Policy::AdmittedTo(Memory device) const {
 
 // Of all claims that waited for `ageing` the oldest is served, and a younger one never becomes older: so at most one
 // claim of each other rider, and of the head of admission, is before it. While one is served,
-// - the loads under way end, and one read that begins as the first of them ends:                     2 transfers each
-// way
-// - the copies that are doomed get no new lease but of whom they are promised to. The executor takes a lease that is
-//   `ageing` old before all younger ones, so that they end after                             ageing + riders *
-//   operation
-// - what was given back to the system is gone:                                                                     free
-// - its own load finds a slot, since no load begins before it, and what it is made from is there:           2 transfers
-// and then its turn is over: its load is under way, and takes one more transfer. By the floor of the budget its module
-// fits once all that is gone. Where the system refuses memory, nobody grows before all copies have gone into the cache:
-// that is one more turn; then it is refused at most kMostRefusals times, a pause, a transfer and a turn each.
+// - the loads under way end, and one read that begins as the first of them ends: 2 transfers;
+// - the copies that are doomed get no new lease but of whom they are promised to, and the executor takes a lease that
+// is
+//   `ageing` old before all younger ones: so they end after ageing + claims * operation;
+// - what was given back to the system is gone: free;
+// - its load finds a slot, since no other begins before it, and what it is made from is there: 2 transfers.
+// Then its turn is over: its load is under way, and takes one more transfer. By the floor of the budget its module fits
+// once all that is gone. Where the system refuses memory, nobody takes fresh memory until all copies have gone into the
+// cache: one more turn; then it is refused at most kMostRefusals times: a pause, a transfer and a turn each.
 absl::Duration Policy::LivenessBound(Memory device, absl::Duration transfer, absl::Duration operation,
                                      absl::Duration free, bool refuses) const {
   const int64_t claims = AdmittedTo(device) + 1;

@@ -86,9 +86,10 @@ class Policy {
   void Finished(LoadId load, absl::Duration now, Actions& actions);
   // Instead of Enqueued; the targets' memory is theirs all the same. Who needs the module ends.
   void Failed(LoadId load, const absl::Status& why, absl::Duration now, Actions& actions);
-  // Instead of Enqueued: the system gave no more of `memory`, and what it gave to the targets is given back. The module
-  // is loaded again with what is there.
-  void Refused(LoadId load, Memory memory, const absl::Status& why, absl::Duration now, Actions& actions);
+  // Instead of Enqueued: the system gave no more of `memory`. `lost_bytes`, by Index(Memory): what was booked for the
+  // targets and is not there. The module is loaded again with what is.
+  void Refused(LoadId load, Memory memory, const std::vector<int64_t>& lost_bytes, const absl::Status& why,
+               absl::Duration now, Actions& actions);
   void Freed(Memory memory, int64_t bytes, absl::Duration now, Actions& actions);
 
   void SetBudget(Memory memory, int64_t bytes, absl::Duration now, Actions& actions);
@@ -171,8 +172,8 @@ class Policy {
   void Decide(Actions& actions);
   bool GrantPending(Actions& actions);
   void EndRider(PolicyRider& rider, const absl::Status& why, Actions& actions);
-  // The targets of a load that came to nothing go. `gave`: their memory was given.
-  void TakeBack(LoadId load, bool gave, Actions& actions);
+  // The targets of a load that came to nothing go.
+  void TakeBack(LoadId load, Actions& actions);
   int64_t EvictableBytes(Memory memory) const;
   // Of copies whose memory is there: the system can't refuse it any more.
   int64_t SettledBytes(Memory memory) const;
@@ -186,7 +187,7 @@ class Policy {
   PolicyRider* HeadOf(const Device& device);
   // Notes since when the head of admission fits.
   void WatchHead(Device& device);
-  bool Admit(Device& device, Actions& actions);
+  bool AdmitHead(Device& device, Actions& actions);
   bool TryAdmit(Device& device, PolicyRider& rider, Actions& actions);
   void BeginRider(PolicyRider& rider, Actions& actions);
   void BeginThoseAfter(const PolicyRider& rider, Actions& actions);

@@ -97,7 +97,7 @@ void Policy::WatchHead(Device& device) {
   device.head_since = now_;
 }
 
-bool Policy::Admit(Device& device, Actions& actions) {
+bool Policy::AdmitHead(Device& device, Actions& actions) {
   device.head_bytes = 0;
   PolicyRider* const head = HeadOf(device);
   if (head == nullptr || !FitsNow(device, *head)) return false;  // Nobody overtakes.
@@ -128,6 +128,7 @@ bool Policy::TryAdmit(Device& device, PolicyRider& rider, Actions& actions) {
   rider.admitted = true;
   rider.stage = PolicyRider::Stage::kAdmitted;
   ++rider.itinerary->riders;
+  actions.push_back(Admit{&rider});
   device.head_bytes = 0;
   if (device.elder.rider == &rider) ReserveFor(device, nullptr);
   UpdateWidest(device);
@@ -240,7 +241,7 @@ void Policy::Plan(Device& device, const PolicyRider* admitting, Actions& actions
     }
     const int64_t streaming =
         streams ? std::clamp(room / kStreamingShare, std::min(widest, room), Sweeps::kAheadModules * widest) : 0;
-    return PlanKept(wishes, {host.force_bytes() - host.fixed_bytes, room - streaming}, device.in_host_memory);
+    return PlanKept(wishes, {room - streaming, host.force_bytes() - host.fixed_bytes}, device.in_host_memory);
   };
   KeepPlan chosen = plan(/*streams=*/false);
   device.streams = !chosen.complete;

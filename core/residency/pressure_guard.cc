@@ -12,45 +12,40 @@ constexpr int64_t kReserveShare = 50;
 // Growing back by less is not worth the while.
 constexpr int64_t kSmallestGrowth = int64_t{64} << 20;
 
+// What of a memory is free beyond the reserve; less than 0 where others need some of what is used.
+absl::StatusOr<int64_t> SpareBytes(const Device& device, Memory memory) {
+  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device.MemoryStatusOf(memory));
+  return status.available_bytes - status.total_bytes / kReserveShare;
+}
+
 }  // namespace
 
-PressureGuard::PressureGuard(Device* device, Ledger* ledger, ResidencyManager* residency)
-    : device_(*device), ledger_(*ledger), residency_(*residency) {
-  configured_bytes_ = {ledger->Usage(Memory::kDevice).wanted_bytes, ledger->Usage(Memory::kHost).wanted_bytes};
-  set_bytes_ = configured_bytes_;
-}
-
-absl::Status PressureGuard::SetBudget(Memory memory, int64_t bytes) {
-  const absl::MutexLock lock(&mutex_);
-  DITSERVE_RETURN_IF_ERROR(residency_.SetBudget(memory, bytes));
-  configured_bytes_[static_cast<size_t>(memory)] = bytes;
-  set_bytes_[static_cast<size_t>(memory)] = bytes;
-  return absl::OkStatus();
-}
-
 absl::Status PressureGuard::Check() {
-  const absl::MutexLock lock(&mutex_);
-  for (const Memory memory : {Memory::kHost, Memory::kDevice}) {  // On a CPU the host's copies are the first to go.
-    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_.MemoryStatusOf(memory));
-    DITSERVE_RETURN_IF_ERROR(Adjust(memory, status.available_bytes - status.total_bytes / kReserveShare));
+  const ResidencySnapshot now = residency_.Snapshot();
+  DITSERVE_ASSIGN_OR_RETURN(int64_t host_spare, SpareBytes(device_, Memory::kHost));
+  int64_t device_spare = 0;
+  if (device_.computes_in_host_memory()) {
+    // It is one memory: what is free is given once, to the device's part first, and the host's copies go first.
+    const int64_t wants = std::max<int64_t>(now.device.wanted_bytes - now.device.total_bytes(), 0);
+    const int64_t host_can_lose = std::max<int64_t>(now.host.total_bytes() - residency_.least_host_bytes(), 0);
+    device_spare = host_spare >= 0 ? std::min(host_spare, wants) : std::min<int64_t>(host_spare + host_can_lose, 0);
+    host_spare -= device_spare;
+  } else {
+    DITSERVE_ASSIGN_OR_RETURN(device_spare, SpareBytes(device_, device_.memory()));
   }
+  Tell(Memory::kHost, now.host, std::max(now.host.total_bytes() + host_spare, residency_.least_host_bytes()),
+       &host_bytes_);
+  Tell(device_.memory(), now.device, std::max<int64_t>(now.device.total_bytes() + device_spare, 0), &device_bytes_);
   return absl::OkStatus();
 }
 
-absl::Status PressureGuard::Adjust(Memory memory, int64_t change_bytes) {
-  const auto index = static_cast<size_t>(memory);
-  const int64_t used = ledger_.Usage(memory).total_bytes();
-  const int64_t least = memory == Memory::kHost ? residency_.least_host_bytes() : 0;
-  const int64_t wanted =
-      std::clamp(used + change_bytes, std::min(least, configured_bytes_[index]), configured_bytes_[index]);
-  const bool grows = wanted > set_bytes_[index];
-  if (wanted == set_bytes_[index]) return absl::OkStatus();
-  if (grows && wanted < configured_bytes_[index] && wanted - set_bytes_[index] < kSmallestGrowth) {
-    return absl::OkStatus();
-  }
-  DITSERVE_RETURN_IF_ERROR(residency_.SetBudget(memory, wanted));
-  set_bytes_[index] = wanted;
-  return absl::OkStatus();
+void PressureGuard::Tell(Memory memory, const MemoryUsage& usage, int64_t allowed_bytes, int64_t* told_bytes) {
+  if (allowed_bytes >= usage.wanted_bytes) allowed_bytes = MemoryBudget::kUnlimited;
+  if (allowed_bytes == *told_bytes) return;
+  const bool grows = allowed_bytes > *told_bytes;
+  if (grows && allowed_bytes != MemoryBudget::kUnlimited && allowed_bytes - *told_bytes < kSmallestGrowth) return;
+  residency_.SetPressure(memory, allowed_bytes);
+  *told_bytes = allowed_bytes;
 }
 
 }  // namespace ditserve

@@ -1,42 +1,33 @@
 #ifndef DITSERVE_CORE_RESIDENCY_PRESSURE_GUARD_H_
 #define DITSERVE_CORE_RESIDENCY_PRESSURE_GUARD_H_
 
-#include <array>
 #include <cstdint>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "core/devices/device.h"
-#include "core/memory/ledger.h"
 #include "core/residency/residency_manager.h"
 
 namespace ditserve {
 
-// Keeps budgets within what other processes leave: lowers them when memory gets scarce, and raises them again, up to
-// what was configured, when it is there.
+// Keeps what is used within what other processes leave: says so when memory gets scarce, and when it is there again.
+// Budgets stay as they were configured; what can never fit is judged by them.
 //
-// Thread safety: thread-safe. Ownership: all must outlive it.
+// Thread safety: thread-compatible. Ownership: both must outlive it.
 class PressureGuard {
  public:
-  PressureGuard(Device* device, Ledger* ledger, ResidencyManager* residency);
+  PressureGuard(Device* device, ResidencyManager* residency) : device_(*device), residency_(*residency) {}
 
-  // Sets the budget that memory would have without pressure, and the budget itself. Errors: as
-  // ResidencyManager::SetBudget.
-  absl::Status SetBudget(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-
-  // Looks at the memories and adjusts their budgets. To be called about once a second.
-  absl::Status Check() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Looks at the host's memory and the device's. To be called about once a second.
+  absl::Status Check();
 
  private:
-  absl::Status Adjust(Memory memory, int64_t change_bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `usage`: of `memory`, which may use `allowed_bytes`.
+  void Tell(Memory memory, const MemoryUsage& usage, int64_t allowed_bytes, int64_t* told_bytes);
 
   Device& device_;
-  Ledger& ledger_;
   ResidencyManager& residency_;
-  absl::Mutex mutex_;
-  std::array<int64_t, 2> configured_bytes_ ABSL_GUARDED_BY(mutex_);  // By Memory.
-  std::array<int64_t, 2> set_bytes_ ABSL_GUARDED_BY(mutex_);
+  int64_t host_bytes_ = MemoryBudget::kUnlimited;  // As was said last.
+  int64_t device_bytes_ = MemoryBudget::kUnlimited;
 };
 
 }  // namespace ditserve

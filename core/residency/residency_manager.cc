@@ -1,7 +1,6 @@
 #include "core/residency/residency_manager.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,264 +9,230 @@
 namespace ditserve {
 namespace {
 
-// Enough that transfer threads find the next module's pieces while the last of this one are in flight.
-constexpr int kMaxLoadsInFlight = 3;
+std::vector<PolicyDevice> PolicyDevices(const std::vector<ResidencyManager::ComputingDevice>& devices) {
+  std::vector<PolicyDevice> of;
+  for (const auto& [device, executor] : devices) of.push_back({device->computes_in_host_memory()});
+  return of;
+}
+
+std::vector<int64_t> ByMemory(size_t devices, const Ledger& ledger, int64_t MemoryUsage::*field) {
+  std::vector<int64_t> bytes;
+  for (size_t i = 0; i <= devices; ++i) bytes.push_back(ledger.Usage(static_cast<Memory>(i)).*field);
+  return bytes;
+}
 
 }  // namespace
 
-ResidencyManager::ResidencyManager(const Options& options, Device* device, Ledger* ledger, TransferEngine* transfers,
-                                   Executor* executor, const Clock* clock)
-    : options_(options),
-      device_(device),
+ResidencyManager::ResidencyManager(const Options& options, std::vector<ComputingDevice> devices,
+                                   std::vector<Arena*> arenas, Ledger* ledger, TransferEngine* transfers,
+                                   const Clock* clock)
+    : devices_(std::move(devices)),
+      arenas_(std::move(arenas)),
       ledger_(ledger),
       transfers_(transfers),
-      executor_(executor),
       clock_(clock),
-      window_(device) {
-  wanted_bytes_ = {ledger->Usage(Memory::kDevice).wanted_bytes, ledger->Usage(Memory::kHost).wanted_bytes};
+      policy_(options, PolicyDevices(devices_), ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes),
+              ByMemory(devices_.size(), *ledger, &MemoryUsage::wanted_bytes),
+              [this](FormId from, FormId to) ABSL_NO_THREAD_SAFETY_ANALYSIS { return forms_.Leads(from, to); }),
+      force_bytes_(arenas_.size()),
+      computed_until_(devices_.size()) {
+  const absl::MutexLock lock(&mutex_);
+  for (size_t i = 0; i < arenas_.size(); ++i) {
+    cached_.push_back(*ledger->TryReserve(static_cast<Memory>(i), MemoryKind::kStaging, 0));
+  }
+  keeper_ = std::thread([this] { Keep(); });
 }
 
-ResidencyManager::~ResidencyManager() = default;
-
-ModelId ResidencyManager::AddModel(std::unique_ptr<ModelWeights> weights) {
-  absl::MutexLock lock(&mutex_);
-  CopyTable copies(weights->size());
-  models_.push_back({std::move(weights), std::move(copies)});
-  return static_cast<ModelId>(models_.size()) - 1;
+ResidencyManager::~ResidencyManager() {
+  {
+    const absl::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  keeper_.join();
 }
 
-void ResidencyManager::Advance(Deferred deferred) {
-  std::array<int64_t, 2> freed = {};  // By Memory.
+void ResidencyManager::Keep() {
   for (;;) {
     {
-      absl::MutexLock lock(&mutex_);
-      for (size_t i = 0; i < freed.size(); ++i) leaving_bytes_[i] -= freed[i];
-      const bool shrinks = ShrinkLocked(deferred);
-      const bool admits = AdmitLocked(deferred);
-      LoadLocked(/*urgent_only=*/shrinks || admits, deferred);
+      const absl::MutexLock lock(&mutex_);
+      const absl::Duration due = next_tick_;
+      const auto sooner = [this, due]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || next_tick_ < due; };
+      // (Not longer than a timer bears.)
+      mutex_.AwaitWithTimeout(absl::Condition(&sooner), std::min(due - clock_->Now(), absl::Hours(1)));
+      if (stopping_) return;
+      if (next_tick_ > clock_->Now()) continue;
     }
-    for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
-    for (auto& [work, turn] : deferred.posts) executor_->Post(std::move(work), turn);
-    const bool done = deferred.garbage.empty();
-    freed = {};
-    for (const Buffer& buffer : deferred.garbage) freed[static_cast<size_t>(buffer.memory())] += buffer.size_bytes();
-    deferred = {};
-    if (done) return;
+    Tick();
   }
 }
 
-void ResidencyManager::LoadLocked(bool urgent_only, Deferred& deferred) {
-  bool started = true;
-  // What is in the garbage is still reserved: it is freed before the next load looks for room.
-  while (started && loads_in_flight_ < kMaxLoadsInFlight && deferred.garbage.empty()) {
-    std::vector<Claim> claims;
-    for (const RiderState& state : riders_) {
-      if (!state.active || !state.ended.ok()) continue;
-      const std::optional<ModuleIndex> missing = NextMissing(state);
-      if (missing) claims.push_back(ClaimFor(state, *missing));
-    }
-    std::stable_sort(claims.begin(), claims.end(),
-                     [](const Claim& a, const Claim& b) { return a.next_use < b.next_use; });
-    started = false;
-    for (auto claim = claims.begin(); claim != claims.end() && !started && deferred.garbage.empty(); ++claim) {
-      if (urgent_only && claim->next_use >= 0) break;
-      started = StartLoadLocked(*claim, deferred);
-      // What comes free next is for whoever can't go on without it.
-      if (!started && claim->next_use < 0) urgent_only = true;
-    }
-  }
-}
-
-std::optional<ModuleIndex> ResidencyManager::NextMissing(const RiderState& state) const {
-  int64_t allowance = std::numeric_limits<int64_t>::max();
-  if (state.profile.vram_limit_bytes) {
-    allowance = std::max(kLimitedSegments * state.window_bytes, *state.profile.vram_limit_bytes - DeviceUse());
-  }
-  for (ModuleIndex i = state.next; i < static_cast<ModuleIndex>(state.routes.size()); ++i) {
-    if (state.load_errors.contains(i)) return std::nullopt;
-    if (const Copy* copy = FindComputable(state, i)) {
-      if (copy->fresh) allowance -= copy->buffer.size_bytes();
-      continue;
-    }
-    const Copy* source = FindSource(state, i);
-    if (source != nullptr && !source->ready) continue;  // Read once; the other forms are made from what arrives.
-    if (i > state.next && state.routes[i].compute_bytes > allowance) return std::nullopt;
-    return i;
-  }
-  return std::nullopt;
-}
-
-bool ResidencyManager::StartLoadLocked(const Claim& claim, Deferred& deferred) {
-  const RiderState& state = *claim.state;
-  const ModuleIndex module = claim.module;
-  Copy* const source = FindSource(state, module);
-  if (source != nullptr) ++source->pins;
-  Copy* const computable = AddComputableLocked(claim, deferred);
-  if (computable == nullptr) {
-    if (source != nullptr) --source->pins;
-    return false;
-  }
-  Load load{source, AddStopsLocked(state, module, source, deferred)};
-  load.targets.push_back(computable);
-  deferred.transfers.push_back(TransferFor(state.model, module, std::move(load)));
-  if (loads_in_flight_++ == 0) loading_since_ = clock_->Now();
-  EnforceLimitLocked(state, deferred);
-  return true;
-}
-
-Copy* ResidencyManager::AddComputableLocked(const Claim& claim, Deferred& deferred) {
-  const RiderState& state = *claim.state;
-  const Route& route = state.routes[claim.module];
-  for (size_t i = 0; i < route.stops.size(); ++i) {
-    const Stop& stop = route.stops[i];
-    if (!IsOperand(route, stop) || !MayStay(state, claim.module, i)) continue;
-    if (Copy* const copy = TryKeepLocked(stop, route.stop_bytes[i], claim, deferred)) return copy;
-    if (IsLeaving(MemoryOf(stop.tier))) return nullptr;  // There is room once it is freed.
-  }
-  std::optional<Buffer> room = MakeWindowRoomLocked(route.compute_bytes, claim, deferred);
-  if (!room) return nullptr;
-  return models_[state.model].copies.Add(claim.module, Tier::kDevice, route.compute, *std::move(room));
-}
-
-Copy* ResidencyManager::TryKeepLocked(const Stop& stop, int64_t bytes, const Claim& claim, Deferred& deferred) {
-  std::optional<Buffer> room = MakeRoomLocked(MemoryOf(stop.tier), bytes, claim, deferred);
-  if (!room) return nullptr;
-  return models_[claim.state->model].copies.Add(claim.module, stop.tier, stop.form, *std::move(room));
-}
-
-std::vector<Copy*> ResidencyManager::AddStopsLocked(const RiderState& state, ModuleIndex module, const Copy* source,
-                                                    Deferred& deferred) {
-  const Route& route = state.routes[module];
-  CopyTable& copies = models_[state.model].copies;
-  // It is needed again only in the next sweep.
-  const Claim claim = {&state, module, Distance(state, module) + copies.size()};
-  std::vector<Copy*> added;
-  for (size_t i = 0; i < route.stops.size(); ++i) {
-    const Stop& stop = route.stops[i];
-    if (!MayStay(state, module, i) || copies.Find(module, stop.tier, stop.form) != nullptr) continue;
-    if (stop == Stop{Tier::kDevice, route.compute}) continue;  // Operations read a host copy in place.
-    if (source != nullptr && (stop.tier < source->tier || !Leads(*source, stop.form))) continue;
-    const int64_t bytes = route.stop_bytes[i];
-    const bool limited = static_cast<int>(i) == route.limited && state.profile.vram_limit_bytes;
-    if (limited && DeviceUse() + bytes > *state.profile.vram_limit_bytes) continue;
-    if (Copy* const copy = TryKeepLocked(stop, bytes, claim, deferred)) added.push_back(copy);
-  }
-  return added;
-}
-
-Transfer ResidencyManager::TransferFor(ModelId model, ModuleIndex module, Load load) {
-  Transfer transfer;
-  transfer.model = models_[model].weights.get();
-  transfer.module = module;
-  if (load.source != nullptr) transfer.source = {&load.source->buffer, forms_.form(load.source->form)};
-  for (Copy* target : load.targets) transfer.targets.push_back({&target->buffer, forms_.form(target->form)});
-  transfer.done = [this, model, module, load = std::move(load)](const absl::Status& status, TransferCost cost) {
-    OnLoaded(model, module, load, status, cost);
-  };
-  return transfer;
-}
-
-void ResidencyManager::OnLoaded(ModelId model, ModuleIndex module, const Load& load, const absl::Status& status,
-                                TransferCost cost) {
+void ResidencyManager::Tick() {
   Deferred deferred;
   {
-    absl::MutexLock lock(&mutex_);
-    if (--loads_in_flight_ == 0) pace_.busy += clock_->Now() - loading_since_;
-    if (status.ok()) {
-      ArriveLocked(model, load, cost, deferred);
-    } else {
-      FailLoadLocked(model, module, load, status, deferred);
-    }
-    if (load.source != nullptr) {
-      --load.source->pins;
-      DropUnlessWantedLocked(model, *load.source, deferred);
-    }
+    const absl::MutexLock lock(&mutex_);
+    policy_.Tick(clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
-  Advance(std::move(deferred));
+  Finish(std::move(deferred));
 }
 
-void ResidencyManager::ArriveLocked(ModelId model, const Load& load, TransferCost cost, Deferred& deferred) {
-  Copy& computable = *load.targets.back();
-  const std::vector<RiderState*> users = UsersOf(model, computable);
-  for (RiderState* state : users) {
-    state->account.disk_read_bytes += cost.disk_read_bytes / static_cast<int64_t>(users.size());
-    state->account.device_copy_bytes += cost.device_copy_bytes / static_cast<int64_t>(users.size());
-  }
-  moved_.disk_read_bytes += cost.disk_read_bytes;
-  moved_.device_copy_bytes += cost.device_copy_bytes;
-  pace_.stored_bytes += models_[model].weights->module(computable.module).stored_bytes;
-  for (Copy* target : load.targets) target->ready = true;
-  for (Copy* target : load.targets) {  // Others may compute with what is a stop on the way for these users.
-    for (RiderState* state : UsersOf(model, *target)) {
-      if (state->pending && state->next == target->module) GrantLocked(*state, *target, deferred);
-    }
-  }
-  for (Copy* target : load.targets) DropUnlessWantedLocked(model, *target, deferred);
+ModelId ResidencyManager::AddModel(std::unique_ptr<ModelWeights> weights) {
+  const absl::MutexLock lock(&mutex_);
+  std::vector<int64_t> stored_bytes;
+  for (ModuleIndex i = 0; i < weights->size(); ++i) stored_bytes.push_back(weights->module(i).stored_bytes);
+  models_.push_back(std::move(weights));
+  return policy_.AddWeights(std::move(stored_bytes));
 }
 
-void ResidencyManager::FailLoadLocked(ModelId model, ModuleIndex module, const Load& load, const absl::Status& status,
-                                      Deferred& deferred) {
-  for (RiderState* state : UsersOf(model, *load.targets.back())) {
-    if (state->pending && state->next == module) {
-      FailLocked(*state, status, deferred);
-    } else {
-      state->load_errors[module] = status;
-    }
-  }
-  for (Copy* target : load.targets) DropLocked(model, *target, deferred);
-}
-
-absl::Duration ResidencyManager::ReleaseIdle() {
-  const absl::Duration now = clock_->Now();
-  absl::Duration next = now + options_.idle_release;
+absl::Status ResidencyManager::RemoveModel(ModelId model) {
   Deferred deferred;
   {
-    absl::MutexLock lock(&mutex_);
-    for (size_t i = 0; i < models_.size(); ++i) {
-      for (Copy* copy : models_[i].copies.All()) {
-        if (!copy->idle_since || copy->rests) continue;
-        const absl::Duration due = *copy->idle_since + options_.idle_release;
-        if (due > now) {
-          next = std::min(next, due);
-          continue;
-        }
-        copy->idle_since.reset();
-        DropUnlessWantedLocked(static_cast<ModelId>(i), *copy, deferred);
-      }
+    const absl::MutexLock lock(&mutex_);
+    const bool ridden =
+        std::any_of(riders_.begin(), riders_.end(), [model](const RiderState& rider) { return rider.model == model; });
+    if (ridden || policy_.loads() > 0) {
+      return absl::FailedPreconditionError(absl::StrCat("model ", models_[static_cast<size_t>(model)]->name(),
+                                                        " is in use: requests ride on it, or weights are being moved"));
     }
-    if (idle_since_ && *idle_since_ + options_.idle_release <= now) {
-      RemoveWindowLocked(std::numeric_limits<int64_t>::max(), deferred);
-    }
+    policy_.RemoveWeights(model, actions_);
+    ApplyLocked(deferred);
+    models_[static_cast<size_t>(model)].reset();
   }
-  Advance(std::move(deferred));
-  return next;
+  Finish(std::move(deferred));
+  return absl::OkStatus();
+}
+
+std::vector<Route> ResidencyManager::RoutesLocked(ModelId model, const Profile& profile, int device) {
+  return MakeRoutes(*models_[static_cast<size_t>(model)], profile, *devices_[static_cast<size_t>(device)].device,
+                    forms_);
+}
+
+absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, const Profile& profile,
+                                                              const RideOptions& options,
+                                                              absl::AnyInvocable<void(absl::Status) &&> admitted) {
+  std::unique_ptr<Rider> rider;
+  Deferred deferred;
+  absl::Status joined;
+  {
+    const absl::MutexLock lock(&mutex_);
+    RiderState& state = riders_.emplace_back();
+    state.model = model;
+    state.profile = profile.name;
+    state.device = options.device;
+    state.admitted = std::move(admitted);
+    state.joined = clock_->Now();
+    joined = JoinLocked(state, profile, options);
+    if (joined.ok()) rider.reset(new Rider(this, &state));
+    ApplyLocked(deferred);
+    if (!joined.ok()) riders_.pop_back();
+  }
+  Finish(std::move(deferred));
+  if (!joined.ok()) return joined;
+  return rider;
+}
+
+// The rider is known before what its joining leads to is applied.
+absl::Status ResidencyManager::JoinLocked(RiderState& state, const Profile& profile, const RideOptions& options) {
+  Policy::JoinRequest request;
+  request.weights = state.model;
+  request.device = DeviceMemory(options.device);
+  request.routes = RoutesLocked(state.model, profile, options.device);
+  request.limit_bytes = profile.vram_limit_bytes;
+  request.activation_bytes = options.activation_bytes;
+  request.priority = options.priority;
+  request.join = options.join;
+  DITSERVE_ASSIGN_OR_RETURN(state.policy, policy_.Join(std::move(request), state.joined, actions_));
+  states_[state.policy] = &state;
+  return absl::OkStatus();
+}
+
+int64_t ResidencyManager::WindowBytes(ModelId model, const Profile& profile, int device) {
+  const absl::MutexLock lock(&mutex_);
+  int64_t widest = 0;
+  for (const Route& route : RoutesLocked(model, profile, device)) widest = std::max(widest, route.compute_bytes);
+  return widest;
+}
+
+absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
+  const int64_t least = IsHost(memory) ? least_host_bytes() : 0;
+  if (bytes < least) {
+    return absl::FailedPreconditionError(absl::StrCat("a budget of ", bytes, " bytes is less than the ", least,
+                                                      " bytes that the server always needs of this memory"));
+  }
+  Deferred deferred;
+  {
+    const absl::MutexLock lock(&mutex_);
+    policy_.SetBudget(memory, bytes, clock_->Now(), actions_);
+    ApplyLocked(deferred);
+  }
+  Finish(std::move(deferred));
+  return absl::OkStatus();
+}
+
+void ResidencyManager::SetPressure(Memory memory, int64_t bytes) {
+  Deferred deferred;
+  {
+    const absl::MutexLock lock(&mutex_);
+    policy_.SetPressure(memory, bytes, clock_->Now(), actions_);
+    ApplyLocked(deferred);
+  }
+  Finish(std::move(deferred));
 }
 
 bool ResidencyManager::Loading() const {
-  absl::MutexLock lock(&mutex_);
-  return loads_in_flight_ > 0;
+  const absl::MutexLock lock(&mutex_);
+  if (policy_.loads() > 0) return true;
+  for (size_t i = 0; i < arenas_.size(); ++i) {
+    if (policy_.budget(static_cast<Memory>(i)).leaving_bytes > 0) return true;
+  }
+  return false;
+}
+
+absl::Status ResidencyManager::Check() const {
+  const absl::MutexLock lock(&mutex_);
+  DITSERVE_RETURN_IF_ERROR(policy_.Check());
+  for (size_t i = 0; i < arenas_.size(); ++i) {
+    const auto memory = static_cast<Memory>(i);
+    const MemoryBudget& budget = policy_.budget(memory);
+    const MemoryUsage usage = ledger_->Usage(memory);
+    const int64_t held = budget.fixed_bytes + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes;
+    if (usage.total_bytes() != budget.used_bytes() || usage.weights_bytes != budget.copy_bytes ||
+        arenas_[i]->committed_bytes() != held) {
+      return absl::InternalError(absl::StrCat("memory ", i, ": the policy has ", budget.used_bytes(), " bytes, ",
+                                              budget.copy_bytes, " of copies, ", held, " of the arena; the ledger ",
+                                              usage.total_bytes(), " and ", usage.weights_bytes, "; the arena ",
+                                              arenas_[i]->committed_bytes()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+MemoryUsage ResidencyManager::UsageLocked(Memory memory) const {
+  MemoryUsage usage = ledger_->Usage(memory);
+  usage.wanted_bytes = policy_.budget(memory).configured_bytes;
+  return usage;
 }
 
 ResidencySnapshot ResidencyManager::Snapshot() const {
   ResidencySnapshot snapshot;
-  absl::MutexLock lock(&mutex_);
-  snapshot.time = clock_->Now();
-  snapshot.device_name = device_->name();
-  snapshot.device = ledger_->Usage(Memory::kDevice);
-  snapshot.host = ledger_->Usage(Memory::kHost);
-  snapshot.device.wanted_bytes = wanted_bytes_[0];
-  snapshot.host.wanted_bytes = wanted_bytes_[1];
+  const absl::MutexLock lock(&mutex_);
+  const absl::Duration now = clock_->Now();
+  snapshot.time = now;
+  snapshot.device_name = devices_.front().device->name();
+  snapshot.device = UsageLocked(Memory::kDevice);
+  snapshot.host = UsageLocked(Memory::kHost);
   snapshot.transfers = {{Tier::kDisk, Tier::kHost, moved_.disk_read_bytes},
                         {Tier::kHost, Tier::kDevice, moved_.device_copy_bytes}};
-  snapshot.evictions = evictions_;
-  for (const Model& model : models_) {
-    TierBytes bytes{model.weights->name()};
-    for (ModuleIndex i = 0; i < model.copies.size(); ++i) {
+  snapshot.evictions = {policy_.evictions(Memory::kDevice), policy_.evictions(Memory::kHost)};
+  for (size_t m = 0; m < models_.size(); ++m) {
+    if (models_[m] == nullptr) continue;
+    TierBytes bytes{models_[m]->name()};
+    for (ModuleIndex i = 0; i < models_[m]->size(); ++i) {
       Tier nearest = Tier::kDisk;
-      for (const auto& copy : model.copies.Of(i)) {
-        if (copy->ready) nearest = std::max(nearest, copy->tier);
+      for (const Copy* copy : policy_.copies().Of(static_cast<WeightsId>(m), i)) {
+        if (copy->ready()) nearest = std::max(nearest, IsHost(copy->key.memory) ? Tier::kHost : Tier::kDevice);
       }
-      const int64_t stored = model.weights->module(i).stored_bytes;
+      const int64_t stored = models_[m]->module(i).stored_bytes;
       (nearest == Tier::kDevice ? bytes.device_bytes
        : nearest == Tier::kHost ? bytes.host_bytes
                                 : bytes.disk_bytes) += stored;
@@ -275,31 +240,32 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
     snapshot.models.push_back(std::move(bytes));
   }
   for (const RiderState& state : riders_) {
-    if (!state.active) {
+    if (!state.policy->admitted) {
       ++snapshot.waiting;
       continue;
     }
     RiderInfo& rider = snapshot.riders.emplace_back();
-    rider.model = models_[state.model].weights->name();
-    rider.profile = state.profile.name;
+    rider.model = models_[static_cast<size_t>(state.model)]->name();
+    rider.profile = state.profile;
     rider.modules_done = state.account.modules_done;
-    rider.modules_total = static_cast<int>(state.routes.size());
-    rider.priority = state.options.priority;
-    rider.waiting = state.after != nullptr;
+    rider.modules_total = state.policy->itinerary->modules();
+    rider.priority = state.policy->priority;
+    rider.waiting = state.policy->after != nullptr;
     rider.stall = state.account.stall;
-    if (state.pending) rider.stall += clock_->Now() - state.pending->since;
+    if (state.acquisition != nullptr) rider.stall += now - state.acquired;
   }
   return snapshot;
 }
 
 std::vector<std::vector<Tier>> ResidencyManager::ModuleTiers(ModelId model) const {
-  absl::MutexLock lock(&mutex_);
-  const CopyTable& copies = models_[model].copies;
-  std::vector<std::vector<Tier>> tiers(copies.size());
-  for (ModuleIndex i = 0; i < copies.size(); ++i) {
+  const absl::MutexLock lock(&mutex_);
+  std::vector<std::vector<Tier>> tiers(static_cast<size_t>(policy_.copies().modules(model)));
+  for (size_t i = 0; i < tiers.size(); ++i) {
     for (const Tier tier : {Tier::kDevice, Tier::kHost}) {
-      const auto& held = copies.Of(i);
-      if (std::any_of(held.begin(), held.end(), [&](const auto& c) { return c->ready && c->tier == tier; })) {
+      const auto& held = policy_.copies().Of(model, static_cast<ModuleIndex>(i));
+      if (std::any_of(held.begin(), held.end(), [&](const Copy* copy) {
+            return copy->ready() && IsHost(copy->key.memory) == (tier == Tier::kHost);
+          })) {
         tiers[i].push_back(tier);
       }
     }

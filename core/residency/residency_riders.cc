@@ -2,182 +2,113 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "core/residency/residency_manager.h"
 
 namespace ditserve {
 
-Rider::~Rider() { manager_->Leave(this); }
+Rider::~Rider() { manager_->Leave(state_); }
 
 void Rider::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
-  manager_->Acquire(this, module, std::move(done));
+  manager_->Acquire(state_, module, std::move(done));
 }
 
-void Rider::Cancel(const absl::Status& why) { manager_->Cancel(this, why); }
+void Rider::Cancel(const absl::Status& why) { manager_->Cancel(state_, why); }
 
-RiderAccount Rider::account() const { return manager_->AccountOf(this); }
+RiderAccount Rider::account() const { return manager_->AccountOf(state_); }
 
-void ResidencyManager::Acquire(const Rider* rider, ModuleIndex module,
+void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
                                absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
+  const ComputingDevice& on = devices_[static_cast<size_t>(rider->device)];
   std::optional<absl::StatusOr<Lease>> at_once;
+  EventPtr ready;
   Deferred deferred;
   {
-    absl::MutexLock lock(&mutex_);
-    RiderState& state = StateOf(rider);
-    state.next = module;
-    Copy* const copy = FindComputable(state, module);
-    if (!state.ended.ok()) {
-      at_once.emplace(state.ended);
-    } else if (const auto error = state.load_errors.find(module); error != state.load_errors.end()) {
-      at_once.emplace(error->second);
-    } else if (copy != nullptr && copy->ready) {
-      if (!executor_->HasBefore(TurnOf(state))) {
-        at_once.emplace(MakeLease(state, *copy));
-      } else {
-        state.pending = Acquisition{std::exchange(done, nullptr), clock_->Now()};
-        GrantLocked(state, *copy, deferred);  // After the others.
+    const absl::MutexLock lock(&mutex_);
+    rider->acquired = clock_->Now();
+    absl::StatusOr<std::optional<Pin>> pin = policy_.Acquire(*rider->policy, module, rider->acquired, actions_);
+    if (!pin.ok()) {
+      at_once.emplace(pin.status());
+    } else if (!*pin) {
+      rider->acquisition = std::exchange(done, nullptr);
+    } else if (on.executor->HasBefore(TurnOf(*rider))) {
+      rider->acquisition = std::exchange(done, nullptr);
+      GrantLocked(*rider, **std::move(pin), deferred);  // After the others.
+    } else {
+      ready = holdings_[static_cast<size_t>((*pin)->copy()->id)]->buffer.ready();
+      at_once.emplace(MakeLease(*rider, **std::move(pin)));
+    }
+    if (!actions_.empty()) ApplyLocked(deferred);
+  }
+  if (at_once && at_once->ok() && ready != nullptr) {
+    if (const absl::Status ordered = on.device->ComputeAfter(ready); !ordered.ok()) at_once.emplace(ordered);
+  }
+  if (at_once) std::move(done)(*std::move(at_once));
+  Finish(std::move(deferred));
+}
+
+Lease ResidencyManager::MakeLease(RiderState& rider, Pin pin) {
+  rider.leased = clock_->Now();
+  const auto& tensors = holdings_[static_cast<size_t>(pin.copy()->id)]->tensors;
+  return Lease(tensors, [this, held = &rider, pin = std::move(pin)]() mutable { Release(held, std::move(pin)); });
+}
+
+void ResidencyManager::Release(RiderState* rider, Pin pin) {
+  Device* const device = devices_[static_cast<size_t>(rider->device)].device;
+  absl::StatusOr<EventPtr> operations = device->RecordOperations();
+  Deferred deferred;
+  {
+    const absl::MutexLock lock(&mutex_);
+    const absl::Duration now = clock_->Now();
+    if (operations.ok()) {
+      if (*operations != nullptr) {
+        holdings_[static_cast<size_t>(pin.copy()->id)]->buffer.InUseUntil(*std::move(operations));
       }
     } else {
-      state.pending = Acquisition{std::exchange(done, nullptr), clock_->Now()};
+      policy_.Cancel(*rider->policy, operations.status(), now, actions_);
     }
+    absl::Duration& computed_until = computed_until_[static_cast<size_t>(rider->device)];
+    const absl::Duration took = now - std::max(rider->leased, computed_until);
+    computed_until = now;
+    ++rider->account.modules_done;
+    policy_.Release(*rider->policy, std::move(pin), took, now, actions_);
+    ApplyLocked(deferred);
   }
-  if (at_once) {
-    std::move(done)(*std::move(at_once));
-  } else {
-    Advance(std::move(deferred));
-  }
+  Finish(std::move(deferred));
 }
 
-Lease ResidencyManager::MakeLease(RiderState& state, Copy& copy) {
-  ++copy.pins;
-  state.leased = clock_->Now();
-  const CopyForm& form = forms_.form(copy.form);
-  const CopyLayout layout = LayoutOf(models_[state.model].weights->module(copy.module), form.dtype,
-                                     device_->IsInHostMemory(copy.buffer.memory()));
-  std::vector<LeasedTensor> tensors;
-  for (const int64_t offset : layout.offsets_bytes) tensors.push_back({copy.buffer.data() + offset, form.dtype});
-  return Lease(std::move(tensors), [this, rider = state.rider, held = &copy] { Release(rider, held); });
-}
-
-void ResidencyManager::GrantLocked(RiderState& state, Copy& copy, Deferred& deferred) {
-  state.account.stall += clock_->Now() - state.pending->since;
-  Executor::Work grant = [done = std::move(state.pending->done), lease = MakeLease(state, copy)]() mutable {
-    std::move(done)(std::move(lease));
-  };
-  deferred.posts.emplace_back(std::move(grant), TurnOf(state));
-  state.pending.reset();
-}
-
-void ResidencyManager::FailLocked(RiderState& state, const absl::Status& status, Deferred& deferred) {
-  state.account.stall += clock_->Now() - state.pending->since;
-  Executor::Work fail = [done = std::move(state.pending->done), status]() mutable { std::move(done)(status); };
-  deferred.posts.emplace_back(std::move(fail), Turn{});
-  state.pending.reset();
-}
-
-void ResidencyManager::Release(const Rider* rider, Copy* copy) {
-  absl::StatusOr<std::unique_ptr<DeviceEvent>> operations = device_->RecordOperations();
+void ResidencyManager::Cancel(RiderState* rider, const absl::Status& why) {
   Deferred deferred;
   {
-    absl::MutexLock lock(&mutex_);
-    RiderState& state = StateOf(rider);
-    if (operations.ok()) {
-      copy->buffer.InUseUntil(*std::move(operations));
-    } else {
-      state.ended.Update(operations.status());
-    }
-    const absl::Duration now = clock_->Now();
-    const absl::Duration took = now - std::max(state.leased, computed_until_);
-    computed_until_ = now;
-    state.attained += took;
-    state.computing += took;
-    --copy->pins;
-    copy->fresh = false;
-    ++state.next;
-    ++state.account.modules_done;
-    DropUnlessWantedLocked(state.model, *copy, deferred);
+    const absl::MutexLock lock(&mutex_);
+    policy_.Cancel(*rider->policy, why, clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
-  Advance(std::move(deferred));
+  Finish(std::move(deferred));
 }
 
-void ResidencyManager::Cancel(const Rider* rider, const absl::Status& why) {
+void ResidencyManager::Leave(RiderState* rider) {
   Deferred deferred;
+  std::list<RiderState> left;  // Its callbacks end without the mutex.
   {
-    absl::MutexLock lock(&mutex_);
-    RiderState& state = StateOf(rider);
-    if (!state.ended.ok()) return;
-    state.ended = why;
-    if (state.admitted) {
-      RefuseLocked(state, why, deferred);
-    }
-    if (state.pending) FailLocked(state, why, deferred);
-  }
-  Advance(std::move(deferred));
-}
-
-void ResidencyManager::Leave(const Rider* rider) {
-  Deferred deferred;
-  std::list<RiderState> left;  // Its reservation is given back when it is destroyed, before the next is admitted.
-  {
-    absl::MutexLock lock(&mutex_);
+    const absl::MutexLock lock(&mutex_);
     const auto state =
-        std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return each.rider == rider; });
-    if (state == riders_.end()) return;  // It was refused.
+        std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return &each == rider; });
     left.splice(left.begin(), riders_, state);
-    RiderState& gone = left.front();
-    PlanLocked();
-    if (gone.active) {
-      ledger_->EndWatermark(gone.watermark);
-      ReleaseCopiesOf(gone, deferred);
-      LearnFrom(gone);
-    }
-    for (RiderState& next : riders_) {
-      if (next.after == &gone) BeginLocked(next, deferred);
-    }
-    if (riders_.empty()) idle_since_ = clock_->Now();
+    if (rider->watermark) ledger_->EndWatermark(*rider->watermark);
+    { const Reservation activations = std::move(rider->activations); }
+    states_.erase(rider->policy);
+    policy_.Leave(*rider->policy, clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
   left.clear();
-  Advance(std::move(deferred));
+  Finish(std::move(deferred));
 }
 
-void ResidencyManager::LearnFrom(const RiderState& left) {
-  if (left.next < static_cast<ModuleIndex>(left.routes.size())) return;
-  const double bytes = static_cast<double>(std::max<int64_t>(left.options.activation_bytes, 1));
-  models_[left.model].computing_per_byte = absl::ToDoubleSeconds(left.computing) / bytes;
-  usual_ride_ = clock_->Now() - left.begun;
-}
-
-void ResidencyManager::ReleaseCopiesOf(const RiderState& left, Deferred& deferred) {
-  const absl::Duration now = clock_->Now();
-  for (Copy* copy : models_[left.model].copies.All()) {
-    const Route& route = left.routes[copy->module];
-    const Stop stop = {copy->tier, copy->form};
-    const auto found = std::find(route.stops.begin(), route.stops.end(), stop);
-    if (found != route.stops.end() && !window_.Owns(copy->buffer)) {  // The window is for those who ride.
-      const int index = static_cast<int>(found - route.stops.begin());
-      if (index == route.rest) copy->rests = true;
-      // A copy over the limit was there for one operation only.
-      const bool limited = index == route.limited && left.profile.vram_limit_bytes;
-      if (!limited || DeviceUse() <= *left.profile.vram_limit_bytes) copy->idle_since = now;
-    }
-    DropUnlessWantedLocked(left.model, *copy, deferred);
-  }
-}
-
-RiderAccount ResidencyManager::AccountOf(const Rider* rider) const {
-  absl::MutexLock lock(&mutex_);
-  const RiderState& state = StateOf(rider);
-  RiderAccount account = state.account;
-  if (state.active) account.peak_device_bytes = ledger_->Watermark(state.watermark);
+RiderAccount ResidencyManager::AccountOf(const RiderState* rider) const {
+  const absl::MutexLock lock(&mutex_);
+  RiderAccount account = rider->account;
+  if (rider->watermark) account.peak_device_bytes = ledger_->Watermark(*rider->watermark);
   return account;
-}
-
-ResidencyManager::RiderState& ResidencyManager::StateOf(const Rider* rider) {
-  return *std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return each.rider == rider; });
-}
-
-const ResidencyManager::RiderState& ResidencyManager::StateOf(const Rider* rider) const {
-  return *std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return each.rider == rider; });
 }
 
 }  // namespace ditserve

@@ -19,12 +19,14 @@ namespace ditserve {
 using ModelId = int;
 
 class ResidencyManager;
+struct RiderState;
 
 // What a request asks of the manager, beside its profile.
 struct RideOptions {
   int64_t activation_bytes = 0;
   Priority priority = Priority::kInteractive;
   JoinPolicy join = JoinPolicy::kAuto;
+  int device = 0;  // Of the manager's.
 };
 
 // The payload of a ResourceExhausted that says when to try again, in milliseconds.
@@ -60,9 +62,10 @@ class Rider final : public LeaseSource {
 
  private:
   friend class ResidencyManager;
-  explicit Rider(ResidencyManager* manager) : manager_(manager) {}
+  Rider(ResidencyManager* manager, RiderState* state) : manager_(manager), state_(state) {}
 
   ResidencyManager* const manager_;
+  RiderState* const state_;
 };
 
 }  // namespace ditserve

@@ -24,14 +24,19 @@ int64_t PageOf(int64_t bytes) { return bytes / kPageBytes * kPageBytes; }
 // A transfer cut into pieces that threads take one by one.
 class TransferEngine::Job {
  public:
-  Job(Device* device, Transfer transfer);
+  explicit Job(Transfer transfer);
 
   // The next piece that nobody has taken. Callers serialize, and take each piece once.
   size_t TakePiece() { return taken_++; }
   bool AllTaken() const { return taken_ == pieces_.size(); }
 
-  // Does one piece, and calls `done` if it was the last to finish.
-  void Do(size_t piece, Buffer& slot);
+  // Does one piece, and ends the job if it was the last to finish. True if it is to be completed then.
+  bool Do(size_t piece, Slot& slot);
+
+  // Whether Complete would not block.
+  bool IsDone() const { return AllDone(ready_); }
+  // Waits for what was enqueued and calls `done`.
+  void Complete();
 
  private:
   // Elements of one parameter.
@@ -45,6 +50,12 @@ class TransferEngine::Job {
     std::vector<Segment> segments;
     int64_t stored_bytes = 0;
   };
+  // What became of a piece.
+  struct Moved {
+    TransferCost cost;
+    std::vector<Events> written;  // By target: conversions that write it.
+  };
+  enum class Stage : uint8_t { kNew, kPreparing, kPrepared };
 
   bool IsReadInPlace() const;
   void CutSource();
@@ -52,35 +63,41 @@ class TransferEngine::Job {
   // The elements of a segment in a copy.
   static ElementSpan SpanIn(const Buffer& buffer, const CopyLayout& layout, DType dtype, const Segment& segment);
   ElementSpan SpanIn(size_t target, const Segment& segment) const;
-  absl::Status PrepareTargets() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Targets are allocated by the first thread that comes, so that no lock of a caller is held meanwhile.
+  absl::Status PrepareTargets();
+  // Targets are prepared by the first thread that comes, so that no lock is held meanwhile; the others wait for it.
   absl::Status Begin() ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::StatusOr<TransferCost> Move(const Piece& piece, Buffer& slot);
+  absl::Status Move(const Piece& piece, Slot& slot, Moved& moved);
+  absl::Status MoveFromSource(const Piece& piece, Moved& moved);
   // Reads the piece, and sets `at` to where its first byte then is: in the slot, or in the first target.
-  absl::Status Read(const Piece& piece, Buffer& slot, std::byte** at);
-  // Takes the segment through the targets that `from` is not in yet.
-  absl::Status Convert(const Segment& segment, ElementSpan from, TransferCost& cost);
-  void Finish(const absl::StatusOr<TransferCost>& moved) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status Read(const Piece& piece, Slot& slot, std::byte** at);
+  // Takes the segment through the targets that `from` is not in yet, and appends to `readers` what reads `from`.
+  absl::Status Convert(const Segment& segment, ElementSpan from, EventPtr written, Events& readers, Moved& moved);
+  bool Finish(const absl::Status& status, Moved moved) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Sets the target's event, of all that writes it.
+  absl::Status SetReady(const Transfer::Target& target, Events written, bool failed);
 
-  Device* const device_;
+  bool IsPrepared() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stage_ == Stage::kPrepared; }
+
   Transfer transfer_;
   std::optional<CopyLayout> source_layout_;
   std::vector<CopyLayout> layouts_;  // Of the targets.
   bool read_in_place_ = false;       // Straight into the first target.
   std::vector<Piece> pieces_;
   size_t taken_ = 0;
+  Events ready_;         // Of the targets. Set by whoever does the last piece.
+  absl::Status result_;  // Likewise.
 
   absl::Mutex mutex_;
-  bool prepared_ ABSL_GUARDED_BY(mutex_) = false;
+  Stage stage_ ABSL_GUARDED_BY(mutex_) = Stage::kNew;
   size_t finished_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);  // The first error.
-  TransferCost cost_ ABSL_GUARDED_BY(mutex_);
+  Moved moved_ ABSL_GUARDED_BY(mutex_);          // Of all pieces.
 };
 
-TransferEngine::Job::Job(Device* device, Transfer transfer) : device_(device), transfer_(std::move(transfer)) {
+TransferEngine::Job::Job(Transfer transfer) : transfer_(std::move(transfer)) {
   const ModelWeights::Module& module = transfer_.model->module(transfer_.module);
   const auto layout = [&](const Buffer& buffer, const CopyForm& form) {
-    return LayoutOf(module, form.dtype, device->IsInHostMemory(buffer.memory()));
+    return LayoutOf(module, form.dtype, transfer_.device->IsInHostMemory(buffer.memory()));
   };
   for (const Transfer::Target& target : transfer_.targets) layouts_.push_back(layout(*target.buffer, target.form));
   if (transfer_.source) {
@@ -90,6 +107,7 @@ TransferEngine::Job::Job(Device* device, Transfer transfer) : device_(device), t
     read_in_place_ = IsReadInPlace();
     for (const ModelWeights::Run& run : module.runs) CutRun(run);
   }
+  if (pieces_.empty()) pieces_.emplace_back();  // A module without elements is moved by preparing its targets.
 }
 
 bool TransferEngine::Job::IsReadInPlace() const {
@@ -146,50 +164,66 @@ ElementSpan TransferEngine::Job::SpanIn(size_t target, const Segment& segment) c
 }
 
 absl::Status TransferEngine::Job::PrepareTargets() {
-  if (prepared_) return absl::OkStatus();
-  prepared_ = true;
   for (const Transfer::Target& target : transfer_.targets) DITSERVE_RETURN_IF_ERROR(target.buffer->Prepare());
   return absl::OkStatus();
 }
 
 absl::Status TransferEngine::Job::Begin() {
-  absl::MutexLock lock(&mutex_);
-  if (status_.ok()) status_ = PrepareTargets();
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (stage_ != Stage::kNew) {
+      mutex_.Await(absl::Condition(this, &Job::IsPrepared));
+      return status_;
+    }
+    stage_ = Stage::kPreparing;
+  }
+  absl::Status prepared = PrepareTargets();
+  const absl::MutexLock lock(&mutex_);
+  stage_ = Stage::kPrepared;
+  status_.Update(prepared);
   return status_;
 }
 
-void TransferEngine::Job::Do(size_t piece, Buffer& slot) {
-  const absl::Status begun = Begin();
-  Finish(begun.ok() ? Move(pieces_[piece], slot) : begun);
+bool TransferEngine::Job::Do(size_t piece, Slot& slot) {
+  Moved moved;
+  moved.written.resize(transfer_.targets.size());
+  absl::Status status = Begin();
+  if (status.ok()) status = Move(pieces_[piece], slot, moved);
+  return Finish(status, std::move(moved));
 }
 
-absl::StatusOr<TransferCost> TransferEngine::Job::Move(const Piece& piece, Buffer& slot) {
-  TransferCost cost;
-  if (transfer_.source) {
-    const Transfer::Source& source = *transfer_.source;
-    for (const Segment& segment : piece.segments) {
-      const ElementSpan from = SpanIn(*source.buffer, *source_layout_, source.form.dtype, segment);
-      DITSERVE_RETURN_IF_ERROR(Convert(segment, from, cost));
-    }
-    return cost;
-  }
+absl::Status TransferEngine::Job::Move(const Piece& piece, Slot& slot, Moved& moved) {
+  if (transfer_.source) return MoveFromSource(piece, moved);
+  if (piece.segments.empty()) return absl::OkStatus();
+  DITSERVE_RETURN_IF_ERROR(WaitForAll(slot.readers));
+  slot.readers.clear();
   std::byte* at = nullptr;
   DITSERVE_RETURN_IF_ERROR(Read(piece, slot, &at));
-  cost.disk_read_bytes = piece.stored_bytes;
+  moved.cost.disk_read_bytes = piece.stored_bytes;
   for (const Segment& segment : piece.segments) {
     const DType dtype = transfer_.model->module(transfer_.module).stored[segment.parameter]->dtype;
-    DITSERVE_RETURN_IF_ERROR(Convert(segment, {Memory::kHost, at, dtype}, cost));
+    DITSERVE_RETURN_IF_ERROR(Convert(segment, {Memory::kHost, at, dtype}, nullptr, slot.readers, moved));
     at += segment.count * SizeOf(dtype);
   }
-  return cost;
+  return absl::OkStatus();
 }
 
-absl::Status TransferEngine::Job::Read(const Piece& piece, Buffer& slot, std::byte** at) {
+absl::Status TransferEngine::Job::MoveFromSource(const Piece& piece, Moved& moved) {
+  const Transfer::Source& source = *transfer_.source;
+  Events readers;  // It stays until the transfer is done.
+  for (const Segment& segment : piece.segments) {
+    const ElementSpan from = SpanIn(*source.buffer, *source_layout_, source.form.dtype, segment);
+    DITSERVE_RETURN_IF_ERROR(Convert(segment, from, source.buffer->ready(), readers, moved));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TransferEngine::Job::Read(const Piece& piece, Slot& slot, std::byte** at) {
   const Segment& first = piece.segments.front();
   const StoredTensor& stored = *transfer_.model->module(transfer_.module).stored[first.parameter];
   const int64_t begin = first.begin * SizeOf(stored.dtype);
   const int64_t in_page = (stored.offset_bytes + begin) % kPageBytes;
-  std::byte* const pages = read_in_place_ ? SpanIn(0, first).data - in_page : slot.data();
+  std::byte* const pages = read_in_place_ ? SpanIn(0, first).data - in_page : slot.buffer.data();
   const int64_t size = PageOf(in_page + piece.stored_bytes + kPageBytes - 1);
   *at = pages + in_page;
   return transfer_.model->checkpoint()
@@ -197,48 +231,81 @@ absl::Status TransferEngine::Job::Read(const Piece& piece, Buffer& slot, std::by
       .status();
 }
 
-absl::Status TransferEngine::Job::Convert(const Segment& segment, ElementSpan from, TransferCost& cost) {
+absl::Status TransferEngine::Job::Convert(const Segment& segment, ElementSpan from, EventPtr written, Events& readers,
+                                          Moved& moved) {
   const StoredTensor& stored = *transfer_.model->module(transfer_.module).stored[segment.parameter];
   Precision precision(stored.dtype);
   if (transfer_.source) precision = transfer_.source->form.precisions[segment.parameter];
   for (size_t i = 0; i < transfer_.targets.size(); ++i) {
+    const Transfer::Target& target = transfer_.targets[i];
     const ElementSpan to = SpanIn(i, segment);
-    const Precision& later = transfer_.targets[i].form.precisions[segment.parameter];
+    const Precision& later = target.form.precisions[segment.parameter];
     const bool is_there = i == 0 && read_in_place_;
     if (!is_there) {
-      DITSERVE_RETURN_IF_ERROR(device_->Convert(from, precision.RoundingsTo(later), to, segment.count));
+      Events after = target.buffer->in_use_until();
+      if (written != nullptr) after.push_back(std::move(written));
+      const std::vector<DType> through = precision.RoundingsTo(later);
+      DITSERVE_ASSIGN_OR_RETURN(written, transfer_.device->Enqueue({from, through, to, segment.count}, after));
+      if (written != nullptr) moved.written[i].push_back(written);
+      if (written != nullptr && i == 0) readers.push_back(written);
     }
-    if (from.memory == Memory::kHost && to.memory == Memory::kDevice) {
-      cost.device_copy_bytes += segment.count * SizeOf(from.dtype);
-    }
+    if (IsHost(from.memory) && !IsHost(to.memory)) moved.cost.device_copy_bytes += segment.count * SizeOf(from.dtype);
     from = to;
     precision = later;
   }
   return absl::OkStatus();
 }
 
-void TransferEngine::Job::Finish(const absl::StatusOr<TransferCost>& moved) {
-  absl::Status status;
-  TransferCost cost;
+bool TransferEngine::Job::Finish(const absl::Status& status, Moved moved) {
   {
-    absl::MutexLock lock(&mutex_);
-    if (moved.ok()) {
-      cost_.disk_read_bytes += moved->disk_read_bytes;
-      cost_.device_copy_bytes += moved->device_copy_bytes;
-    } else {
-      status_.Update(moved.status());
+    const absl::MutexLock lock(&mutex_);
+    status_.Update(status);
+    moved_.cost.disk_read_bytes += moved.cost.disk_read_bytes;
+    moved_.cost.device_copy_bytes += moved.cost.device_copy_bytes;
+    moved_.written.resize(moved.written.size());
+    for (size_t i = 0; i < moved.written.size(); ++i) {
+      moved_.written[i].insert(moved_.written[i].end(), moved.written[i].begin(), moved.written[i].end());
     }
-    if (++finished_ < pieces_.size()) return;
-    status = status_;
-    cost = cost_;
+    if (++finished_ < pieces_.size()) return false;
+    result_ = status_;
+    moved = std::move(moved_);
   }
-  std::move(transfer_.done)(std::move(status), cost);
+  const bool failed = !result_.ok();
+  for (size_t i = 0; i < transfer_.targets.size(); ++i) {
+    result_.Update(SetReady(transfer_.targets[i], std::move(moved.written[i]), failed));
+  }
+  if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);
+  if (!ready_.empty()) return true;
+  Complete();
+  return false;
+}
+
+absl::Status TransferEngine::Job::SetReady(const Transfer::Target& target, Events written, bool failed) {
+  if (written.empty()) return absl::OkStatus();
+  // Not all that waits for these may have been enqueued.
+  const Events& before = target.buffer->in_use_until();
+  if (failed) written.insert(written.end(), before.begin(), before.end());
+  absl::StatusOr<EventPtr> ready = written.front();
+  if (written.size() > 1) ready = transfer_.device->Enqueue({}, written);
+  if (!ready.ok()) {
+    static_cast<void>(WaitForAll(written));
+    target.buffer->WrittenOnce(nullptr);
+    return ready.status();
+  }
+  target.buffer->WrittenOnce(*ready);
+  if (*ready != nullptr) ready_.push_back(*std::move(ready));
+  return absl::OkStatus();
+}
+
+void TransferEngine::Job::Complete() {
+  result_.Update(WaitForAll(ready_));
+  std::move(transfer_.done)(std::move(result_));
 }
 
 int64_t TransferEngine::StagingBytes(int threads) { return threads * kPieceBytes; }
 
-absl::StatusOr<std::unique_ptr<TransferEngine>> TransferEngine::Make(Device* device, Ledger* ledger, int threads) {
-  std::vector<Buffer> slots;
+absl::StatusOr<std::unique_ptr<TransferEngine>> TransferEngine::Make(Arena* host, Ledger* ledger, int threads) {
+  std::vector<Slot> slots;
   for (int i = 0; i < threads; ++i) {
     std::optional<Reservation> reservation = ledger->TryReserve(Memory::kHost, MemoryKind::kStaging, kPieceBytes);
     if (!reservation) {
@@ -246,28 +313,35 @@ absl::StatusOr<std::unique_ptr<TransferEngine>> TransferEngine::Make(Device* dev
                                                        " bytes; ", threads, " transfer threads take ",
                                                        StagingBytes(threads), " for their slots"));
     }
-    Buffer slot(device, *std::move(reservation));
-    DITSERVE_RETURN_IF_ERROR(slot.Prepare());
-    slots.push_back(std::move(slot));
+    slots.push_back({*std::move(reservation), host->Take(kPieceBytes), {}});
+    DITSERVE_RETURN_IF_ERROR(slots.back().buffer.Prepare());
   }
-  return std::unique_ptr<TransferEngine>(new TransferEngine(device, std::move(slots)));
+  return std::unique_ptr<TransferEngine>(new TransferEngine(host, std::move(slots)));
 }
 
-TransferEngine::TransferEngine(Device* device, std::vector<Buffer> slots) : device_(device), slots_(std::move(slots)) {
-  for (Buffer& slot : slots_) threads_.emplace_back([this, &slot] { Run(&slot); });
+TransferEngine::TransferEngine(Arena* host, std::vector<Slot> slots) : host_(host), slots_(std::move(slots)) {
+  for (Slot& slot : slots_) threads_.emplace_back([this, &slot] { Run(&slot); });
+  completions_ = std::thread([this] { RunCompletions(); });
 }
 
 TransferEngine::~TransferEngine() {
   {
-    absl::MutexLock lock(&mutex_);
+    const absl::MutexLock lock(&mutex_);
     stopping_ = true;
   }
   for (std::thread& thread : threads_) thread.join();
+  {
+    const absl::MutexLock lock(&mutex_);
+    ended_ = true;
+  }
+  completions_.join();
+  for (Slot& slot : slots_) slot.buffer = Buffer();
+  host_->Trim(staging_bytes()).Free();  // Before the reservations end.
 }
 
 void TransferEngine::Submit(Transfer transfer) {
-  auto job = std::make_shared<Job>(device_, std::move(transfer));
-  absl::MutexLock lock(&mutex_);
+  auto job = std::make_shared<Job>(std::move(transfer));
+  const absl::MutexLock lock(&mutex_);
   queue_.push_back(std::move(job));
 }
 
@@ -281,12 +355,36 @@ std::shared_ptr<TransferEngine::Job> TransferEngine::NextPiece(size_t* piece) {
   return job;
 }
 
-void TransferEngine::Run(Buffer* slot) {
+void TransferEngine::Run(Slot* slot) {
   // Computing goes first: where it is what takes the time, a product whose threads are interrupted waits for the last
   // of them; where moving is, computing waits and leaves the processor to us. (Linux: of this thread alone. A hint.)
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
   size_t piece = 0;
-  while (const std::shared_ptr<Job> job = NextPiece(&piece)) job->Do(piece, *slot);
+  while (std::shared_ptr<Job> job = NextPiece(&piece)) {
+    if (!job->Do(piece, *slot)) continue;
+    const absl::MutexLock lock(&mutex_);
+    enqueued_.push_back(std::move(job));
+  }
+  static_cast<void>(WaitForAll(slot->readers));  // If that fails the device is lost and nothing reads the slot.
+}
+
+void TransferEngine::RunCompletions() {
+  Jobs waiting;
+  while (TakeEnqueued(waiting)) {
+    const auto done = [](const std::shared_ptr<Job>& job) { return job->IsDone(); };
+    auto next = std::find_if(waiting.begin(), waiting.end(), done);
+    if (next == waiting.end()) next = waiting.begin();  // It was there first.
+    (*next)->Complete();
+    waiting.erase(next);
+  }
+}
+
+bool TransferEngine::TakeEnqueued(Jobs& waiting) {
+  const absl::MutexLock lock(&mutex_);
+  if (waiting.empty()) mutex_.Await(absl::Condition(this, &TransferEngine::HasEnqueuedOrEnded));
+  waiting.insert(waiting.end(), enqueued_.begin(), enqueued_.end());
+  enqueued_.clear();
+  return !waiting.empty();
 }
 
 }  // namespace ditserve

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "core/devices/device.h"
+#include "core/memory/arena.h"
 #include "core/memory/buffer.h"
 #include "core/memory/ledger.h"
 #include "core/placement/copy_form.h"
@@ -24,40 +25,46 @@ namespace ditserve {
 // Bytes that a transfer moved.
 struct TransferCost {
   int64_t disk_read_bytes = 0;
-  int64_t device_copy_bytes = 0;  // Into the device's tier, in the dtype they came in.
+  int64_t device_copy_bytes = 0;  // From host memory to the device's, in the dtype they came in.
 };
 
 // Makes copies of one module, each from the one before it: checkpoint or `source` -> targets[0] -> targets[1] ...
 struct Transfer {
-  // A copy that is read; it must stay until the transfer is done.
+  // A copy that is read, ready or not. It must stay until the transfer is done.
   struct Source {
     Buffer* buffer;
     CopyForm form;
   };
-  // A copy that is written, of layout LayoutOf(module, form.dtype). Its form's roundings begin with those of the copy
-  // before it.
+  // A copy that is written, of layout LayoutOf(module, form.dtype); its event is set when `enqueued` is called. Its
+  // form's roundings begin with those of the copy before it. It must stay until the transfer is done.
   struct Target {
     Buffer* buffer;
     CopyForm form;
   };
 
+  Device* device;  // In whose memory and the host's the copies are.
   const ModelWeights* model;
   ModuleIndex module;
   std::optional<Source> source;  // Nullopt: the checkpoint.
   std::vector<Target> targets;
-  // Called once on a transfer thread. After an error the targets' contents are undefined.
-  absl::AnyInvocable<void(absl::Status, TransferCost) &&> done;
+  // Called once on a transfer thread, when everything is read and the device knows all that is to be written: what is
+  // ordered behind the targets' events may begin. After an error their contents are undefined. May be null.
+  absl::AnyInvocable<void(absl::Status, TransferCost) &&> enqueued;
+  // Called once, after `enqueued`, when the targets' events have passed, with the first error of all.
+  absl::AnyInvocable<void(absl::Status) &&> done;
 };
 
-// Moves weights while the executor computes: a few threads, each with one fixed slot, that read, convert and write
-// pieces of a few MiB. Several pieces are in flight at a time; a piece goes through all its targets while it is in the
-// processor's cache. Transfers are begun in the order in which they are submitted.
+// Moves weights while executors compute: a few threads, each with one fixed slot, that read pieces of a few MiB and
+// have the device convert and write them. Several pieces are in flight at a time; a piece goes through all its targets
+// while it is in the processor's cache. Transfers are begun in the order in which they are submitted. A thread waits
+// for the device where it writes host memory that the device still reads; one more thread waits for what is enqueued.
 //
 // Thread safety: thread-safe. Ownership: destroying it finishes what was submitted and joins the threads.
 class TransferEngine {
  public:
-  // Reserves one slot a thread in host memory. Errors: ResourceExhausted if the host budget is too small for them.
-  static absl::StatusOr<std::unique_ptr<TransferEngine>> Make(Device* device, Ledger* ledger, int threads);
+  // Reserves one slot a thread in `host`, the host's memory. Errors: ResourceExhausted if the host budget is too small
+  // for them.
+  static absl::StatusOr<std::unique_ptr<TransferEngine>> Make(Arena* host, Ledger* ledger, int threads);
   ~TransferEngine();
 
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -69,19 +76,36 @@ class TransferEngine {
 
  private:
   class Job;
+  using Jobs = std::deque<std::shared_ptr<Job>>;
 
-  TransferEngine(Device* device, std::vector<Buffer> slots);
-  void Run(Buffer* slot);
+  // Where a thread reads pieces to.
+  struct Slot {
+    Reservation reservation;
+    Buffer buffer;
+    Events readers;  // Conversions that still read it.
+  };
+
+  TransferEngine(Arena* host, std::vector<Slot> slots);
+  void Run(Slot* slot);
   // Null when the engine stops. Sets `piece` to the job's next one.
   std::shared_ptr<Job> NextPiece(size_t* piece) ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
+  // Calls `done` of what was enqueued as its events pass.
+  void RunCompletions();
+  // Adds what was enqueued to `waiting`, and waits for something if that is empty. False when there is nothing and all
+  // threads have ended.
+  bool TakeEnqueued(Jobs& waiting) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool HasEnqueuedOrEnded() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ended_ || !enqueued_.empty(); }
 
-  Device* const device_;
-  std::vector<Buffer> slots_;
+  Arena* const host_;
+  std::vector<Slot> slots_;
   absl::Mutex mutex_;
-  std::deque<std::shared_ptr<Job>> queue_ ABSL_GUARDED_BY(mutex_);  // Jobs with pieces that no thread has taken.
+  Jobs queue_ ABSL_GUARDED_BY(mutex_);     // With pieces that no thread has taken.
+  Jobs enqueued_ ABSL_GUARDED_BY(mutex_);  // With events that nobody has waited for yet.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // All transfer threads have.
   std::vector<std::thread> threads_;
+  std::thread completions_;
 };
 
 }  // namespace ditserve

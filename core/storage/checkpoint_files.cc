@@ -152,7 +152,7 @@ absl::Status ExpandRange(const std::string& path, size_t open, size_t close, Che
   if (!first || !last || *last < *first || *last - *first >= kMaxShards) {
     return absl::InvalidArgumentError(absl::StrCat("'{", Printable(range), "}' is no range of shards such as {1-9}"));
   }
-  for (int i = *first; i <= *last; ++i) {
+  for (int64_t i = *first; i <= *last; ++i) {
     const std::string number = absl::StrFormat("%0*d", static_cast<int>(ends.first.size()), i);
     files.shards.push_back(absl::StrCat(path.substr(0, open), number, path.substr(close + 1)));
   }

@@ -10,12 +10,15 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 
 namespace ditserve {
 namespace {
 
 constexpr int kTries = 3;  // Of a read that the disk fails.
+constexpr absl::Duration kFirstPause = absl::Milliseconds(50);
+constexpr int kPauseGrowth = 4;
 
 }  // namespace
 
@@ -24,6 +27,8 @@ ssize_t FileCalls::Read(int descriptor, void* data, size_t size, off_t offset) c
 }
 
 int FileCalls::Stat(int descriptor, struct stat* status) const { return fstat(descriptor, status); }
+
+void FileCalls::Pause(absl::Duration pause) const { absl::SleepFor(pause); }
 
 const FileCalls& FileCalls::System() {
   static const FileCalls calls;
@@ -83,11 +88,14 @@ absl::Status File::Read(int descriptor, int64_t offset, std::byte* target, int64
 absl::Status File::ReadOnce(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const {
   int64_t done = 0;
   int failures = 0;
+  absl::Duration pause = kFirstPause;
   while (done < needed) {
     const ssize_t got = calls_.Read(descriptor, target + done, static_cast<size_t>(size - done), offset + done);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) {
       if (++failures == kTries) return Failure(errno);
+      calls_.Pause(pause);
+      pause *= kPauseGrowth;
       continue;
     }
     const int64_t before = done;

@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 
 namespace ditserve {
@@ -22,6 +23,7 @@ class FileCalls {
   virtual ~FileCalls() = default;
   virtual ssize_t Read(int descriptor, void* data, size_t size, off_t offset) const;  // pread(2)
   virtual int Stat(int descriptor, struct stat* status) const;                        // fstat(2)
+  virtual void Pause(absl::Duration pause) const;  // Before a failing disk is asked again.
 
   static const FileCalls& System();
 };
@@ -61,7 +63,8 @@ class File {
   File(std::string name, const FileCalls& calls) : name_(std::move(name)), calls_(calls) {}
 
   // Reads at least `needed` and at most `size` bytes, then checks that the file is still what was opened. Continues
-  // short reads; retries a failing disk a few times.
+  // short reads; asks a failing disk a few times, after growing
+  // pauses.
   absl::Status Read(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const;
   absl::Status ReadOnce(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const;
   absl::Status CheckGeneration() const;

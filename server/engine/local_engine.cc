@@ -13,9 +13,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "core/base/executor.h"
@@ -24,6 +22,7 @@
 #include "core/residency/pressure_guard.h"
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
+#include "models/checkpoint_config.h"
 #include "models/errors.h"
 #include "models/weights.h"
 
@@ -77,20 +76,6 @@ std::string WhatFits(Model& model, const ForwardShape& shape, at::ScalarType ari
   }
   if (side == 0) return "; no image fits with this batch and these prompts";
   return absl::StrCat("; with this batch and these prompts ", side, "x", side, " pixels fit");
-}
-
-// Blocks of a checkpoint that comes without a config.json.
-int64_t CountBlocks(const Checkpoint& checkpoint) {
-  constexpr int64_t kMaxBlocks = 1000;
-  int64_t blocks = 1;
-  for (const StoredTensor& tensor : checkpoint.tensors()) {
-    const std::vector<std::string> parts = absl::StrSplit(tensor.name, absl::MaxSplits('.', 2));
-    int64_t index = 0;
-    if (parts.size() == 3 && parts[0] == "transformer_blocks" && absl::SimpleAtoi(parts[1], &index)) {
-      blocks = std::clamp(index + 1, blocks, kMaxBlocks);
-    }
-  }
-  return blocks;
 }
 
 // One call from Submit to its end. Owns everything the pass needs; lives until `done` was called.
@@ -250,18 +235,23 @@ class LocalEngineImpl final : public LocalEngine {
   LocalEngineImpl(const LocalEngineOptions& options, Device* device, const Clock* clock)
       : clock_(*clock),
         device_(device),
-        ledger_(options.device_budget_bytes, options.host_budget_bytes),
+        ledger_({options.host_budget_bytes, options.device_budget_bytes}),
         expected_(options.models),
         threads_(options.threads) {}
 
   absl::Status Start(const LocalEngineOptions& options) {
-    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(device_, &ledger_, options.transfer_threads));
-    executor_ = std::make_unique<Executor>([threads = threads_] {
-      if (threads > 0) at::set_num_threads(threads);
-    });
-    residency_ = std::make_unique<ResidencyManager>(options.residency, device_, &ledger_, transfers_.get(),
-                                                    executor_.get(), &clock_);
-    guard_ = std::make_unique<PressureGuard>(device_, &ledger_, residency_.get());
+    DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(Memory::kHost));
+    DITSERVE_ASSIGN_OR_RETURN(of_device_, MakeArena(device_->memory()));
+    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, options.transfer_threads));
+    executor_ = std::make_unique<Executor>(
+        [threads = threads_] {
+          if (threads > 0) at::set_num_threads(threads);
+        },
+        &clock_);
+    residency_ = std::make_unique<ResidencyManager>(
+        options.residency, std::vector<ResidencyManager::ComputingDevice>{{device_, executor_.get()}},
+        std::vector<Arena*>{host_.get(), of_device_.get()}, &ledger_, transfers_.get(), &clock_);
+    guard_ = std::make_unique<PressureGuard>(device_, residency_.get());
     follow_pressure_ = options.follow_pressure;
     keeper_ = std::thread([this] { Keep(); });
     return absl::OkStatus();
@@ -307,14 +297,13 @@ class LocalEngineImpl final : public LocalEngine {
     ResidencySnapshot snapshot = residency_->Snapshot();
     const absl::StatusOr<MemoryStatus> memory = device_->MemoryStatusOf(Memory::kDevice);
     if (memory.ok()) {  // Where the device does not tell, nobody else is known to hold any.
-      int64_t own = snapshot.device.total_bytes();
-      if (device_->computes_in_host_memory()) own += snapshot.host.total_bytes();
+      const int64_t own = device_->computes_in_host_memory() ? OwnHostMemoryBytes() : snapshot.device.total_bytes();
       snapshot.other_processes_bytes = std::max<int64_t>(0, memory->total_bytes - memory->available_bytes - own);
     }
     return snapshot;
   }
 
-  absl::Status SetBudget(Memory memory, int64_t bytes) override { return guard_->SetBudget(memory, bytes); }
+  absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
 
   std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override;
 
@@ -327,6 +316,11 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
  private:
+  absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Memory memory) const {
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_->MemoryStatusOf(memory));
+    return Arena::Make(device_, memory, Arena::kAddressesPerByte * status.total_bytes);
+  }
+
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
 
   absl::Status Load(const ModelSource& source);
@@ -350,14 +344,13 @@ class LocalEngineImpl final : public LocalEngine {
     if (!checked.ok()) spdlog::warn("memory pressure: {}", checked.ToString());
   }
 
-  // Ends calls at their deadlines, sends idle copies to rest, and follows the pressure on memory.
+  // Ends calls at their deadlines, and follows the pressure on memory.
   void Keep() {
-    absl::Duration release = clock_.Now();
-    absl::Duration look = follow_pressure_ ? release : absl::InfiniteDuration();
+    absl::Duration look = follow_pressure_ ? clock_.Now() : absl::InfiniteDuration();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
-      absl::Duration next = std::min(release, look);
+      absl::Duration next = look;
       for (const std::shared_ptr<Call>& call : calls_) {
         if (call->deadline() <= now) {
           call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
@@ -365,11 +358,7 @@ class LocalEngineImpl final : public LocalEngine {
           next = std::min(next, call->deadline());
         }
       }
-      if (release <= now) {
-        mutex_.Unlock();
-        release = residency_->ReleaseIdle();
-        mutex_.Lock();
-      } else if (look <= now) {
+      if (look <= now) {
         mutex_.Unlock();
         FollowPressure();
         look = now + kPressureInterval;
@@ -385,6 +374,7 @@ class LocalEngineImpl final : public LocalEngine {
   Ledger ledger_;
   const std::vector<std::string> expected_;
   const int threads_;
+  std::unique_ptr<Arena> host_, of_device_;
   std::unique_ptr<TransferEngine> transfers_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<ResidencyManager> residency_;
@@ -406,7 +396,11 @@ absl::Status LocalEngineImpl::Load(const ModelSource& source) {
   if (!checkpoint->config_json().empty()) {
     DITSERVE_ASSIGN_OR_RETURN(config, ParseQwenImageDiTConfig(checkpoint->config_json()));
   } else {
-    config.num_layers = CountBlocks(*checkpoint);
+    DITSERVE_ASSIGN_OR_RETURN(config, ConfigOfTensors(checkpoint->tensors()));
+    spdlog::warn(
+        "model '{}': no config.json; its tensors are those of Qwen-Image and of the Edit models, and it is served "
+        "without reference images",
+        source.name);
   }
   config.numerics = source.numerics;
   auto model = std::make_unique<Model>();

@@ -60,6 +60,17 @@ absl::Status CheckFinite(const at::Tensor& tensor, absl::string_view field) {
   return absl::InvalidArgumentError(absl::StrCat(field, ".data: element ", first, " is NaN or infinite"));
 }
 
+// What the model's forward takes; a pipeline counts from 0 to 1000.
+absl::Status CheckTimestep(const at::Tensor& timestep) {
+  for (int64_t i = 0; i < timestep.numel(); ++i) {
+    const double value = timestep[i].item<double>();
+    if (value >= 0 && value <= 1) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("timestep.data: element ", i, " is ", value, ", expected 0 to 1 (a pipeline's timestep / 1000)"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckShape(const at::Tensor& tensor, c10::IntArrayRef expected, absl::string_view meaning,
                         absl::string_view field) {
   if (tensor.sizes() == expected) return absl::OkStatus();
@@ -239,6 +250,7 @@ absl::StatusOr<ForwardInputs> RequestDecoder::DecodeInputs(const v1::ForwardRequ
   }
   DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.latents, "latents"));
   DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.timestep, "timestep"));
+  DITSERVE_RETURN_IF_ERROR(CheckTimestep(inputs.timestep));
   DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.prompt_emb, "prompt_emb"));
   return inputs;
 }
@@ -248,7 +260,10 @@ absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const v1::ForwardReques
   DITSERVE_RETURN_IF_ERROR(CheckSide(request.height(), "height"));
   DITSERVE_RETURN_IF_ERROR(CheckSide(request.width(), "width"));
   DITSERVE_ASSIGN_OR_RETURN(at::Tensor latents, FloatingTensor(request.latents(), "latents"));
-  DITSERVE_RETURN_IF_ERROR(CheckRank(latents, 4, "[B, 16, H/8, W/8]", "latents"));
+  DITSERVE_RETURN_IF_ERROR(CheckRank(latents, 4,
+                                     "[B, 16, H/8, W/8] (of the images that are made: an Edit model's reference images "
+                                     "can't be given)",
+                                     "latents"));
   const int64_t batch = latents.size(0);
   if (batch > limits_.max_batch) {
     return absl::InvalidArgumentError(

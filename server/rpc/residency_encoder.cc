@@ -40,7 +40,7 @@ void EncodeMemory(const ResidencySnapshot& snapshot, Memory memory, v1::MemoryUs
   proto.set_activations_bytes(usage.activations_bytes);
   proto.set_peak_bytes(usage.peak_bytes);
   proto.set_wanted_budget_bytes(usage.wanted_bytes);
-  proto.set_evictions(snapshot.evictions[static_cast<size_t>(memory)]);
+  proto.set_evictions(snapshot.evictions[IsHost(memory) ? 1 : 0]);
 }
 
 void EncodeResidency(const ResidencySnapshot& snapshot, v1::GetResidencyResponse& response) {

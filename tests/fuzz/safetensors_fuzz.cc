@@ -1,18 +1,14 @@
 // The header of a safetensors file: what the parser accepts must be sound.
 
 #include <cstdint>
-#include <cstdlib>
 #include <optional>
 
 #include "absl/strings/string_view.h"
 #include "core/storage/safetensors.h"
+#include "tests/fuzz/require.h"
 
 namespace ditserve {
 namespace {
-
-void Require(bool condition) {
-  if (!condition) std::abort();
-}
 
 void CheckSound(const SafetensorsHeader& header, int64_t data_begin, int64_t file_bytes) {
   int64_t end = data_begin;

@@ -64,7 +64,7 @@ class LoadedLeases final : public LeaseSource {
       : weights_(weights), modules_(modules) {}
 
   void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override {
-    std::vector<LeasedTensor> tensors;
+    LeasedTensors tensors;
     for (const ParameterSpec& parameter : modules_[module].parameters) {
       tensors.push_back(weights_.Find(modules_[module].path + "." + parameter.name));
     }

@@ -1,5 +1,6 @@
 #include "models/qwen_image_dit.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
@@ -201,6 +202,31 @@ TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
       EXPECT_GE(taken, (predicted - kKernels) * 9 / 10) << height << "x" << width << " " << Name(dtype);
     }
   }
+}
+
+// LibTorch's attention takes memory for each thread, and it serves bfloat16.
+TEST(QwenImageDiTTest, TheActivationPeakFollowsTheNumberOfThreads) {
+  QwenImageDiTConfig config;
+  config.num_layers = 1;
+  config.num_attention_heads = 4;
+  config.joint_attention_dim = 64;
+  const QwenImageDiT model(config);
+  const int before = at::get_num_threads();
+  for (const int threads : {1, 16, 48}) {
+    at::set_num_threads(threads);
+    for (const int64_t side : {64, 208, 448, 512}) {
+      const ForwardInputs inputs = MakeInputs(config, 1, side, side, 21);
+      const int64_t predicted = model.ActivationPeakBytes(ShapeOf(inputs), at::kBFloat16);
+      const auto memory = std::make_shared<ActivationMemory>(int64_t{1} << 40);
+      const ActivationMemory::Scope scope(memory);
+      RunPass(model, inputs, DType::kBFloat16);
+      EXPECT_LE(memory->peak_bytes(), predicted) << side << "x" << side << ", " << threads << " threads";
+      if (side < 448) continue;  // Above, the attention is what takes most.
+      constexpr int64_t kKernels = 8 << 20;
+      EXPECT_GE(memory->peak_bytes(), (predicted - kKernels) * 9 / 10) << side << "x" << side << ", " << threads;
+    }
+  }
+  at::set_num_threads(before);
 }
 
 }  // namespace

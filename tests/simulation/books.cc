@@ -125,14 +125,26 @@ void Books::Enqueued(const StartLoad& load) {
   for (const Copy* target : load.targets) copies_.at(target->id).written = false;
 }
 
-// What was given is given back; where it was given and nothing came of it, it stays in the cache.
-void Books::TakenBack(const StartLoad& load, bool gave) {
+void Books::TakenBack(const StartLoad& load, const std::vector<int64_t>& lost_bytes) {
   for (const Copy* target : load.targets) {
-    Account& account = accounts_[Index(target->key.memory)];
-    (gave ? account.cached : account.booked) += gave ? target->bytes : -target->bytes;
+    accounts_[Index(target->key.memory)].cached += target->bytes;
     taken_back_.insert(target->id);
   }
+  for (size_t i = 0; i < accounts_.size(); ++i) {
+    accounts_[i].cached -= lost_bytes[i];
+    accounts_[i].booked -= lost_bytes[i];
+  }
   Finished(load);
+}
+
+void Books::Admitted(const PolicyRider& rider) {
+  accounts_[Index(rider.itinerary->device)].booked += rider.activation_bytes;
+  admitted_.insert(rider.id);
+}
+
+void Books::Left(const PolicyRider& rider) {
+  if (admitted_.erase(rider.id) > 0) accounts_[Index(rider.itinerary->device)].booked -= rider.activation_bytes;
+  settled_.insert(rider.id);
 }
 
 void Books::Finished(const StartLoad& load) {
@@ -148,8 +160,6 @@ absl::Status Books::Settle() {
   for (size_t i = 0; i < accounts_.size(); ++i) {
     Account& account = accounts_[i];
     const MemoryBudget& budget = policy_.budget(static_cast<Memory>(i));
-    account.booked += budget.activation_bytes - account.activations;
-    account.activations = budget.activation_bytes;
     if (account.booked > budget.force_bytes() && account.booked > account.before) {
       return absl::InternalError(absl::StrCat("memory ", i, " grows to ", account.booked, " bytes beyond the ",
                                               budget.force_bytes(), " in force"));

@@ -27,18 +27,20 @@ class Books {
   absl::Status Drop(int id);
   absl::Status Trim(Memory memory, int64_t bytes);
   absl::Status Pinned(const PolicyRider& rider, const Copy& copy);
+  void Admitted(const PolicyRider& rider);
   // What was promised to it may go.
   void Settled(const PolicyRider& rider) { settled_.insert(rider.id); }
 
   // --- what happened in the world
   void Unpinned(const Copy& copy) { --copies_.at(copy.id).readers; }
   void Enqueued(const StartLoad& load);
-  // `gave`: the targets' memory was given.
-  void TakenBack(const StartLoad& load, bool gave);
+  // It came to nothing. `lost_bytes`, by Index(Memory): what is not there of the targets' memory.
+  void TakenBack(const StartLoad& load, const std::vector<int64_t>& lost_bytes);
+  void Left(const PolicyRider& rider);
   void Finished(const StartLoad& load);
   void Freed(Memory memory, int64_t bytes);
 
-  // Books activations; to be called after each list of actions.
+  // Compares with the budgets; to be called after each list of actions.
   absl::Status Settle();
   // Compares everything with what the policy takes for true.
   absl::Status Check(const std::list<PolicyRider>& riders);
@@ -52,7 +54,7 @@ class Books {
  private:
   using Key = std::tuple<WeightsId, ModuleIndex, FormId, Memory>;
   struct Account {
-    int64_t booked = 0, copies = 0, cached = 0, leaving = 0, activations = 0;
+    int64_t booked = 0, copies = 0, cached = 0, leaving = 0;
     int64_t before = 0;  // Booked before the last list of actions.
   };
   struct Held {
@@ -71,6 +73,7 @@ class Books {
   std::vector<Account> accounts_;  // By Index(Memory).
   std::map<int, Held> copies_;     // By id.
   std::set<Key> keys_;
+  std::set<RiderId> admitted_;
   std::set<int> taken_back_;                      // Targets of the load that failed in this step.
   std::set<RiderId> settled_;                     // Riders that were granted a copy, or ended, in this step.
   std::map<int, std::vector<RiderId>> promised_;  // Before this step, by copy.

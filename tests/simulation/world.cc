@@ -151,10 +151,10 @@ void World::LoadEnds(LoadId id) {
   Loading& loading = loads_.at(id);
   if (loading.refused) {
     Refuse(id, *loading.refused);
-  } else if (Faulty() && Random(100) < kFailurePercent) {
+  } else if (Faulty() && !scenario_.only_budgets && Random(100) < kFailurePercent) {
     const Loading failed = std::move(loading);
     loads_.erase(id);
-    books_.TakenBack(failed.load, /*gave=*/true);
+    books_.TakenBack(failed.load, std::vector<int64_t>(scenario_.budget_bytes.size()));
     policy_->Failed(id, absl::UnavailableError("failed"), Now(), actions_);
   } else {
     loading.enqueued = true;
@@ -164,18 +164,24 @@ void World::LoadEnds(LoadId id) {
   }
 }
 
+// What the system gave to other targets stays; of those that it was to grow for some, or all, is given back.
 void World::Refuse(LoadId id, Memory memory) {
   const Loading refused = std::move(loads_.at(id));
   loads_.erase(id);
-  books_.TakenBack(refused.load, /*gave=*/false);
+  std::vector<int64_t> lost(scenario_.budget_bytes.size());
+  for (const Copy* target : refused.load.targets) {
+    if (target->key.memory != memory || target->grown_bytes == 0) continue;
+    lost[Index(memory)] += Random(2) == 0 ? target->bytes : target->grown_bytes;
+  }
+  books_.TakenBack(refused.load, lost);
   if (scenario_.system_bytes == 0) waits_.Restart();
-  policy_->Refused(id, memory, absl::ResourceExhaustedError("refused"), Now(), actions_);
+  policy_->Refused(id, memory, lost, absl::ResourceExhaustedError("refused"), Now(), actions_);
 }
 
 void World::Disturb() {
   const auto some = static_cast<Memory>(Random(static_cast<int64_t>(scenario_.budget_bytes.size())));
   const int64_t budget = scenario_.budget_bytes[Index(some)];
-  const int64_t kind = scenario_.only_budgets ? 3 : Random(10);
+  const int64_t kind = scenario_.only_budgets ? 3 + Random(7) : Random(10);
   if (kind < 3 && !rides_.empty()) {
     auto ride = rides_.begin();
     std::advance(ride, Random(static_cast<int64_t>(rides_.size())));
@@ -259,7 +265,7 @@ void World::LeaveIfOver(int64_t id) {
   const size_t client = ride.client;
   ride_of_.erase(rider);
   rides_.erase(id);
-  books_.Settled(*rider);
+  books_.Left(*rider);
   waits_.Forget(rider->id);
   policy_->Leave(*rider, Now(), actions_);
   if (scenario_.clients[client].comes_again) Post(1 + Random(20), What::kJoin, static_cast<int64_t>(client));

@@ -61,6 +61,10 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
     ride.most_granted = 0;
     return absl::OkStatus();
   }
+  if (const auto* admit = std::get_if<Admit>(&action)) {
+    books_.Admitted(*admit->rider);
+    return absl::OkStatus();
+  }
   if (const auto* begin = std::get_if<Begin>(&action)) {
     began.push_back(ride_of_.at(begin->rider));
     return absl::OkStatus();
@@ -139,7 +143,7 @@ std::optional<Memory> World::RefusedBy(const StartLoad& load) {
     if (scenario_.system_bytes > 0 && memory == Memory::kDevice && books_.booked(memory) > scenario_.system_bytes) {
       return memory;
     }
-    if (Faulty() && Random(100) < kRefusalPercent) return memory;
+    if (Faulty() && !scenario_.only_budgets && Random(100) < kRefusalPercent) return memory;
   }
   return std::nullopt;
 }

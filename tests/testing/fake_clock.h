@@ -17,6 +17,17 @@ class FakeClock final : public Clock {
   std::atomic<int64_t> nanoseconds_ = 0;
 };
 
+// The machine's clock, and what a test adds to it.
+class MovedClock final : public Clock {
+ public:
+  absl::Duration Now() const override { return steady_.Now() + absl::Nanoseconds(added_.load()); }
+  void Advance(absl::Duration by) { added_ += absl::ToInt64Nanoseconds(by); }
+
+ private:
+  const SteadyClock steady_;
+  std::atomic<int64_t> added_ = 0;
+};
+
 }  // namespace ditserve
 
 #endif  // DITSERVE_TESTS_TESTING_FAKE_CLOCK_H_

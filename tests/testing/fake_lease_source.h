@@ -63,7 +63,7 @@ class FakeLeaseSource final : public LeaseSource {
   }
 
   Lease MakeLease() {
-    std::vector<LeasedTensor> tensors;
+    LeasedTensors tensors;
     for (const auto& bytes : weights_[static_cast<size_t>(next_)]) tensors.push_back({bytes.data(), dtype_});
     ++next_;
     ++held_;

@@ -10,9 +10,11 @@
 #include <functional>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "core/storage/file.h"
 
 namespace ditserve {
@@ -43,6 +45,15 @@ class FaultyFileCalls final : public FileCalls {
     after_read_ = std::move(action);
   }
 
+  // Called with what each read is about to write to.
+  void BeforeEachRead(std::function<void(void*, size_t)> look) { before_read_ = std::move(look); }
+
+  // How long was waited before reads were tried again, each time.
+  std::vector<absl::Duration> pauses() const {
+    const absl::MutexLock lock(&mutex_);
+    return pauses_;
+  }
+
   int64_t reads() const { return reads_; }
   int64_t direct_reads() const { return direct_reads_; }
   int64_t bytes_read() const { return bytes_read_; }
@@ -51,6 +62,7 @@ class FaultyFileCalls final : public FileCalls {
     if (reads_++ >= first_failing_ && failing_reads_ > 0 && failing_reads_-- > 0) return errno = read_error_, -1;
     const bool direct = (fcntl(descriptor, F_GETFL) & O_DIRECT) != 0;
     if (direct && refuse_direct_) return errno = EINVAL, -1;
+    if (before_read_) before_read_(data, std::min(size, max_read_));
     const ssize_t got = FileCalls::Read(descriptor, data, std::min(size, max_read_), offset);
     if (got > 0) bytes_read_ += got;
     if (got > 0 && direct) ++direct_reads_;
@@ -61,6 +73,11 @@ class FaultyFileCalls final : public FileCalls {
   int Stat(int descriptor, struct stat* status) const override {
     if (failing_stats_ > 0 && failing_stats_-- > 0) return errno = stat_error_, -1;
     return FileCalls::Stat(descriptor, status);
+  }
+
+  void Pause(absl::Duration pause) const override {
+    const absl::MutexLock lock(&mutex_);
+    pauses_.push_back(pause);
   }
 
  private:
@@ -74,8 +91,10 @@ class FaultyFileCalls final : public FileCalls {
   int read_error_ = 0, stat_error_ = 0;
   size_t max_read_ = std::numeric_limits<size_t>::max();
   bool refuse_direct_ = false;
+  std::function<void(void*, size_t)> before_read_;
   mutable absl::Mutex mutex_;
   mutable std::function<void()> after_read_ ABSL_GUARDED_BY(mutex_);
+  mutable std::vector<absl::Duration> pauses_ ABSL_GUARDED_BY(mutex_);
   mutable std::atomic<int64_t> reads_ = 0, direct_reads_ = 0, bytes_read_ = 0;
 };
 

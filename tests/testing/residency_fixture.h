@@ -34,8 +34,8 @@ class ResidencyFixture {
                    ResidencyManager::Options options = {})
       : owned_device(std::move(given_device)),
         device(*owned_device),
-        ledger(device_copies * kCopyBytes, TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes),
-        executor([] {}) {
+        ledger({TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes, device_copies * kCopyBytes}),
+        executor([] {}, &clock) {
     std::vector<FixtureTensor> tensors;
     std::vector<ModuleSpec> modules;
     for (int i = 0; i < kModules; ++i) {
@@ -49,8 +49,11 @@ class ResidencyFixture {
     EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
     absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
     EXPECT_TRUE(weights.ok()) << weights.status();
-    transfers = *TransferEngine::Make(&device, &ledger, kThreads);
-    manager.emplace(options, &device, &ledger, transfers.get(), &executor, &clock);
+    host = *Arena::Make(&device, Memory::kHost, int64_t{1} << 30);
+    of_device = *Arena::Make(&device, Memory::kDevice, int64_t{1} << 30);
+    transfers = *TransferEngine::Make(host.get(), &ledger, kThreads);
+    manager.emplace(options, std::vector<ResidencyManager::ComputingDevice>{{&device, &executor}},
+                    std::vector<Arena*>{host.get(), of_device.get()}, &ledger, transfers.get(), &clock);
     model = manager->AddModel(*std::move(weights));
   }
   ~ResidencyFixture() {
@@ -148,6 +151,7 @@ class ResidencyFixture {
     EXPECT_LE(snapshot.host.peak_bytes, snapshot.host.budget_bytes);
     EXPECT_LE(device.most_allocated_bytes(Memory::kDevice), snapshot.device.budget_bytes);
     EXPECT_LE(device.most_allocated_bytes(Memory::kHost), snapshot.host.budget_bytes);
+    EXPECT_TRUE(manager->Check().ok()) << manager->Check();
     const TierBytes& tiers = snapshot.models.at(0);
     EXPECT_EQ(tiers.device_bytes + tiers.host_bytes + tiers.disk_bytes, kModules * kCopyBytes);
   }
@@ -156,7 +160,7 @@ class ResidencyFixture {
   void ReleaseIdle() {
     Settle();
     clock.Advance(absl::Hours(1));
-    manager->ReleaseIdle();
+    manager->Tick();
   }
 
   int64_t device_weights() { return ledger.Usage(Memory::kDevice).weights_bytes; }
@@ -194,7 +198,8 @@ class ResidencyFixture {
   std::string path;
   const std::unique_ptr<FakeDevice> owned_device;
   FakeDevice& device;
-  FakeClock clock;
+  std::unique_ptr<Arena> host, of_device;
+  MovedClock clock;
   Ledger ledger;
   Executor executor;
   std::unique_ptr<TransferEngine> transfers;

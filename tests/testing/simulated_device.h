@@ -24,23 +24,24 @@ class SimulatedDevice final : public FakeDevice {
 
   explicit SimulatedDevice(const Options& options) : options_(options) {}
 
-  absl::Status Convert(const ElementSpan& source, absl::Span<const DType> through, const ElementSpan& target,
-                       int64_t count) override {
+  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
+    const auto& [source, through, target, count] = conversion;
     if (source.memory != target.memory) absl::SleepFor(TimeOnLink(count * SizeOf(source.dtype)));
-    return FakeDevice::Convert(source, through, target, count);
+    return FakeDevice::Enqueue(conversion, after);
   }
 
-  absl::StatusOr<std::unique_ptr<DeviceEvent>> RecordOperations() override {
+  absl::StatusOr<EventPtr> RecordOperations() override {
     if (options_.most_lateness == absl::ZeroDuration()) return nullptr;
     absl::MutexLock lock(&mutex_);
     const double share = std::uniform_real_distribution<double>(0, 1)(random_);
-    return std::unique_ptr<DeviceEvent>(std::make_unique<LateEvent>(absl::Now() + options_.most_lateness * share));
+    return std::make_shared<LateEvent>(absl::Now() + options_.most_lateness * share);
   }
 
  private:
-  class LateEvent final : public DeviceEvent {
+  class LateEvent final : public Event {
    public:
     explicit LateEvent(absl::Time at) : at_(at) {}
+    bool Done() override { return absl::Now() >= at_; }
     absl::Status Wait() override {
       absl::SleepFor(at_ - absl::Now());
       return absl::OkStatus();

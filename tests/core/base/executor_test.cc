@@ -9,10 +9,12 @@
 namespace ditserve {
 namespace {
 
+const SteadyClock clock;
+
 TEST(ExecutorTest, RunsTheMostUrgentFirstAndEqualOnesInOrder) {
   std::string order;
   {
-    Executor executor([] {});
+    Executor executor([] {}, &clock);
     absl::Notification begin;
     executor.Post([&] { begin.WaitForNotification(); });
     executor.Post([&] { order += 'e'; }, {Priority::kBatch, absl::ZeroDuration()});
@@ -26,7 +28,7 @@ TEST(ExecutorTest, RunsTheMostUrgentFirstAndEqualOnesInOrder) {
 }
 
 TEST(ExecutorTest, TellsWhetherSomethingMoreUrgentIsReady) {
-  Executor executor([] {});
+  Executor executor([] {}, &clock);
   absl::Notification begin;
   absl::Notification running;
   executor.Post([&] {

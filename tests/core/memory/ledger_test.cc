@@ -12,7 +12,7 @@ namespace ditserve {
 namespace {
 
 TEST(LedgerTest, RefusesWhatExceedsTheBudget) {
-  Ledger ledger(100, 50);
+  Ledger ledger({50, 100});
   const auto first = ledger.TryReserve(Memory::kDevice, MemoryKind::kWeights, 60);
   ASSERT_TRUE(first.has_value());
   EXPECT_FALSE(ledger.TryReserve(Memory::kDevice, MemoryKind::kActivations, 41).has_value());
@@ -21,20 +21,32 @@ TEST(LedgerTest, RefusesWhatExceedsTheBudget) {
 }
 
 TEST(LedgerTest, RefusesNegativeAndAbsurdSizes) {
-  Ledger ledger(100, 100);
+  Ledger ledger({100, 100});
   EXPECT_FALSE(ledger.TryReserve(Memory::kDevice, MemoryKind::kWeights, -1).has_value());
   EXPECT_FALSE(ledger.TryReserve(Memory::kDevice, MemoryKind::kWeights, INT64_MAX).has_value());
 }
 
+TEST(LedgerTest, EachDevicesMemoryHasABudgetOfItsOwn) {
+  Ledger ledger({10, 20, 30});
+  const auto first = ledger.TryReserve(DeviceMemory(0), MemoryKind::kWeights, 20);
+  const auto second = ledger.TryReserve(DeviceMemory(1), MemoryKind::kWeights, 30);
+  EXPECT_TRUE(first.has_value() && second.has_value());
+  EXPECT_FALSE(ledger.TryReserve(DeviceMemory(1), MemoryKind::kWeights, 1).has_value());
+  ledger.SetBudget(DeviceMemory(1), 31);
+  EXPECT_TRUE(ledger.TryReserve(DeviceMemory(1), MemoryKind::kWeights, 1).has_value());
+  EXPECT_FALSE(ledger.TryReserve(DeviceMemory(0), MemoryKind::kWeights, 1).has_value());
+  EXPECT_EQ(ledger.Usage(Memory::kHost).total_bytes(), 0);
+}
+
 TEST(LedgerTest, GivesBytesBackWhenAReservationEnds) {
-  Ledger ledger(100, 0);
+  Ledger ledger({0, 100});
   { const auto held = ledger.TryReserve(Memory::kDevice, MemoryKind::kStaging, 100); }
   EXPECT_EQ(ledger.Usage(Memory::kDevice).total_bytes(), 0);
   EXPECT_EQ(ledger.Usage(Memory::kDevice).peak_bytes, 100);
 }
 
 TEST(LedgerTest, AMovedReservationIsGivenBackOnce) {
-  Ledger ledger(100, 0);
+  Ledger ledger({0, 100});
   auto first = ledger.TryReserve(Memory::kDevice, MemoryKind::kWeights, 30);
   {
     Reservation second = *std::move(first);
@@ -46,7 +58,7 @@ TEST(LedgerTest, AMovedReservationIsGivenBackOnce) {
 }
 
 TEST(LedgerTest, BooksUnderAnotherKindWithoutReservingAgain) {
-  Ledger ledger(100, 0);
+  Ledger ledger({0, 100});
   auto held = ledger.TryReserve(Memory::kDevice, MemoryKind::kWeights, 100);
   held->SetKind(MemoryKind::kStaging);
   EXPECT_EQ(ledger.Usage(Memory::kDevice).weights_bytes, 0);
@@ -54,7 +66,7 @@ TEST(LedgerTest, BooksUnderAnotherKindWithoutReservingAgain) {
 }
 
 TEST(LedgerTest, AReservationIsSplitAndMergedWithoutReservingAgain) {
-  Ledger ledger(100, 100);
+  Ledger ledger({100, 100});
   std::optional<Reservation> whole = ledger.TryReserve(Memory::kDevice, MemoryKind::kStaging, 100);
   {
     Reservation part = whole->Split(30);
@@ -72,7 +84,7 @@ TEST(LedgerTest, AReservationIsSplitAndMergedWithoutReservingAgain) {
 }
 
 TEST(LedgerTest, AWatermarkRecordsTheLargestTotalSinceItsBeginning) {
-  Ledger ledger(100, 100);
+  Ledger ledger({100, 100});
   { const auto before = ledger.TryReserve(Memory::kDevice, MemoryKind::kWeights, 90); }
   const int64_t mark = ledger.BeginWatermark(Memory::kDevice);
   { const auto during = ledger.TryReserve(Memory::kDevice, MemoryKind::kWeights, 40); }
@@ -86,7 +98,7 @@ TEST(LedgerTest, HoldsUnderAMillionConcurrentOperations) {
   constexpr int64_t kBudget = 1000;
   constexpr int kThreads = 16;
   constexpr int kOperations = 1'000'000 / kThreads;
-  Ledger ledger(kBudget, kBudget);
+  Ledger ledger({kBudget, kBudget});
   std::vector<std::thread> threads;
   std::atomic<int> exceeded = 0;
   for (int i = 0; i < kThreads; ++i) {

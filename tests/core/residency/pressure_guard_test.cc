@@ -15,7 +15,7 @@ constexpr int64_t kReserve = (int64_t{1} << 40) / 50;  // Of the fake device's m
 
 class PressureGuardTest : public ::testing::Test {
  protected:
-  PressureGuardTest() : fixture_(kModules, 4), guard_(&fixture_.device, &fixture_.ledger, &*fixture_.manager) {
+  PressureGuardTest() : fixture_(kModules, 4), guard_(&fixture_.device, &*fixture_.manager) {
     EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
     fixture_.Settle();
   }
@@ -48,7 +48,7 @@ TEST_F(PressureGuardTest, TakesItAgainWhenTheyLeave) {
 }
 
 TEST_F(PressureGuardTest, NeverExceedsWhatWasConfigured) {
-  EXPECT_THAT(guard_.SetBudget(Memory::kDevice, 3 * kCopy), IsOk());
+  EXPECT_THAT(fixture_.manager->SetBudget(Memory::kDevice, 3 * kCopy), IsOk());
   EXPECT_THAT(guard_.Check(), IsOk());
   EXPECT_EQ(budget(), 3 * kCopy);
 }

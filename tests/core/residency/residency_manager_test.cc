@@ -245,15 +245,37 @@ TEST(ResidencyManagerTest, CancellingAtAnyModuleReturnsEverything) {
   }
 }
 
-TEST(ResidencyManagerTest, AnyFailedAllocationEndsThePassCleanly) {
+TEST(ResidencyManagerTest, ARefusedAllocationIsTriedAgain) {
   for (int n = 1; n <= kModules; ++n) {
     Fixture fixture(2 * kModules);
     fixture.device.FailAllocation(n);
-    const absl::Status status = Pass(fixture, Fixture::Resident()).Wait();
-    EXPECT_THAT(status, StatusIs(absl::StatusCode::kResourceExhausted, "no memory left")) << "allocation " << n;
-    EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk()) << "after allocation " << n;
+    EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk()) << "allocation " << n;
+    fixture.Settle();
     fixture.CheckInvariants();
   }
+}
+
+TEST(ResidencyManagerTest, WhereTheSystemGivesLessThanTheBudgetRidersMakeDoWithIt) {
+  constexpr int64_t kGiven = 4;
+  Fixture fixture(2 * kModules);
+  fixture.device.GiveAtMost(Memory::kDevice, kGiven * kCopy);
+  std::vector<std::unique_ptr<Pass>> passes;
+  for (int i = 0; i < 8; ++i) passes.push_back(std::make_unique<Pass>(fixture, Fixture::Resident()));
+  for (const auto& pass : passes) EXPECT_THAT(pass->Wait(), IsOk());
+  EXPECT_LE(fixture.device.most_allocated_bytes(Memory::kDevice), kGiven * kCopy);
+  fixture.Settle();
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, WhereTheSystemGivesNothingTheRequestFailsAndTheNextOneNeedNot) {
+  Fixture fixture(2 * kModules);
+  fixture.device.GiveAtMost(Memory::kDevice, 0);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(),
+              StatusIs(absl::StatusCode::kResourceExhausted, "no memory left"));
+  fixture.device.GiveAtMost(Memory::kDevice, kModel);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  fixture.Settle();
+  fixture.CheckInvariants();
 }
 
 TEST(ResidencyManagerTest, AChangedCheckpointEndsThePassWithDataLoss) {
@@ -271,10 +293,10 @@ TEST(ResidencyManagerTest, IdleCopiesGoBackToWhereTheirProfileRests) {
   EXPECT_THAT(Pass(fixture, Fixture::DiskDynamic(std::nullopt)).Wait(), IsOk());
   fixture.Settle();
   EXPECT_GT(fixture.device_weights(), 0) << "memory that waits is memory that works";
-  const absl::Duration next = fixture.manager->ReleaseIdle();
+  fixture.manager->Tick();
   EXPECT_GT(fixture.device_weights(), 0);
-  fixture.clock.Advance(next - fixture.clock.Now());
-  fixture.manager->ReleaseIdle();
+  fixture.clock.Advance(ResidencyManager::Options().idle_release);
+  fixture.manager->Tick();
   EXPECT_EQ(fixture.device_weights(), 0);
 }
 

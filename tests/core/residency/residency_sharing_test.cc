@@ -208,10 +208,28 @@ TEST(ResidencySharingTest, AFullQueueTellsWhenToTryAgain) {
   options.max_riders = 1;
   options.max_waiting = 0;
   Fixture fixture(4, 0, false, options);
+  HeldPass first(fixture, Fixture::Disk(), 0);
+  first.AwaitHeld();
   absl::StatusOr<std::unique_ptr<Rider>> refused =
       fixture.manager->Join(fixture.model, Fixture::Disk(), {}, [](absl::Status) {});
   EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
   EXPECT_EQ(refused.status().GetPayload(kRetryAfterPayload), absl::Cord("1000"));
+  first.Go();
+  EXPECT_THAT(first.Wait(), IsOk());
+}
+
+TEST(ResidencySharingTest, AnInteractiveRequestTakesABatchOnesPlaceInAFullQueue) {
+  ResidencyManager::Options options;
+  options.max_riders = 1;
+  options.max_waiting = 1;
+  Fixture fixture(4, 0, false, options);
+  HeldPass first(fixture, Fixture::Disk(), 0);
+  first.AwaitHeld();
+  Pass batch(fixture, Fixture::Disk(), {0, Priority::kBatch});
+  Pass interactive(fixture, Fixture::Disk());
+  first.Go();
+  EXPECT_THAT(batch.Wait(), StatusIs(absl::StatusCode::kResourceExhausted, "1 requests are waiting already"));
+  EXPECT_THAT(interactive.Wait(), IsOk());
 }
 
 TEST(ResidencyBudgetTest, ShrinkingEvictsAtOnceAndGrowingLetsCopiesComeBack) {

@@ -21,6 +21,9 @@
 namespace ditserve {
 namespace {
 
+using ::testing::Each;
+using ::testing::ResultOf;
+
 // A Linear of more than one piece, with its bias beside it in the file and another tensor before, so that nothing
 // begins at a page.
 constexpr int64_t kOut = 3000, kIn = 1000;
@@ -43,7 +46,7 @@ class TransferEngineTest : public ::testing::Test {
     absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
     ASSERT_THAT(weights, IsOk());
     weights_ = *std::move(weights);
-    transfers_ = *TransferEngine::Make(&device_, &ledger_, kThreads);
+    transfers_ = *TransferEngine::Make(host_.get(), &ledger_, kThreads);
     for (const StoredTensor* tensor : weights_->module(1).stored) {
       data_.push_back(FixtureBytes(tensor->name, tensor->size_bytes));
     }
@@ -60,19 +63,19 @@ class TransferEngineTest : public ::testing::Test {
     return LayoutOf(weights_->module(1), held, device_.IsInHostMemory(memory));
   }
   Buffer MakeBuffer(Memory memory, DType held) {
-    const int64_t bytes = Layout(memory, held).size_bytes;
-    return Buffer(&device_, *ledger_.TryReserve(memory, MemoryKind::kWeights, bytes));
+    return (IsHost(memory) ? host_ : of_device_)->Take(Layout(memory, held).size_bytes);
   }
 
   absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
     absl::Notification done;
     absl::Status result;
-    transfers_->Submit(
-        {weights_.get(), 1, std::move(source), std::move(targets), [&](const absl::Status& status, TransferCost cost) {
-           result = status;
-           cost_ = cost;
-           done.Notify();
-         }});
+    Transfer transfer{&device_, weights_.get(), 1, std::move(source), std::move(targets)};
+    transfer.enqueued = [&](const absl::Status&, TransferCost cost) { cost_ = cost; };
+    transfer.done = [&](const absl::Status& status) {
+      result = status;
+      done.Notify();
+    };
+    transfers_->Submit(std::move(transfer));
     done.WaitForNotification();
     return result;
   }
@@ -92,7 +95,9 @@ class TransferEngineTest : public ::testing::Test {
   TempFolder folder_;
   FaultyFileCalls calls_;
   FakeDevice device_;
-  Ledger ledger_{int64_t{1} << 30, int64_t{1} << 30};
+  std::unique_ptr<Arena> host_ = *Arena::Make(&device_, Memory::kHost, int64_t{1} << 30);
+  std::unique_ptr<Arena> of_device_ = *Arena::Make(&device_, Memory::kDevice, int64_t{1} << 30);
+  Ledger ledger_{{int64_t{1} << 30, int64_t{1} << 30}};
   std::unique_ptr<ModelWeights> weights_;
   std::unique_ptr<TransferEngine> transfers_;
   std::vector<std::string> data_;  // Of the linear's parameters, as stored.
@@ -165,6 +170,31 @@ TEST_F(TransferEngineTest, ElementsAtOddAddressesAreReadThroughASlot) {
   Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16);
   EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
   ExpectValues(host, DType::kBFloat16);
+}
+
+TEST_F(TransferEngineTest, AModuleWithoutElementsIsDoneToo) {
+  Open(DType::kBFloat16);
+  const std::string path = folder_ / "empty.safetensors";
+  WriteSafetensors(path, {{"first.weight", DType::kBFloat16, {1}}, {"second.weight", DType::kBFloat16, {0}}});
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(path, calls_);
+  ASSERT_THAT(checkpoint, IsOk());
+  const std::vector<ModuleSpec> modules = {{"first", "RMSNorm", {{"weight", {1}}}},
+                                           {"second", "RMSNorm", {{"weight", {0}}}}};
+  absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
+  ASSERT_THAT(weights, IsOk());
+  weights_ = *std::move(weights);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16), device = MakeBuffer(Memory::kDevice, DType::kFloat32);
+  EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
+  EXPECT_THAT(Run(Transfer::Source{&host, FormOf(DType::kBFloat16)}, {{&device, FormOf(DType::kFloat32)}}), IsOk());
+  EXPECT_EQ(cost_.disk_read_bytes, 0);
+}
+
+// Products choose their way by the alignment of what they read, and their sums' order by their way.
+TEST_F(TransferEngineTest, EveryParameterOfACopyOnADeviceLiesAtAMultipleOf256Bytes) {
+  Open(DType::kBFloat16);
+  for (const DType held : {DType::kBFloat16, DType::kFloat32, DType::kFloat8E4M3}) {
+    EXPECT_THAT(Layout(Memory::kDevice, held).offsets_bytes, Each(ResultOf([](int64_t at) { return at % 256; }, 0)));
+  }
 }
 
 TEST_F(TransferEngineTest, AnyFailedReadFailsTheTransferAlone) {

@@ -211,6 +211,10 @@ TEST_F(CheckpointTest, ARangeMustBeTheWholeSet) {
   EXPECT_THAT(Open("model-0000{1-2}-of-00003.safetensors"), StatusIs(kInvalid, "shard 3 of 3 is missing"));
 }
 
+TEST_F(CheckpointTest, ARangeMayEndWithTheLargestNumber) {
+  EXPECT_THAT(Open("model-{2147483647-2147483647}.safetensors"), StatusIs(kNotFound, "model-2147483647.safetensors"));
+}
+
 TEST_F(CheckpointTest, WhatAWildcardFindsMustBeTheWholeSet) {
   WriteShards(3);
   std::filesystem::remove(folder_ / ShardName(1, 3));

@@ -19,6 +19,8 @@
 namespace ditserve {
 namespace {
 
+using ::testing::ElementsAre;
+
 constexpr absl::StatusCode kDataLoss = absl::StatusCode::kDataLoss;
 constexpr absl::StatusCode kUnavailable = absl::StatusCode::kUnavailable;
 constexpr int64_t kBytes = 3 * File::kAlignment + 1234;
@@ -184,6 +186,13 @@ TEST_F(FileTest, ADiskThatFailsTwiceIsForgiven) {
   EXPECT_EQ(*Read(*file, 1, 10), content_.substr(1, 10));
   calls_.FailReads(2, EIO);
   EXPECT_EQ(*ReadDirect(*file, 1, 10), content_.substr(1, 10));
+}
+
+TEST_F(FileTest, ThePauseBeforeAFailingDiskIsAskedAgainGrows) {
+  const std::unique_ptr<File> file = Open();
+  calls_.FailReads(2, EIO);
+  EXPECT_THAT(Read(*file, 1, 10), IsOk());
+  EXPECT_THAT(calls_.pauses(), ElementsAre(absl::Milliseconds(50), absl::Milliseconds(200)));
 }
 
 TEST_F(FileTest, ADiskThatGoesOnFailingIsUnavailableUntilItRecovers) {

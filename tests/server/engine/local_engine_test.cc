@@ -338,6 +338,35 @@ TEST_F(LocalEngineTest, NamesTheTensorThatDoesNotFitTheModel) {
               StatusIs(absl::StatusCode::kInvalidArgument, "is not part of the model"));
 }
 
+TEST_F(LocalEngineTest, TakesAModelWithoutConfigurationByItsTensors) {
+  std::filesystem::remove(folder_ / "model/config.json");
+  const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
+  EXPECT_THAT(
+      (*engine)->LoadModel({"tiny", folder_ / "model"}),
+      StatusIs(absl::StatusCode::kInvalidArgument,
+               "model 'tiny': no config.json, and heads of 32 channels and patches of 64, expected 128 and 64"));
+  SeededCheckpointOptions options;
+  options.config.num_layers = 2;
+  options.config.num_attention_heads = 1;
+  options.config.joint_attention_dim = 64;
+  ASSERT_THAT(WriteSeededCheckpoint(options, folder_ / "bare", nullptr, nullptr), IsOk());
+  std::filesystem::remove(folder_ / "bare/config.json");
+  ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "bare"}), IsOk());
+  EXPECT_EQ(ToConfigJson((*engine)->Models()[0].model->config()), ToConfigJson(options.config));
+}
+
+TEST_F(LocalEngineTest, ServesBFloat16OnManyThreads) {
+  const auto native = MakeCpuDevice(CpuBFloat16::kNative);
+  LocalEngineOptions options;
+  options.device_budget_bytes = 128 << 20;
+  options.host_budget_bytes = 64 << 20;
+  options.transfer_threads = 1;
+  options.threads = 16;
+  const auto engine = LocalEngine::Make(options, native.get(), &clock_);
+  ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+  EXPECT_THAT(Send(**engine, MakeCall(ProfileNamed("disk"), 448, 448))->Wait(), IsOk());
+}
+
 TEST_F(LocalEngineTest, RefusesNewCallsWhileItDrains) {
   const auto engine = MakeEngine();
   const auto before = Send(*engine, MakeCall(ProfileNamed("disk")));

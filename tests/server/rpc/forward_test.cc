@@ -161,14 +161,14 @@ TEST_F(ForwardTest, ServesAsManyCallsAsTheLimitAndRefusesMore) {
   std::vector<std::unique_ptr<PendingForward>> pending;
   for (int i = 0; i < kMaxConcurrentCalls; ++i) {
     v1::ForwardRequest request = TinyRequest();
-    SetElement(*request.mutable_timestep(), 0, static_cast<float>(i));
+    SetElement(*request.mutable_timestep(), 0, static_cast<float>(i) / kMaxConcurrentCalls);
     pending.push_back(std::make_unique<PendingForward>(*transformer_, request));
   }
   engine_.WaitForCall(kMaxConcurrentCalls - 1);
   EXPECT_THAT(Forward(TinyRequest()), Refused(StatusCode::RESOURCE_EXHAUSTED, "max_concurrent_calls: 64 calls"));
   for (int i = kMaxConcurrentCalls; i-- > 0;) {
     const auto call = engine_.WaitForCall(i);
-    call->Answer(TinyResult(call->forward().inputs.timestep.item<float>()));
+    call->Answer(TinyResult(call->forward().inputs.timestep.item<float>() * kMaxConcurrentCalls));
   }
   for (int i = 0; i < kMaxConcurrentCalls; ++i) {
     ASSERT_THAT(pending[i]->Wait(), IsServed());

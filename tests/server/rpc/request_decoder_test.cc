@@ -5,9 +5,11 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 
+#include "tests/server/sound_call.h"
 #include "tests/server/tiny_model.h"
 #include "tests/testing/status_matchers.h"
 
@@ -15,6 +17,7 @@ namespace ditserve {
 namespace {
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+constexpr RequestLimits kLimits = {.max_batch = 4, .max_side = 64};
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
 class RequestDecoderTest : public ::testing::Test {
@@ -29,7 +32,7 @@ class RequestDecoderTest : public ::testing::Test {
   }
 
   const ProfileCatalogue catalogue_ = TinyCatalogue();
-  const RequestDecoder decoder_{{.max_batch = 4, .max_side = 64}, &catalogue_};
+  const RequestDecoder decoder_{kLimits, &catalogue_};
   std::vector<ModelInfo> models_ = {TinyModelInfo()};
   v1::ForwardRequest request_ = TinyRequest(2);
 };
@@ -160,9 +163,31 @@ TEST_F(RequestDecoderTest, KnowsFiniteNumbersOf16Bits) {
               }),
               StatusIs(kInvalid, "timestep.data: element 1"));
   EXPECT_THAT(ErrorAfter([](auto& r) {
-                *r.mutable_timestep() = MakeTensor(v1::DTYPE_BFLOAT16, {2}, Elements{0xFF7F, 0x7C00});
+                *r.mutable_timestep() = MakeTensor(v1::DTYPE_BFLOAT16, {2}, Elements{0x3F7F, 0x7F7F});
               }),
-              IsOk());
+              StatusIs(kInvalid, "timestep.data: element 1 is 3.38953e+38, expected 0 to 1"));
+}
+
+TEST_F(RequestDecoderTest, RefusesATimestepThatWasNotDividedBy1000) {
+  const auto with = [&](std::vector<float> timesteps) {
+    return ErrorAfter([&](auto& r) { *r.mutable_timestep() = MakeTensor(v1::DTYPE_FLOAT32, {2}, timesteps); });
+  };
+  EXPECT_THAT(with({0, 1}), IsOk());
+  EXPECT_THAT(with({-0.0f, 0.987f}), IsOk());
+  EXPECT_THAT(with({0.5f, 500}), StatusIs(kInvalid,
+                                          "timestep.data: element 1 is 500, expected 0 to 1 (a pipeline's "
+                                          "timestep / 1000)"));
+  EXPECT_THAT(with({1.0001f, 0}), StatusIs(kInvalid, "timestep.data: element 0 is 1.0001, expected 0 to 1"));
+  EXPECT_THAT(with({-0.001f, 0}), StatusIs(kInvalid, "timestep.data: element 0 is -0.001, expected 0 to 1"));
+}
+
+TEST_F(RequestDecoderTest, SaysThatReferenceImagesAreNotTaken) {
+  EXPECT_THAT(ErrorAfter([](auto& r) {
+                *r.mutable_latents() = Ramp({2, 2, 16, 4, 2});
+              }),
+              StatusIs(kInvalid,
+                       "latents.shape: [2, 2, 16, 4, 2], expected 4 dimensions [B, 16, H/8, W/8] (of the "
+                       "images that are made: an Edit model's reference images can't be given)"));
 }
 
 TEST_F(RequestDecoderTest, CountsTokensWhoseMaskIsNotZero) {
@@ -251,17 +276,73 @@ TEST_F(RequestDecoderTest, RefusesAnUnknownLayout) {
               StatusIs(kInvalid, "output_layout: 9, expected OUTPUT_LAYOUT_PATCHES or OUTPUT_LAYOUT_LATENTS"));
 }
 
-TEST_F(RequestDecoderTest, SurvivesRequestsWithAnyByteChanged) {
-  const std::string valid = TinyRequest(2).SerializeAsString();
+TEST_F(RequestDecoderTest, MakesASoundCallOrARefusalOfRequestsWithAnyBytesChanged) {
+  v1::ForwardRequest request = TinyRequest(2);
+  *request.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_BOOL, {2, 3}, {1, 1, 1, 1, 1, 1});
+  const std::string valid = request.SerializeAsString();
   std::mt19937 random(1);
-  for (int i = 0; i < 5000; ++i) {
+  int calls = 0, refusals = 0;
+  for (int i = 0; i < 50'000; ++i) {
     std::string changed = valid;
-    for (int j = 0; j < 3; ++j) changed[random() % 64] = static_cast<char>(random());
-    v1::ForwardRequest request;
+    for (int j = 0; j <= i % 3; ++j) changed[random() % changed.size()] = static_cast<char>(random());
     if (!request.ParseFromString(changed)) continue;
-    const absl::Status status = decoder_.Decode(request, models_).status();
-    EXPECT_NE(status.code(), absl::StatusCode::kInternal) << status;
+    const absl::StatusOr<DecodedForward> decoded = decoder_.Decode(request, models_);
+    ++(decoded.ok() ? calls : refusals);
+    if (decoded.ok()) {
+      ASSERT_THAT(CheckSound(*decoded, request, kLimits), IsOk()) << "change " << i;
+    } else {
+      ASSERT_TRUE(IsRefusal(decoded.status())) << decoded.status() << ", change " << i;
+    }
   }
+  // That neither way is for want of trying.
+  EXPECT_GT(calls, 1000);
+  EXPECT_GT(refusals, 1000);
+}
+
+// A tensor like `like`, its data as long as shape and dtype take, but for a length, a dimension or the dtype.
+v1::Tensor Misshapen(const v1::Tensor& like, std::mt19937& random) {
+  constexpr v1::DType kFloating[] = {v1::DTYPE_FLOAT32, v1::DTYPE_FLOAT16, v1::DTYPE_BFLOAT16};
+  v1::Tensor tensor = like;
+  switch (random() % 4) {
+    case 0:
+      tensor.set_shape(static_cast<int>(random() % tensor.shape_size()), static_cast<int64_t>(random() % 6));
+      break;
+    case 1:
+      tensor.add_shape(1);
+      break;
+    case 2:
+      tensor.mutable_shape()->RemoveLast();
+      break;
+    default:
+      tensor.set_dtype(kFloating[random() % 3]);
+  }
+  const int64_t element_bytes = tensor.dtype() == v1::DTYPE_BOOL ? 1 : (tensor.dtype() == v1::DTYPE_FLOAT32 ? 4 : 2);
+  const auto& shape = tensor.shape();
+  const int64_t bytes = std::accumulate(shape.begin(), shape.end(), element_bytes, std::multiplies<>());
+  tensor.set_data(std::string(static_cast<size_t>(bytes), '\1'));
+  return tensor;
+}
+
+TEST_F(RequestDecoderTest, MakesASoundCallOrARefusalOfTensorsThatDoNotGoTogether) {
+  v1::ForwardRequest valid = TinyRequest(2);
+  *valid.mutable_prompt_emb_mask() = MakeTensor<uint8_t>(v1::DTYPE_BOOL, {2, 3}, {1, 1, 1, 1, 1, 1});
+  std::mt19937 random(1);
+  int calls = 0;
+  for (int i = 0; i < 5000; ++i) {
+    v1::ForwardRequest request = valid;
+    for (v1::Tensor* tensor : {request.mutable_latents(), request.mutable_timestep(), request.mutable_prompt_emb(),
+                               request.mutable_prompt_emb_mask()}) {
+      if (random() % 3 == 0) *tensor = Misshapen(*tensor, random);
+    }
+    const absl::StatusOr<DecodedForward> decoded = decoder_.Decode(request, models_);
+    calls += decoded.ok();
+    if (decoded.ok()) {
+      ASSERT_THAT(CheckSound(*decoded, request, kLimits), IsOk()) << "change " << i;
+    } else {
+      ASSERT_TRUE(IsRefusal(decoded.status())) << decoded.status() << ", change " << i;
+    }
+  }
+  EXPECT_GT(calls, 1000);
 }
 
 TEST_F(RequestDecoderTest, TakesPriorityAndJoinOverAndRefusesUnknownOnes) {

@@ -1,0 +1,123 @@
+#include "core/devices/cuda_addresses.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/devices/cuda_status.h"
+
+namespace ditserve {
+namespace {
+
+// The version in which the newest of these calls was as it is used here.
+constexpr unsigned kDriverVersion = 10020;
+
+absl::Status DriverStatus(CUresult result, absl::string_view what) {
+  if (result == CUDA_SUCCESS) return absl::OkStatus();
+  const std::string message = absl::StrCat(what, ": CUDA driver error ", static_cast<int>(result));
+  return result == CUDA_ERROR_OUT_OF_MEMORY ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
+}
+
+template <typename Function>
+absl::Status Find(const char* name, Function& function) {
+  void* found = nullptr;
+  cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+  DITSERVE_RETURN_IF_ERROR(
+      CudaStatus(cudaGetDriverEntryPointByVersion(name, &found, kDriverVersion, cudaEnableDefault, &result), name));
+  if (result != cudaDriverEntryPointSuccess || found == nullptr) {
+    return absl::InternalError(absl::StrCat(name, ": not in this CUDA driver"));
+  }
+  function = reinterpret_cast<Function>(found);
+  return absl::OkStatus();
+}
+
+CUdeviceptr Address(const std::byte* data) { return reinterpret_cast<CUdeviceptr>(data); }
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CudaAddresses>> CudaAddresses::Make(int device) {
+  auto addresses = std::unique_ptr<CudaAddresses>(new CudaAddresses());
+  Driver& driver = addresses->driver_;
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemGetAllocationGranularity", driver.granularity));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemAddressReserve", driver.reserve));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemAddressFree", driver.release));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemCreate", driver.create));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemRelease", driver.drop));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemMap", driver.map));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemUnmap", driver.unmap));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemSetAccess", driver.set_access));
+  addresses->properties_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  addresses->properties_.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
+  size_t granule = 0;
+  DITSERVE_RETURN_IF_ERROR(DriverStatus(
+      driver.granularity(&granule, &addresses->properties_, CU_MEM_ALLOC_GRANULARITY_MINIMUM), "the granule"));
+  addresses->granule_bytes_ = static_cast<int64_t>(granule);
+  return addresses;
+}
+
+absl::StatusOr<std::byte*> CudaAddresses::Reserve(int64_t bytes) const {
+  CUdeviceptr begin = 0;
+  DITSERVE_RETURN_IF_ERROR(DriverStatus(driver_.reserve(&begin, static_cast<size_t>(bytes), 0, 0, 0),
+                                        absl::StrCat("reserving ", bytes, " bytes of device addresses")));
+  return reinterpret_cast<std::byte*>(begin);
+}
+
+void CudaAddresses::Release(std::byte* begin, int64_t bytes) const {
+  driver_.release(Address(begin), static_cast<size_t>(bytes));
+}
+
+absl::Status CudaAddresses::Commit(std::byte* begin, int64_t bytes) const {
+  absl::Status status;
+  int64_t mapped = 0;
+  for (; status.ok() && mapped < bytes; mapped += status.ok() ? granule_bytes_ : 0) {
+    status = CommitGranule(begin + mapped);
+  }
+  if (status.ok()) {
+    CUmemAccessDesc access = {properties_.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+    status = DriverStatus(driver_.set_access(Address(begin), static_cast<size_t>(bytes), &access, 1),
+                          absl::StrCat("access to ", bytes, " bytes of device memory"));
+  }
+  if (!status.ok()) Decommit(begin, mapped);
+  return status;
+}
+
+absl::Status CudaAddresses::CommitGranule(std::byte* begin) const {
+  const auto size = static_cast<size_t>(granule_bytes_);
+  CUmemGenericAllocationHandle handle;
+  DITSERVE_RETURN_IF_ERROR(
+      DriverStatus(driver_.create(&handle, size, &properties_, 0), absl::StrCat(size, " bytes of device memory")));
+  absl::Status mapped = DriverStatus(driver_.map(Address(begin), size, 0, handle, 0), "mapping device memory");
+  driver_.drop(handle);  // What is mapped stays until it is unmapped.
+  return mapped;
+}
+
+void CudaAddresses::Decommit(std::byte* begin, int64_t bytes) const {
+  for (int64_t at = 0; at < bytes; at += granule_bytes_) {
+    driver_.unmap(Address(begin + at), static_cast<size_t>(granule_bytes_));
+  }
+}
+
+absl::Status CommitPinned(std::byte* begin, int64_t bytes) {
+  DITSERVE_RETURN_IF_ERROR(CommitHostMemory(begin, bytes));
+  int64_t pinned = 0;
+  absl::Status status;
+  for (; status.ok() && pinned < bytes; pinned += status.ok() ? kPinnedBytes : 0) {
+    status =
+        CudaStatus(cudaHostRegister(begin + pinned, kPinnedBytes, cudaHostRegisterPortable), "pinning host memory");
+  }
+  if (status.ok()) return status;
+  for (int64_t at = 0; at < pinned; at += kPinnedBytes) cudaHostUnregister(begin + at);
+  DecommitHostMemory(begin, bytes);
+  return status;
+}
+
+void DecommitPinned(std::byte* begin, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += kPinnedBytes) {
+    if (cudaHostUnregister(begin + at) != cudaSuccess) cudaGetLastError();
+  }
+  DecommitHostMemory(begin, bytes);
+}
+
+}  // namespace ditserve

@@ -1,0 +1,62 @@
+#ifndef DITSERVE_CORE_DEVICES_CUDA_ADDRESSES_H_
+#define DITSERVE_CORE_DEVICES_CUDA_ADDRESSES_H_
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/devices/host_addresses.h"
+
+namespace ditserve {
+
+// Address ranges of one device's memory, by CUDA's virtual memory management. The driver's calls are asked of the
+// runtime, so that nothing links the driver. Each granule is an allocation of its own, as CUDA takes memory back only
+// as it was given.
+//
+// Thread safety: thread-safe. The caller has set the device.
+class CudaAddresses {
+ public:
+  static absl::StatusOr<std::unique_ptr<CudaAddresses>> Make(int device);
+
+  int64_t granule_bytes() const { return granule_bytes_; }
+
+  // As Device's.
+  absl::StatusOr<std::byte*> Reserve(int64_t bytes) const;
+  void Release(std::byte* begin, int64_t bytes) const;
+  absl::Status Commit(std::byte* begin, int64_t bytes) const;
+  void Decommit(std::byte* begin, int64_t bytes) const;
+
+ private:
+  struct Driver {
+    decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
+    decltype(&cuMemAddressReserve) reserve = nullptr;
+    decltype(&cuMemAddressFree) release = nullptr;
+    decltype(&cuMemCreate) create = nullptr;
+    decltype(&cuMemRelease) drop = nullptr;
+    decltype(&cuMemMap) map = nullptr;
+    decltype(&cuMemUnmap) unmap = nullptr;
+    decltype(&cuMemSetAccess) set_access = nullptr;
+  };
+
+  CudaAddresses() = default;
+  absl::Status CommitGranule(std::byte* begin) const;
+
+  Driver driver_;
+  CUmemAllocationProp properties_ = {};
+  int64_t granule_bytes_ = 0;
+};
+
+// Host memory in registered ranges of this size and alignment, which every device may copy from and to. Larger ones
+// would round small copies up further, and smaller ones cost more calls.
+inline constexpr int64_t kPinnedBytes = 2 << 20;
+// As Device's.
+absl::Status CommitPinned(std::byte* begin, int64_t bytes);
+void DecommitPinned(std::byte* begin, int64_t bytes);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_DEVICES_CUDA_ADDRESSES_H_

@@ -1,0 +1,224 @@
+#include "core/memory/arena.h"
+
+#include <algorithm>
+#include <cassert>
+#include <iterator>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace ditserve {
+namespace {
+
+constexpr int64_t kNoAddresses = -1;
+
+int64_t SizeOf(const std::vector<ArenaRange>& ranges) {
+  return std::accumulate(ranges.begin(), ranges.end(), int64_t{0},
+                         [](int64_t sum, const ArenaRange& range) { return sum + range.size_bytes; });
+}
+
+}  // namespace
+
+int64_t Garbage::size_bytes() const { return SizeOf(ranges_); }
+
+void Garbage::Free() {
+  if (arena_ == nullptr) return;
+  // If waiting fails the device is lost and nothing reads the memory any more.
+  static_cast<void>(WaitForAll(in_use_until_));
+  arena_->Decommit(ranges_);
+  {
+    const absl::MutexLock lock(&arena_->mutex_);
+    arena_->used_bytes_ -= size_bytes();
+  }
+  arena_ = nullptr;
+  ranges_.clear();
+  in_use_until_.clear();
+}
+
+void Garbage::Swap(Garbage& other) {
+  std::swap(arena_, other.arena_);
+  std::swap(ranges_, other.ranges_);
+  std::swap(in_use_until_, other.in_use_until_);
+}
+
+absl::StatusOr<std::unique_ptr<Arena>> Arena::Make(Device* device, Memory memory, int64_t address_bytes) {
+  const int64_t granule = device->granule_bytes(memory);
+  const int64_t bytes = std::max(address_bytes / granule, int64_t{1}) * granule;
+  DITSERVE_ASSIGN_OR_RETURN(std::byte* const begin, device->ReserveAddresses(memory, bytes));
+  return std::unique_ptr<Arena>(new Arena(device, memory, bytes, begin));
+}
+
+Arena::Arena(Device* device, Memory memory, int64_t address_bytes, std::byte* begin)
+    : device_(device),
+      memory_(memory),
+      address_bytes_(address_bytes),
+      granule_bytes_(device->granule_bytes(memory)),
+      begin_(begin),
+      fresh_({{0, address_bytes}}) {}
+
+Arena::~Arena() {
+  Trim(address_bytes_).Free();
+  assert(committed_bytes() == 0);
+  device_->ReleaseAddresses(memory_, begin_, address_bytes_);
+}
+
+Buffer Arena::Take(int64_t bytes) {
+  bytes = RoundUp(bytes);
+  if (bytes == 0) return Buffer(this, {0, 0}, /*has_memory=*/true, {});
+  const absl::MutexLock lock(&mutex_);
+  used_bytes_ += bytes;
+  if (const auto run = FindRun(bytes); run != holes_.end()) {
+    Events events;
+    const int64_t offset = run->first;
+    TakeRun(run, bytes, events);
+    return Buffer(this, {offset, bytes}, /*has_memory=*/true, std::move(events));
+  }
+  Buffer part(this, {TakeAddresses(bytes).value_or(kNoAddresses), bytes}, /*has_memory=*/false, {});
+  if (part.range_.offset_bytes != kNoAddresses) {
+    part.displaced_ = TakeSmallest(bytes, part.displaced_in_use_until_);
+  }
+  return part;
+}
+
+Garbage Arena::Trim(int64_t bytes) {
+  Garbage garbage;
+  garbage.arena_ = this;
+  const absl::MutexLock lock(&mutex_);
+  garbage.ranges_ = TakeSmallest(RoundUp(bytes), garbage.in_use_until_);
+  used_bytes_ += SizeOf(garbage.ranges_);
+  return garbage;
+}
+
+int64_t Arena::cached_bytes() const {
+  const absl::MutexLock lock(&mutex_);
+  return cached_bytes_;
+}
+
+int64_t Arena::committed_bytes() const {
+  const absl::MutexLock lock(&mutex_);
+  return used_bytes_ + cached_bytes_;
+}
+
+void Arena::Put(Buffer& part) {
+  if (part.range_.size_bytes == 0) return;
+  Events events = std::move(part.in_use_until_);
+  if (part.ready_ != nullptr) events.push_back(std::move(part.ready_));
+  const absl::MutexLock lock(&mutex_);
+  used_bytes_ -= part.range_.size_bytes;
+  if (part.has_memory_) return AddHole(part.range_, events);
+  for (const ArenaRange& range : part.displaced_) AddHole(range, part.displaced_in_use_until_);
+  if (part.range_.offset_bytes != kNoAddresses) PutAddresses(part.range_);
+}
+
+absl::Status Arena::Commit(Buffer& part) {
+  if (part.range_.offset_bytes == kNoAddresses) {
+    return absl::ResourceExhaustedError(absl::StrCat(part.range_.size_bytes, " bytes find no addresses beside each ",
+                                                     "other among the ", address_bytes_, " of their memory"));
+  }
+  DITSERVE_RETURN_IF_ERROR(WaitForAll(part.displaced_in_use_until_));
+  Decommit(std::exchange(part.displaced_, {}));
+  part.displaced_in_use_until_.clear();
+  DITSERVE_RETURN_IF_ERROR(device_->Commit(memory_, part.data(), part.range_.size_bytes));
+  part.has_memory_ = true;
+  return absl::OkStatus();
+}
+
+void Arena::Decommit(const std::vector<ArenaRange>& ranges) {
+  for (const ArenaRange& range : ranges) device_->Decommit(memory_, begin_ + range.offset_bytes, range.size_bytes);
+  const absl::MutexLock lock(&mutex_);
+  for (const ArenaRange& range : ranges) PutAddresses(range);
+}
+
+Arena::Holes::iterator Arena::FindRun(int64_t bytes) {
+  auto best = holes_.end();
+  int64_t best_bytes = 0;
+  for (auto first = holes_.begin(); first != holes_.end();) {
+    auto next = first;
+    int64_t end = first->first;
+    for (; next != holes_.end() && next->first == end; ++next) end += next->second.size_bytes;
+    const int64_t size = end - first->first;
+    if (size >= bytes && (best == holes_.end() || size < best_bytes)) {
+      best = first;
+      best_bytes = size;
+    }
+    first = next;
+  }
+  return best;
+}
+
+void Arena::TakeRun(Holes::iterator first, int64_t bytes, Events& events) {
+  cached_bytes_ -= bytes;
+  while (bytes > 0) {
+    const auto [offset, hole] = *first;
+    events.insert(events.end(), hole.in_use_until.begin(), hole.in_use_until.end());
+    first = holes_.erase(first);
+    if (hole.size_bytes > bytes) holes_[offset + bytes] = {hole.size_bytes - bytes, hole.in_use_until};
+    bytes -= std::min(bytes, hole.size_bytes);
+  }
+}
+
+std::vector<ArenaRange> Arena::TakeSmallest(int64_t bytes, Events& events) {
+  std::vector<ArenaRange> ranges;
+  for (const auto& [offset, hole] : holes_) ranges.push_back({offset, hole.size_bytes});
+  std::stable_sort(ranges.begin(), ranges.end(),
+                   [](const ArenaRange& a, const ArenaRange& b) { return a.size_bytes < b.size_bytes; });
+  size_t taken = 0;
+  for (; taken < ranges.size() && bytes > 0; ++taken) {
+    ArenaRange& range = ranges[taken];
+    range.size_bytes = std::min(range.size_bytes, bytes);
+    bytes -= range.size_bytes;
+    TakeRun(holes_.find(range.offset_bytes), range.size_bytes, events);
+  }
+  ranges.resize(taken);
+  return ranges;
+}
+
+void Arena::AddHole(ArenaRange range, const Events& in_use_until) {
+  cached_bytes_ += range.size_bytes;
+  auto next = holes_.lower_bound(range.offset_bytes);
+  if (next != holes_.begin()) {
+    const auto before = std::prev(next);
+    const Hole& hole = before->second;
+    if (before->first + hole.size_bytes == range.offset_bytes && hole.in_use_until == in_use_until) {
+      range = {before->first, hole.size_bytes + range.size_bytes};
+      holes_.erase(before);
+    }
+  }
+  if (next != holes_.end() && next->first == range.offset_bytes + range.size_bytes &&
+      next->second.in_use_until == in_use_until) {
+    range.size_bytes += next->second.size_bytes;
+    holes_.erase(next);
+  }
+  holes_[range.offset_bytes] = {range.size_bytes, in_use_until};
+}
+
+// The lowest that are enough: so what lies far up stays in one piece.
+std::optional<int64_t> Arena::TakeAddresses(int64_t bytes) {
+  const auto found = std::find_if(fresh_.begin(), fresh_.end(), [&](const auto& each) { return each.second >= bytes; });
+  if (found == fresh_.end()) return std::nullopt;
+  const auto [offset, size] = *found;
+  fresh_.erase(found);
+  if (size > bytes) fresh_[offset + bytes] = size - bytes;
+  return offset;
+}
+
+void Arena::PutAddresses(ArenaRange range) {
+  auto next = fresh_.lower_bound(range.offset_bytes);
+  if (next != fresh_.begin()) {
+    const auto before = std::prev(next);
+    if (before->first + before->second == range.offset_bytes) {
+      range = {before->first, before->second + range.size_bytes};
+      fresh_.erase(before);
+    }
+  }
+  if (next != fresh_.end() && next->first == range.offset_bytes + range.size_bytes) {
+    range.size_bytes += next->second;
+    fresh_.erase(next);
+  }
+  fresh_[range.offset_bytes] = range.size_bytes;
+}
+
+}  // namespace ditserve

@@ -1,0 +1,236 @@
+// The ResidencyManager carries out actions, and tells the policy what became of them.
+#include <algorithm>
+#include <cassert>
+#include <utility>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "core/residency/residency_manager.h"
+
+namespace ditserve {
+
+void ResidencyManager::ApplyLocked(Deferred& deferred) {
+  SettleBudgetsLocked();
+  for (Action& action : actions_) {
+    if (auto* grant = std::get_if<Grant>(&action)) {
+      GrantLocked(StateOf(grant->rider), std::move(grant->pin), deferred);
+    } else if (const auto* load = std::get_if<StartLoad>(&action)) {
+      StartLocked(*load, deferred);
+    } else if (const auto* drop = std::get_if<DropCopy>(&action)) {
+      Holding& gone = *holdings_[static_cast<size_t>(drop->id)];
+      Reservation& cached = cached_[Index(gone.reservation.memory())];
+      gone.buffer = Buffer();
+      gone.reservation.SetKind(MemoryKind::kStaging);
+      cached.Merge(std::move(gone.reservation));
+      gone.tensors.clear();
+    } else if (const auto* trim = std::get_if<TrimCache>(&action)) {
+      deferred.trimmed.push_back({arenas_[Index(trim->memory)]->Trim(trim->bytes),
+                                  cached_[Index(trim->memory)].Split(trim->bytes), trim->memory});
+    } else if (const auto* admit = std::get_if<Admit>(&action)) {
+      AdmitLocked(StateOf(admit->rider));
+    } else if (const auto* begin = std::get_if<Begin>(&action)) {
+      BeginLocked(StateOf(begin->rider), deferred);
+    } else {
+      const End& end = std::get<End>(action);
+      EndLocked(StateOf(end.rider), end.why, deferred);
+    }
+  }
+  actions_.clear();
+  const absl::Duration next = policy_.NextTick(clock_->Now());
+  next_tick_ = next;
+}
+
+// The ledger keeps to what the policy has in force, whatever is booked.
+void ResidencyManager::SettleBudgetsLocked() {
+  for (size_t i = 0; i < force_bytes_.size(); ++i) {
+    const auto memory = static_cast<Memory>(i);
+    const int64_t force = policy_.budget(memory).force_bytes();
+    if (force == force_bytes_[i]) continue;
+    force_bytes_[i] = force;
+    ledger_->SetBudget(memory, force);
+  }
+}
+
+void ResidencyManager::HoldLocked(const Copy& copy) {
+  const size_t at = Index(copy.key.memory);
+  if (holdings_.size() <= static_cast<size_t>(copy.id)) holdings_.resize(static_cast<size_t>(copy.id) + 1);
+  std::unique_ptr<Holding>& holding = holdings_[static_cast<size_t>(copy.id)];
+  if (holding == nullptr) holding = std::make_unique<Holding>();
+  holding->reservation = cached_[at].Split(copy.bytes - copy.grown_bytes);
+  holding->reservation.SetKind(MemoryKind::kWeights);
+  std::optional<Reservation> grown = ledger_->TryReserve(copy.key.memory, MemoryKind::kWeights, copy.grown_bytes);
+  assert(grown.has_value());  // The policy keeps to what is in force.
+  holding->reservation.Merge(*std::move(grown));
+  holding->buffer = arenas_[at]->Take(copy.bytes);
+  const CopyForm& form = forms_.form(copy.key.form);
+  const ModelWeights::Module& module = models_[static_cast<size_t>(copy.key.weights)]->module(copy.key.module);
+  const Device& device = *devices_[IsHost(copy.key.memory) ? 0 : static_cast<size_t>(DeviceOf(copy.key.memory))].device;
+  const CopyLayout layout = LayoutOf(module, form.dtype, device.IsInHostMemory(copy.key.memory));
+  holding->tensors.clear();
+  for (const int64_t offset : layout.offsets_bytes) {
+    holding->tensors.push_back({holding->buffer.data() + offset, form.dtype});
+  }
+}
+
+void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
+  if (policy_.loads() == 1) loading_since_ = clock_->Now();
+  Transfer transfer;
+  transfer.device = devices_[static_cast<size_t>(DeviceOf(load.device))].device;
+  transfer.model = models_[static_cast<size_t>(load.weights)].get();
+  transfer.module = load.module;
+  const auto buffer = [this](const Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return &holdings_[static_cast<size_t>(copy.id)]->buffer;
+  };
+  if (load.source != nullptr) transfer.source = {buffer(*load.source), forms_.form(load.source->key.form)};
+  for (const Copy* target : load.targets) {
+    HoldLocked(*target);
+    transfer.targets.push_back({buffer(*target), forms_.form(target->key.form)});
+  }
+  transfer.enqueued = [this, id = load.load, targets = load.targets](absl::Status status, TransferCost cost) {
+    OnEnqueued(id, targets, std::move(status), cost);
+  };
+  transfer.done = [this, id = load.load, targets = load.targets](const absl::Status& status) {
+    OnDone(id, targets, status);
+  };
+  deferred.transfers.push_back(std::move(transfer));
+}
+
+void ResidencyManager::AdmitLocked(RiderState& rider) {
+  const Memory memory = DeviceMemory(rider.device);
+  std::optional<Reservation> reserved =
+      ledger_->TryReserve(memory, MemoryKind::kActivations, rider.policy->activation_bytes);
+  assert(reserved.has_value());  // As above.
+  rider.activations = *std::move(reserved);
+  rider.watermark = ledger_->BeginWatermark(memory);
+}
+
+void ResidencyManager::BeginLocked(RiderState& rider, Deferred& deferred) {
+  rider.account.queue = clock_->Now() - rider.joined;
+  rider.account.join = rider.policy->join_costs;
+  rider.account.waited_for_sweep = rider.policy->waited_for_sweep;
+  const auto rides = [&rider](const RiderState& other) {
+    return other.model == rider.model && other.policy->riding() && !other.policy->passed_all();
+  };
+  const auto riders = static_cast<int>(std::count_if(riders_.begin(), riders_.end(), rides));
+  for (RiderState& other : riders_) {
+    if (rides(other)) other.account.most_riders = std::max(other.account.most_riders, riders);
+  }
+  Executor::Work begin = [admitted = std::exchange(rider.admitted, nullptr)]() mutable {
+    std::move(admitted)(absl::OkStatus());
+  };
+  deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(begin), TurnOf(rider)});
+}
+
+void ResidencyManager::GrantLocked(RiderState& rider, Pin pin, Deferred& deferred) {
+  rider.account.stall += clock_->Now() - rider.acquired;
+  const ComputingDevice& on = devices_[static_cast<size_t>(rider.device)];
+  const EventPtr ready = holdings_[static_cast<size_t>(pin.copy()->id)]->buffer.ready();
+  Executor::Work grant = [done = std::exchange(rider.acquisition, nullptr), device = on.device, ready,
+                          lease = MakeLease(rider, std::move(pin))]() mutable {
+    const absl::Status ordered = device->ComputeAfter(ready);
+    if (!ordered.ok()) return std::move(done)(ordered);
+    std::move(done)(std::move(lease));
+  };
+  deferred.posts.push_back({on.executor, std::move(grant), TurnOf(rider)});
+}
+
+void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Deferred& deferred) {
+  Executor::Work end;
+  if (rider.admitted != nullptr) {
+    end = [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); };
+  } else if (rider.acquisition != nullptr) {
+    rider.account.stall += clock_->Now() - rider.acquired;
+    end = [done = std::exchange(rider.acquisition, nullptr), why]() mutable { std::move(done)(why); };
+  } else {
+    return;
+  }
+  deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});
+}
+
+void ResidencyManager::Finish(Deferred deferred) {
+  for (;;) {
+    for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
+    for (Post& post : deferred.posts) post.executor->Post(std::move(post.work), post.turn);
+    if (deferred.trimmed.empty()) return;
+    std::vector<Trimmed> trimmed = std::move(deferred.trimmed);
+    deferred = {};
+    for (Trimmed& each : trimmed) each.garbage.Free();
+    const absl::MutexLock lock(&mutex_);
+    for (Trimmed& each : trimmed) {
+      const int64_t bytes = each.reservation.bytes();
+      { const Reservation freed = std::move(each.reservation); }
+      policy_.Freed(each.memory, bytes, clock_->Now(), actions_);
+      ApplyLocked(deferred);
+    }
+  }
+}
+
+void ResidencyManager::OnEnqueued(LoadId load, const std::vector<Copy*>& targets, absl::Status status,
+                                  TransferCost cost) {
+  Deferred deferred;
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (!status.ok()) {
+      failed_[load] = std::move(status);  // Until nothing is under way any more.
+      return;
+    }
+    ArrivedLocked(targets, cost);
+    policy_.Enqueued(load, clock_->Now(), actions_);
+    ApplyLocked(deferred);
+  }
+  Finish(std::move(deferred));
+}
+
+void ResidencyManager::OnDone(LoadId load, const std::vector<Copy*>& targets, const absl::Status& status) {
+  Deferred deferred;
+  {
+    const absl::MutexLock lock(&mutex_);
+    const absl::Duration now = clock_->Now();
+    if (policy_.loads() == 1) policy_.estimates().moving += now - loading_since_;
+    if (auto failed = failed_.extract(load)) {
+      FailedLocked(load, targets, failed.mapped());
+    } else {
+      policy_.Finished(load, now, actions_);
+      // What was enqueued and then failed is the device's failure: nobody on it can trust what they were given.
+      for (RiderState& rider : riders_) {
+        if (!status.ok()) policy_.Cancel(*rider.policy, status, now, actions_);
+      }
+    }
+    ApplyLocked(deferred);
+  }
+  Finish(std::move(deferred));
+}
+
+void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost) {
+  const CopyKey& key = targets.back()->key;
+  std::vector<RiderState*> users;
+  policy_.ForEachUser(
+      key, [&](PolicyRider& rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { users.push_back(&StateOf(&rider)); });
+  for (RiderState* user : users) {
+    user->account.disk_read_bytes += cost.disk_read_bytes / static_cast<int64_t>(users.size());
+    user->account.device_copy_bytes += cost.device_copy_bytes / static_cast<int64_t>(users.size());
+  }
+  moved_.disk_read_bytes += cost.disk_read_bytes;
+  moved_.device_copy_bytes += cost.device_copy_bytes;
+  policy_.estimates().moved_bytes += models_[static_cast<size_t>(key.weights)]->module(key.module).stored_bytes;
+}
+
+void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why) {
+  std::vector<int64_t> lost_bytes(arenas_.size());
+  std::optional<Memory> refused;
+  for (const Copy* target : targets) {
+    Holding& holding = *holdings_[static_cast<size_t>(target->id)];
+    if (holding.buffer.has_memory()) continue;
+    if (!refused) refused = target->key.memory;
+    const int64_t lost = holding.buffer.lost_bytes();
+    lost_bytes[Index(target->key.memory)] += lost;
+    const Reservation gone = holding.reservation.Split(lost);
+  }
+  if (refused) {
+    policy_.Refused(load, *refused, lost_bytes, why, clock_->Now(), actions_);
+  } else {
+    policy_.Failed(load, why, clock_->Now(), actions_);
+  }
+}
+
+}  // namespace ditserve

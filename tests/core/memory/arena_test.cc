@@ -1,0 +1,413 @@
+#include "core/memory/arena.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "tests/testing/fake_device.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::UnorderedElementsAre;
+
+constexpr int64_t kPage = kHostPageBytes;
+
+// Passes when it is waited for.
+class FakeEvent final : public Event {
+ public:
+  bool Done() override { return done_; }
+  absl::Status Wait() override {
+    done_ = true;
+    return status_;
+  }
+  void Fail(absl::Status status) { status_ = std::move(status); }
+
+ private:
+  bool done_ = false;
+  absl::Status status_;
+};
+
+// Sees at every moment that no more memory is given than was allowed.
+class WatchedDevice final : public FakeDevice {
+ public:
+  void Allow(int64_t bytes) { allowed_bytes_ = bytes; }
+  absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
+    absl::Status status = FakeDevice::Commit(memory, begin, bytes);
+    EXPECT_LE(allocated_bytes(memory), allowed_bytes_);
+    return status;
+  }
+
+ private:
+  int64_t allowed_bytes_ = INT64_MAX;
+};
+
+class ArenaTest : public ::testing::Test {
+ protected:
+  static std::unique_ptr<Arena> MakeArena(Device* device, Memory memory = Memory::kDevice, int64_t pages = 1000) {
+    absl::StatusOr<std::unique_ptr<Arena>> arena = Arena::Make(device, memory, pages * kPage);
+    EXPECT_THAT(arena, IsOk());
+    return *std::move(arena);
+  }
+  Buffer TakePrepared(int64_t pages) {
+    Buffer part = arena_->Take(pages * kPage);
+    EXPECT_THAT(part.Prepare(), IsOk());
+    return part;
+  }
+  int64_t given() const { return device_.allocated_bytes(Memory::kDevice); }
+
+  WatchedDevice device_;
+  std::unique_ptr<Arena> arena_ = MakeArena(&device_);
+};
+
+TEST_F(ArenaTest, APartHasWholeGranulesAndMemoryOnceItIsPrepared) {
+  Buffer part = arena_->Take(kPage + 1);
+  EXPECT_EQ(part.size_bytes(), 2 * kPage);
+  EXPECT_EQ(part.memory(), Memory::kDevice);
+  EXPECT_EQ(arena_->committed_bytes(), 2 * kPage);
+  EXPECT_EQ(given(), 0);
+  EXPECT_THAT(part.Prepare(), IsOk());
+  EXPECT_EQ(given(), 2 * kPage);
+  EXPECT_THAT(part.Prepare(), IsOk()) << "once more";
+}
+
+TEST_F(ArenaTest, APartOfNoBytesTakesNothing) {
+  Buffer part = arena_->Take(0);
+  EXPECT_THAT(part.Prepare(), IsOk());
+  EXPECT_EQ(part.size_bytes(), 0);
+  EXPECT_EQ(arena_->committed_bytes(), 0);
+}
+
+TEST_F(ArenaTest, WhatAPartLeavesTheNextOneGetsWithItsMemory) {
+  const std::byte* const first = TakePrepared(3).data();
+  EXPECT_EQ(arena_->cached_bytes(), 3 * kPage);
+  Buffer part = TakePrepared(2);
+  EXPECT_EQ(part.data(), first);
+  EXPECT_EQ(arena_->cached_bytes(), kPage);
+  EXPECT_EQ(given(), 3 * kPage);
+}
+
+TEST_F(ArenaTest, TheSmallestHoleThatIsEnoughIsTaken) {
+  Buffer large = TakePrepared(5), between = TakePrepared(1), small = TakePrepared(3), after = TakePrepared(1);
+  const std::byte* const expected = small.data();
+  large = Buffer();
+  small = Buffer();
+  EXPECT_EQ(arena_->Take(2 * kPage).data(), expected);
+}
+
+TEST_F(ArenaTest, WhereNoHoleIsEnoughHolesGiveTheirMemoryToFreshAddresses) {
+  Buffer first = TakePrepared(2), between = TakePrepared(1), second = TakePrepared(3), after = TakePrepared(1);
+  first = Buffer();
+  second = Buffer();
+  device_.Allow(given());
+  Buffer part = arena_->Take(4 * kPage);
+  EXPECT_EQ(arena_->cached_bytes(), kPage) << "just as much as is needed";
+  EXPECT_EQ(arena_->committed_bytes(), 7 * kPage);
+  EXPECT_EQ(given(), 7 * kPage);
+  EXPECT_THAT(part.Prepare(), IsOk());
+  EXPECT_EQ(given(), 7 * kPage);
+}
+
+TEST_F(ArenaTest, APartThatWasNeverPreparedLeavesTheHolesThatItWouldHaveDisplaced) {
+  { const Buffer hole = TakePrepared(2); }
+  { const Buffer part = arena_->Take(5 * kPage); }
+  EXPECT_EQ(arena_->cached_bytes(), 2 * kPage);
+  EXPECT_EQ(arena_->committed_bytes(), 2 * kPage);
+  EXPECT_EQ(given(), 2 * kPage);
+}
+
+TEST_F(ArenaTest, RefusedMemoryIsToldByPrepareAndCanBeAskedForAgain) {
+  { const Buffer hole = TakePrepared(2); }
+  Buffer part = arena_->Take(5 * kPage);
+  device_.FailAllocation(1);
+  EXPECT_THAT(part.Prepare(), StatusIs(absl::StatusCode::kResourceExhausted, "the fake device has no memory left"));
+  EXPECT_EQ(given(), 0) << "the hole's memory is gone";
+  EXPECT_THAT(part.Prepare(), IsOk());
+  EXPECT_EQ(given(), 5 * kPage);
+}
+
+TEST_F(ArenaTest, ARefusedPartThatIsGivenBackLeavesNothing) {
+  device_.FailAllocation(1);
+  EXPECT_THAT(arena_->Take(5 * kPage).Prepare(),
+              StatusIs(absl::StatusCode::kResourceExhausted, "the fake device has no memory left"));
+  EXPECT_EQ(arena_->committed_bytes(), 0);
+}
+
+TEST_F(ArenaTest, RunningOutOfAddressesIsToldByPrepare) {
+  Buffer most = TakePrepared(900);
+  EXPECT_THAT(arena_->Take(200 * kPage).Prepare(),
+              StatusIs(absl::StatusCode::kResourceExhausted,
+                       "819200 bytes find no addresses beside each other among the 4096000 of their memory"));
+  EXPECT_EQ(arena_->committed_bytes(), 900 * kPage);
+}
+
+TEST_F(ArenaTest, AddressesAreUsedAgain) {
+  for (int i = 0; i < 100; ++i) {
+    { const Buffer part = TakePrepared(900); }
+    arena_->Trim(900 * kPage);
+  }
+  EXPECT_EQ(given(), 0);
+}
+
+TEST_F(ArenaTest, GarbageIsHeldUntilItIsFreed) {
+  { const Buffer hole = TakePrepared(5); }
+  Garbage garbage = arena_->Trim(2 * kPage);
+  EXPECT_EQ(garbage.size_bytes(), 2 * kPage);
+  EXPECT_EQ(arena_->cached_bytes(), 3 * kPage);
+  EXPECT_EQ(arena_->committed_bytes(), 5 * kPage);
+  EXPECT_EQ(given(), 5 * kPage);
+  garbage.Free();
+  EXPECT_EQ(arena_->committed_bytes(), 3 * kPage);
+  EXPECT_EQ(given(), 3 * kPage);
+}
+
+TEST_F(ArenaTest, GarbageIsReadyWhenNothingReadsIt) {
+  const auto reads = std::make_shared<FakeEvent>();
+  TakePrepared(1).InUseUntil(reads);
+  Garbage garbage = arena_->Trim(kPage);
+  EXPECT_FALSE(garbage.Ready());
+  garbage.Free();
+  EXPECT_TRUE(reads->Done()) << "it was waited for";
+  EXPECT_TRUE(garbage.Ready());
+}
+
+TEST_F(ArenaTest, WriterOnTheDeviceComesAfterWhatIsUnderWayThere) {
+  const auto written = std::make_shared<FakeEvent>(), reads = std::make_shared<FakeEvent>();
+  {
+    Buffer before = TakePrepared(1);
+    before.WrittenOnce(written);
+    before.InUseUntil(reads);
+  }
+  Buffer part = TakePrepared(1);
+  EXPECT_THAT(part.in_use_until(), UnorderedElementsAre(written, reads));
+  EXPECT_FALSE(written->Done() || reads->Done()) << "nobody waits here";
+  part.WrittenOnce(nullptr);
+  EXPECT_THAT(part.in_use_until(), IsEmpty()) << "who writes next comes after the write";
+}
+
+TEST_F(ArenaTest, WriterOnTheHostWaits) {
+  const std::unique_ptr<Arena> host = MakeArena(&device_, Memory::kHost);
+  const auto reads = std::make_shared<FakeEvent>();
+  {
+    Buffer before = host->Take(kPage);
+    EXPECT_THAT(before.Prepare(), IsOk());
+    before.InUseUntil(reads);
+  }
+  Buffer part = host->Take(kPage);
+  EXPECT_FALSE(reads->Done());
+  EXPECT_THAT(part.Prepare(), IsOk());
+  EXPECT_TRUE(reads->Done());
+  EXPECT_THAT(part.in_use_until(), IsEmpty());
+}
+
+TEST_F(ArenaTest, NeighboursThatWaitForDifferentEventsAreTakenTogetherAndKeptApart) {
+  const auto first_reads = std::make_shared<FakeEvent>(), second_reads = std::make_shared<FakeEvent>();
+  {
+    Buffer first = TakePrepared(2), second = TakePrepared(2);
+    first.InUseUntil(first_reads);
+    second.InUseUntil(second_reads);
+  }
+  {
+    const Buffer one = arena_->Take(kPage);
+    EXPECT_THAT(one.in_use_until(), ElementsAre(first_reads)) << "not the neighbour's";
+    const Buffer rest = arena_->Take(3 * kPage);
+    EXPECT_THAT(rest.in_use_until(), ElementsAre(first_reads, second_reads));
+    EXPECT_EQ(rest.data(), one.data() + kPage);
+  }
+  EXPECT_EQ(arena_->cached_bytes(), 4 * kPage);
+}
+
+TEST_F(ArenaTest, MemoryIsTakenFromDisplacedHolesOnceNothingReadsThem) {
+  const auto reads = std::make_shared<FakeEvent>();
+  TakePrepared(1).InUseUntil(reads);
+  Buffer part = arena_->Take(2 * kPage);
+  EXPECT_FALSE(reads->Done());
+  EXPECT_THAT(part.Prepare(), IsOk());
+  EXPECT_TRUE(reads->Done());
+}
+
+TEST_F(ArenaTest, ALostDeviceIsToldByPrepare) {
+  const auto reads = std::make_shared<FakeEvent>();
+  reads->Fail(absl::InternalError("lost"));
+  TakePrepared(1).InUseUntil(reads);
+  EXPECT_THAT(arena_->Take(2 * kPage).Prepare(), StatusIs(absl::StatusCode::kInternal, "lost"));
+  EXPECT_EQ(arena_->committed_bytes(), kPage);
+}
+
+// Random takes, puts, trims and refusals beside a model that knows sizes alone.
+class ArenaTrace {
+ public:
+  explicit ArenaTrace(uint32_t seed) : random_(seed) {}
+  ~ArenaTrace() {
+    for (Part& part : parts_) Check(part);
+    parts_.clear();
+    garbage_.clear();
+    arena_->Trim(INT64_MAX / 2).Free();
+    EXPECT_EQ(device_.allocated_bytes(Memory::kDevice), 0);
+  }
+
+  void Step() {
+    switch (Pick(8)) {
+      case 0:
+      case 1:
+      case 2:
+        return Take();
+      case 3:
+        return Prepare();
+      case 4:
+      case 5:
+        return Put();
+      case 6:
+        return Trim();
+      default:
+        return Free();
+    }
+  }
+
+  void CheckInvariants() {
+    int64_t held = cached_, given = cached_;
+    for (const Part& part : parts_) {
+      held += part.buffer.size_bytes();
+      given += part.prepared ? part.buffer.size_bytes() : part.displaced;
+    }
+    for (const Garbage& garbage : garbage_) held += garbage.size_bytes(), given += garbage.size_bytes();
+    EXPECT_EQ(arena_->committed_bytes(), held);
+    EXPECT_EQ(arena_->cached_bytes(), cached_);
+    EXPECT_EQ(device_.allocated_bytes(Memory::kDevice), given);
+    device_.Allow(held);
+  }
+
+ private:
+  struct Part {
+    Buffer buffer;
+    bool prepared = false;
+    int64_t displaced = 0;  // Bytes of holes that wait for Prepare.
+    std::byte pattern{};
+  };
+
+  int64_t Pick(int64_t below) { return static_cast<int64_t>(random_() % static_cast<uint32_t>(below)); }
+
+  void Take() {
+    if (arena_->committed_bytes() > 200 * kPage) return;
+    const int64_t bytes = (1 + Pick(Pick(4) == 0 ? 40 : 6)) * kPage;
+    const int64_t before = arena_->committed_bytes(), cached_before = arena_->cached_bytes();
+    Part part{arena_->Take(bytes)};
+    EXPECT_EQ(arena_->committed_bytes() - before, std::max<int64_t>(0, bytes - cached_before));
+    const int64_t taken = std::min(bytes, cached_before);
+    cached_ -= taken;
+    EXPECT_EQ(arena_->cached_bytes(), cached_);
+    part.displaced = taken;  // Or all of it is a hole's.
+    device_.Allow(arena_->committed_bytes());
+    if (Pick(2) == 0) TryRefused(part);
+    for (const Part& other : parts_) {
+      const std::byte* const begin = other.buffer.data();
+      EXPECT_TRUE(begin + other.buffer.size_bytes() <= part.buffer.data() || part.buffer.data() + bytes <= begin)
+          << "parts overlap";
+    }
+    parts_.push_back(std::move(part));
+  }
+  void TryRefused(Part& part) {
+    const int64_t given = device_.allocated_bytes(Memory::kDevice);
+    device_.FailAllocation(1);
+    part.prepared = part.buffer.Prepare().ok();  // What got a hole needs no memory.
+    device_.FailAllocation(0);
+    EXPECT_EQ(given - device_.allocated_bytes(Memory::kDevice), part.prepared ? 0 : part.displaced);
+    part.displaced = 0;
+    if (part.prepared) Fill(part);
+  }
+  void Prepare() {
+    for (Part& part : parts_) {
+      if (part.prepared || Pick(2) == 0) continue;
+      EXPECT_THAT(part.buffer.Prepare(), IsOk());
+      part.prepared = true;
+      Fill(part);
+    }
+  }
+  void Put() {
+    if (parts_.empty()) return;
+    std::swap(parts_[static_cast<size_t>(Pick(static_cast<int64_t>(parts_.size())))], parts_.back());
+    Check(parts_.back());
+    cached_ += parts_.back().prepared ? parts_.back().buffer.size_bytes() : parts_.back().displaced;
+    parts_.pop_back();
+  }
+  void Trim() {
+    const int64_t bytes = Pick(20) * kPage;
+    garbage_.push_back(arena_->Trim(bytes));
+    EXPECT_EQ(garbage_.back().size_bytes(), std::min(bytes, cached_));
+    cached_ -= garbage_.back().size_bytes();
+  }
+  void Free() {
+    if (garbage_.empty()) return;
+    garbage_.back().Free();
+    garbage_.pop_back();
+  }
+  void Fill(Part& part) {
+    part.pattern = static_cast<std::byte>(1 + Pick(255));
+    std::memset(part.buffer.data(), static_cast<int>(part.pattern), static_cast<size_t>(part.buffer.size_bytes()));
+  }
+  static void Check(const Part& part) {
+    if (!part.prepared) return;
+    const std::byte* const begin = part.buffer.data();
+    EXPECT_TRUE(std::all_of(begin, begin + part.buffer.size_bytes(), [&](std::byte b) { return b == part.pattern; }));
+  }
+
+  std::mt19937 random_;
+  WatchedDevice device_;
+  std::unique_ptr<Arena> arena_ = *Arena::Make(&device_, Memory::kDevice, 20'000 * kPage);
+  std::vector<Part> parts_;
+  std::vector<Garbage> garbage_;
+  int64_t cached_ = 0;
+};
+
+TEST(ArenaPropertyTest, RandomTracesKeepTheModelsBytes) {
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    SCOPED_TRACE(seed);
+    ArenaTrace trace(seed);
+    for (int step = 0; step < 400 && !::testing::Test::HasFailure(); ++step) {
+      trace.Step();
+      trace.CheckInvariants();
+    }
+  }
+}
+
+TEST(ArenaPropertyTest, ThreadsLoseNothing) {
+  constexpr int kThreads = 4;
+  FakeDevice device;
+  const std::unique_ptr<Arena> arena = *Arena::Make(&device, Memory::kDevice, 100'000 * kPage);
+  std::vector<std::thread> threads;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      std::mt19937 random(static_cast<uint32_t>(thread));
+      std::vector<Buffer> parts;
+      for (int step = 0; step < 3000; ++step) {
+        if (random() % 2 == 0) {
+          parts.push_back(arena->Take(static_cast<int64_t>(1 + random() % 8) * kPage));
+          EXPECT_THAT(parts.back().Prepare(), IsOk());
+          std::memset(parts.back().data(), thread, static_cast<size_t>(parts.back().size_bytes()));
+        } else if (!parts.empty()) {
+          Buffer& part = parts[random() % parts.size()];
+          EXPECT_EQ(part.data()[part.size_bytes() - 1], static_cast<std::byte>(thread));
+          std::swap(part, parts.back());
+          parts.pop_back();
+        }
+        if (random() % 8 == 0) arena->Trim(4 * kPage).Free();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(arena->committed_bytes(), arena->cached_bytes());
+  EXPECT_EQ(device.allocated_bytes(Memory::kDevice), arena->cached_bytes());
+}
+
+}  // namespace
+}  // namespace ditserve

@@ -1,0 +1,64 @@
+#ifndef DITSERVE_TESTS_SERVER_SOUND_CALL_H_
+#define DITSERVE_TESTS_SERVER_SOUND_CALL_H_
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "server/rpc/request_decoder.h"
+#include "tests/server/tiny_model.h"
+
+namespace ditserve {
+
+// Whether a tensor is all of a message's elements where they lie, and all of them finite.
+inline bool IsSoundView(const at::Tensor& tensor, const v1::Tensor& message) {
+  return tensor.is_contiguous() && tensor.nbytes() == message.data().size() &&
+         tensor.const_data_ptr() == message.data().data() && at::isfinite(tensor).all().item<bool>();
+}
+
+// What must hold of the call that a decoder with `limits` makes of a request to the tiny model, whatever the request.
+// Errors: Internal that names what does not.
+inline absl::Status CheckSound(const DecodedForward& decoded, const v1::ForwardRequest& request,
+                               const RequestLimits& limits) {
+  const ForwardInputs& inputs = decoded.call.inputs;
+  const auto is = [](const at::Tensor& tensor, const std::vector<int64_t>& shape) { return tensor.sizes() == shape; };
+  const int64_t batch = inputs.latents.dim() == 4 ? inputs.latents.size(0) : 0;
+  const int64_t tokens = inputs.prompt_emb.dim() == 3 ? inputs.prompt_emb.size(1) : 0;
+  const int64_t height = request.height(), width = request.width();
+  const at::Tensor& mask = inputs.prompt_emb_mask;
+  const std::pair<const char*, bool> facts[] = {
+      {"model", decoded.model == &TinyModel() && decoded.call.model == "tiny"},
+      {"batch", batch >= 1 && batch <= limits.max_batch},
+      {"sides", std::min(height, width) >= 16 && std::max(height, width) <= limits.max_side},
+      {"latents.shape", is(inputs.latents, {batch, 16, height / 8, width / 8})},
+      {"timestep.shape", is(inputs.timestep, {batch})},
+      {"prompt_emb.shape", tokens >= 1 && is(inputs.prompt_emb, {batch, tokens, 8})},
+      {"latents.data", IsSoundView(inputs.latents, request.latents())},
+      {"timestep.data", IsSoundView(inputs.timestep, request.timestep())},
+      {"prompt_emb.data", IsSoundView(inputs.prompt_emb, request.prompt_emb())},
+      {"prompt_emb_mask", mask.defined() == request.has_prompt_emb_mask()},
+      {"prompt_emb_mask.shape",
+       !mask.defined() || (is(mask, {batch, tokens}) && absl::MakeConstSpan(request.prompt_emb_mask().shape()) ==
+                                                            absl::MakeConstSpan(mask.sizes()))},
+      {"prompt_emb_mask.data", !mask.defined() || mask.any(1).all().item<bool>()},
+  };
+  for (const auto& [what, holds] : facts) {
+    if (!holds) return absl::InternalError(absl::StrCat("an unsound call was made: ", what));
+  }
+  return absl::OkStatus();
+}
+
+// Whether it is the client that is told to be wrong.
+inline bool IsRefusal(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status);
+}
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_TESTS_SERVER_SOUND_CALL_H_

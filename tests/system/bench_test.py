@@ -1,0 +1,74 @@
+"""bench/measure.py with measures that cost nothing: turns, medians, targets, the comparison of builds."""
+
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
+
+import measure  # noqa: E402
+from measures import MEASURES, Measure, Row  # noqa: E402
+
+OURS, OTHER = Path("/ours"), Path("/other")
+
+
+class Scripted(Measure):
+    """Two rows: the first has the values given, the second is always 1."""
+
+    def __init__(self, ours: dict[Path, list[float]], theirs: list[float] = (), target: tuple | None = None):
+        super().__init__(Path("/checkpoint"))
+        self.rows = [Row("a pass", "nothing", "s", "a peer", target), Row("another", "all", "MiB", "a peer")]
+        self.left = {side: list(values) for side, values in ours.items()} | {"theirs": list(theirs)}
+        self.turns = []
+
+    def take(self, side) -> list[float]:
+        self.turns.append(side)
+        return [self.left[side].pop(0), 1.0]
+
+    def ours(self, binaries: Path) -> list[float]:
+        return self.take(binaries)
+
+    def theirs(self, _: Path) -> list[float]:
+        return self.take("theirs")
+
+
+class MeasureTest(unittest.TestCase):
+    def test_both_sides_take_turns_and_both_figures_are_printed(self):
+        scripted = Scripted({OURS: [1, 2, 9]}, [2, 2, 3], (0, 1.1))
+        scripted.limits = ["the disk", "computing", "the disk"]
+        first, second = measure.promises(scripted, OURS, 3)
+        self.assertEqual(scripted.turns, [OURS, "theirs", "theirs", OURS, OURS, "theirs"])
+        self.assertEqual(first, ("a pass", "nothing", "2.00 s (1.00 to 9.00)", "a peer", "2.00 s (2.00 to 3.00)",
+                                 "1.00 (0.50 to 3.00)", "1.10", "the disk"))
+        self.assertEqual(second[2], "1.00 MiB (1.00 to 1.00)")
+
+    def test_a_missed_target_is_marked(self):
+        (row, _) = measure.promises(Scripted({OURS: [3]}, [2], (0, 1.1)), OURS, 1)
+        self.assertEqual(row[5:7], ("1.50", "**1.10, missed**"))
+        (row, _) = measure.promises(Scripted({OURS: [3]}, [2], (1.6, 1.7)), OURS, 1)
+        self.assertEqual(row[6], "**1.60 to 1.70, missed**")
+
+    def test_two_builds_take_turns_and_only_what_is_more_than_3_percent_worse_is_marked(self):
+        scripted = Scripted({OURS: [104, 104, 104], OTHER: [100, 100, 50]})
+        worse, equal = measure.comparison(scripted, OURS, OTHER, 3)
+        self.assertEqual(scripted.turns, [OURS, OTHER, OTHER, OURS, OURS, OTHER])
+        self.assertEqual(worse[2:], ("104.00 s (104.00 to 104.00)", "100.00 s (50.00 to 100.00)",
+                                     "1.040 (1.040 to 2.080)", "**4 %**"))
+        self.assertEqual(equal[-1], "")
+        (row, _) = measure.comparison(Scripted({OURS: [102], OTHER: [100]}), OURS, OTHER, 1)
+        self.assertEqual(row[-1], "")
+
+    def test_every_measure_is_made_for_each_of_its_sizes(self):
+        checkpoint = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (checkpoint / "config.json").write_text('{"num_layers": 6}')
+        whole = measure.measures_of(list(MEASURES), checkpoint, checkpoint, None)
+        self.assertEqual([type(made).__name__ for made in whole],
+                         ["Limit"] * 2 + ["Eager"] * 2 + ["Peer"] * 3 + ["Riders", "Budgets", "Ledger", "Manager", "Link",
+                                                                        "Overhead"] + ["Full"] * 2)
+        small = measure.measures_of(["limit", "budgets"], checkpoint, None, [64, 128])
+        self.assertEqual([type(made).__name__ for made in small], ["Limit", "Limit", "Budgets"])
+
+
+if __name__ == "__main__":
+    unittest.main()

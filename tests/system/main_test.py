@@ -1,0 +1,59 @@
+"""ditserve's main: flags, the check of a configuration, exit codes."""
+
+import socket
+import subprocess
+import unittest
+
+from programs import BIN, ProgramTest, Server
+
+
+class MainTest(ProgramTest):
+    def run_ditserve(self, *arguments) -> subprocess.CompletedProcess:
+        return subprocess.run([BIN / "ditserve", *arguments], capture_output=True, text=True, cwd=self.folder)
+
+    def assert_ends(self, done: subprocess.CompletedProcess, code: int, out: str = "", err: str = "") -> None:
+        self.assertEqual(done.returncode, code, done)
+        self.assertIn(out, done.stdout)
+        self.assertIn(err, done.stderr)
+
+    def test_help_and_version_are_no_errors(self):
+        self.assert_ends(self.run_ditserve("--help"), 0, out="--config")
+        self.assert_ends(self.run_ditserve("--version"), 0, out="ditserve ")
+
+    def test_a_wrong_flag_is_wrong_usage(self):
+        self.assert_ends(self.run_ditserve("--frobnicate"), 2, err="--frobnicate")
+
+    def test_check_says_whether_a_configuration_is_valid_and_serves_nothing(self):
+        valid = self.write("valid.yaml", f"models: [{{name: tiny, path: {self.checkpoint}}}]\n")
+        self.assert_ends(self.run_ditserve("--config", valid, "--check"), 0, out="the configuration is valid")
+        wrong = self.write("wrong.yaml", "requests:\n  max_active: 0\n")
+        self.assert_ends(self.run_ditserve("--config", wrong, "--check"), 2, err="wrong.yaml:2:3: requests.max_active")
+        profile = self.write("profile.yaml", "default_profile: none-such\n")
+        self.assert_ends(self.run_ditserve("--config", profile, "--check"), 2, err="none-such")
+
+    def test_a_configuration_that_is_not_there_is_wrong_usage(self):
+        self.assert_ends(self.run_ditserve("--config", "none-such.yaml"), 2, err="none-such.yaml")
+
+    def test_a_checkpoint_that_is_not_there_is_a_failure(self):
+        done = self.run_ditserve("--listen", f"unix:{self.folder}/socket", "--metrics-listen", "none",
+                                 "--model", f"tiny={self.folder}/none-such")
+        self.assert_ends(done, 1, err="none-such")
+
+    def test_an_address_that_is_taken_is_a_failure(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            done = self.run_ditserve("--listen", address, "--metrics-listen", "none", "--model", f"tiny={self.checkpoint}")
+        self.assert_ends(done, 1, err=address)
+
+    def test_a_server_says_what_it_serves_and_where_and_answers(self):
+        with Server(self.folder, "--model", f"tiny={self.checkpoint}") as server:
+            self.assertEqual(server.greeting, f"ditserve: serving tiny on {server.address}\n")
+            self.assertEqual(server.ditctl("health").returncode, 0)
+            output, errors = server.forward(64).communicate()
+            self.assertIn("output", output, errors)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,66 @@
+"""What signals do to a ditserve that is at work."""
+
+import signal
+import unittest
+
+from programs import ProgramTest, Server
+
+GIB = 1 << 30
+LONG = 2048  # Pixels a side of a pass that takes long enough to be met under way.
+
+
+class SignalsTest(ProgramTest):
+    def serve(self, *flags) -> Server:
+        return Server(self.folder, "--model", f"tiny={self.checkpoint}", *flags)
+
+    def test_sigterm_under_load_answers_what_was_accepted(self):
+        with self.serve("--config", self.write("one.yaml", "requests: {max_active: 1}\n")) as server:
+            accepted = [server.forward(LONG) for _ in range(3)]
+            server.await_requests(len(accepted))
+            server.process.send_signal(signal.SIGTERM)
+            server.await_log("SIGTERM: finishing the calls under way")
+            late = server.forward(64)
+            for request in accepted:
+                output, errors = request.communicate()
+                self.assertEqual(request.returncode, 0, errors)
+                self.assertIn("output", output)
+            self.assertIn("UNAVAILABLE", late.communicate()[1])
+            self.assertEqual(server.process.wait(), 0)
+
+    def test_a_second_sigint_ends_it_at_once(self):
+        with self.serve() as server:
+            request = server.forward(LONG)
+            server.await_requests(1)
+            server.process.send_signal(signal.SIGINT)
+            server.await_log("SIGINT: finishing the calls under way")
+            server.process.send_signal(signal.SIGINT)
+            self.assertEqual(server.process.wait(), 128 + signal.SIGINT)
+            self.assertNotEqual(request.wait(), 0)
+            request.communicate()
+
+    def test_sighup_takes_the_budgets_of_a_valid_file_over(self):
+        config = self.write("ditserve.yaml", "memory: {device_budget: 2GiB, host_budget: 1GiB}\n")
+        with self.serve("--config", config) as server:
+            self.assertEqual(server.budgets(), [2 * GIB, GIB])
+            config.write_text("memory: {device_budget: 3GiB, host_budget: 2GiB}\n")
+            server.process.send_signal(signal.SIGHUP)
+            server.await_log("SIGHUP: budgets of")
+            self.assertEqual(server.budgets(), [3 * GIB, 2 * GIB])
+
+    def test_sighup_with_an_invalid_file_changes_nothing_and_names_the_place(self):
+        config = self.write("ditserve.yaml", "memory: {device_budget: 2GiB, host_budget: 1GiB}\n")
+        with self.serve("--config", config) as server:
+            config.write_text("memory: {device_budget: 3GiB, host_budget: much}\n")
+            server.process.send_signal(signal.SIGHUP)
+            self.assertIn("ditserve.yaml:1:", server.await_log("SIGHUP: "))
+            self.assertEqual(server.budgets(), [2 * GIB, GIB])
+            self.assertEqual(server.forward(64).wait(), 0)
+
+    def test_sigterm_while_idle_ends_it_cleanly(self):
+        with self.serve() as server:
+            server.process.send_signal(signal.SIGTERM)
+            self.assertEqual(server.process.wait(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
