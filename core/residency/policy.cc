@@ -61,10 +61,7 @@ absl::StatusOr<std::optional<Pin>> Policy::Acquire(PolicyRider& rider, ModuleInd
   if (!rider.ended.ok()) return rider.ended;
   if (rider.load_error && rider.load_error->first == module) return rider.load_error->second;
   Copy* const copy = sweeps_.FindComputable(*rider.itinerary, module);
-  if (copy != nullptr && copy->ready() && (!copy->doomed || copy->IsPromisedTo(rider.id))) {
-    copies_.FulfilAll(rider.id);
-    return std::optional<Pin>(Pin(*copy));
-  }
+  if (copy != nullptr && copy->ready() && !copy->doomed) return std::optional<Pin>(Pin(*copy));
   rider.pending = true;
   rider.since = now;
   rider.refused = false;
@@ -75,19 +72,22 @@ absl::StatusOr<std::optional<Pin>> Policy::Acquire(PolicyRider& rider, ModuleInd
 
 void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Duration now, Actions& actions) {
   now_ = now;
-  Copy& copy = *pin.copy();
+  const CopyKey key = pin.copy()->key;
+  pin.copy()->used = true;
   { const Pin ended = std::move(pin); }
-  copy.used = true;
   rider.attained += took;
   rider.computing += took;
-  if (rider.next == copy.key.module) ++rider.next;
+  if (rider.next == key.module) ++rider.next;
   if (rider.passed_all()) {
     estimates_.usual_ride = now - rider.begun;
     sweeps_.LearnPace(*rider.itinerary, now - rider.begun);
     estimates_.computing_per_byte[rider.itinerary->weights] =
         absl::ToDoubleSeconds(rider.computing) / static_cast<double>(std::max<int64_t>(rider.activation_bytes, 1));
   }
-  DropUnlessWanted(copy, actions);
+  // It may have passed more than the one that it read.
+  for (size_t i = copies_.Of(key.weights, key.module).size(); i-- > 0;) {
+    DropUnlessWanted(*copies_.Of(key.weights, key.module)[i], actions);
+  }
   if (rider.passed_all()) BeginThoseAfter(rider, actions);
   Decide(actions);
 }
@@ -115,6 +115,7 @@ void Policy::EndRider(PolicyRider& rider, const absl::Status& why, Actions& acti
   if (rider.pending || !rider.riding()) actions.push_back(End{&rider, why});
   rider.pending = false;
   rider.stage = PolicyRider::Stage::kEnding;
+  BeginThoseAfter(rider, actions);
 }
 
 void Policy::Leave(PolicyRider& rider, absl::Duration now, Actions& actions) {

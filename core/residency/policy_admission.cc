@@ -48,7 +48,8 @@ absl::Status Policy::MakePlaceInQueue(const PolicyRider& rider, Actions& actions
           budget.allowed_bytes()) {
     return absl::OkStatus();
   }
-  if (last == nullptr || last->priority <= rider.priority) return QueueIsFull(waiting);
+  const bool has_place = waiting <= options_.max_waiting;  // And was not just about to be let in beyond it.
+  if (!has_place || last == nullptr || last->priority <= rider.priority) return QueueIsFull(waiting);
   EndRider(*last, QueueIsFull(waiting), actions);
   return absl::OkStatus();
 }

@@ -21,6 +21,9 @@ bool Books::Leads(FormId from, FormId to) const {
 // Each target is made from the one before it, never a host's copy from a device's, and the last one can be read.
 absl::Status Books::CheckChain(const StartLoad& load) const {
   const Copy* from = load.source;
+  if (from != nullptr && !IsHost(from->key.memory) && from->key.memory != load.device) {
+    return absl::InternalError("a load for one device reads from another");
+  }
   for (const Copy* target : load.targets) {
     if (target == load.source) return absl::InternalError("a copy is made from itself");
     if (from != nullptr && !Leads(from->key.form, target->key.form)) {
@@ -38,29 +41,57 @@ absl::Status Books::CheckChain(const StartLoad& load) const {
   return absl::OkStatus();
 }
 
-absl::Status Books::Start(const StartLoad& load, const std::vector<const PolicyRider*>& riders) {
-  if (absl::Status status = CheckChain(load); !status.ok()) return status;
+// What is on its way, and can be made into what this load makes, is waited for.
+absl::Status Books::CheckReadOnce(const StartLoad& load) const {
+  if (load.source != nullptr) return absl::OkStatus();
+  for (const Copy* other : policy_.copies().Of(load.weights, load.module)) {
+    const auto found = copies_.find(other->id);
+    if (found == copies_.end() || !found->second.written || doomed_.contains(other->id) || other->doomed) continue;
+    if (!IsHost(other->key.memory) && other->key.memory != load.device) continue;
+    if (std::find(load.targets.begin(), load.targets.end(), other) != load.targets.end()) continue;
+    if (Leads(other->key.form, load.targets.back()->key.form)) {
+      return absl::InternalError(absl::StrCat("module ", load.module, " is read twice at once"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// A copy is placed where a rider computes with it, or where its profile has a stop: a limited one within its limit.
+absl::Status Books::CheckPlaced(const StartLoad& load, const std::vector<const PolicyRider*>& riders) const {
   for (const Copy* target : load.targets) {
-    if (!keys_.insert(KeyOf(target->key)).second) return absl::InternalError("what is there is loaded again");
+    const Account& account = accounts_[Index(target->key.memory)];
     const bool placed = std::any_of(riders.begin(), riders.end(), [&](const PolicyRider* rider) {
       const Itinerary& itinerary = *rider->itinerary;
-      return (target == load.targets.back() && target->key.memory == load.device && itinerary.Computes(target->key)) ||
-             (itinerary.device == load.device && itinerary.StopOf(target->key) >= 0);
+      if (itinerary.device != load.device) return false;
+      if (target == load.targets.back() && itinerary.Computes(target->key)) return true;
+      const int stop = itinerary.StopOf(target->key);
+      const bool limited = stop >= 0 && stop == itinerary.route(load.module).limited && itinerary.limit_bytes;
+      return stop >= 0 && (!limited || account.copies + account.activations <= *itinerary.limit_bytes);
     });
     if (!placed) {
       return absl::InternalError(absl::StrCat("module ", load.module, " is placed in memory ",
                                               Index(target->key.memory), " in form ", target->key.form,
                                               ", where no rider's profile has it"));
     }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Books::Start(const StartLoad& load, const std::vector<const PolicyRider*>& riders) {
+  if (absl::Status status = CheckChain(load); !status.ok()) return status;
+  if (absl::Status status = CheckReadOnce(load); !status.ok()) return status;
+  for (const Copy* target : load.targets) {
+    if (!keys_.insert(KeyOf(target->key)).second) return absl::InternalError("what is there is loaded again");
     Account& account = accounts_[Index(target->key.memory)];
     const int64_t reused = target->bytes - target->grown_bytes;
     if (reused > account.cached) return absl::InternalError("more is used again than the cache has");
     account.cached -= reused;
     account.copies += target->bytes;
     account.booked += target->grown_bytes;
-    copies_[target->id] = {target->key, target->bytes, 0, true};
+    copies_[target->id] = {target->key, target->bytes, 0, true, load.load};
     moved_bytes_ += target->bytes;
   }
+  if (absl::Status status = CheckPlaced(load, riders); !status.ok()) return status;
   if (load.source == nullptr) return absl::OkStatus();
   const auto source = copies_.find(load.source->id);
   if (source == copies_.end() || !load.source->ready()) return absl::InternalError("the source is not there");
@@ -139,15 +170,44 @@ void Books::TakenBack(const StartLoad& load, const std::vector<int64_t>& lost_by
 
 void Books::Admitted(const PolicyRider& rider) {
   accounts_[Index(rider.itinerary->device)].booked += rider.activation_bytes;
+  accounts_[Index(rider.itinerary->device)].activations += rider.activation_bytes;
   admitted_.insert(rider.id);
 }
 
-void Books::Left(const PolicyRider& rider) {
-  if (admitted_.erase(rider.id) > 0) accounts_[Index(rider.itinerary->device)].booked -= rider.activation_bytes;
+void Books::Left(const PolicyRider& rider, absl::Duration now) {
   settled_.insert(rider.id);
+  if (admitted_.erase(rider.id) == 0) return;
+  const Itinerary& itinerary = *rider.itinerary;
+  accounts_[Index(itinerary.device)].booked -= rider.activation_bytes;
+  accounts_[Index(itinerary.device)].activations -= rider.activation_bytes;
+  for (ModuleIndex i = 0; i < itinerary.modules(); ++i) {
+    const Route& route = itinerary.route(i);
+    for (size_t at = 0; at < route.stops.size(); ++at) {
+      const Stop& stop = route.stops[at];
+      const Key key = {itinerary.weights, i, stop.form, itinerary.MemoryOf(stop.tier)};
+      left_at_[key] = now;
+      if (static_cast<int>(at) == route.rest && i < rider.next) rests_.insert(key);
+    }
+  }
+}
+
+bool Books::MayBeKept(const CopyKey& key, const std::list<PolicyRider>& riders, absl::Duration now) const {
+  if (rests_.contains(KeyOf(key))) return true;
+  if (const auto left = left_at_.find(KeyOf(key));
+      left != left_at_.end() && now - left->second <= scenario_.options.idle_release) {
+    return true;
+  }
+  return std::any_of(riders.begin(), riders.end(), [&](const PolicyRider& rider) {
+    const bool leaves = rider.stage == PolicyRider::Stage::kEnding;  // What is there for it goes with it.
+    return Sweeps::Needs(rider, key) || (leaves && rider.itinerary->Computes(key)) ||
+           (rider.admitted && rider.itinerary->StopOf(key) >= 0);
+  });
 }
 
 void Books::Finished(const StartLoad& load) {
+  for (auto& [id, copy] : copies_) {
+    if (copy.load == load.load) copy.load = 0;
+  }
   if (load.source != nullptr) --copies_.at(load.source->id).readers;
 }
 
@@ -169,7 +229,7 @@ absl::Status Books::Settle() {
   return absl::OkStatus();
 }
 
-absl::Status Books::Check(const std::list<PolicyRider>& riders) {
+absl::Status Books::Check(const std::list<PolicyRider>& riders, absl::Duration now) const {
   for (size_t i = 0; i < accounts_.size(); ++i) {
     const MemoryBudget& budget = policy_.budget(static_cast<Memory>(i));
     const Account& account = accounts_[i];
@@ -183,7 +243,11 @@ absl::Status Books::Check(const std::list<PolicyRider>& riders) {
   }
   for (const auto& copy : policy_.copies().slots()) {
     if (copy == nullptr) continue;
-    const bool read = copies_.at(copy->id).readers > 0;
+    const Held& held = copies_.at(copy->id);
+    const bool read = held.readers > 0;
+    if (!read && held.load == 0 && copy->IsEvictable() && !MayBeKept(copy->key, riders, now)) {
+      return absl::InternalError(absl::StrCat("copy ", copy->id, " stays, and no profile may keep it"));
+    }
     if (read && copy->IsEvictable()) return absl::InternalError("what is read is taken for free");
     if (read || copy->IsEvictable() || !copy->ready()) continue;
     const bool promised = std::any_of(riders.begin(), riders.end(), [&](const PolicyRider& rider) {

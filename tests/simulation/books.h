@@ -36,14 +36,14 @@ class Books {
   void Enqueued(const StartLoad& load);
   // It came to nothing. `lost_bytes`, by Index(Memory): what is not there of the targets' memory.
   void TakenBack(const StartLoad& load, const std::vector<int64_t>& lost_bytes);
-  void Left(const PolicyRider& rider);
+  void Left(const PolicyRider& rider, absl::Duration now);
   void Finished(const StartLoad& load);
   void Freed(Memory memory, int64_t bytes);
 
   // Compares with the budgets; to be called after each list of actions.
   absl::Status Settle();
   // Compares everything with what the policy takes for true.
-  absl::Status Check(const std::list<PolicyRider>& riders);
+  absl::Status Check(const std::list<PolicyRider>& riders, absl::Duration now) const;
   // Notes what is promised and doomed before the next event.
   void Note(const std::list<PolicyRider>& riders);
 
@@ -54,7 +54,7 @@ class Books {
  private:
   using Key = std::tuple<WeightsId, ModuleIndex, FormId, Memory>;
   struct Account {
-    int64_t booked = 0, copies = 0, cached = 0, leaving = 0;
+    int64_t booked = 0, copies = 0, cached = 0, leaving = 0, activations = 0;
     int64_t before = 0;  // Booked before the last list of actions.
   };
   struct Held {
@@ -62,11 +62,15 @@ class Books {
     int64_t bytes = 0;
     int readers = 0;       // Leases and loads.
     bool written = false;  // A load makes it.
+    LoadId load = 0;       // Which; 0 once that is over.
   };
 
   static Key KeyOf(const CopyKey& key) { return {key.weights, key.module, key.form, key.memory}; }
   bool Leads(FormId from, FormId to) const;
   absl::Status CheckChain(const StartLoad& load) const;
+  absl::Status CheckReadOnce(const StartLoad& load) const;
+  absl::Status CheckPlaced(const StartLoad& load, const std::vector<const PolicyRider*>& riders) const;
+  bool MayBeKept(const CopyKey& key, const std::list<PolicyRider>& riders, absl::Duration now) const;
 
   const Scenario& scenario_;
   const Policy& policy_;
@@ -74,6 +78,8 @@ class Books {
   std::map<int, Held> copies_;     // By id.
   std::set<Key> keys_;
   std::set<RiderId> admitted_;
+  std::set<Key> rests_;                           // Where riders that used them left copies to rest.
+  std::map<Key, absl::Duration> left_at_;         // When a rider that may keep them left.
   std::set<int> taken_back_;                      // Targets of the load that failed in this step.
   std::set<RiderId> settled_;                     // Riders that were granted a copy, or ended, in this step.
   std::map<int, std::vector<RiderId>> promised_;  // Before this step, by copy.

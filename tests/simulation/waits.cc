@@ -1,18 +1,10 @@
 #include "tests/simulation/waits.h"
 
 #include <algorithm>
-#include <string>
-#include <tuple>
 
 #include "absl/strings/str_cat.h"
 
 namespace ditserve::simulation {
-namespace {
-
-// A rider that waited for admission for so many times the ageing time is admitted by arrival alone.
-constexpr int kPatienceInQueue = 8;
-
-}  // namespace
 
 absl::Duration Waits::Bound(Memory device) const {
   return policy_.LivenessBound(device, absl::Microseconds(scenario_.transfer), absl::Microseconds(scenario_.operation),
@@ -72,29 +64,32 @@ absl::Status Waits::CheckRider(const PolicyRider& rider, absl::Duration now) {
   return Compare(lap->second, now, "a lap takes");
 }
 
-const PolicyRider* Waits::HeadThatFits(Memory device, absl::Duration now) const {
-  const PolicyRider* head = nullptr;
-  int admitted = 0;
-  const auto rank = [&](const PolicyRider& rider) {
-    const bool patient = now - rider.joined < kPatienceInQueue * scenario_.options.ageing;
-    return std::tuple(patient, patient ? rider.priority : Priority::kInteractive, rider.joined, rider.id);
-  };
+void Waits::Acquired(const PolicyRider& rider, absl::Duration now) { waited_[rider.id].since = now; }
+
+void Waits::Granted(const PolicyRider& rider, absl::Duration now) {
+  Waited& waited = waited_[rider.id];
+  waited.before += now - waited.since;
+}
+
+absl::Status Waits::CheckElders(absl::Duration now) const {
   for (const PolicyRider& rider : policy_.sweeps().riders()) {
-    if (rider.itinerary->device != device) continue;
-    admitted += rider.admitted;
-    if (rider.stage != PolicyRider::Stage::kWaiting) continue;
-    if (head == nullptr || rank(rider) < rank(*head)) head = &rider;
+    if (!rider.pending || policy_.sweeps().FindComputable(*rider.itinerary, rider.next) != nullptr) continue;
+    const Waited& waited = waited_.at(rider.id);
+    if (now - waited.since + waited.before < scenario_.options.ageing) continue;
+    const PolicyRider* const elder = policy_.elder(rider.itinerary->device);
+    if (elder == nullptr)
+      return absl::InternalError(absl::StrCat("rider ", rider.id, " waited too long, and nobody is served"));
+    if (elder->pending && waited_.at(elder->id).since > waited.since) {
+      return absl::InternalError(
+          absl::StrCat("rider ", rider.id, " waited longer than rider ", elder->id, ", which is served"));
+    }
   }
-  if (head == nullptr || admitted >= scenario_.options.max_riders) return nullptr;
-  const MemoryBudget& budget = policy_.budget(device);
-  const int64_t widest = std::max(budget.widest_bytes, head->itinerary->widest_bytes);
-  const int64_t bytes = budget.fixed_bytes + budget.activation_bytes + head->activation_bytes + widest;
-  return bytes <= budget.allowed_bytes() ? head : nullptr;
+  return absl::OkStatus();
 }
 
 absl::Status Waits::CheckHead(Memory device, absl::Duration now) {
   Wait& wait = heads_[static_cast<size_t>(DeviceOf(device))];
-  const PolicyRider* const head = HeadThatFits(device, now);
+  const PolicyRider* const head = queue_.HeadThatFits(device, now);
   const RiderId rider = head == nullptr ? -1 : head->id;
   if (rider != wait.rider) wait = {now, absl::ZeroDuration(), 0, rider};
   if (head == nullptr) return absl::OkStatus();

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "core/residency/policy.h"
+#include "tests/simulation/queue.h"
 #include "tests/simulation/scenario.h"
 
 namespace ditserve::simulation {
@@ -18,14 +19,23 @@ namespace ditserve::simulation {
 // Errors: Internal that says who waits, how long, and what the bound is.
 class Waits {
  public:
-  Waits(const Scenario& scenario, const Policy& policy)
-      : scenario_(scenario), policy_(policy), heads_(scenario.devices.size()), over_(scenario.budget_bytes.size()) {}
+  Waits(const Scenario& scenario, const Policy& policy, const Queue& queue)
+      : scenario_(scenario),
+        policy_(policy),
+        queue_(queue),
+        heads_(scenario.devices.size()),
+        over_(scenario.budget_bytes.size()) {}
 
   // To be called after each step in which nothing goes wrong any more.
   absl::Status Check(absl::Duration now);
   // Something went wrong once more: every wait counts from here.
   void Restart();
-  void Forget(RiderId rider) { waiting_.erase(rider), laps_.erase(rider); }
+  // The rider asked for its next module, and maybe got it; it was granted it later.
+  void Acquired(const PolicyRider& rider, absl::Duration now);
+  void Granted(const PolicyRider& rider, absl::Duration now);
+  // Whoever waited too long, and for whom nothing is on its way, is served, the oldest first.
+  absl::Status CheckElders(absl::Duration now) const;
+  void Forget(RiderId rider) { waiting_.erase(rider), laps_.erase(rider), waited_.erase(rider); }
   // The longest wait as a share of its bound.
   double worst() const { return worst_; }
 
@@ -41,14 +51,19 @@ class Waits {
   absl::Status CheckRider(const PolicyRider& rider, absl::Duration now);
   absl::Status CheckHead(Memory device, absl::Duration now);
   absl::Status CheckBudget(Memory memory, absl::Duration now);
-  const PolicyRider* HeadThatFits(Memory device, absl::Duration now) const;
   absl::Status Compare(const Wait& wait, absl::Duration now, const char* what);
   absl::Duration Bound(Memory device) const;
 
   const Scenario& scenario_;
   const Policy& policy_;
+  const Queue& queue_;
   std::map<RiderId, Wait> waiting_;
   std::map<RiderId, Wait> laps_;
+  struct Waited {
+    absl::Duration since;   // Of the module it waits for.
+    absl::Duration before;  // For those before it in its lap.
+  };
+  std::map<RiderId, Waited> waited_;
   std::vector<Wait> heads_;  // By device.
   std::vector<Wait> over_;   // By Index(Memory).
   double worst_ = 0;

@@ -26,7 +26,8 @@ World::World(const Scenario& scenario, uint64_t seed)
       random_(seed * 31 + 7),
       policy_(MakePolicy(scenario)),
       books_(scenario_, *policy_),
-      waits_(scenario_, *policy_),
+      queue_(scenario_, *policy_),
+      waits_(scenario_, *policy_, queue_),
       computing_(scenario.devices.size(), -1) {
   for (const auto& modules : scenario.weights) weights_.push_back(policy_->AddWeights(modules));
   for (size_t i = 0; i < scenario.clients.size(); ++i) {
@@ -102,6 +103,9 @@ absl::Status World::Handle(const Event& event) {
     case What::kFreed:
       books_.Freed(event.memory, event.bytes);
       policy_->Freed(event.memory, event.bytes, Now(), actions_);
+      return absl::OkStatus();
+    case What::kLeave:
+      Leave(event.of);
       return absl::OkStatus();
     case What::kDisturb:
       Disturb();
@@ -223,6 +227,7 @@ void World::Renew() {
 void World::AcquireNext(int64_t id) {
   Ride& ride = rides_.at(id);
   absl::StatusOr<std::optional<Pin>> pin = policy_->Acquire(*ride.rider, ride.rider->next, Now(), actions_);
+  waits_.Acquired(*ride.rider, Now());
   if (!pin.ok()) {
     ride.over = true;
   } else if (*pin) {
@@ -244,7 +249,7 @@ void World::Compute(int device) {
     return std::tuple(!aged, aged ? ride.granted_at : 0, ride.rider->priority, ride.rider->attained, ride.rider->id);
   };
   for (auto& [id, ride] : rides_) {
-    if (!ride.pin || DeviceOf(ride.rider->itinerary->device) != device) continue;
+    if (!ride.pin || ride.over || DeviceOf(ride.rider->itinerary->device) != device) continue;
     if (first == nullptr || rank(ride) < rank(*first)) first = &ride, first_id = id;
   }
   if (first == nullptr) return;
@@ -254,9 +259,8 @@ void World::Compute(int device) {
   Post(took, What::kOperationEnds, first_id, Memory::kHost, took);
 }
 
-void World::LeaveIfOver(int64_t id) {
+void World::Leave(int64_t id) {
   Ride& ride = rides_.at(id);
-  if (!ride.over || ride.computing) return;
   if (ride.pin) {
     books_.Unpinned(*ride.pin->copy());
     policy_->Unused(*std::move(ride.pin), Now(), actions_);
@@ -265,7 +269,7 @@ void World::LeaveIfOver(int64_t id) {
   const size_t client = ride.client;
   ride_of_.erase(rider);
   rides_.erase(id);
-  books_.Left(*rider);
+  books_.Left(*rider, Now());
   waits_.Forget(rider->id);
   policy_->Leave(*rider, Now(), actions_);
   if (scenario_.clients[client].comes_again) Post(1 + Random(20), What::kJoin, static_cast<int64_t>(client));

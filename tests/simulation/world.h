@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "core/residency/policy.h"
 #include "tests/simulation/books.h"
+#include "tests/simulation/queue.h"
 #include "tests/simulation/scenario.h"
 #include "tests/simulation/waits.h"
 
@@ -41,7 +42,18 @@ class World {
   void Dump() const;
 
  private:
-  enum class What : uint8_t { kJoin, kCancel, kOperationEnds, kEnqueued, kFinished, kFreed, kDisturb, kTick, kRenew };
+  enum class What : uint8_t {
+    kJoin,
+    kCancel,
+    kOperationEnds,
+    kEnqueued,
+    kFinished,
+    kFreed,
+    kLeave,
+    kDisturb,
+    kTick,
+    kRenew
+  };
   struct Event {
     int64_t time;
     int64_t order;
@@ -56,7 +68,8 @@ class World {
     PolicyRider* rider = nullptr;
     std::optional<Pin> pin;  // Granted, not yet used.
     bool computing = false;
-    bool over = false;  // It leaves as soon as it does not compute.
+    bool over = false;    // It leaves as soon as it does not compute.
+    bool leaves = false;  // That is on its way.
     int64_t granted_at = 0;
     int64_t most_granted = 0;  // So long may a granted copy wait for the executor.
   };
@@ -86,7 +99,7 @@ class World {
   void Renew();
   void AcquireNext(int64_t ride);
   void Compute(int device);
-  void LeaveIfOver(int64_t ride);
+  void Leave(int64_t ride);
   bool AnyLeft() const;
 
   // --- world_actions.cc: what the policy decides, and what must hold afterwards
@@ -97,6 +110,7 @@ class World {
   absl::Status EndOf(const End& end);
   absl::Status CheckRefusal(const Scenario::Client& client, const absl::Status& why) const;
   absl::Status Check();
+  absl::Status CheckLoads();
   absl::Status CheckExecutor();
   absl::Status CheckEnd() const;
   void PostTick();
@@ -107,6 +121,7 @@ class World {
   bool trace_ = false;
   std::unique_ptr<Policy> policy_;
   Books books_;
+  Queue queue_;
   Waits waits_;
   Actions actions_;
   absl::Status wrong_;  // Found where no status can be returned.

@@ -31,9 +31,11 @@ absl::Status World::Apply() {
     for (const int64_t id : began) {
       if (!rides_.at(id).over) AcquireNext(id);
     }
-    std::vector<int64_t> ids;
-    for (const auto& [id, ride] : rides_) ids.push_back(id);
-    for (const int64_t id : ids) LeaveIfOver(id);
+    for (auto& [id, ride] : rides_) {
+      if (!ride.over || ride.computing || ride.leaves) continue;
+      ride.leaves = true;  // Not at once: whoever ends is told so first.
+      Post(Random(2) == 0 ? 0 : Random(scenario_.operation), What::kLeave, id);
+    }
     for (size_t device = 0; device < computing_.size(); ++device) Compute(static_cast<int>(device));
     if (!wrong_.ok()) return wrong_;
   } while (!actions_.empty());
@@ -59,11 +61,12 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
     ride.pin = std::move(grant->pin);
     ride.granted_at = now_;
     ride.most_granted = 0;
+    waits_.Granted(*grant->rider, Now());
     return absl::OkStatus();
   }
   if (const auto* admit = std::get_if<Admit>(&action)) {
     books_.Admitted(*admit->rider);
-    return absl::OkStatus();
+    return queue_.CheckAdmitted(*admit->rider, Now());
   }
   if (const auto* begin = std::get_if<Begin>(&action)) {
     began.push_back(ride_of_.at(begin->rider));
@@ -101,13 +104,14 @@ absl::Status World::CheckRefusal(const Scenario::Client& client, const absl::Sta
     return absl::InternalError("a client is told that it never fits, and it would");
   }
   if (!absl::IsResourceExhausted(why)) return absl::InternalError("a client is refused without a reason");
-  int waiting = 0;
+  int waiting = 0, less_urgent = 0;
   for (const auto& [id, ride] : rides_) {
     if (ride.rider->stage != PolicyRider::Stage::kWaiting) continue;
     ++waiting;
-    if (ride.rider->priority > client.request.priority) {
-      return absl::InternalError("a client is refused, and less urgent ones wait");
-    }
+    less_urgent += ride.rider->priority > client.request.priority;
+  }
+  if (less_urgent > 0 && waiting <= scenario_.options.max_waiting) {
+    return absl::InternalError("a client is refused, and less urgent ones wait");
   }
   if (waiting < scenario_.options.max_waiting) {
     return absl::InternalError("a client is refused, and there is a place in the queue");
@@ -160,12 +164,43 @@ void World::PostTick() {
 absl::Status World::Check() {
   if (steps_ % scenario_.check_every == 0) {
     if (absl::Status status = policy_->Check(); !status.ok()) return status;
-    if (absl::Status status = books_.Check(policy_->sweeps().riders()); !status.ok()) return status;
+    if (absl::Status status = books_.Check(policy_->sweeps().riders(), Now()); !status.ok()) return status;
+  }
+  if (absl::Status status = queue_.Check(Now()); !status.ok()) return status;
+  if (tick_at_ != now_) {  // What is due now is decided with the tick.
+    if (absl::Status status = CheckLoads(); !status.ok()) return status;
+    if (absl::Status status = waits_.CheckElders(Now()); !status.ok()) return status;
   }
   if (Faulty()) return absl::OkStatus();
   ++quiet_steps_;
   if (absl::Status status = CheckExecutor(); !status.ok()) return status;
   return waits_.Check(Now());
+}
+
+// Slots are kept to; and a link does not idle while somebody waits for what there is room for.
+absl::Status World::CheckLoads() {
+  for (size_t i = 0; i < scenario_.devices.size(); ++i) {
+    const Memory device = DeviceMemory(static_cast<int>(i));
+    int loads = 0;
+    for (const auto& [id, loading] : loads_) loads += loading.load.device == device;
+    if (loads > scenario_.options.max_loads) return absl::InternalError("more is loaded at once than there are slots");
+    if (loads > 0 || queue_.HeadThatFits(device, Now()) != nullptr || policy_->elder(device) != nullptr) continue;
+    const int64_t room = policy_->budget(device).RoomBytes(Now());
+    for (const auto& [id, ride] : rides_) {
+      const PolicyRider& rider = *ride.rider;
+      if (!rider.pending || rider.itinerary->device != device) continue;
+      if (policy_->sweeps().FindComputable(*rider.itinerary, rider.next) != nullptr) continue;
+      if (room < rider.itinerary->widest_bytes) continue;
+      const std::vector<Copy*>& copies = policy_->copies().Of(rider.itinerary->weights, rider.next);
+      const auto arrives = [](const Copy* copy) { return !copy->ready(); };
+      if (std::any_of(copies.begin(), copies.end(), arrives)) continue;  // It is made from that.
+      const std::list<PolicyRider>& all = policy_->sweeps().riders();
+      const auto leads = [&](const PolicyRider& other) { return Sweeps::IsLed(rider, other, rider.next); };
+      if (std::any_of(all.begin(), all.end(), leads)) continue;  // Those behind come first.
+      return absl::InternalError(absl::StrCat("nothing is loaded, rider ", rider.id, " waits, and there is room"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 // Our own executor keeps to what the policy's bound takes for granted.
