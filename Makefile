@@ -95,6 +95,10 @@ simulate:  ## Simulates the residency policy for MINUTES=30 on all cores, from s
 	$(call build,$(BUILD),simulate)
 	$(build_dir)/bin/simulate --from=$(FROM) --minutes=$(MINUTES)
 
+.PHONY: mutate
+mutate:  ## Breaks each rule of the residency policy and shows by which check the simulator finds it
+	scripts/mutate --policy
+
 .PHONY: cuda
 cuda:  ## Builds with the CUDA device module
 	$(call build,cuda)

@@ -29,14 +29,16 @@ absl::Status RunScenario(const Scenario& scenario, uint64_t seed, Tally& tally, 
   return status;
 }
 
-absl::Status RunSeeds(Kind kind, uint64_t from, int64_t count, Tally& tally) {
+absl::Status RunSeeds(Kind kind, uint64_t from, int64_t count, Tally& tally, bool shrinks) {
   for (uint64_t seed = from; seed < from + static_cast<uint64_t>(count); ++seed) {
     const Scenario scenario = MakeScenario(kind, seed);
     const absl::Status status = RunScenario(scenario, seed, tally);
     if (status.ok()) continue;
+    const std::string found =
+        absl::StrCat(std::string(Name(kind)), " seed ", seed, ": ", std::string(status.message()));
+    if (!shrinks) return absl::InternalError(found);
     const Shrunk shrunk = Shrink(scenario, seed, status);
-    return absl::InternalError(absl::StrCat(std::string(Name(kind)), " seed ", seed, ": ",
-                                            std::string(status.message()), "\nshrunk, with seed ", shrunk.seed, ": ",
+    return absl::InternalError(absl::StrCat(found, "\nshrunk, with seed ", shrunk.seed, ": ",
                                             std::string(shrunk.why.message()), "\n", Describe(shrunk.scenario)));
   }
   return absl::OkStatus();

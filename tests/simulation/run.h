@@ -24,7 +24,7 @@ struct Tally {
 absl::Status RunScenario(const Scenario& scenario, uint64_t seed, Tally& tally, bool trace = false);
 
 // Runs the seeds from `from` on. The first failure, shrunk to a short scenario; OK if there is none.
-absl::Status RunSeeds(Kind kind, uint64_t from, int64_t count, Tally& tally);
+absl::Status RunSeeds(Kind kind, uint64_t from, int64_t count, Tally& tally, bool shrinks = true);
 
 }  // namespace ditserve::simulation
 

@@ -18,7 +18,7 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: simulate [--kind=calm|faults|refusals|real] [--from=SEED] [--seeds=N] [--steps=N] [--minutes=N]\n"
-    "                [--threads=N] [--trace=SEED]\n"
+    "                [--threads=N] [--shrink=0] [--trace=SEED]\n"
     "Without --kind the small ones take turns, and a real one comes every 2,000 seeds. Ends after that many seeds, "
     "steps\n"
     "or minutes, whichever is first; at the first failure it shrinks it and exits 1. --trace runs one seed and prints\n"
@@ -29,7 +29,7 @@ struct Options {
   uint64_t from = 1;
   int64_t seeds = INT64_MAX, steps = INT64_MAX, minutes = INT64_MAX;
   int64_t threads = 0;
-  bool trace = false;
+  bool shrinks = true, trace = false;
 };
 
 bool Parse(int argc, char** argv, Options& options) {
@@ -50,6 +50,8 @@ bool Parse(int argc, char** argv, Options& options) {
       options.minutes = number;
     } else if (name == "--threads") {
       options.threads = number;
+    } else if (name == "--shrink") {
+      options.shrinks = number != 0;
     } else if (name == "--kind") {
       for (const Kind kind : kKinds) {
         if (value == std::string(Name(kind))) options.kind = static_cast<int>(kind);
@@ -91,7 +93,7 @@ class Run {
       const uint64_t seed = next_.fetch_add(1);
       if (seed - options_.from >= static_cast<uint64_t>(options_.seeds)) return;
       Tally tally;
-      const absl::Status status = RunSeeds(KindOf(options_, seed), seed, 1, tally);
+      const absl::Status status = RunSeeds(KindOf(options_, seed), seed, 1, tally, options_.shrinks);
       const absl::MutexLock lock(&mutex_);
       tally_.Add(tally);
       if (!status.ok() && failure_.empty()) failure_ = std::string(status.message());
