@@ -110,6 +110,8 @@ class Policy {
   int loads() const { return static_cast<int>(loads_.size()); }
   // Who gets what comes free on the device; null if nobody waited too long.
   const PolicyRider* elder(Memory device) const { return devices_[Index(device) - 1].elder.rider; }
+  // How often that changed.
+  int64_t elder_turns(Memory device) const { return devices_[Index(device) - 1].elder_turns; }
   // For whom a copy is loaded: those who ride, else those who begin later.
   void ForEachUser(const CopyKey& key, const std::function<void(PolicyRider&)>& visit);
 
@@ -137,6 +139,7 @@ class Policy {
     bool in_host_memory = false;
     int loads = 0;
     Elder elder;
+    int64_t elder_turns = 0;
     const PolicyRider* head = nullptr;  // Of admission, while it would fit.
     absl::Duration head_since;
     int64_t head_bytes = 0;  // That it waits for: others do not load ahead into them.

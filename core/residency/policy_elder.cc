@@ -52,6 +52,7 @@ void Policy::ReserveFor(Device& device, const PolicyRider* rider) {
   if (device.elder.rider == rider) return;
   ClearDoom(device.memory);
   device.elder = {rider, 0};
+  ++device.elder_turns;
 }
 
 // Looks for room as if the source were not needed: a source that stands in its module's way gives way itself, and the
@@ -81,7 +82,6 @@ bool Policy::LoadForElder(Device& device, PolicyRider& rider, Actions& actions) 
   if (source == nullptr && loading) return actions.size() > before;  // Read once: it is made from what arrives.
   if (device.loads >= options_.max_loads) return actions.size() > before;
   Copy& computable = Place({rider.itinerary->weights, rider.next, route.compute, device.memory}, bytes);
-  copies_.Promise(computable, rider.id);
   ReserveFor(device, nullptr);
   computable.streams = !MayStay(computable);
   Start(device, rider, rider.next, source, computable, actions);

@@ -95,6 +95,11 @@ absl::Status Books::Start(const StartLoad& load, const std::vector<const PolicyR
   if (load.source == nullptr) return absl::OkStatus();
   const auto source = copies_.find(load.source->id);
   if (source == copies_.end() || !load.source->ready()) return absl::InternalError("the source is not there");
+  if (const auto doomed = doomed_.find(load.source->id);
+      doomed != doomed_.end() && load.source->doomed &&
+      policy_.elder_turns(load.source->key.memory) == doomed->second) {
+    return absl::InternalError("what goes for another is read once more");
+  }
   ++source->second.readers;
   return absl::OkStatus();
 }
@@ -143,7 +148,8 @@ absl::Status Books::Pinned(const PolicyRider& rider, const Copy& copy) {
   ++found->second.readers;
   settled_.insert(rider.id);
   const auto doomed = doomed_.find(copy.id);
-  if (doomed == doomed_.end() || !copy.doomed || policy_.elder(rider.itinerary->device) != doomed->second) {
+  if (doomed == doomed_.end() || !copy.doomed || IsHost(copy.key.memory) ||
+      policy_.elder_turns(copy.key.memory) != doomed->second) {
     return absl::OkStatus();
   }
   const std::vector<RiderId>& promised = promised_[copy.id];
@@ -270,10 +276,11 @@ void Books::Note(const std::list<PolicyRider>& riders) {
     }
   }
   for (size_t i = 1; i < accounts_.size(); ++i) {
-    const PolicyRider* const elder = policy_.elder(static_cast<Memory>(i));
-    if (elder == nullptr) continue;
+    const auto memory = static_cast<Memory>(i);
+    if (policy_.elder(memory) == nullptr) continue;
     for (const auto& copy : policy_.copies().slots()) {
-      if (copy != nullptr && copy->doomed && Index(copy->key.memory) == i) doomed_[copy->id] = elder;
+      if (copy != nullptr && copy->doomed && Index(copy->key.memory) == i)
+        doomed_[copy->id] = policy_.elder_turns(memory);
     }
   }
 }

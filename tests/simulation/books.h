@@ -83,7 +83,7 @@ class Books {
   std::set<int> taken_back_;                      // Targets of the load that failed in this step.
   std::set<RiderId> settled_;                     // Riders that were granted a copy, or ended, in this step.
   std::map<int, std::vector<RiderId>> promised_;  // Before this step, by copy.
-  std::map<int, const PolicyRider*> doomed_;      // Before this step: copies, and for whom.
+  std::map<int, int64_t> doomed_;                 // Before this step: copies, and in which elder's turn.
   int64_t moved_bytes_ = 0;
 };
 

@@ -12,9 +12,7 @@ MUTANTS = [
     ("age is not summed over a lap", [("policy.h", "now_ - rider.since + rider.debt >=", "now_ - rider.since >=")]),
     ("aged only after the tick", [("policy.h", "rider.debt >= options_.ageing", "rider.debt > options_.ageing")]),
     ("no tick when a rider ages", [("policy.cc", "if (rider.pending) at(rider.since + options_.ageing - rider.debt);", "")]),
-    ("a head is aged only after the tick", [("policy_elder.cc", "now_ - device.head_since >= options_.ageing;",
-                                             "now_ - device.head_since >= 1000 * options_.ageing;")]),
-    ("what loads for an elder is not promised", [("policy_elder.cc", "  copies_.Promise(computable, rider.id);\n", "")]),
+    ("served riders get no promise", [("policy_elder.cc", "if (copy != nullptr && !copy->doomed) copies_.Promise(*copy, rider.id);", "")]),
     ("a promise leaks when it is granted", [("policy.cc", "    copies_.FulfilAll(rider.id);\n    rider.pending = false;",
                                              "    rider.pending = false;")]),
     ("a promise leaks when its rider ends", [("policy.cc", "  copies_.FulfilAll(rider.id);\n  if (rider.pending",
@@ -33,7 +31,9 @@ MUTANTS = [
     ("no floor", [("budgets.h", "std::max(allowed_bytes(), floor_bytes())", "allowed_bytes()")]),
     ("the floor has no widest module", [("budgets.h", "return fixed_bytes + activation_bytes + widest_bytes;",
                                          "return fixed_bytes + activation_bytes;")]),
-    ("the limit stops the front", [("policy_loads.cc", "if (i > rider.next && itinerary", "if (itinerary")]),
+    ("the limit stops the front", [
+        ("policy_loads.cc", "std::max(Sweeps::kLimitedAheadModules * itinerary.widest_bytes,", "std::max<int64_t>(0,"),
+        ("policy_loads.cc", "if (i > rider.next && itinerary", "if (itinerary")]),
     ("the limit does not hold on the way", [("policy_loads.cc",
                                              "if (limited && DeviceUse(itinerary.device) + bytes > *itinerary.limit_bytes) continue;",
                                              "static_cast<void>(limited);")]),
@@ -111,7 +111,8 @@ MUTANTS = [
 ]
 
 COSTS = [
-    ("served riders get no promise", [("policy_elder.cc", "if (copy != nullptr && !copy->doomed) copies_.Promise(*copy, rider.id);", "")]),
+    ("a head of admission that fits hardly ever ages", [("policy_elder.cc", "now_ - device.head_since >= options_.ageing;",
+                                             "now_ - device.head_since >= 1000 * options_.ageing;")]),
     ("others load ahead into what the head waits for", [("policy_room.cc", "if (!urgent) room -= device.head_bytes;", "static_cast<void>(urgent);")]),
     ("the nearest copies are doomed", [("policy_elder.cc", "a.next_use > b.next_use :", "a.next_use < b.next_use :")]),
     ("the nearest copies are evicted", [("policy_room.cc", "return a.next_use > b.next_use;", "return a.next_use < b.next_use;")]),
