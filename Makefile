@@ -8,6 +8,7 @@ SECONDS ?= 60
 MINUTES ?= 30
 MODEL ?=
 FULL ?=
+FROM ?= $(shell date +%s)000
 ROWS ?=
 AGAINST ?=
 TARGETS ?=
@@ -88,6 +89,15 @@ soak:  ## Sends mixed requests for MINUTES=30 and checks that nothing leaks
 	$(call build,$(BUILD),ditserve ditctl)
 	scripts/seeded-checkpoint $(build_dir)/bin "$$CACHE/soak" 2
 	scripts/soak $(build_dir)/bin "$$CACHE/soak" $(MINUTES)
+
+.PHONY: simulate
+simulate:  ## Simulates the residency policy for MINUTES=30 on all cores, from seed FROM=; reports and shrinks a failure
+	$(call build,$(BUILD),simulate)
+	$(build_dir)/bin/simulate --from=$(FROM) --minutes=$(MINUTES)
+
+.PHONY: mutate
+mutate:  ## Breaks each rule of the residency policy and shows by which check the simulator finds it
+	scripts/mutate --policy
 
 .PHONY: cuda
 cuda:  ## Builds with the CUDA device module
