@@ -7,8 +7,15 @@
 
 namespace ditserve {
 
+int64_t Policy::Room(Memory memory) const {
+  const MemoryBudget& budget = budgets_[Index(memory)];
+  const int64_t room = budget.RoomBytes(now_);
+  const bool drains = !IsHost(memory) && devices_[Index(memory) - 1].elder.drains;
+  return drains ? std::min(room, budget.cached_bytes) : room;
+}
+
 int64_t Policy::RoomFor(Memory memory, bool urgent) const {
-  int64_t room = budgets_[Index(memory)].RoomBytes(now_);
+  int64_t room = Room(memory);
   if (memory == Memory::kHost) return room;
   const Device& device = devices_[Index(memory) - 1];
   if (device.elder.rider != nullptr) room -= device.elder.bytes;
@@ -138,11 +145,12 @@ void Policy::ReleaseIdle(Actions& actions) {
     slot->idle_since.reset();
     DropUnlessWanted(*slot, actions);
   }
-  if (idle_since_ && *idle_since_ + options_.idle_release <= now_) {
-    for (size_t i = 0; i < budgets_.size(); ++i) {
-      Trim(static_cast<Memory>(i), std::numeric_limits<int64_t>::max(), actions);
-    }
-    idle_since_.reset();
+}
+
+void Policy::TrimIdle(Actions& actions) {
+  if (!idle_since_ || *idle_since_ + options_.idle_release > now_) return;
+  for (size_t i = 0; i < budgets_.size(); ++i) {
+    Trim(static_cast<Memory>(i), std::numeric_limits<int64_t>::max(), actions);
   }
 }
 

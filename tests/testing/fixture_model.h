@@ -92,7 +92,7 @@ class FixtureModel {
   void AddParameter(int module, const std::string& name, int64_t elements) {
     const std::string numbers = Numbers(module, elements);
     ModuleSpec& spec = specs_.back();
-    tensors_.push_back({absl::StrCat(spec.name, ".", name), DType::kBFloat16, {elements}, numbers});
+    tensors_.push_back({absl::StrCat(spec.path, ".", name), DType::kBFloat16, {elements}, numbers});
     spec.parameters.push_back({name, {elements}});
     stored_bytes_ += static_cast<int64_t>(numbers.size());
     for (const DType dtype : {DType::kBFloat16, DType::kFloat16, DType::kFloat32}) {
