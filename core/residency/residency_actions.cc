@@ -9,7 +9,7 @@
 
 namespace ditserve {
 
-void ResidencyManager::ApplyLocked(Deferred& deferred) {
+void ResidencyManager::ApplyLocked(absl::Duration now, Deferred& deferred) {
   SettleBudgetsLocked();
   for (Action& action : actions_) {
     if (auto* grant = std::get_if<Grant>(&action)) {
@@ -36,7 +36,8 @@ void ResidencyManager::ApplyLocked(Deferred& deferred) {
     }
   }
   actions_.clear();
-  next_tick_ = policy_.NextTick(clock_->Now());
+  // Of when the policy decided: what falls due from then on is not done yet, however late it is by now.
+  next_tick_ = policy_.NextTick(now);
   if (next_tick_ < sleeps_until_) sooner_.Signal();
 }
 
@@ -159,8 +160,9 @@ void ResidencyManager::Finish(Deferred deferred) {
     for (Trimmed& each : trimmed) {
       const int64_t bytes = each.reservation.bytes();
       { const Reservation freed = std::move(each.reservation); }
-      policy_.Freed(each.memory, bytes, clock_->Now(), actions_);
-      ApplyLocked(deferred);
+      const absl::Duration now = clock_->Now();
+      policy_.Freed(each.memory, bytes, now, actions_);
+      ApplyLocked(now, deferred);
     }
   }
 }
@@ -175,8 +177,9 @@ void ResidencyManager::OnEnqueued(LoadId load, const std::vector<Copy*>& targets
       return;
     }
     ArrivedLocked(targets, cost);
-    policy_.Enqueued(load, clock_->Now(), actions_);
-    ApplyLocked(deferred);
+    const absl::Duration now = clock_->Now();
+    policy_.Enqueued(load, now, actions_);
+    ApplyLocked(now, deferred);
   }
   Finish(std::move(deferred));
 }
@@ -188,7 +191,7 @@ void ResidencyManager::OnDone(LoadId load, const std::vector<Copy*>& targets, co
     const absl::Duration now = clock_->Now();
     if (policy_.loads() == 1) policy_.estimates().moving += now - loading_since_;
     if (auto failed = failed_.extract(load)) {
-      FailedLocked(load, targets, failed.mapped());
+      FailedLocked(load, targets, failed.mapped(), now);
     } else {
       policy_.Finished(load, now, actions_);
       // What was enqueued and then failed is the device's failure: nobody on it can trust what they were given.
@@ -196,7 +199,7 @@ void ResidencyManager::OnDone(LoadId load, const std::vector<Copy*>& targets, co
         if (!status.ok()) policy_.Cancel(*rider.policy, status, now, actions_);
       }
     }
-    ApplyLocked(deferred);
+    ApplyLocked(now, deferred);
   }
   Finish(std::move(deferred));
 }
@@ -215,7 +218,8 @@ void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const Tr
   policy_.estimates().moved_bytes += models_[static_cast<size_t>(key.weights)]->module(key.module).stored_bytes;
 }
 
-void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why) {
+void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why,
+                                    absl::Duration now) {
   std::vector<int64_t> lost_bytes(arenas_.size());
   std::optional<Memory> refused;
   for (const Copy* target : targets) {
@@ -227,9 +231,9 @@ void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targe
     const Reservation gone = holding.reservation.Split(lost);
   }
   if (refused) {
-    policy_.Refused(load, *refused, lost_bytes, why, clock_->Now(), actions_);
+    policy_.Refused(load, *refused, lost_bytes, why, now, actions_);
   } else {
-    policy_.Failed(load, why, clock_->Now(), actions_);
+    policy_.Failed(load, why, now, actions_);
   }
 }
 

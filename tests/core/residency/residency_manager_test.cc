@@ -278,6 +278,27 @@ TEST(ResidencyManagerTest, WhereTheSystemGivesNothingTheRequestFailsAndTheNextOn
   fixture.CheckInvariants();
 }
 
+TEST(ResidencyManagerTest, WhoComesWhileMemoryIsRefusedIsServedOnceItIsNot) {
+  ResidencyManager::Options options;
+  options.idle_release = absl::InfiniteDuration();  // Nothing else is due.
+  for (int i = 0; i < 4; ++i) {
+    Fixture fixture(2 * kModules, 0, false, options);
+    fixture.device.GiveAtMost(Memory::kDevice, 0);
+    Pass(fixture, Fixture::Resident()).Wait().IgnoreError();
+    fixture.device.GiveAtMost(Memory::kDevice, kModel);
+    EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  }
+}
+
+TEST(ResidencyManagerTest, WhatIsDueIsDoneHoweverSlowTheMachine) {
+  Fixture fixture(2 * kModules);
+  fixture.device.GiveAtMost(Memory::kDevice, 0);
+  fixture.clock.PassAtEachLook(ResidencyManager::Options().growth_pause + absl::Milliseconds(1));
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(),
+              StatusIs(absl::StatusCode::kResourceExhausted, "no memory left"));
+  fixture.clock.PassAtEachLook(absl::ZeroDuration());
+}
+
 TEST(ResidencyManagerTest, AChangedCheckpointEndsThePassWithDataLoss) {
   Fixture fixture(2);
   Pass pass(fixture, Fixture::Disk(), {}, [&](ModuleIndex module, Rider&) {
