@@ -286,10 +286,10 @@ void Policy::ForEachUser(const CopyKey& key, const std::function<void(PolicyRide
   }
 }
 
-absl::Duration Policy::NextTick(absl::Duration now) const {
+absl::Duration Policy::NextTick() const {
   absl::Duration next = absl::InfiniteDuration();
   const auto at = [&](absl::Duration time) {
-    if (time > now) next = std::min(next, time);
+    if (time > now_) next = std::min(next, time);
   };
   bool waits = false;
   for (const PolicyRider& rider : sweeps_.riders()) {

@@ -98,8 +98,8 @@ class Policy {
 
   // Time passed.
   void Tick(absl::Duration now, Actions& actions);
-  // When Tick has something to do next; infinite if never.
-  absl::Duration NextTick(absl::Duration now) const;
+  // When Tick has something to do next, after the last event; infinite if never.
+  absl::Duration NextTick() const;
 
   // --- what is known
   const MemoryBudget& budget(Memory memory) const { return budgets_[Index(memory)]; }

@@ -9,7 +9,7 @@
 
 namespace ditserve {
 
-void ResidencyManager::ApplyLocked(absl::Duration now, Deferred& deferred) {
+void ResidencyManager::ApplyLocked(Deferred& deferred) {
   SettleBudgetsLocked();
   for (Action& action : actions_) {
     if (auto* grant = std::get_if<Grant>(&action)) {
@@ -36,8 +36,7 @@ void ResidencyManager::ApplyLocked(absl::Duration now, Deferred& deferred) {
     }
   }
   actions_.clear();
-  // Of when the policy decided: what falls due from then on is not done yet, however late it is by now.
-  next_tick_ = policy_.NextTick(now);
+  next_tick_ = policy_.NextTick();
   if (next_tick_ < sleeps_until_) sooner_.Signal();
 }
 
@@ -160,9 +159,8 @@ void ResidencyManager::Finish(Deferred deferred) {
     for (Trimmed& each : trimmed) {
       const int64_t bytes = each.reservation.bytes();
       { const Reservation freed = std::move(each.reservation); }
-      const absl::Duration now = clock_->Now();
-      policy_.Freed(each.memory, bytes, now, actions_);
-      ApplyLocked(now, deferred);
+      policy_.Freed(each.memory, bytes, clock_->Now(), actions_);
+      ApplyLocked(deferred);
     }
   }
 }
@@ -177,9 +175,8 @@ void ResidencyManager::OnEnqueued(LoadId load, const std::vector<Copy*>& targets
       return;
     }
     ArrivedLocked(targets, cost);
-    const absl::Duration now = clock_->Now();
-    policy_.Enqueued(load, now, actions_);
-    ApplyLocked(now, deferred);
+    policy_.Enqueued(load, clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
   Finish(std::move(deferred));
 }
@@ -191,7 +188,7 @@ void ResidencyManager::OnDone(LoadId load, const std::vector<Copy*>& targets, co
     const absl::Duration now = clock_->Now();
     if (policy_.loads() == 1) policy_.estimates().moving += now - loading_since_;
     if (auto failed = failed_.extract(load)) {
-      FailedLocked(load, targets, failed.mapped(), now);
+      FailedLocked(load, targets, failed.mapped());
     } else {
       policy_.Finished(load, now, actions_);
       // What was enqueued and then failed is the device's failure: nobody on it can trust what they were given.
@@ -199,7 +196,7 @@ void ResidencyManager::OnDone(LoadId load, const std::vector<Copy*>& targets, co
         if (!status.ok()) policy_.Cancel(*rider.policy, status, now, actions_);
       }
     }
-    ApplyLocked(now, deferred);
+    ApplyLocked(deferred);
   }
   Finish(std::move(deferred));
 }
@@ -218,8 +215,7 @@ void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const Tr
   policy_.estimates().moved_bytes += models_[static_cast<size_t>(key.weights)]->module(key.module).stored_bytes;
 }
 
-void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why,
-                                    absl::Duration now) {
+void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why) {
   std::vector<int64_t> lost_bytes(arenas_.size());
   std::optional<Memory> refused;
   for (const Copy* target : targets) {
@@ -231,9 +227,9 @@ void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targe
     const Reservation gone = holding.reservation.Split(lost);
   }
   if (refused) {
-    policy_.Refused(load, *refused, lost_bytes, why, now, actions_);
+    policy_.Refused(load, *refused, lost_bytes, why, clock_->Now(), actions_);
   } else {
-    policy_.Failed(load, why, now, actions_);
+    policy_.Failed(load, why, clock_->Now(), actions_);
   }
 }
 

@@ -71,9 +71,8 @@ void ResidencyManager::Tick() {
   Deferred deferred;
   {
     const absl::MutexLock lock(&mutex_);
-    const absl::Duration now = clock_->Now();
-    policy_.Tick(now, actions_);
-    ApplyLocked(now, deferred);
+    policy_.Tick(clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
   Finish(std::move(deferred));
 }
@@ -97,7 +96,7 @@ absl::Status ResidencyManager::RemoveModel(ModelId model) {
                                                         " is in use: requests ride on it, or weights are being moved"));
     }
     policy_.RemoveWeights(model, actions_);
-    ApplyLocked(clock_->Now(), deferred);
+    ApplyLocked(deferred);
     models_[static_cast<size_t>(model)].reset();
   }
   Finish(std::move(deferred));
@@ -125,7 +124,7 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
     state.joined = clock_->Now();
     joined = JoinLocked(state, profile, options);
     if (joined.ok()) rider.reset(new Rider(this, &state));
-    ApplyLocked(state.joined, deferred);
+    ApplyLocked(deferred);
     if (!joined.ok()) riders_.pop_back();
   }
   Finish(std::move(deferred));
@@ -164,9 +163,8 @@ absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
   Deferred deferred;
   {
     const absl::MutexLock lock(&mutex_);
-    const absl::Duration now = clock_->Now();
-    policy_.SetBudget(memory, bytes, now, actions_);
-    ApplyLocked(now, deferred);
+    policy_.SetBudget(memory, bytes, clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
   Finish(std::move(deferred));
   return absl::OkStatus();
@@ -176,9 +174,8 @@ void ResidencyManager::SetPressure(Memory memory, int64_t bytes) {
   Deferred deferred;
   {
     const absl::MutexLock lock(&mutex_);
-    const absl::Duration now = clock_->Now();
-    policy_.SetPressure(memory, bytes, now, actions_);
-    ApplyLocked(now, deferred);
+    policy_.SetPressure(memory, bytes, clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
   Finish(std::move(deferred));
 }

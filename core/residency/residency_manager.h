@@ -154,8 +154,8 @@ class ResidencyManager {
   }
 
   // --- actions (residency_actions.cc)
-  // Carries out `actions_` of the event that was told at `now` as far as it can be done under the mutex.
-  void ApplyLocked(absl::Duration now, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Carries out `actions_` as far as it can be done under the mutex.
+  void ApplyLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void StartLocked(const StartLoad& load, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void HoldLocked(const Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void AdmitLocked(RiderState& rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -170,7 +170,7 @@ class ResidencyManager {
       ABSL_LOCKS_EXCLUDED(mutex_);
   void OnDone(LoadId load, const std::vector<Copy*>& targets, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
   void ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why, absl::Duration now)
+  void FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   std::vector<Route> RoutesLocked(ModelId model, const Profile& profile, int device)

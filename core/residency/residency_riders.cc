@@ -37,7 +37,8 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
       ready = holdings_[static_cast<size_t>((*pin)->copy()->id)]->buffer.ready();
       at_once.emplace(MakeLease(*rider, **std::move(pin)));
     }
-    if (rider->acquisition != nullptr || !actions_.empty()) ApplyLocked(rider->acquired, deferred);
+    // Who waits may have to be looked after when nothing else happens.
+    if (!at_once || !actions_.empty()) ApplyLocked(deferred);
   }
   if (at_once && at_once->ok() && ready != nullptr) {
     if (const absl::Status ordered = on.device->ComputeAfter(ready); !ordered.ok()) at_once.emplace(ordered);
@@ -71,7 +72,7 @@ void ResidencyManager::Release(RiderState* rider, Pin pin) {
     computed_until = now;
     ++rider->account.modules_done;
     policy_.Release(*rider->policy, std::move(pin), took, now, actions_);
-    ApplyLocked(now, deferred);
+    ApplyLocked(deferred);
   }
   Finish(std::move(deferred));
 }
@@ -80,9 +81,8 @@ void ResidencyManager::Cancel(RiderState* rider, const absl::Status& why) {
   Deferred deferred;
   {
     const absl::MutexLock lock(&mutex_);
-    const absl::Duration now = clock_->Now();
-    policy_.Cancel(*rider->policy, why, now, actions_);
-    ApplyLocked(now, deferred);
+    policy_.Cancel(*rider->policy, why, clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
   Finish(std::move(deferred));
 }
@@ -98,9 +98,8 @@ void ResidencyManager::Leave(RiderState* rider) {
     if (rider->watermark) ledger_->EndWatermark(*rider->watermark);
     { const Reservation activations = std::move(rider->activations); }
     states_.erase(rider->policy);
-    const absl::Duration now = clock_->Now();
-    policy_.Leave(*rider->policy, now, actions_);
-    ApplyLocked(now, deferred);
+    policy_.Leave(*rider->policy, clock_->Now(), actions_);
+    ApplyLocked(deferred);
   }
   left.clear();
   Finish(std::move(deferred));

@@ -153,7 +153,7 @@ std::optional<Memory> World::RefusedBy(const StartLoad& load) {
 }
 
 void World::PostTick() {
-  const absl::Duration next = policy_->NextTick(Now());
+  const absl::Duration next = policy_->NextTick();
   if (next == absl::InfiniteDuration()) return;
   const int64_t at = std::max(absl::ToInt64Microseconds(next), now_ + 1);
   if (tick_at_ >= 0 && at >= tick_at_) return;
