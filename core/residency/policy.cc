@@ -8,7 +8,8 @@
 namespace ditserve {
 
 Policy::Policy(const PolicyOptions& options, std::vector<PolicyDevice> devices, std::vector<int64_t> fixed_bytes,
-               std::vector<int64_t> budget_bytes, std::function<bool(FormId, FormId)> leads)
+               std::vector<int64_t> budget_bytes, std::function<bool(FormId, FormId)> leads,
+               const std::vector<int64_t>& granule_bytes)
     : options_(options),
       leads_(std::move(leads)),
       budgets_(devices.size() + 1),
@@ -20,6 +21,7 @@ Policy::Policy(const PolicyOptions& options, std::vector<PolicyDevice> devices, 
   for (size_t i = 0; i < budgets_.size(); ++i) {
     budgets_[i].fixed_bytes = fixed_bytes[i];
     budgets_[i].configured_bytes = budget_bytes[i];
+    if (!granule_bytes.empty()) budgets_[i].granule_bytes = granule_bytes[i];
   }
 }
 

@@ -47,8 +47,10 @@ class Policy {
  public:
   // `leads(from, to)`: whether values of form `to` can be made from those of `from`. `fixed_bytes`, `budget_bytes`: by
   // Index(Memory), the host first, then each of `devices`.
+  // `granule_bytes`, likewise: in what units memory goes back to the system; left out, in bytes.
   Policy(const PolicyOptions& options, std::vector<PolicyDevice> devices, std::vector<int64_t> fixed_bytes,
-         std::vector<int64_t> budget_bytes, std::function<bool(FormId, FormId)> leads);
+         std::vector<int64_t> budget_bytes, std::function<bool(FormId, FormId)> leads,
+         const std::vector<int64_t>& granule_bytes = {});
 
   // `stored_bytes`: of each module.
   WeightsId AddWeights(std::vector<int64_t> stored_bytes);

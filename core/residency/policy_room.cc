@@ -101,6 +101,7 @@ void Policy::Trim(Memory memory, int64_t bytes, Actions& actions) {
   MemoryBudget& budget = Budget(memory);
   bytes = std::min(bytes, budget.cached_bytes);
   if (bytes <= 0) return;
+  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;
   budget.cached_bytes -= bytes;
   budget.leaving_bytes += bytes;
   actions.push_back(TrimCache{memory, bytes});
