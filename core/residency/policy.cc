@@ -246,11 +246,11 @@ void Policy::SetPressure(Memory memory, int64_t bytes, absl::Duration now, Actio
 
 void Policy::Tick(absl::Duration now, Actions& actions) {
   now_ = now;
-  ReleaseIdle(actions);
   Decide(actions);
 }
 
 void Policy::Decide(Actions& actions) {
+  ReleaseIdle(actions);
   bool changed = true;
   while (changed) {
     changed = false;
@@ -305,9 +305,7 @@ absl::Duration Policy::NextTick() const {
   for (const MemoryBudget& budget : budgets_) {
     if (waits) at(budget.grows_from);
   }
-  for (const auto& copy : copies_.slots()) {
-    if (copy != nullptr && copy->idle_since && !copy->rests) at(*copy->idle_since + options_.idle_release);
-  }
+  at(next_idle_);
   if (idle_since_) at(*idle_since_ + options_.idle_release);
   return next;
 }

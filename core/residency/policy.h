@@ -17,23 +17,10 @@
 #include "core/residency/budgets.h"
 #include "core/residency/copy_store.h"
 #include "core/residency/estimates.h"
+#include "core/residency/policy_options.h"
 #include "core/residency/sweeps.h"
 
 namespace ditserve {
-
-struct PolicyOptions {
-  int max_riders = 16;                                    // Admitted at one time, on one device.
-  int max_waiting = 64;                                   // Riders that wait for admission.
-  int max_loads = 3;                                      // Under way at one time, for one device.
-  absl::Duration ageing = absl::Milliseconds(500);        // Who waited for so long gets what comes free.
-  absl::Duration growth_pause = absl::Milliseconds(100);  // After memory was refused.
-  absl::Duration idle_release = absl::Seconds(60);        // After this, idle copies go back to where profiles rest.
-};
-
-// A device that copies are loaded to.
-struct PolicyDevice {
-  bool in_host_memory = false;  // Operations read host copies in place.
-};
 
 // Decides which copies of which weights are where, who may ride, and what is loaded next. Every event leads to a list
 // of actions, and nothing else happens: no thread, file, clock or device is seen from here. The caller tells the time,
@@ -260,6 +247,7 @@ class Policy {
   LoadId next_load_ = 1;
   RiderId next_rider_ = 1;
   std::vector<int64_t> evictions_;
+  absl::Duration next_idle_ = absl::InfiniteDuration();              // When a copy may have been idle for long enough.
   std::optional<absl::Duration> idle_since_ = absl::ZeroDuration();  // When the last rider left.
   struct Victim {
     bool kept;

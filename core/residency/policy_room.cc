@@ -137,12 +137,19 @@ void Policy::MarkIdle(const PolicyRider& left, Actions& actions) {
       DropUnlessWanted(copy, actions);
     }
   }
+  next_idle_ = std::min(next_idle_, now_ + options_.idle_release);
 }
 
 void Policy::ReleaseIdle(Actions& actions) {
+  if (next_idle_ > now_) return;
+  next_idle_ = absl::InfiniteDuration();
   for (const auto& slot : copies_.slots()) {
     if (slot == nullptr || !slot->idle_since || slot->rests) continue;
-    if (*slot->idle_since + options_.idle_release > now_) continue;
+    const absl::Duration due = *slot->idle_since + options_.idle_release;
+    if (due > now_) {
+      next_idle_ = std::min(next_idle_, due);
+      continue;
+    }
     slot->idle_since.reset();
     DropUnlessWanted(*slot, actions);
   }
