@@ -159,6 +159,18 @@ TEST_F(ArenaTest, AddressesAreUsedAgain) {
   EXPECT_EQ(given(), 0);
 }
 
+TEST_F(ArenaTest, AddressesBesideEachOtherAreUsedTogether) {
+  for (const bool first_goes_first : {true, false}) {
+    Buffer first = TakePrepared(400), second = TakePrepared(400);
+    (first_goes_first ? first : second) = Buffer();
+    arena_->Trim(400 * kPage).Free();
+    (first_goes_first ? second : first) = Buffer();
+    arena_->Trim(400 * kPage).Free();
+    EXPECT_THAT(arena_->Take(900 * kPage).Prepare(), IsOk());
+    arena_->Trim(900 * kPage).Free();
+  }
+}
+
 TEST_F(ArenaTest, GarbageIsHeldUntilItIsFreed) {
   { const Buffer hole = TakePrepared(5); }
   Garbage garbage = arena_->Trim(2 * kPage);
@@ -229,6 +241,20 @@ TEST_F(ArenaTest, NeighboursThatWaitForDifferentEventsAreTakenTogetherAndKeptApa
     one = Buffer();
     rest = Buffer();
     EXPECT_EQ(arena_->cached_bytes(), 4 * kPage);
+  }
+}
+
+TEST_F(ArenaTest, NeighboursThatWaitForTheSameAreOneHole) {
+  for (const bool first_goes_first : {true, false}) {
+    Buffer far = TakePrepared(2), between = TakePrepared(1), first = TakePrepared(1), second = TakePrepared(1);
+    const std::byte* const expected = first.data();
+    far = Buffer();
+    (first_goes_first ? first : second) = Buffer();
+    (first_goes_first ? second : first) = Buffer();
+    arena_->Trim(2 * kPage).Free();  // Of two as large the first: were they three, the smallest.
+    EXPECT_EQ(arena_->Take(2 * kPage).data(), expected);
+    between = Buffer();
+    arena_->Trim(5 * kPage).Free();
   }
 }
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -206,6 +207,31 @@ TEST(ResidencyManagerTest, AdmitsInOrderOfArrivalWhenActivationsFit) {
   go.Notify();
   EXPECT_THAT(first.Wait(), IsOk());
   EXPECT_THAT(second.Wait(), IsOk());
+}
+
+TEST(ResidencyManagerTest, WhoIsMoreUrgentComputesFirstEvenIfTheCopyIsThere) {
+  Fixture fixture(kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  std::string order;
+  absl::Notification joined, computed;
+  std::unique_ptr<Rider> rider;
+  absl::StatusOr<std::unique_ptr<Rider>> made =
+      fixture.manager->Join(fixture.model, Fixture::Resident(), {0, Priority::kBatch}, [&](const absl::Status&) {
+        joined.WaitForNotification();
+        fixture.executor(0).Post([&] { order += 'i'; });
+        rider->Acquire(0, [&](const absl::StatusOr<Lease>& lease) {
+          EXPECT_THAT(lease.status(), IsOk());
+          order += 'b';
+          computed.Notify();
+        });
+      });
+  ASSERT_THAT(made, IsOk());
+  rider = *std::move(made);
+  joined.Notify();
+  computed.WaitForNotification();
+  fixture.Settle();
+  EXPECT_EQ(order, "ib");
+  rider.reset();
 }
 
 TEST(ResidencyManagerTest, RefusesMoreThanMayWait) {
