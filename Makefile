@@ -8,6 +8,7 @@ SECONDS ?= 60
 MINUTES ?= 30
 MODEL ?=
 FULL ?=
+FROM ?= $(shell date +%s)000
 ROWS ?=
 AGAINST ?=
 TARGETS ?=
@@ -88,6 +89,22 @@ soak:  ## Sends mixed requests for MINUTES=30 and checks that nothing leaks
 	$(call build,$(BUILD),ditserve ditctl)
 	scripts/seeded-checkpoint $(build_dir)/bin "$$CACHE/soak" 2
 	scripts/soak $(build_dir)/bin "$$CACHE/soak" $(MINUTES)
+
+.PHONY: clients
+clients:  ## Compares what 32 clients are answered while budgets change, for MINUTES=30
+	$(call build,$(BUILD),clients)
+	$(build_dir)/tests/system/clients $$(($(MINUTES) * 60))
+
+.PHONY: simulate
+simulate:  ## Simulates the residency policy for MINUTES=30 on all cores, from seed FROM=; reports and shrinks a failure
+	$(call build,$(BUILD),simulate)
+	$(build_dir)/bin/simulate --from=$(FROM) --minutes=$(MINUTES)
+
+.PHONY: mutate
+mutate:  ## Breaks each rule, wait and refund of residency, and shows by which check or test that is found
+	scripts/setup
+	nice scripts/mutate --policy
+	nice scripts/mutate --waits
 
 .PHONY: cuda
 cuda:  ## Builds with the CUDA device module

@@ -6,15 +6,10 @@
 #include "absl/strings/str_cat.h"
 
 namespace ditserve {
-namespace {
-
-// So often is memory for one module refused, with nothing left that could make room, before its rider fails.
-constexpr int kMostRefusals = 3;
-
-}  // namespace
 
 Policy::Policy(const PolicyOptions& options, std::vector<PolicyDevice> devices, std::vector<int64_t> fixed_bytes,
-               std::vector<int64_t> budget_bytes, std::function<bool(FormId, FormId)> leads)
+               std::vector<int64_t> budget_bytes, std::function<bool(FormId, FormId)> leads,
+               const std::vector<int64_t>& granule_bytes)
     : options_(options),
       leads_(std::move(leads)),
       budgets_(devices.size() + 1),
@@ -26,6 +21,7 @@ Policy::Policy(const PolicyOptions& options, std::vector<PolicyDevice> devices, 
   for (size_t i = 0; i < budgets_.size(); ++i) {
     budgets_[i].fixed_bytes = fixed_bytes[i];
     budgets_[i].configured_bytes = budget_bytes[i];
+    if (!granule_bytes.empty()) budgets_[i].granule_bytes = granule_bytes[i];
   }
 }
 
@@ -67,12 +63,10 @@ absl::StatusOr<std::optional<Pin>> Policy::Acquire(PolicyRider& rider, ModuleInd
   if (!rider.ended.ok()) return rider.ended;
   if (rider.load_error && rider.load_error->first == module) return rider.load_error->second;
   Copy* const copy = sweeps_.FindComputable(*rider.itinerary, module);
-  if (copy != nullptr && copy->ready() && (!copy->doomed || copy->IsPromisedTo(rider.id))) {
-    copies_.FulfilAll(rider.id);
-    return std::optional<Pin>(Pin(*copy));
-  }
+  if (copy != nullptr && copy->ready() && !copy->doomed) return std::optional<Pin>(Pin(*copy));
   rider.pending = true;
   rider.since = now;
+  rider.refused = false;
   rider.refusals = 0;
   Decide(actions);
   return std::optional<Pin>();
@@ -80,19 +74,22 @@ absl::StatusOr<std::optional<Pin>> Policy::Acquire(PolicyRider& rider, ModuleInd
 
 void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Duration now, Actions& actions) {
   now_ = now;
-  Copy& copy = *pin.copy();
+  const CopyKey key = pin.copy()->key;
+  pin.copy()->used = true;
   { const Pin ended = std::move(pin); }
-  copy.used = true;
   rider.attained += took;
   rider.computing += took;
-  if (rider.next == copy.key.module) ++rider.next;
+  if (rider.next == key.module) ++rider.next;
   if (rider.passed_all()) {
     estimates_.usual_ride = now - rider.begun;
     sweeps_.LearnPace(*rider.itinerary, now - rider.begun);
     estimates_.computing_per_byte[rider.itinerary->weights] =
         absl::ToDoubleSeconds(rider.computing) / static_cast<double>(std::max<int64_t>(rider.activation_bytes, 1));
   }
-  DropUnlessWanted(copy, actions);
+  // It may have passed more than the one that it read.
+  for (size_t i = copies_.Of(key.weights, key.module).size(); i-- > 0;) {
+    DropUnlessWanted(*copies_.Of(key.weights, key.module)[i], actions);
+  }
   if (rider.passed_all()) BeginThoseAfter(rider, actions);
   Decide(actions);
 }
@@ -120,6 +117,7 @@ void Policy::EndRider(PolicyRider& rider, const absl::Status& why, Actions& acti
   if (rider.pending || !rider.riding()) actions.push_back(End{&rider, why});
   rider.pending = false;
   rider.stage = PolicyRider::Stage::kEnding;
+  BeginThoseAfter(rider, actions);
 }
 
 void Policy::Leave(PolicyRider& rider, absl::Duration now, Actions& actions) {
@@ -191,10 +189,12 @@ void Policy::Refused(LoadId load, Memory memory, const std::vector<int64_t>& los
   MemoryBudget& budget = Budget(memory);
   for (size_t i = 0; i < budgets_.size(); ++i) budgets_[i].cached_bytes -= lost_bytes[i];
   budget.grows_from = now + options_.growth_pause;
-  if (key.memory == memory && bytes > budget.cached_bytes + EvictableBytes(memory)) {
+  if (key.memory == memory) {
+    const bool nothing_left = bytes > budget.cached_bytes + SettledBytes(memory);
     ForEachUser(key, [&](PolicyRider& rider) {
-      if (!rider.pending || rider.next != key.module || ++rider.refusals < kMostRefusals) return;
-      EndRider(rider, why, actions);
+      if (!rider.pending || rider.next != key.module) return;
+      rider.refused = true;
+      if (nothing_left && ++rider.refusals >= kMostRefusals) EndRider(rider, why, actions);
     });
   }
   Decide(actions);
@@ -246,11 +246,11 @@ void Policy::SetPressure(Memory memory, int64_t bytes, absl::Duration now, Actio
 
 void Policy::Tick(absl::Duration now, Actions& actions) {
   now_ = now;
-  ReleaseIdle(actions);
   Decide(actions);
 }
 
 void Policy::Decide(Actions& actions) {
+  ReleaseIdle(actions);
   bool changed = true;
   while (changed) {
     changed = false;
@@ -262,6 +262,7 @@ void Policy::Decide(Actions& actions) {
     }
     changed |= GrantPending(actions);
   }
+  TrimIdle(actions);
 }
 
 bool Policy::GrantPending(Actions& actions) {
@@ -287,10 +288,10 @@ void Policy::ForEachUser(const CopyKey& key, const std::function<void(PolicyRide
   }
 }
 
-absl::Duration Policy::NextTick(absl::Duration now) const {
+absl::Duration Policy::NextTick() const {
   absl::Duration next = absl::InfiniteDuration();
   const auto at = [&](absl::Duration time) {
-    if (time > now) next = std::min(next, time);
+    if (time > now_) next = std::min(next, time);
   };
   bool waits = false;
   for (const PolicyRider& rider : sweeps_.riders()) {
@@ -304,21 +305,49 @@ absl::Duration Policy::NextTick(absl::Duration now) const {
   for (const MemoryBudget& budget : budgets_) {
     if (waits) at(budget.grows_from);
   }
-  for (const auto& copy : copies_.slots()) {
-    if (copy != nullptr && copy->idle_since && !copy->rests) at(*copy->idle_since + options_.idle_release);
-  }
+  at(next_idle_);
   if (idle_since_) at(*idle_since_ + options_.idle_release);
   return next;
 }
 
+int64_t Policy::SettledBytes(Memory memory) const {
+  int64_t bytes = 0;
+  for (const auto& copy : copies_.slots()) {
+    if (copy == nullptr || copy->key.memory != memory) continue;
+    if (copy->ready() || copy->grown_bytes == 0) bytes += copy->bytes;
+  }
+  return bytes;
+}
+
+int64_t Policy::AdmittedTo(Memory device) const {
+  return std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(), [device](const PolicyRider& rider) {
+    return rider.admitted && rider.itinerary->device == device;
+  });
+}
+
+// Of all claims that waited for `ageing` the oldest is served, and a younger one never becomes older: so at most one
+// claim of each other rider, and of the head of admission, is before it. While one is served,
+// - the loads under way end, and one read that begins as the first of them ends: 2 transfers;
+// - the copies that are doomed get no new lease but of whom they are promised to, and the executor takes a lease that
+// is
+//   `ageing` old before all younger ones: so they end after ageing + claims * operation;
+// - what was given back to the system is gone: free;
+// - its load finds a slot, since no other begins before it, and what it is made from is there: 2 transfers.
+// Then its turn is over: its load is under way, and takes one more transfer. By the floor of the budget its module fits
+// once all that is gone. Where the system refuses memory, nobody takes fresh memory until all copies have gone into the
+// cache: one more turn; then it is refused at most kMostRefusals times: a pause, a transfer and a turn each.
 absl::Duration Policy::LivenessBound(Memory device, absl::Duration transfer, absl::Duration operation,
-                                     absl::Duration free) const {
-  int64_t riders = 1;  // And the head of admission.
-  for (const PolicyRider& rider : sweeps_.riders()) riders += rider.admitted && rider.itinerary->device == device;
-  // One turn of an elder: what is under way ends (a load on whose end one more read waits, the operations of all who
-  // were granted a copy), what is evicted is freed, and its own load comes.
-  const absl::Duration turn = 3 * transfer + free + riders * operation;
-  return options_.ageing + riders * turn + 2 * options_.growth_pause;
+                                     absl::Duration free, bool refuses) const {
+  const int64_t claims = AdmittedTo(device) + 1;
+  absl::Duration turn = 4 * transfer + free + options_.ageing + claims * operation;
+  if (refuses) turn = (kMostRefusals + 2) * (turn + transfer + options_.growth_pause);
+  return options_.ageing + claims * turn + transfer;
+}
+
+// What a rider waited in a lap counts for all of it: so it ages once.
+absl::Duration Policy::LapBound(const Itinerary& itinerary, absl::Duration wait, absl::Duration operation) const {
+  const absl::Duration computing = options_.ageing + (AdmittedTo(itinerary.device) + 1) * operation;
+  return options_.ageing + itinerary.modules() * (wait - options_.ageing + computing);
 }
 
 absl::Status Policy::Check() const {

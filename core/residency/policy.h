@@ -17,23 +17,10 @@
 #include "core/residency/budgets.h"
 #include "core/residency/copy_store.h"
 #include "core/residency/estimates.h"
+#include "core/residency/policy_options.h"
 #include "core/residency/sweeps.h"
 
 namespace ditserve {
-
-struct PolicyOptions {
-  int max_riders = 16;                                    // Admitted at one time, on one device.
-  int max_waiting = 64;                                   // Riders that wait for admission.
-  int max_loads = 3;                                      // Under way at one time, for one device.
-  absl::Duration ageing = absl::Milliseconds(500);        // Who waited for so long gets what comes free.
-  absl::Duration growth_pause = absl::Milliseconds(100);  // After memory was refused.
-  absl::Duration idle_release = absl::Seconds(60);        // After this, idle copies go back to where profiles rest.
-};
-
-// A device that copies are loaded to.
-struct PolicyDevice {
-  bool in_host_memory = false;  // Operations read host copies in place.
-};
 
 // Decides which copies of which weights are where, who may ride, and what is loaded next. Every event leads to a list
 // of actions, and nothing else happens: no thread, file, clock or device is seen from here. The caller tells the time,
@@ -47,8 +34,10 @@ class Policy {
  public:
   // `leads(from, to)`: whether values of form `to` can be made from those of `from`. `fixed_bytes`, `budget_bytes`: by
   // Index(Memory), the host first, then each of `devices`.
+  // `granule_bytes`, likewise: in what units memory goes back to the system; left out, in bytes.
   Policy(const PolicyOptions& options, std::vector<PolicyDevice> devices, std::vector<int64_t> fixed_bytes,
-         std::vector<int64_t> budget_bytes, std::function<bool(FormId, FormId)> leads);
+         std::vector<int64_t> budget_bytes, std::function<bool(FormId, FormId)> leads,
+         const std::vector<int64_t>& granule_bytes = {});
 
   // `stored_bytes`: of each module.
   WeightsId AddWeights(std::vector<int64_t> stored_bytes);
@@ -98,8 +87,8 @@ class Policy {
 
   // Time passed.
   void Tick(absl::Duration now, Actions& actions);
-  // When Tick has something to do next; infinite if never.
-  absl::Duration NextTick(absl::Duration now) const;
+  // When Tick has something to do next, after the last event; infinite if never.
+  absl::Duration NextTick() const;
 
   // --- what is known
   const MemoryBudget& budget(Memory memory) const { return budgets_[Index(memory)]; }
@@ -108,13 +97,21 @@ class Policy {
   Estimates& estimates() { return estimates_; }
   int64_t evictions(Memory memory) const { return evictions_[Index(memory)]; }
   int loads() const { return static_cast<int>(loads_.size()); }
+  // Who gets what comes free on the device; null if nobody waited too long.
+  const PolicyRider* elder(Memory device) const { return devices_[Index(device) - 1].elder.rider; }
+  // How often that changed.
+  int64_t elder_turns(Memory device) const { return devices_[Index(device) - 1].elder_turns; }
   // For whom a copy is loaded: those who ride, else those who begin later.
   void ForEachUser(const CopyKey& key, const std::function<void(PolicyRider&)>& visit);
 
   // The longest that a pending rider, or a head of admission that fits, waits, while budgets stay and loads succeed.
   // `transfer`, `operation`, `free`: the longest times each of these takes.
-  absl::Duration LivenessBound(Memory device, absl::Duration transfer, absl::Duration operation,
-                               absl::Duration free) const;
+  // The executor takes whoever has a copy for Options::ageing in the order of their grants. `refuses`: the system gives
+  // less than the budget.
+  absl::Duration LivenessBound(Memory device, absl::Duration transfer, absl::Duration operation, absl::Duration free,
+                               bool refuses = false) const;
+  // The longest that a lap takes if each module is waited for as long as `wait`.
+  absl::Duration LapBound(const Itinerary& itinerary, absl::Duration wait, absl::Duration operation) const;
 
   // Recomputes from nothing what is kept up to date. Internal that says what differs.
   absl::Status Check() const;
@@ -124,12 +121,14 @@ class Policy {
   struct Elder {
     const PolicyRider* rider = nullptr;
     int64_t bytes = 0;
+    bool drains = false;  // It was refused memory: nobody takes fresh memory before all copies are gone.
   };
   struct Device {
     Memory memory = Memory::kDevice;
     bool in_host_memory = false;
     int loads = 0;
     Elder elder;
+    int64_t elder_turns = 0;
     const PolicyRider* head = nullptr;  // Of admission, while it would fit.
     absl::Duration head_since;
     int64_t head_bytes = 0;  // That it waits for: others do not load ahead into them.
@@ -157,6 +156,8 @@ class Policy {
 
   // A rider that waited for admission for so many times Options::ageing is admitted by arrival alone.
   static constexpr int kPatienceInQueue = 8;
+  // So often is memory for one module refused, with no copy left that could make room, before its rider fails.
+  static constexpr int kMostRefusals = 3;
 
   // --- policy.cc
   // Everything that follows from an event, until nothing more does.
@@ -166,6 +167,9 @@ class Policy {
   // The targets of a load that came to nothing go.
   void TakeBack(LoadId load, Actions& actions);
   int64_t EvictableBytes(Memory memory) const;
+  // Of copies whose memory is there: the system can't refuse it any more.
+  int64_t SettledBytes(Memory memory) const;
+  int64_t AdmittedTo(Memory device) const;
 
   // --- policy_admission.cc
   absl::Status CheckFits(const PolicyRider& rider) const;
@@ -210,6 +214,8 @@ class Policy {
   int64_t DeviceUse(Memory memory) const;
 
   // --- policy_room.cc
+  // What copies could still take, the elder's share too.
+  int64_t Room(Memory memory) const;
   // What others than the elder, and where it matters the head of admission, may take.
   int64_t RoomFor(Memory memory, bool urgent) const;
   // Evicts, of what `taking` allows and is used later than `next_use`, the farthest, until there is room. Evicts
@@ -224,6 +230,8 @@ class Policy {
   void Trim(Memory memory, int64_t bytes, Actions& actions);
   bool Shrink(Memory memory, Actions& actions);
   void ReleaseIdle(Actions& actions);
+  // What is in no copy goes back to the system, once nobody rode for long.
+  void TrimIdle(Actions& actions);
   void MarkIdle(const PolicyRider& left, Actions& actions);
 
   const PolicyOptions options_;
@@ -239,6 +247,7 @@ class Policy {
   LoadId next_load_ = 1;
   RiderId next_rider_ = 1;
   std::vector<int64_t> evictions_;
+  absl::Duration next_idle_ = absl::InfiniteDuration();              // When a copy may have been idle for long enough.
   std::optional<absl::Duration> idle_since_ = absl::ZeroDuration();  // When the last rider left.
   struct Victim {
     bool kept;

@@ -48,7 +48,8 @@ absl::Status Policy::MakePlaceInQueue(const PolicyRider& rider, Actions& actions
           budget.allowed_bytes()) {
     return absl::OkStatus();
   }
-  if (last == nullptr || last->priority <= rider.priority) return QueueIsFull(waiting);
+  const bool has_place = waiting <= options_.max_waiting;  // And was not just about to be let in beyond it.
+  if (!has_place || last == nullptr || last->priority <= rider.priority) return QueueIsFull(waiting);
   EndRider(*last, QueueIsFull(waiting), actions);
   return absl::OkStatus();
 }
@@ -109,9 +110,11 @@ bool Policy::TryAdmit(Device& device, PolicyRider& rider, Actions& actions) {
   const int64_t bytes = rider.activation_bytes;
   const size_t before = actions.size();
   const auto free = [&budget] { return budget.allowed_bytes() - budget.used_bytes(); };
+  // What comes free is the elder's.
+  const bool is_elder = device.elder.rider == &rider;
+  if (device.elder.rider != nullptr && !is_elder && free() < bytes + device.elder.bytes) return false;
   if (free() < bytes) {
     if (device.planned_for != &rider) Plan(device, &rider, actions);
-    const bool is_elder = device.elder.rider == &rider;
     if (!is_elder) device.head_bytes = bytes;
     const int64_t missing = bytes - free() - budget.leaving_bytes;
     if (missing > budget.cached_bytes) {

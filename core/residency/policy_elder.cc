@@ -52,6 +52,7 @@ void Policy::ReserveFor(Device& device, const PolicyRider* rider) {
   if (device.elder.rider == rider) return;
   ClearDoom(device.memory);
   device.elder = {rider, 0};
+  ++device.elder_turns;
 }
 
 // Looks for room as if the source were not needed: a source that stands in its module's way gives way itself, and the
@@ -63,13 +64,17 @@ bool Policy::LoadForElder(Device& device, PolicyRider& rider, Actions& actions) 
   const size_t before = actions.size();
   bool loading = false;
   Copy* source = FindSource(*rider.itinerary, rider.next, &loading);
-  const auto room = [&] { return Budget(device.memory).RoomBytes(now_); };
+  const MemoryBudget& budget = Budget(device.memory);
+  const auto drains = [&] { return rider.refused && budget.copy_bytes > 0 && budget.cached_bytes < bytes; };
+  const auto room = [&] { return Room(device.memory); };
+  device.elder.drains = drains();
   const bool blocks = source != nullptr && source->key.memory == device.memory;
   if (!MakeRoom(device.memory, bytes, room(), kAnyUse, Taking::kAnything, source, /*insist=*/true, actions) && blocks &&
       source->IsEvictable()) {
     Evict(*source, actions);
     source = FindSource(*rider.itinerary, rider.next, &loading);
   }
+  device.elder.drains = drains();
   if (room() < bytes) {
     Doom(device, bytes - room());
     return actions.size() > before;
@@ -77,7 +82,6 @@ bool Policy::LoadForElder(Device& device, PolicyRider& rider, Actions& actions) 
   if (source == nullptr && loading) return actions.size() > before;  // Read once: it is made from what arrives.
   if (device.loads >= options_.max_loads) return actions.size() > before;
   Copy& computable = Place({rider.itinerary->weights, rider.next, route.compute, device.memory}, bytes);
-  copies_.Promise(computable, rider.id);
   ReserveFor(device, nullptr);
   computable.streams = !MayStay(computable);
   Start(device, rider, rider.next, source, computable, actions);

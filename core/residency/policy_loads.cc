@@ -96,6 +96,7 @@ bool Policy::TryLoad(Device& device, const Claim& claim, Actions& actions) {
     // A source that stands in its module's way gives way itself; the next one is slower.
     if (!claim.urgent || source == nullptr || source->key.memory != device.memory || !make_room(nullptr)) return false;
     source = FindSource(itinerary, claim.module, &loading);
+    if (source == nullptr && loading) return true;  // Read once: made from what arrives.
   }
   Copy& computable = Place({itinerary.weights, claim.module, route.compute, device.memory}, bytes);
   computable.streams = true;

@@ -7,8 +7,15 @@
 
 namespace ditserve {
 
+int64_t Policy::Room(Memory memory) const {
+  const MemoryBudget& budget = budgets_[Index(memory)];
+  const int64_t room = budget.RoomBytes(now_);
+  const bool drains = !IsHost(memory) && devices_[Index(memory) - 1].elder.drains;
+  return drains ? std::min(room, budget.cached_bytes) : room;
+}
+
 int64_t Policy::RoomFor(Memory memory, bool urgent) const {
-  int64_t room = budgets_[Index(memory)].RoomBytes(now_);
+  int64_t room = Room(memory);
   if (memory == Memory::kHost) return room;
   const Device& device = devices_[Index(memory) - 1];
   if (device.elder.rider != nullptr) room -= device.elder.bytes;
@@ -94,6 +101,7 @@ void Policy::Trim(Memory memory, int64_t bytes, Actions& actions) {
   MemoryBudget& budget = Budget(memory);
   bytes = std::min(bytes, budget.cached_bytes);
   if (bytes <= 0) return;
+  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;
   budget.cached_bytes -= bytes;
   budget.leaving_bytes += bytes;
   actions.push_back(TrimCache{memory, bytes});
@@ -129,20 +137,28 @@ void Policy::MarkIdle(const PolicyRider& left, Actions& actions) {
       DropUnlessWanted(copy, actions);
     }
   }
+  next_idle_ = std::min(next_idle_, now_ + options_.idle_release);
 }
 
 void Policy::ReleaseIdle(Actions& actions) {
+  if (next_idle_ > now_) return;
+  next_idle_ = absl::InfiniteDuration();
   for (const auto& slot : copies_.slots()) {
     if (slot == nullptr || !slot->idle_since || slot->rests) continue;
-    if (*slot->idle_since + options_.idle_release > now_) continue;
+    const absl::Duration due = *slot->idle_since + options_.idle_release;
+    if (due > now_) {
+      next_idle_ = std::min(next_idle_, due);
+      continue;
+    }
     slot->idle_since.reset();
     DropUnlessWanted(*slot, actions);
   }
-  if (idle_since_ && *idle_since_ + options_.idle_release <= now_) {
-    for (size_t i = 0; i < budgets_.size(); ++i) {
-      Trim(static_cast<Memory>(i), std::numeric_limits<int64_t>::max(), actions);
-    }
-    idle_since_.reset();
+}
+
+void Policy::TrimIdle(Actions& actions) {
+  if (!idle_since_ || *idle_since_ + options_.idle_release > now_) return;
+  for (size_t i = 0; i < budgets_.size(); ++i) {
+    Trim(static_cast<Memory>(i), std::numeric_limits<int64_t>::max(), actions);
   }
 }
 

@@ -36,7 +36,7 @@ void ResidencyManager::ApplyLocked(Deferred& deferred) {
     }
   }
   actions_.clear();
-  next_tick_ = policy_.NextTick(clock_->Now());
+  next_tick_ = policy_.NextTick();
   if (next_tick_ < sleeps_until_) sooner_.Signal();
 }
 

@@ -15,6 +15,12 @@ std::vector<PolicyDevice> PolicyDevices(const std::vector<ResidencyManager::Comp
   return of;
 }
 
+std::vector<int64_t> Granules(const std::vector<Arena*>& arenas) {
+  std::vector<int64_t> bytes;
+  for (const Arena* arena : arenas) bytes.push_back(arena->RoundUp(1));
+  return bytes;
+}
+
 std::vector<int64_t> ByMemory(size_t devices, const Ledger& ledger, int64_t MemoryUsage::*field) {
   std::vector<int64_t> bytes;
   for (size_t i = 0; i <= devices; ++i) bytes.push_back(ledger.Usage(static_cast<Memory>(i)).*field);
@@ -31,9 +37,11 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       ledger_(ledger),
       transfers_(transfers),
       clock_(clock),
-      policy_(options, PolicyDevices(devices_), ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes),
-              ByMemory(devices_.size(), *ledger, &MemoryUsage::wanted_bytes),
-              [this](FormId from, FormId to) ABSL_NO_THREAD_SAFETY_ANALYSIS { return forms_.Leads(from, to); }),
+      policy_(
+          options, PolicyDevices(devices_), ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes),
+          ByMemory(devices_.size(), *ledger, &MemoryUsage::wanted_bytes),
+          [this](FormId from, FormId to) ABSL_NO_THREAD_SAFETY_ANALYSIS { return forms_.Leads(from, to); },
+          Granules(arenas_)),
       force_bytes_(arenas_.size()),
       computed_until_(devices_.size()) {
   const absl::MutexLock lock(&mutex_);

@@ -37,7 +37,8 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
       ready = holdings_[static_cast<size_t>((*pin)->copy()->id)]->buffer.ready();
       at_once.emplace(MakeLease(*rider, **std::move(pin)));
     }
-    if (!actions_.empty()) ApplyLocked(deferred);
+    // Who waits may have to be looked after when nothing else happens.
+    if (!at_once || !actions_.empty()) ApplyLocked(deferred);
   }
   if (at_once && at_once->ok() && ready != nullptr) {
     if (const absl::Status ordered = on.device->ComputeAfter(ready); !ordered.ok()) at_once.emplace(ordered);

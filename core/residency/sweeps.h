@@ -71,8 +71,9 @@ struct PolicyRider {
   absl::Duration attained;   // Its place among those that compute.
   absl::Duration computing;  // What it has computed.
   absl::Duration begun;
-  bool admitted = false;  // Its activations are reserved.
-  int refusals = 0;       // Of memory for the module it waits for, one after another.
+  bool admitted = false;                                           // Its activations are reserved.
+  bool refused = false;                                            // Memory for the module it waits for was refused.
+  int refusals = 0;                                                // So often with nothing left that could make room.
   std::optional<std::pair<ModuleIndex, absl::Status>> load_error;  // A module ahead that could not be loaded.
   std::optional<JoinCosts> join_costs;                             // Predicted, where it found others.
   bool waited_for_sweep = false;

@@ -73,8 +73,9 @@ class TransferEngine::Job {
   // Takes the segment through the targets that `from` is not in yet, and appends to `readers` what reads `from`.
   absl::Status Convert(const Segment& segment, ElementSpan from, EventPtr written, Events& readers, Moved& moved);
   bool Finish(const absl::Status& status, Moved moved) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Sets the target's event, of all that writes it; each of that is behind who still read it.
-  absl::Status SetReady(const Transfer::Target& target, const Events& written);
+  // Sets the target's event, of all that writes it, or reads it to write the next; each of that is behind who still
+  // read it.
+  absl::Status SetReady(const Transfer::Target& target, const Events& uses);
 
   bool IsPrepared() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stage_ == Stage::kPrepared; }
 
@@ -271,7 +272,12 @@ bool TransferEngine::Job::Finish(const absl::Status& status, Moved moved) {
     moved = std::move(moved_);
   }
   for (size_t i = 0; i < transfer_.targets.size(); ++i) {
-    result_.Update(SetReady(transfer_.targets[i], moved.written[i]));
+    // What makes the next target reads this one, which may be given back as soon as it is ready.
+    Events events = moved.written[i];
+    if (i + 1 < transfer_.targets.size()) {
+      events.insert(events.end(), moved.written[i + 1].begin(), moved.written[i + 1].end());
+    }
+    result_.Update(SetReady(transfer_.targets[i], events));
   }
   if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);
   if (!ready_.empty()) return true;
@@ -279,12 +285,12 @@ bool TransferEngine::Job::Finish(const absl::Status& status, Moved moved) {
   return false;
 }
 
-absl::Status TransferEngine::Job::SetReady(const Transfer::Target& target, const Events& written) {
-  if (written.empty()) return absl::OkStatus();
-  absl::StatusOr<EventPtr> ready = written.front();
-  if (written.size() > 1) ready = transfer_.device->Enqueue({}, written);
+absl::Status TransferEngine::Job::SetReady(const Transfer::Target& target, const Events& uses) {
+  if (uses.empty()) return absl::OkStatus();
+  absl::StatusOr<EventPtr> ready = uses.front();
+  if (uses.size() > 1) ready = transfer_.device->Enqueue({}, uses);
   if (!ready.ok()) {
-    static_cast<void>(WaitForAll(written));
+    static_cast<void>(WaitForAll(uses));
     target.buffer->WrittenOnce(nullptr);
     return ready.status();
   }

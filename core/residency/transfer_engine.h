@@ -36,7 +36,8 @@ struct Transfer {
     CopyForm form;
   };
   // A copy that is written, of layout LayoutOf(module, form.dtype); its event is set when `enqueued` is called. Its
-  // form's roundings begin with those of the copy before it. It must stay until the transfer is done.
+  // form's roundings begin with those of the copy before it. It must stay until `enqueued` is called, after an error
+  // until `done`.
   struct Target {
     Buffer* buffer;
     CopyForm form;

@@ -230,6 +230,8 @@ class LocalEngineImpl final : public LocalEngine {
     DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(Memory::kHost));
     DITSERVE_ASSIGN_OR_RETURN(of_device_, MakeArena(device_->memory()));
     DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, options.transfer_threads));
+    // Here as well: threads that predict what a pass takes count on as many as the executor computes with.
+    if (threads_ > 0) at::set_num_threads(threads_);
     executor_ = std::make_unique<Executor>(
         [threads = threads_] {
           if (threads > 0) at::set_num_threads(threads);

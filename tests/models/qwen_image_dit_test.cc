@@ -226,6 +226,7 @@ TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
 
 // LibTorch's attention takes memory for each thread, and it serves bfloat16.
 TEST(QwenImageDiTTest, TheActivationPeakFollowsTheNumberOfThreads) {
+  ActivationMemory::InstallAllocator();
   QwenImageDiTConfig config;
   config.num_layers = 1;
   config.num_attention_heads = 4;

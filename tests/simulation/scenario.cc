@@ -1,7 +1,7 @@
+#include "tests/simulation/scenario.h"
+
 #include <algorithm>
 #include <random>
-
-#include "tests/simulation/world.h"
 
 namespace ditserve::simulation {
 namespace {
@@ -45,8 +45,7 @@ class Maker {
  public:
   explicit Maker(uint64_t seed) : random_(seed * 7919 + 13) {}
 
-  Scenario Make(uint64_t seed) {
-    const bool faulty = seed % 2 == 1;
+  Scenario Make(Kind kind) {
     s_.options.max_loads = 1 + Below(4);
     s_.options.max_riders = 1 + Below(32);
     s_.options.max_waiting = Below(3) == 0 ? Below(4) : 64;
@@ -57,27 +56,31 @@ class Maker {
     s_.operation = 2 + Below(40);
     s_.freeing = Below(60);
     s_.late_finish = Below(2) == 0;
+    if (Below(4) == 0) s_.renew_at = 100 + Below(2000);
     for (const FormShape& form : kForms) s_.parents.push_back(form.parent);
     MakeWeights();
     MakeMemories();
     MakeClients();
-    if (faulty) {
+    if (kind != Kind::kCalm) {
       s_.faults_until = 20 + Below(400);
       s_.fault_gap = 20 + Below(Below(2) == 0 ? 800 : 100);
-      if (Below(3) == 0) s_.system_bytes = s_.budget_bytes[1] / 2 + Below(s_.budget_bytes[1] / 2 + 1);
     }
+    if (kind == Kind::kRefusals) s_.system_bytes = s_.budget_bytes[1] / 2 + Below(s_.budget_bytes[1] / 2 + 1);
     return std::move(s_);
   }
 
  private:
   int64_t Below(int64_t n) { return n <= 0 ? 0 : static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
 
+  // From modules of a page to some of 300 MB, all in multiples of `unit_`.
   void MakeWeights() {
+    unit_ = Below(4) == 0 ? 4801 * kPage : kPage;
     largest_ = 1 + Below(16);
     for (int64_t i = 1 + Below(3); i > 0; --i) {
       std::vector<int64_t> modules;
       for (int64_t m = 2 + Below(20); m > 0; --m) {
-        modules.push_back((1 + Below(Below(4) == 0 ? largest_ : std::max<int64_t>(1, largest_ / 3))) * kPage);
+        const int64_t units = 1 + Below(Below(4) == 0 ? largest_ : std::max<int64_t>(1, largest_ / 3));
+        modules.push_back(Below(8) == 0 ? kPage : units * unit_);
       }
       s_.weights.push_back(std::move(modules));
     }
@@ -86,14 +89,13 @@ class Maker {
   void MakeMemories() {
     int64_t widest = 0;
     for (const auto& modules : s_.weights) widest = std::max(widest, *std::max_element(modules.begin(), modules.end()));
-    const int64_t fixed = Below(8) * kPage;
-    s_.fixed_bytes = {fixed, 0};
-    s_.budget_bytes = {fixed + Below(30) * kPage, 2 * widest + Below(Below(2) == 0 ? 6 : 60) * kPage};
-    s_.devices.push_back({Below(2) == 0});
-    if (Below(4) == 0) {
+    const int64_t fixed = Below(8) * unit_;
+    s_.fixed_bytes = {fixed};
+    s_.budget_bytes = {fixed + Below(30) * unit_};
+    for (int64_t i = Below(4) == 0 ? 2 + Below(2) : 1; i > 0; --i) {
       s_.devices.push_back({Below(2) == 0});
-      s_.fixed_bytes.push_back(0);
-      s_.budget_bytes.push_back(2 * widest + Below(40) * kPage);
+      s_.fixed_bytes.push_back(Below(4) == 0 ? Below(4) * unit_ : 0);
+      s_.budget_bytes.push_back(s_.fixed_bytes.back() + 2 * widest + Below(Below(2) == 0 ? 6 : 60) * unit_);
     }
   }
 
@@ -105,8 +107,9 @@ class Maker {
       const auto weights = static_cast<size_t>(Below(static_cast<int64_t>(s_.weights.size())));
       client.request.weights = static_cast<WeightsId>(weights);
       client.request.device = DeviceMemory(static_cast<int>(Below(static_cast<int64_t>(s_.devices.size()))));
-      const int64_t budget = s_.budget_bytes[Index(client.request.device)];
-      if (Below(2) == 0) client.request.limit_bytes = Below(budget / kPage + 1) * kPage;
+      const size_t device = Index(client.request.device);
+      const int64_t budget = s_.budget_bytes[device] - s_.fixed_bytes[device];
+      if (Below(2) == 0) client.request.limit_bytes = Below(budget / unit_ + 1) * unit_;
       const std::vector<Shape> shapes = Shapes();
       const Shape& shape = shapes[static_cast<size_t>(Below(static_cast<int64_t>(shapes.size())))];
       int64_t widest = 0;
@@ -126,8 +129,8 @@ class Maker {
       const int64_t kind = Below(4);
       client.comes_again = i + 1 < count && Below(3) == 0;
       client.request.activation_bytes = kind == 0   ? room
-                                        : kind == 1 ? std::max<int64_t>(0, room - Below(3) * kPage)
-                                                    : Below(room / 4 / kPage + 1) * kPage;
+                                        : kind == 1 ? std::max<int64_t>(0, room - Below(3) * unit_)
+                                                    : Below(room / 4 / unit_ + 1) * unit_;
       if (client.comes_again) client.request.activation_bytes = std::min(client.request.activation_bytes, room / 4);
       client.request.priority = Below(2) == 0 ? Priority::kInteractive : Priority::kBatch;
       client.request.join = static_cast<JoinPolicy>(Below(3));
@@ -140,12 +143,29 @@ class Maker {
   }
 
   std::mt19937_64 random_;
+  int64_t unit_ = kPage;
   int64_t largest_ = 1;
   Scenario s_;
 };
 
 }  // namespace
 
-Scenario MakeScenario(uint64_t seed) { return Maker(seed).Make(seed); }
+Scenario MakeScenario(Kind kind, uint64_t seed) {
+  return kind == Kind::kReal ? MakeRealScenario(seed) : Maker(seed).Make(kind);
+}
+
+absl::string_view Name(Kind kind) {
+  switch (kind) {
+    case Kind::kCalm:
+      return "calm";
+    case Kind::kFaults:
+      return "faults";
+    case Kind::kRefusals:
+      return "refusals";
+    case Kind::kReal:
+      return "real";
+  }
+  return "unknown";
+}
 
 }  // namespace ditserve::simulation

@@ -7,7 +7,6 @@
 #include <optional>
 #include <queue>
 #include <random>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,56 +14,46 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "core/residency/policy.h"
+#include "tests/simulation/books.h"
+#include "tests/simulation/queue.h"
+#include "tests/simulation/scenario.h"
+#include "tests/simulation/waits.h"
 
 namespace ditserve::simulation {
 
-// A random case: devices, weights, riders, and what goes wrong. All of it follows from the seed.
-struct Scenario {
-  struct Client {
-    Policy::JoinRequest request;
-    int64_t joins_at = 0;     // Ticks.
-    int64_t cancels_at = -1;  // -1: never.
-    int64_t operation = 1;    // The longest, ticks.
-    bool comes_again = false;
-  };
-
-  PolicyOptions options;
-  std::vector<PolicyDevice> devices;
-  std::vector<int64_t> fixed_bytes, budget_bytes;  // By Index(Memory).
-  std::vector<std::vector<int64_t>> weights;       // Stored bytes of each module.
-  std::vector<int> parents;                        // Of each form; -1: as stored.
-  std::vector<Client> clients;
-
-  int64_t transfer = 100;  // The longest of each, ticks.
-  int64_t operation = 20;
-  int64_t freeing = 30;
-  bool late_finish = false;  // Transfers finish after they are enqueued.
-  int64_t faults_until = 0;  // Steps; 0: nothing goes wrong.
-  int64_t fault_gap = 600;   // Ticks between changes of budgets, pressure and cancellations.
-  int64_t system_bytes = 0;  // The most that the system gives of a device's memory; 0: as much as the budget.
-};
-
-Scenario MakeScenario(uint64_t seed);
-
 // The world that a policy decides in: one thread, virtual time, transfers and operations that end when the seed says.
-// It keeps books of its own, and checks after each step what must hold.
+// After each step it checks what must hold: of bytes and copies (Books), and of waiting (Waits).
 class World {
  public:
   World(const Scenario& scenario, uint64_t seed);
 
-  // Runs until all who do not come again are done. What went wrong, and when; OK if nothing.
+  // Runs until all who do not come again are done, and then until nothing happens any more. What went wrong, and when;
+  // OK if nothing.
   absl::Status Run(int64_t most_steps);
 
   int64_t steps() const { return steps_; }
   bool cut_off() const { return cut_off_; }
-  int64_t moved_bytes() const { return moved_bytes_; }
-  // The longest wait as a share of the bound.
-  double worst_wait() const { return worst_wait_; }
+  // Of these steps waiting was looked at.
+  int64_t quiet_steps() const { return quiet_steps_; }
+  int64_t moved_bytes() const { return books_.moved_bytes(); }
+  // The longest wait as a share of its bound.
+  double worst_wait() const { return waits_.worst(); }
   void Trace() { trace_ = true; }
   void Dump() const;
 
  private:
-  enum class What : uint8_t { kJoin, kCancel, kOperationEnds, kEnqueued, kFinished, kFreed, kDisturb, kTick };
+  enum class What : uint8_t {
+    kJoin,
+    kCancel,
+    kOperationEnds,
+    kEnqueued,
+    kFinished,
+    kFreed,
+    kLeave,
+    kDisturb,
+    kTick,
+    kRenew
+  };
   struct Event {
     int64_t time;
     int64_t order;
@@ -79,17 +68,15 @@ class World {
     PolicyRider* rider = nullptr;
     std::optional<Pin> pin;  // Granted, not yet used.
     bool computing = false;
-    bool over = false;  // It leaves as soon as it does not compute.
+    bool over = false;    // It leaves as soon as it does not compute.
+    bool leaves = false;  // That is on its way.
     int64_t granted_at = 0;
-    int64_t pending_since = 0;
+    int64_t most_granted = 0;  // So long may a granted copy wait for the executor.
   };
   struct Loading {
     StartLoad load;
-    bool refused = false;
+    std::optional<Memory> refused;
     bool enqueued = false;
-  };
-  struct Books {
-    int64_t booked = 0, copies = 0, cached = 0, leaving = 0, activations = 0;
   };
 
   int64_t Random(int64_t below) {
@@ -98,49 +85,55 @@ class World {
   absl::Duration Now() const { return absl::Microseconds(now_); }
   bool Faulty() const { return scenario_.faults_until > 0 && !quiet_; }
   void Post(int64_t in, What what, int64_t of, Memory memory = Memory::kHost, int64_t bytes = 0);
+  const Scenario::Client& ClientOf(const Ride& ride) const { return scenario_.clients[ride.client]; }
 
+  // --- world.cc: what happens
+  absl::Status Step();
   absl::Status Handle(const Event& event);
   void Join(size_t client);
-  void Refuse(LoadId id);
+  void OperationEnds(int64_t ride, int64_t took);
+  void LoadEnds(LoadId id);
+  void Refuse(LoadId id, Memory memory);
   void Disturb();
   void BecomeQuiet();
-  absl::Status Apply();
-  absl::Status BookActivations();
-  absl::Status Start(StartLoad& load);
-  absl::Status CheckRoom(Memory memory, int64_t before) const;
+  void Renew();
   void AcquireNext(int64_t ride);
   void Compute(int device);
-  void LeaveIfOver(int64_t ride);
-  absl::Status Check();
-  absl::Status CheckWaits();
-  absl::Status Wrong(const std::string& what) const;
+  void Leave(int64_t ride);
   bool AnyLeft() const;
+
+  // --- world_actions.cc: what the policy decides, and what must hold afterwards
+  absl::Status Apply();
+  absl::Status Carry(Action& action, std::vector<int64_t>& began);
+  absl::Status Start(StartLoad& load);
+  std::optional<Memory> RefusedBy(const StartLoad& load);
+  absl::Status EndOf(const End& end);
+  absl::Status CheckRefusal(const Scenario::Client& client, const absl::Status& why) const;
+  absl::Status Check();
+  absl::Status CheckLoads();
+  absl::Status CheckExecutor();
+  absl::Status CheckEnd() const;
+  void PostTick();
+  absl::Status Wrong(const absl::Status& what) const;
 
   const Scenario scenario_;
   std::mt19937_64 random_;
   bool trace_ = false;
   std::unique_ptr<Policy> policy_;
+  Books books_;
+  Queue queue_;
+  Waits waits_;
   Actions actions_;
-  int64_t now_ = 0, steps_ = 0, order_ = 0, next_ride_ = 0, moved_bytes_ = 0, quiet_at_ = 0, tick_at_ = -1;
-  bool quiet_ = false, cut_off_ = false;
-  double worst_wait_ = 0;
+  absl::Status wrong_;  // Found where no status can be returned.
+  int64_t now_ = 0, steps_ = 0, quiet_steps_ = 0, order_ = 0, next_ride_ = 0, tick_at_ = -1, to_come_ = 0;
+  bool quiet_ = false, cut_off_ = false, closing_ = false;
   std::priority_queue<Event> events_;
   std::map<int64_t, Ride> rides_;
   std::map<const PolicyRider*, int64_t> ride_of_;
   std::vector<int64_t> computing_;  // The ride, by device; -1: none.
   std::map<LoadId, Loading> loads_;
-  std::map<int, CopyKey> copies_;  // By id.
-  std::map<int, int64_t> copy_bytes_;
-  std::map<int, int> held_;          // By id: what reads it, by our own books.
-  std::vector<Books> books_;         // By Index(Memory).
-  std::vector<int64_t> over_since_;  // When the force was exceeded.
-  std::vector<int64_t> before_;
-  const PolicyRider* head_ = nullptr;
-  int64_t most_riders_ = 0;
+  std::vector<WeightsId> weights_;  // By place in the scenario.
 };
-
-// Runs a seed's scenario.
-absl::Status RunSeed(uint64_t seed, int64_t most_steps, int64_t* steps, bool* cut_off, double* worst_wait, bool trace);
 
 }  // namespace ditserve::simulation
 

@@ -20,12 +20,18 @@ class FakeClock final : public Clock {
 // The machine's clock, and what a test adds to it.
 class MovedClock final : public Clock {
  public:
-  absl::Duration Now() const override { return steady_.Now() + absl::Nanoseconds(added_.load()); }
+  absl::Duration Now() const override {
+    added_ += each_look_;
+    return steady_.Now() + absl::Nanoseconds(added_.load());
+  }
   void Advance(absl::Duration by) { added_ += absl::ToInt64Nanoseconds(by); }
+  // So much passes from one look at it to the next, as on a machine that is busy with other things.
+  void PassAtEachLook(absl::Duration by) { each_look_ = absl::ToInt64Nanoseconds(by); }
 
  private:
   const SteadyClock steady_;
-  std::atomic<int64_t> added_ = 0;
+  mutable std::atomic<int64_t> added_ = 0;
+  std::atomic<int64_t> each_look_ = 0;
 };
 
 }  // namespace ditserve

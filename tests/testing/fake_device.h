@@ -32,7 +32,7 @@ class FakeDevice : public Device {
   // The n-th allocation from now on fails, once; 0: none.
   void FailAllocation(int n) { fail_in_ = n; }
   // It gives no more of the memory than `bytes`.
-  void GiveAtMost(Memory memory, int64_t bytes) { most_given_[Index(memory)] = bytes; }
+  void GiveAtMost(Memory memory, int64_t bytes) { most_given_[IsHost(memory) ? 0 : 1] = bytes; }
   // The n-th copy from now on fails, once; 0: none.
   void FailCopy(int n) { fail_copy_in_ = n; }
 
@@ -73,7 +73,7 @@ class FakeDevice : public Device {
   }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
     DITSERVE_RETURN_IF_ERROR(CheckMemory());
-    if (allocated_bytes(memory) + bytes > most_given_[Index(memory)]) {
+    if (allocated_bytes(memory) + bytes > most_given_[IsHost(memory) ? 0 : 1]) {
       return absl::ResourceExhaustedError("the fake device has no memory left");
     }
     Mark(memory, begin, bytes, true);
@@ -124,7 +124,7 @@ class FakeDevice : public Device {
   const Memory memory_;
   const bool in_host_memory_;
   std::atomic<int64_t> available_bytes_ = int64_t{1} << 40;
-  std::array<std::atomic<int64_t>, 2> most_given_ = {int64_t{1} << 40, int64_t{1} << 40};  // By Index.
+  std::array<std::atomic<int64_t>, 2> most_given_ = {int64_t{1} << 40, int64_t{1} << 40};  // The host's first.
   std::atomic<int> fail_in_ = 0;
   std::atomic<int> fail_copy_in_ = 0;
   std::atomic<int> ranges_ = 0;

@@ -4,68 +4,75 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "core/residency/residency_manager.h"
+#include "tests/testing/device_double.h"
 #include "tests/testing/fake_clock.h"
 #include "tests/testing/fake_device.h"
 #include "tests/testing/faulty_file_calls.h"
-#include "tests/testing/safetensors_fixture.h"
+#include "tests/testing/fixture_model.h"
+#include "tests/testing/fixture_profiles.h"
 #include "tests/testing/temp_folder.h"
 
 namespace ditserve {
 
-// A model of a few modules of one page each, its checkpoint, and a manager that serves it.
-class ResidencyFixture {
+// A model of a few modules, its checkpoint, and a manager that serves it on fakes or on doubles. What leases give is
+// compared: on a double by operations, when it comes to them.
+class ResidencyFixture : public FixtureProfiles {
  public:
-  static constexpr int kModules = 12;
-  static constexpr int64_t kElements = 2048;
-  static constexpr int64_t kCopyBytes = kElements * 2;  // In bfloat16: one page.
+  static constexpr int kModules = FixtureModel::kModules;
+  static constexpr int64_t kCopyBytes = FixtureModel::kEvenBytes;
+  using Modules = FixtureModel::Modules;
 
   explicit ResidencyFixture(int64_t device_copies, int64_t host_copies = 0, bool in_host_memory = false,
                             ResidencyManager::Options options = {})
       : ResidencyFixture(std::make_unique<FakeDevice>(in_host_memory), device_copies, host_copies, options) {}
   ResidencyFixture(std::unique_ptr<FakeDevice> given_device, int64_t device_copies, int64_t host_copies,
                    ResidencyManager::Options options = {})
-      : owned_device(std::move(given_device)),
-        device(*owned_device),
-        ledger({TransferEngine::StagingBytes(kThreads) + host_copies * kCopyBytes, device_copies * kCopyBytes}),
-        executor([] {}, &clock) {
-    std::vector<FixtureTensor> tensors;
-    std::vector<ModuleSpec> modules;
-    for (int i = 0; i < kModules; ++i) {
-      const std::string name = "module" + std::string(1, static_cast<char>('a' + i));
-      tensors.push_back({name + ".weight", DType::kBFloat16, {kElements}, Stored(i)});
-      modules.push_back({name, i % 4 == 3 ? "RMSNorm" : "Linear", {{"weight", {kElements}}}});
+      : ResidencyFixture(FixtureModel::Even(), ListOf(std::move(given_device)), nullptr,
+                         {host_copies * kCopyBytes, device_copies * kCopyBytes}, options) {}
+  // On so many doubles in `world`.
+  ResidencyFixture(const Modules& modules, DoubleWorld& world, const std::vector<int64_t>& budget_bytes,
+                   ResidencyManager::Options options = {})
+      : ResidencyFixture(modules, Doubles(world, budget_bytes.size() - 1), &world, budget_bytes, options) {}
+  // `budget_bytes`: of the host, beside the transfer slots, and of each device. `world`: of doubles, else null.
+  ResidencyFixture(const Modules& modules, std::vector<std::unique_ptr<FakeDevice>> given_devices,
+                   DoubleWorld* in_world, std::vector<int64_t> budget_bytes, ResidencyManager::Options options = {})
+      : world(in_world),
+        devices(std::move(given_devices)),
+        device(*devices.front()),
+        ledger(WithSlots(std::move(budget_bytes))),
+        model_of(modules) {
+    if (world != nullptr) {
+      files.BeforeEachRead(
+          [this](void* data, size_t size) { world->HostWrites(data, static_cast<int64_t>(size), "the disk"); });
     }
-    path = folder / "model.safetensors";
-    WritePagedSafetensors(path, tensors);
-    absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(path, files);
-    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status();
-    absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
-    EXPECT_TRUE(weights.ok()) << weights.status();
     host = *Arena::Make(&device, Memory::kHost, int64_t{1} << 30);
-    of_device = *Arena::Make(&device, Memory::kDevice, int64_t{1} << 30);
+    std::vector<ResidencyManager::ComputingDevice> computing;
+    std::vector<Arena*> arenas = {host.get()};
+    for (size_t i = 0; i < devices.size(); ++i) {
+      of_devices.push_back(*Arena::Make(devices[i].get(), devices[i]->memory(), int64_t{1} << 30));
+      executors.push_back(std::make_unique<Executor>([] {}, &clock));
+      computing.push_back({devices[i].get(), executors[i].get()});
+      arenas.push_back(of_devices[i].get());
+    }
     transfers = *TransferEngine::Make(host.get(), &ledger, kThreads);
-    manager.emplace(options, std::vector<ResidencyManager::ComputingDevice>{{&device, &executor}},
-                    std::vector<Arena*>{host.get(), of_device.get()}, &ledger, transfers.get(), &clock);
-    model = manager->AddModel(*std::move(weights));
+    manager.emplace(options, computing, arenas, &ledger, transfers.get(), &clock);
+    model = manager->AddModel(model_of.Write(path, files));
   }
   ~ResidencyFixture() {
     Settle();
     transfers.reset();
     manager.reset();
-  }
-
-  // The stored bytes of module `i`: bfloat16 numbers that float8 holds too.
-  static std::string Stored(int i) {
-    std::vector<uint16_t> values(kElements, static_cast<uint16_t>(0x3f80 + 0x10 * i));
-    return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(uint16_t)};
+    executors.clear();
   }
 
   // One pass: acquires each module in turn and checks what it is given. `before` is called before each acquisition.
@@ -73,7 +80,7 @@ class ResidencyFixture {
    public:
     Pass(ResidencyFixture& fixture, const Profile& profile, const RideOptions& options = {},
          std::function<void(ModuleIndex, Rider&)> before = nullptr)
-        : fixture_(fixture), dtype_(profile.computation.dtype), before_(std::move(before)) {
+        : fixture_(fixture), dtype_(profile.computation.dtype), device_(options.device), before_(std::move(before)) {
       absl::StatusOr<std::unique_ptr<Rider>> joined =
           fixture.manager->Join(fixture.model, profile, options, [this](absl::Status admitted) {
             joined_.WaitForNotification();
@@ -106,17 +113,28 @@ class ResidencyFixture {
       if (before_) before_(module, *rider_);
       rider_->Acquire(module, [this, module](absl::StatusOr<Lease> lease) {
         if (!lease.ok()) return End(lease.status());
-        Check(module, *lease);
+        Compute(module, *lease);
         { const Lease released = *std::move(lease); }
-        fixture_.executor.Post([this, module] { Next(module + 1); });
+        fixture_.executor(device_).Post([this, module] { Next(module + 1); });
       });
     }
-    void Check(ModuleIndex module, const Lease& lease) {
-      const std::string stored = Stored(module);
-      ASSERT_EQ(lease.tensors().size(), 1u);
-      ASSERT_EQ(lease.tensors()[0].dtype, dtype_);
-      if (dtype_ != DType::kBFloat16) return;
-      EXPECT_EQ(std::memcmp(lease.tensors()[0].data, stored.data(), stored.size()), 0) << "module " << module;
+    void Compute(ModuleIndex module, const Lease& lease) {
+      const std::vector<std::string>& expected = fixture_.model_of.Expected(module, dtype_);
+      ASSERT_EQ(lease.tensors().size(), expected.size());
+      std::vector<DoubleRange> reads;
+      for (size_t i = 0; i < expected.size(); ++i) {
+        ASSERT_EQ(lease.tensors()[i].dtype, dtype_);
+        reads.push_back({lease.tensors()[i].data, static_cast<int64_t>(expected[i].size())});
+      }
+      auto compare = [reads, module, &expected] {
+        for (size_t i = 0; i < reads.size(); ++i) {
+          EXPECT_EQ(std::memcmp(reads[i].begin, expected[i].data(), expected[i].size()), 0)
+              << "module " << module << ", parameter " << i;
+        }
+      };
+      if (fixture_.world == nullptr) return compare();
+      auto& on = static_cast<DeviceDouble&>(*fixture_.devices[static_cast<size_t>(device_)]);
+      on.Compute(absl::StrCat("the operation of module ", module), reads, std::move(compare));
     }
     void End(absl::Status status) {
       status_ = std::move(status);
@@ -127,6 +145,7 @@ class ResidencyFixture {
 
     ResidencyFixture& fixture_;
     const DType dtype_;
+    const int device_;
     const std::function<void(ModuleIndex, Rider&)> before_;
     absl::Notification joined_, admitted_, ended_;
     std::unique_ptr<Rider> rider_;
@@ -134,26 +153,32 @@ class ResidencyFixture {
     RiderAccount account_;
   };
 
-  // Waits until nothing is under way: transfers are done and the executor has nothing to do.
+  // Waits until nothing is under way: transfers and operations are done and the executors have nothing to do.
   void Settle() {
     for (int idle = 0; idle < 3;) {
-      absl::Notification done;
-      executor.Post([&done] { done.Notify(); });
-      done.WaitForNotification();
+      for (const auto& each : executors) {
+        absl::Notification done;
+        each->Post([&done] { done.Notify(); });
+        done.WaitForNotification();
+      }
       idle = manager->Loading() ? 0 : idle + 1;
+    }
+    while (world != nullptr && world->RunSome()) {
     }
   }
 
   // Ledger, allocations and tiers agree, and no budget is exceeded.
   void CheckInvariants() {
     const ResidencySnapshot snapshot = manager->Snapshot();
-    EXPECT_LE(snapshot.device.peak_bytes, snapshot.device.budget_bytes);
-    EXPECT_LE(snapshot.host.peak_bytes, snapshot.host.budget_bytes);
-    EXPECT_LE(device.most_allocated_bytes(Memory::kDevice), snapshot.device.budget_bytes);
-    EXPECT_LE(device.most_allocated_bytes(Memory::kHost), snapshot.host.budget_bytes);
+    for (size_t i = 0; i <= devices.size(); ++i) {
+      const auto memory = static_cast<Memory>(i);
+      const MemoryUsage usage = ledger.Usage(memory);
+      EXPECT_LE(usage.peak_bytes, usage.budget_bytes);
+      EXPECT_LE(devices[i == 0 ? 0 : i - 1]->most_allocated_bytes(memory), usage.budget_bytes);
+    }
     EXPECT_TRUE(manager->Check().ok()) << manager->Check();
     const TierBytes& tiers = snapshot.models.at(0);
-    EXPECT_EQ(tiers.device_bytes + tiers.host_bytes + tiers.disk_bytes, kModules * kCopyBytes);
+    EXPECT_EQ(tiers.device_bytes + tiers.host_bytes + tiers.disk_bytes, model_of.stored_bytes());
   }
 
   // Everything that may go, goes: what is left is what profiles rest with.
@@ -166,45 +191,42 @@ class ResidencyFixture {
   int64_t device_weights() { return ledger.Usage(Memory::kDevice).weights_bytes; }
   int64_t host_weights() { return ledger.Usage(Memory::kHost).weights_bytes; }
 
-  static Profile MakeProfile(Station offload, Station onload, Station preparing,
-                             std::optional<int64_t> limit = std::nullopt) {
-    Profile profile;
-    profile.name = "test";
-    profile.offload = offload;
-    profile.onload = onload;
-    profile.preparing = preparing;
-    profile.computation = {Tier::kDevice, DType::kBFloat16};
-    profile.vram_limit_bytes = limit;
-    profile.managed_types = {"Linear", "RMSNorm"};
-    return profile;
-  }
-  // Computes in another dtype than the stations' copies are in.
-  static Profile HostOffloadInFloat16() {
-    Profile profile = MakeProfile(kOnHost, kOnHost, {Tier::kDevice, DType::kFloat16}, 0);
-    profile.computation.dtype = DType::kFloat16;
-    return profile;
-  }
-  static constexpr Station kOnDisk = {Tier::kDisk, DType::kBFloat16};
-  static constexpr Station kOnHost = {Tier::kHost, DType::kBFloat16};
-  static constexpr Station kOnDevice = {Tier::kDevice, DType::kBFloat16};
-  static Profile Resident() { return MakeProfile(kOnDevice, kOnDevice, kOnDevice); }
-  static Profile HostOffload() { return MakeProfile(kOnHost, kOnHost, kOnDevice, 0); }
-  static Profile Disk() { return MakeProfile(kOnDisk, kOnDisk, kOnDevice, 0); }
-  static Profile DiskDynamic(std::optional<int64_t> limit) { return MakeProfile(kOnDisk, kOnDisk, kOnDevice, limit); }
+  Executor& executor(int of_device) { return *executors[static_cast<size_t>(of_device)]; }
 
   static constexpr int kThreads = 2;
   TempFolder folder;
   FaultyFileCalls files;
-  std::string path;
-  const std::unique_ptr<FakeDevice> owned_device;
-  FakeDevice& device;
-  std::unique_ptr<Arena> host, of_device;
+  const std::string path = folder / "model.safetensors";
+  DoubleWorld* const world;
+  const std::vector<std::unique_ptr<FakeDevice>> devices;
+  FakeDevice& device;  // The first.
+  std::unique_ptr<Arena> host;
+  std::vector<std::unique_ptr<Arena>> of_devices;
   MovedClock clock;
   Ledger ledger;
-  Executor executor;
+  std::vector<std::unique_ptr<Executor>> executors;
   std::unique_ptr<TransferEngine> transfers;
   std::optional<ResidencyManager> manager;
+  const FixtureModel model_of;
   ModelId model = 0;
+
+ private:
+  static std::vector<std::unique_ptr<FakeDevice>> ListOf(std::unique_ptr<FakeDevice> device) {
+    std::vector<std::unique_ptr<FakeDevice>> devices;
+    devices.push_back(std::move(device));
+    return devices;
+  }
+  static std::vector<std::unique_ptr<FakeDevice>> Doubles(DoubleWorld& world, size_t count) {
+    std::vector<std::unique_ptr<FakeDevice>> devices;
+    for (size_t i = 0; i < count; ++i) {
+      devices.push_back(std::make_unique<DeviceDouble>(&world, DeviceMemory(static_cast<int>(i))));
+    }
+    return devices;
+  }
+  static std::vector<int64_t> WithSlots(std::vector<int64_t> budget_bytes) {
+    budget_bytes.front() += TransferEngine::StagingBytes(kThreads);
+    return budget_bytes;
+  }
 };
 
 }  // namespace ditserve

@@ -3,7 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "tests/testing/residency_fixture.h"
@@ -200,6 +202,7 @@ TEST(ResidencyManagerTest, AdmitsInOrderOfArrivalWhenActivationsFit) {
   });
   Pass second(fixture, Fixture::Disk(), {2 * kCopy});
   EXPECT_EQ(fixture.manager->Snapshot().waiting, 1);
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 2 * kCopy);
   go.Notify();
   EXPECT_THAT(first.Wait(), IsOk());
   EXPECT_THAT(second.Wait(), IsOk());
@@ -276,6 +279,56 @@ TEST(ResidencyManagerTest, WhereTheSystemGivesNothingTheRequestFailsAndTheNextOn
   EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
   fixture.Settle();
   fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, WhoComesWhileMemoryIsRefusedIsServedOnceItIsNot) {
+  ResidencyManager::Options options;
+  options.idle_release = absl::InfiniteDuration();  // Nothing else is due.
+  for (int i = 0; i < 4; ++i) {
+    Fixture fixture(2 * kModules, 0, false, options);
+    fixture.device.GiveAtMost(Memory::kDevice, 0);
+    Pass(fixture, Fixture::Resident()).Wait().IgnoreError();
+    fixture.device.GiveAtMost(Memory::kDevice, kModel);
+    EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  }
+}
+
+TEST(ResidencyManagerTest, WhatIsDueIsDoneHoweverSlowTheMachine) {
+  Fixture fixture(2 * kModules);
+  fixture.device.GiveAtMost(Memory::kDevice, 0);
+  fixture.clock.PassAtEachLook(ResidencyManager::Options().growth_pause + absl::Milliseconds(1));
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(),
+              StatusIs(absl::StatusCode::kResourceExhausted, "no memory left"));
+  fixture.clock.PassAtEachLook(absl::ZeroDuration());
+}
+
+// Looks on as memory goes back to the system.
+class WatchedDevice final : public FakeDevice {
+ public:
+  void BeforeEachDecommit(std::function<void()> look) { look_ = std::move(look); }
+  void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
+    if (look_) look_();
+    FakeDevice::Decommit(memory, begin, bytes);
+  }
+
+ private:
+  std::function<void()> look_;
+};
+
+TEST(ResidencyManagerTest, MemoryIsBookedUntilTheSystemHasItBack) {
+  auto made = std::make_unique<WatchedDevice>();
+  WatchedDevice& device = *made;
+  Fixture fixture(std::move(made), kModules, kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  fixture.Settle();
+  int looks = 0;
+  device.BeforeEachDecommit([&] {
+    ++looks;
+    EXPECT_GE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), device.allocated_bytes(Memory::kDevice));
+  });
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, 3 * kCopy), IsOk());
+  EXPECT_GT(looks, 0);
+  device.BeforeEachDecommit(nullptr);
 }
 
 TEST(ResidencyManagerTest, AChangedCheckpointEndsThePassWithDataLoss) {

@@ -1,9 +1,11 @@
 // How riders of a ResidencyManager share sweeps, and what changes of the budgets do to them.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <memory>
 #include <vector>
 
+#include "tests/testing/device_double.h"
 #include "tests/testing/residency_fixture.h"
 #include "tests/testing/status_matchers.h"
 
@@ -37,11 +39,33 @@ class HeldPass {
   Pass pass_;
 };
 
-TEST(ResidencySharingTest, RidersThatStartTogetherMoveTheModelOnce) {
+// On a device that does everything at once, and on one that works late and reports what nothing orders.
+class OnBothDevices : public ::testing::TestWithParam<bool> {
+ protected:
+  ~OnBothDevices() override { EXPECT_THAT(world_.TakeRaces(), ::testing::IsEmpty()); }
+
+  Fixture MakeFixture(int64_t device_copies, int64_t host_copies = 0, bool in_host_memory = false,
+                      const ResidencyManager::Options& options = {}) {
+    if (!GetParam() || in_host_memory) return Fixture(device_copies, host_copies, in_host_memory, options);
+    return Fixture(FixtureModel::Even(), world_, {host_copies * kCopy, device_copies * kCopy}, options);
+  }
+
+ private:
+  DoubleWorld world_{1};
+};
+
+class ResidencySharingTest : public OnBothDevices {};
+class ResidencyBudgetTest : public OnBothDevices {};
+
+const auto kNames = [](const auto& each) { return each.param ? "ADoubleOfADevice" : "AFake"; };
+INSTANTIATE_TEST_SUITE_P(On, ResidencySharingTest, ::testing::Bool(), kNames);
+INSTANTIATE_TEST_SUITE_P(On, ResidencyBudgetTest, ::testing::Bool(), kNames);
+
+TEST_P(ResidencySharingTest, RidersThatStartTogetherMoveTheModelOnce) {
   for (const int riders : {2, 8, 32}) {
     ResidencyManager::Options options;
     options.max_riders = riders;
-    Fixture fixture(3, 0, false, options);
+    Fixture fixture = MakeFixture(3, 0, false, options);
     HeldPass first(fixture, Fixture::Disk(), 0);
     std::vector<std::unique_ptr<Pass>> others;
     for (int i = 1; i < riders; ++i) others.push_back(std::make_unique<Pass>(fixture, Fixture::Disk()));
@@ -53,8 +77,8 @@ TEST(ResidencySharingTest, RidersThatStartTogetherMoveTheModelOnce) {
   }
 }
 
-TEST(ResidencySharingTest, ARiderIsGivenWhatIsAStopOnTheWayForAnother) {
-  Fixture fixture(4, kModules, /*in_host_memory=*/true);
+TEST_P(ResidencySharingTest, ARiderIsGivenWhatIsAStopOnTheWayForAnother) {
+  Fixture fixture = MakeFixture(4, kModules, /*in_host_memory=*/true);
   absl::Notification asks;
   std::unique_ptr<Pass> second;
   // While the first rider's module 0 is on its way, the second, which computes with the host's copy, asks for it.
@@ -64,7 +88,7 @@ TEST(ResidencySharingTest, ARiderIsGivenWhatIsAStopOnTheWayForAnother) {
     });
     asks.WaitForNotification();
     absl::Notification asked;
-    fixture.executor.Post([&] { asked.Notify(); });
+    fixture.executor(0).Post([&] { asked.Notify(); });
     asked.WaitForNotification();
   });
   Pass first(fixture, Fixture::HostOffloadInFloat16());
@@ -72,8 +96,8 @@ TEST(ResidencySharingTest, ARiderIsGivenWhatIsAStopOnTheWayForAnother) {
   EXPECT_THAT(second->Wait(), IsOk());
 }
 
-TEST(ResidencySharingTest, ALateRiderMovesWhatItMissedAndSharesTheRest) {
-  Fixture fixture(4);
+TEST_P(ResidencySharingTest, ALateRiderMovesWhatItMissedAndSharesTheRest) {
+  Fixture fixture = MakeFixture(4);
   HeldPass first(fixture, Fixture::Disk(), 4);
   first.AwaitHeld();
   Pass second(fixture, Fixture::Disk(), With(JoinPolicy::kImmediate));
@@ -85,8 +109,8 @@ TEST(ResidencySharingTest, ALateRiderMovesWhatItMissedAndSharesTheRest) {
   fixture.CheckInvariants();
 }
 
-TEST(ResidencySharingTest, ARiderThatWaitsBeginsWithTheNextSweepAndIsNotCountedInThisOne) {
-  Fixture fixture(4);
+TEST_P(ResidencySharingTest, ARiderThatWaitsBeginsWithTheNextSweepAndIsNotCountedInThisOne) {
+  Fixture fixture = MakeFixture(4);
   HeldPass first(fixture, Fixture::Disk(), 6);
   first.AwaitHeld();
   Pass second(fixture, Fixture::Disk(), With(JoinPolicy::kWait));
@@ -103,8 +127,8 @@ TEST(ResidencySharingTest, ARiderThatWaitsBeginsWithTheNextSweepAndIsNotCountedI
   fixture.CheckInvariants();
 }
 
-TEST(ResidencySharingTest, TheFirstModulesOfTheNextSweepAreReadDuringThisOne) {
-  Fixture fixture(6);
+TEST_P(ResidencySharingTest, TheFirstModulesOfTheNextSweepAreReadDuringThisOne) {
+  Fixture fixture = MakeFixture(6);
   HeldPass first(fixture, Fixture::Disk(), kModules - 1);
   first.AwaitHeld();
   Pass second(fixture, Fixture::Disk(), With(JoinPolicy::kWait));
@@ -116,8 +140,8 @@ TEST(ResidencySharingTest, TheFirstModulesOfTheNextSweepAreReadDuringThisOne) {
   EXPECT_EQ(fixture.manager->Snapshot().transfers[0].bytes, 2 * kModel);
 }
 
-TEST(ResidencySharingTest, ByDefaultARiderWaitsForASweepThatIsNearlyOver) {
-  Fixture fixture(3);
+TEST_P(ResidencySharingTest, ByDefaultARiderWaitsForASweepThatIsNearlyOver) {
+  Fixture fixture = MakeFixture(3);
   HeldPass first(fixture, Fixture::Disk(), kModules - 2);
   first.AwaitHeld();
   Pass second(fixture, Fixture::Disk());
@@ -126,8 +150,8 @@ TEST(ResidencySharingTest, ByDefaultARiderWaitsForASweepThatIsNearlyOver) {
   EXPECT_THAT(second.Wait(), IsOk());
 }
 
-TEST(ResidencySharingTest, NobodyWaitsWhereNothingIsMoved) {
-  Fixture fixture(kModules);
+TEST_P(ResidencySharingTest, NobodyWaitsWhereNothingIsMoved) {
+  Fixture fixture = MakeFixture(kModules);
   EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
   HeldPass first(fixture, Fixture::Resident(), kModules - 2);
   first.AwaitHeld();
@@ -137,8 +161,8 @@ TEST(ResidencySharingTest, NobodyWaitsWhereNothingIsMoved) {
   EXPECT_THAT(second.Wait(), IsOk());
 }
 
-TEST(ResidencySharingTest, ARiderThatWaitsForASweepCanBeCancelled) {
-  Fixture fixture(3);
+TEST_P(ResidencySharingTest, ARiderThatWaitsForASweepCanBeCancelled) {
+  Fixture fixture = MakeFixture(3);
   HeldPass first(fixture, Fixture::Disk(), 6, {kCopy});
   first.AwaitHeld();
   Pass second(fixture, Fixture::Disk(), {kCopy, Priority::kInteractive, JoinPolicy::kWait});
@@ -150,8 +174,8 @@ TEST(ResidencySharingTest, ARiderThatWaitsForASweepCanBeCancelled) {
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
 }
 
-TEST(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
-  Fixture fixture(4);
+TEST_P(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
+  Fixture fixture = MakeFixture(4);
   absl::Notification begun, told;
   absl::StatusOr<std::unique_ptr<Rider>> first =
       fixture.manager->Join(fixture.model, Fixture::Disk(), {}, [&](const absl::Status&) { begun.Notify(); });
@@ -164,7 +188,7 @@ TEST(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
         why = std::move(status);
         told.Notify();
       });
-  fixture.executor.Post([&] {  // In one piece, so that nobody is told in between.
+  fixture.executor(0).Post([&] {  // In one piece, so that nobody is told in between.
     (*second)->Cancel(absl::CancelledError("gone"));
     first->reset();
   });
@@ -173,8 +197,8 @@ TEST(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
   second->reset();
 }
 
-TEST(ResidencySharingTest, ACancelledSweepLetsThoseWhoWaitBegin) {
-  Fixture fixture(3);
+TEST_P(ResidencySharingTest, ACancelledSweepLetsThoseWhoWaitBegin) {
+  Fixture fixture = MakeFixture(3);
   HeldPass first(fixture, Fixture::Disk(), 6);
   first.AwaitHeld();
   Pass second(fixture, Fixture::Disk(), With(JoinPolicy::kWait));
@@ -183,10 +207,10 @@ TEST(ResidencySharingTest, ACancelledSweepLetsThoseWhoWaitBegin) {
   EXPECT_THAT(second.Wait(), IsOk());
 }
 
-TEST(ResidencySharingTest, InteractiveRequestsAreAdmittedBeforeBatchOnes) {
+TEST_P(ResidencySharingTest, InteractiveRequestsAreAdmittedBeforeBatchOnes) {
   ResidencyManager::Options options;
   options.max_riders = 1;
-  Fixture fixture(4, 0, false, options);
+  Fixture fixture = MakeFixture(4, 0, false, options);
   HeldPass first(fixture, Fixture::Disk(), 0);
   first.AwaitHeld();
   std::vector<char> order;
@@ -203,11 +227,11 @@ TEST(ResidencySharingTest, InteractiveRequestsAreAdmittedBeforeBatchOnes) {
   EXPECT_EQ(order, (std::vector<char>{'i', 'b'}));
 }
 
-TEST(ResidencySharingTest, AFullQueueTellsWhenToTryAgain) {
+TEST_P(ResidencySharingTest, AFullQueueTellsWhenToTryAgain) {
   ResidencyManager::Options options;
   options.max_riders = 1;
   options.max_waiting = 0;
-  Fixture fixture(4, 0, false, options);
+  Fixture fixture = MakeFixture(4, 0, false, options);
   HeldPass first(fixture, Fixture::Disk(), 0);
   first.AwaitHeld();
   absl::StatusOr<std::unique_ptr<Rider>> refused =
@@ -218,11 +242,11 @@ TEST(ResidencySharingTest, AFullQueueTellsWhenToTryAgain) {
   EXPECT_THAT(first.Wait(), IsOk());
 }
 
-TEST(ResidencySharingTest, AnInteractiveRequestTakesABatchOnesPlaceInAFullQueue) {
+TEST_P(ResidencySharingTest, AnInteractiveRequestTakesABatchOnesPlaceInAFullQueue) {
   ResidencyManager::Options options;
   options.max_riders = 1;
   options.max_waiting = 1;
-  Fixture fixture(4, 0, false, options);
+  Fixture fixture = MakeFixture(4, 0, false, options);
   HeldPass first(fixture, Fixture::Disk(), 0);
   first.AwaitHeld();
   Pass batch(fixture, Fixture::Disk(), {0, Priority::kBatch});
@@ -232,8 +256,8 @@ TEST(ResidencySharingTest, AnInteractiveRequestTakesABatchOnesPlaceInAFullQueue)
   EXPECT_THAT(interactive.Wait(), IsOk());
 }
 
-TEST(ResidencyBudgetTest, ShrinkingEvictsAtOnceAndGrowingLetsCopiesComeBack) {
-  Fixture fixture(kModules);
+TEST_P(ResidencyBudgetTest, ShrinkingEvictsAtOnceAndGrowingLetsCopiesComeBack) {
+  Fixture fixture = MakeFixture(kModules);
   EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
   EXPECT_EQ(fixture.device_weights(), kModel);
   EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, 4 * kCopy), IsOk());
@@ -247,8 +271,8 @@ TEST(ResidencyBudgetTest, ShrinkingEvictsAtOnceAndGrowingLetsCopiesComeBack) {
   EXPECT_EQ(fixture.device_weights(), kModel);
 }
 
-TEST(ResidencyBudgetTest, RunningRequestsKeepWhatTheyNeedUntilTheyEnd) {
-  Fixture fixture(kModules);
+TEST_P(ResidencyBudgetTest, RunningRequestsKeepWhatTheyNeedUntilTheyEnd) {
+  Fixture fixture = MakeFixture(kModules);
   HeldPass pass(fixture, Fixture::Resident(), 5, {3 * kCopy});
   pass.AwaitHeld();
   EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, kCopy), IsOk());
@@ -261,10 +285,10 @@ TEST(ResidencyBudgetTest, RunningRequestsKeepWhatTheyNeedUntilTheyEnd) {
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).budget_bytes, kCopy);
 }
 
-TEST(ResidencyBudgetTest, ARequestThatNoLongerFitsIsToldWhileItWaits) {
+TEST_P(ResidencyBudgetTest, ARequestThatNoLongerFitsIsToldWhileItWaits) {
   ResidencyManager::Options options;
   options.max_riders = 1;
-  Fixture fixture(6, 0, false, options);
+  Fixture fixture = MakeFixture(6, 0, false, options);
   HeldPass first(fixture, Fixture::Disk(), 2);
   first.AwaitHeld();
   Pass second(fixture, Fixture::Disk(), {4 * kCopy});
@@ -274,15 +298,15 @@ TEST(ResidencyBudgetTest, ARequestThatNoLongerFitsIsToldWhileItWaits) {
   EXPECT_THAT(first.Wait(), IsOk());
 }
 
-TEST(ResidencyBudgetTest, TheTransferSlotsAlwaysStay) {
-  Fixture fixture(4);
+TEST_P(ResidencyBudgetTest, TheTransferSlotsAlwaysStay) {
+  Fixture fixture = MakeFixture(4);
   EXPECT_THAT(fixture.manager->SetBudget(Memory::kHost, 1000),
               StatusIs(absl::StatusCode::kFailedPrecondition, "a budget of 1000 bytes"));
 }
 
-TEST(ResidencyBudgetTest, AnyBudgetAtAnyModuleGivesTheSameValues) {
+TEST_P(ResidencyBudgetTest, AnyBudgetAtAnyModuleGivesTheSameValues) {
   for (ModuleIndex at = 0; at < kModules; ++at) {
-    Fixture fixture(kModules, 4);
+    Fixture fixture = MakeFixture(kModules, 4);
     int64_t copies = 1;
     Pass pass(fixture, Fixture::DiskDynamic(std::nullopt), {}, [&](ModuleIndex module, Rider&) {
       if (module < at) return;

@@ -80,6 +80,8 @@ class Traffic {
         copies.on_host = host_->Take(Bytes(module, copies.held, /*in_host_memory=*/true));
         Move(module, copies, std::nullopt,
              {{&copies.on_host, FormOf(copies.held)}, {&copies.of_device, FormOf(copies.held)}});
+        if (copies.status.ok() && Pick(2) == 0) copies.on_host = Buffer();
+        if (Pick(2) == 0) host_->Trim(1 << 20).Free();
         break;
       default:  // From a copy on the same device that has just been enqueued.
         copies.before = arenas_[copies.device]->Take(Bytes(module, kStored, /*in_host_memory=*/false));

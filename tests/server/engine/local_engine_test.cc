@@ -439,7 +439,7 @@ TEST_F(LocalEngineTest, TakesAModelWithoutConfigurationByItsTensors) {
   EXPECT_THAT(
       (*engine)->LoadModel({"tiny", folder_ / "model"}),
       StatusIs(absl::StatusCode::kInvalidArgument,
-               "model 'tiny': no config.json, and heads of 32 channels and patches of 64, expected 128 and 64"));
+               "no config.json, and heads of 32 channels and patches of 64, expected 128 and 64"));
   SeededCheckpointOptions options;
   options.config.num_layers = 2;
   options.config.num_attention_heads = 1;

@@ -1,0 +1,92 @@
+"""What residency does around its policy, each thing broken on purpose: scripts/mutate shows which test sees it.
+
+A mutant is (what is broken, [(file, text, text in its place), ...]). A text must stand in its file exactly once.
+"""
+
+RIDERS = "core/residency/residency_riders.cc"
+ACTIONS = "core/residency/residency_actions.cc"
+TRANSFERS = "core/residency/transfer_engine.cc"
+BUFFER = "core/memory/buffer.cc"
+ARENA = "core/memory/arena.cc"
+LEDGER = "core/memory/ledger.cc"
+EXECUTOR = "core/base/executor.cc"
+
+MUTANTS = [
+    # --- waits
+    ("a copy that is there is read before it is written",
+     [(RIDERS, "ordered = on.device->ComputeAfter(ready); !ordered.ok()", "ordered; !ordered.ok()")]),
+    ("a granted copy is read before it is written", [(ACTIONS, "device->ComputeAfter(ready);", "absl::OkStatus();")]),
+    ("operations leave no event", [(RIDERS, "if (*operations != nullptr) {", "if (false) {")]),
+    ("an error of the device is not told", [(RIDERS, "      policy_.Cancel(*rider->policy, operations.status(), now, actions_);\n", "")]),
+    ("memory keeps no event of its readers", [(BUFFER, "if (event != nullptr) in_use_until_.push_back(std::move(event));", "if (event != nullptr) in_use_until_.clear();")]),
+    ("host memory is written while it is read", [(BUFFER, "  DITSERVE_RETURN_IF_ERROR(WaitForAll(in_use_until_));\n", "")]),
+    ("displaced holes are taken while they are read", [(ARENA, "WaitForAll(part.displaced_in_use_until_)", "absl::OkStatus()")]),
+    ("garbage is taken while it is read", [(ARENA, "  static_cast<void>(WaitForAll(in_use_until_));\n", "")]),
+    ("a slot is overwritten while it is read", [(TRANSFERS, "  DITSERVE_RETURN_IF_ERROR(WaitForAll(slot.readers));\n", "")]),
+    ("a slot's readers are not noted", [(TRANSFERS, "if (written != nullptr && i == 0) readers.push_back(written);", "if (written != nullptr && i == 0) readers.clear();")]),
+    ("a device's memory is written while it is read", [(TRANSFERS, "Events after = target.buffer->in_use_until();", "Events after;")]),
+    ("a target is read before it is written", [(TRANSFERS, "if (written != nullptr) after.push_back(std::move(written));", "written = nullptr;")]),
+    ("a source is read before it is written", [(TRANSFERS, "Convert(segment, from, source.buffer->ready(), readers, moved)",
+                                                "Convert(segment, from, nullptr, readers, moved)")]),
+    ("a target's event is that of its first piece", [(TRANSFERS, "if (uses.size() > 1) ready = transfer_.device->Enqueue({}, uses);", "")]),
+    ("a target is given back while the next is made of it",
+     [(TRANSFERS, "    if (i + 1 < transfer_.targets.size()) {", "    if (false) {")]),
+    ("a target has no event", [(TRANSFERS, "target.buffer->WrittenOnce(*ready);", "target.buffer->WrittenOnce(nullptr);")]),
+    ("enqueued is told after done", [(TRANSFERS, "  if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);\n  if (!ready_.empty()) return true;\n  Complete();",
+                                      "  if (!ready_.empty()) return true;\n  Complete();\n  if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);")]),
+    ("done is told before the events have passed", [(TRANSFERS, "result_.Update(WaitForAll(ready_));", "")]),
+    ("pieces begin before the targets are prepared", [(TRANSFERS, "      mutex_.Await(absl::Condition(this, &Job::IsPrepared));\n", "")]),
+    ("a part's contents are forgotten when it is given back", [(ARENA, "  if (part.ready_ != nullptr) events.push_back(std::move(part.ready_));\n", "")]),
+    # --- reservations
+    ("a copy's bytes in the cache are booked twice", [(ACTIONS, "cached_[at].Split(copy.bytes - copy.grown_bytes)",
+                                                       "*ledger_->TryReserve(copy.key.memory, MemoryKind::kStaging, copy.bytes - copy.grown_bytes)")]),
+    ("what a copy takes from the cache stays staging", [(ACTIONS, "  holding->reservation.SetKind(MemoryKind::kWeights);\n", "  holding->reservation.SetKind(MemoryKind::kActivations);\n")]),
+    ("what a copy grew by is not booked", [(ACTIONS, "MemoryKind::kWeights, copy.grown_bytes);", "MemoryKind::kWeights, 0);")]),
+    ("a dropped copy's bytes are free while the arena has them", [(ACTIONS, "      cached.Merge(std::move(gone.reservation));\n",
+                                                                   "      { const Reservation lost = std::move(gone.reservation); }\n      static_cast<void>(cached);\n")]),
+    ("lost bytes stay booked", [(ACTIONS, "const Reservation gone = holding.reservation.Split(lost);", "")]),
+    ("lost bytes are not told", [(ACTIONS, "    lost_bytes[Index(target->key.memory)] += lost;\n", "")]),
+    ("what is freed is told before it is", [(ACTIONS, "    for (Trimmed& each : trimmed) each.garbage.Free();\n    const absl::MutexLock lock(&mutex_);",
+                                             "    const absl::MutexLock lock(&mutex_);")]),
+    ("what is freed is never told", [(ACTIONS, "      policy_.Freed(each.memory, bytes, clock_->Now(), actions_);\n", "      static_cast<void>(bytes);\n")]),
+    ("what is freed stays booked", [(ACTIONS, "{ const Reservation freed = std::move(each.reservation); }",
+                                     "cached_[Index(each.memory)].Merge(std::move(each.reservation));")]),
+    ("activations are not booked", [(ACTIONS, "MemoryKind::kActivations, rider.policy->activation_bytes);", "MemoryKind::kActivations, 0);")]),
+    ("activations are given back when the policy was told", [(RIDERS, "    { const Reservation activations = std::move(rider->activations); }\n", "")]),
+    ("a rider's peak is that of what was there when it joined", [(LEDGER, "if (watermark.memory == memory) watermark.bytes = std::max(watermark.bytes, usage.total_bytes());", "static_cast<void>(watermark);")]),
+    ("the ledger keeps the first budget", [(ACTIONS, "    ledger_->SetBudget(memory, force);\n", "")]),
+    ("a reservation that is moved stays", [(LEDGER, "bytes_(std::exchange(other.bytes_, 0))", "bytes_(other.bytes_)"),
+                                           (LEDGER, "ledger_(std::exchange(other.ledger_, nullptr))", "ledger_(other.ledger_)")]),
+    # --- what is held
+    ("a copy has the tensors of the one in its slot before", [(ACTIONS, "  const CopyLayout layout = LayoutOf(module, form.dtype, device.IsInHostMemory(copy.key.memory));\n  holding->tensors.clear();",
+                                                               "  const CopyLayout layout = LayoutOf(module, form.dtype, device.IsInHostMemory(copy.key.memory));"),
+                                                              (ACTIONS, "      gone.tensors.clear();\n", "")]),
+    ("a dropped copy keeps its memory", [(ACTIONS, "      gone.buffer = Buffer();\n", "")]),
+    ("a pin is copied where it is moved", [("core/residency/copy_store.h", "copy_(std::exchange(other.copy_, nullptr))", "copy_(other.copy_)")]),
+    ("a pin never ends", [("core/residency/copy_store.h", "if (copy_ != nullptr) --copy_->pins_;", "")]),
+    ("a lease doesn't pin", [("core/residency/copy_store.h", "explicit Pin(Copy& copy) : copy_(&copy) { ++copy.pins_; }",
+                              "explicit Pin(Copy& copy) : copy_(&copy) { copy.pins_ += 0; }"),
+                             ("core/residency/copy_store.h", "if (copy_ != nullptr) --copy_->pins_;", "")]),
+    ("who leaves stays in the manager's books", [(RIDERS, "    left.splice(left.begin(), riders_, state);\n", "    static_cast<void>(state);\n")]),
+    ("who begins to wait is not looked after", [(RIDERS, "if (!at_once || !actions_.empty()) ApplyLocked", "if (!actions_.empty()) ApplyLocked")]),
+    ("a failed load is told as done", [(ACTIONS, "      failed_[load] = std::move(status);  // Until nothing is under way any more.\n      return;\n", "")]),
+    ("nobody is told of a device that failed", [(ACTIONS, "if (!status.ok()) policy_.Cancel(", "if (false) policy_.Cancel(")]),
+    ("transfers are forgotten", [(ACTIONS, "    deferred = {};\n    for", "    for")]),
+    # --- executors
+    ("what waited long goes last", [(EXECUTOR, "IsAged(oldest->second) ? oldest", "IsAged(oldest->second) && false ? oldest")]),
+    ("who is less urgent goes on", [(RIDERS, "on.executor->HasBefore(TurnOf(*rider))", "false")]),
+    ("equals don't go on", [(EXECUTOR, "return queue_.begin()->first.first < turn ||", "return !(turn < queue_.begin()->first.first) ||")]),
+    # --- arenas
+    ("neighbours are not merged", [(ARENA, "before->first + hole.size_bytes == range.offset_bytes && hole", "false && hole")]),
+    ("neighbours that wait for different events are merged",
+     [(ARENA, "range.offset_bytes && hole.in_use_until == in_use_until) {", "range.offset_bytes) {")]),
+    ("any hole is taken", [(ARENA, "(best == holes_.end() || size < best_bytes)", "(best == holes_.end() || (size < best_bytes && false))")]),
+    ("memory is given before it is taken", [(ARENA, "  DITSERVE_RETURN_IF_ERROR(device_->Commit(memory_, part.data(), part.range_.size_bytes));\n", ""),
+                                            (ARENA, "  DITSERVE_RETURN_IF_ERROR(WaitForAll(part.displaced_in_use_until_));",
+                                             "  DITSERVE_RETURN_IF_ERROR(device_->Commit(memory_, part.data(), part.range_.size_bytes));\n  DITSERVE_RETURN_IF_ERROR(WaitForAll(part.displaced_in_use_until_));")]),
+    ("the cache's bytes are not counted down", [(ARENA, "  cached_bytes_ -= bytes;\n", "")]),
+    ("addresses are not merged", [(ARENA, "before->first + before->second == range.offset_bytes", "false"),
+                                  (ARENA, "next != fresh_.end() && next->first", "false && next->first")]),
+    ("garbage is not of the arena any more", [(ARENA, "  used_bytes_ += SizeOf(garbage.ranges_);\n", "")]),
+    ("the policy trims parts of granules", [("core/residency/policy_room.cc", "  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;\n", "")]),
+]

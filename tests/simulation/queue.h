@@ -1,0 +1,34 @@
+#ifndef DITSERVE_TESTS_SIMULATION_QUEUE_H_
+#define DITSERVE_TESTS_SIMULATION_QUEUE_H_
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "core/residency/policy.h"
+#include "tests/simulation/scenario.h"
+
+namespace ditserve::simulation {
+
+// Who is to be admitted next, worked out anew, and what must hold of those who wait.
+//
+// Errors: Internal that says which rule was broken.
+class Queue {
+ public:
+  Queue(const Scenario& scenario, const Policy& policy) : scenario_(scenario), policy_(policy) {}
+
+  // Null if nobody waits, or the first does not fit.
+  const PolicyRider* HeadThatFits(Memory device, absl::Duration now) const;
+  // Nobody was overtaken, and who is admitted fits beside the others.
+  absl::Status CheckAdmitted(const PolicyRider& rider, absl::Duration now) const;
+  // No more wait than may, and nobody waits for a sweep that is over, or for one of a lower priority.
+  absl::Status Check(absl::Duration now) const;
+
+ private:
+  bool GoesBefore(const PolicyRider& a, const PolicyRider& b, absl::Duration now) const;
+
+  const Scenario& scenario_;
+  const Policy& policy_;
+};
+
+}  // namespace ditserve::simulation
+
+#endif  // DITSERVE_TESTS_SIMULATION_QUEUE_H_

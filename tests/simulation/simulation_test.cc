@@ -1,0 +1,35 @@
+// Seeds of every kind. A failure prints a scenario to paste into a test of its own, and the seed to run again.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/simulation/run.h"
+
+namespace ditserve::simulation {
+namespace {
+
+void ExpectNoFailure(Kind kind, uint64_t from, int64_t count) {
+  Tally tally;
+  const absl::Status status = RunSeeds(kind, from, count, tally);
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(tally.cut_off, 0);
+  // Waiting is looked at in most steps: faults stop early.
+  EXPECT_GT(tally.quiet_steps, tally.steps / 2);
+}
+
+TEST(SimulationTest, WhereNothingGoesWrongEverybodyGetsOn) { ExpectNoFailure(Kind::kCalm, 1, 2000); }
+
+TEST(SimulationTest, WhereNothingGoesWrongEverybodyElseGetsOn) { ExpectNoFailure(Kind::kCalm, 2001, 2000); }
+
+TEST(SimulationTest, OnceFaultsStopEverybodyGetsOn) { ExpectNoFailure(Kind::kFaults, 1, 2500); }
+
+TEST(SimulationTest, OnceMoreFaultsStopEverybodyGetsOn) { ExpectNoFailure(Kind::kFaults, 2501, 2500); }
+
+TEST(SimulationTest, WhereTheSystemGivesLessThanTheBudgetEverybodyGetsOnOrIsTold) {
+  ExpectNoFailure(Kind::kRefusals, 1, 2500);
+}
+
+TEST(SimulationTest, RealShapesGetOn) { ExpectNoFailure(Kind::kReal, 1, 3); }
+
+}  // namespace
+}  // namespace ditserve::simulation

@@ -1,0 +1,303 @@
+// What clients see while budgets change under them: 32 of six profiles, with limits, on two models, in one engine on
+// the CPU, one request after the other for so many seconds. Prints what it saw, and fails unless
+//   - every answer has the bytes that the request has alone,
+//   - no memory is ever used beyond its budget, and all of it is given back,
+//   - something ends all the time: between two calms at least one request does,
+//   - in a calm everybody is answered within a bound.
+// A bound for one request can't be had while budgets change: each change may take away the room that was just made for
+// it. So budgets stand still every few seconds, nobody begins anew, and from that moment on the bound is what all
+// requests take one after the other, each as long as the slowest takes alone in the smallest budget, and the longest
+// that a module is not yet the elder's, at each module. What waited longest goes first, so nothing is slower than that.
+// usage: clients SECONDS
+#include <ATen/Parallel.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/randn.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
+#include "core/devices/cpu_device.h"
+#include "models/seeded_checkpoint.h"
+#include "server/config/config.h"
+#include "server/engine/local_engine.h"
+#include "tests/testing/temp_folder.h"
+
+namespace ditserve {
+namespace {
+
+constexpr int kClients = 32;
+constexpr int64_t kMiB = 1 << 20;
+constexpr int64_t kLeastDeviceBytes = 16 * kMiB, kMostDeviceBytes = 96 * kMiB;
+constexpr int64_t kLeastHostBytes = 9 * kMiB, kMostHostBytes = 48 * kMiB;
+constexpr absl::Duration kStorm = absl::Seconds(4), kBetweenChanges = absl::Milliseconds(100);
+constexpr const char* kModels[] = {"four", "three"};
+
+[[noreturn]] void Fail(const std::string& what) {
+  std::fprintf(stderr, "clients: %s\n", what.c_str());
+  std::_Exit(1);  // Threads are under way.
+}
+
+void Check(const absl::Status& status, const std::string& what) {
+  if (!status.ok()) Fail(absl::StrCat(what, ": ", status.ToString()));
+}
+
+// Two models of different depth, and an engine that serves them.
+class Server {
+ public:
+  Server() {
+    for (int i = 0; i < 2; ++i) {
+      SeededCheckpointOptions options;
+      options.config.num_layers = 4 - i;
+      options.config.num_attention_heads = 8;
+      options.config.attention_head_dim = 32;
+      options.config.axes_dims_rope = {8, 12, 12};
+      options.config.joint_attention_dim = 64;
+      options.seed = static_cast<uint64_t>(i);
+      Check(WriteSeededCheckpoint(options, folder_ / kModels[i], nullptr, nullptr), "the checkpoint");
+    }
+    LocalEngineOptions options;
+    options.device_budget_bytes = kMostDeviceBytes;
+    options.host_budget_bytes = kMostHostBytes;
+    options.threads = 1;
+    options.transfer_threads = 2;
+    auto made = LocalEngine::Make(options, device_.get(), &clock_);
+    Check(made.status(), "the engine");
+    for (const char* model : kModels) Check((*made)->LoadModel({model, folder_ / model}), model);
+    engine_ = *std::move(made);
+  }
+  LocalEngine& engine() { return *engine_; }
+  const Clock& clock() const { return clock_; }
+
+ private:
+  TempFolder folder_;
+  const SteadyClock clock_;
+  const std::unique_ptr<Device> device_ = MakeCpuDevice(CpuBFloat16::kFloat32);
+  std::unique_ptr<LocalEngine> engine_;
+};
+
+std::vector<Profile> SixProfiles() {
+  const auto config = ParseConfig("", "none");
+  Check(config.status(), "the default configuration");
+  const auto catalogue = MakeCatalogue(*config);
+  Check(catalogue.status(), "the default profiles");
+  const std::pair<const char*, std::optional<int64_t>> names[] = {
+      {"resident", std::nullopt}, {"host-offload", 2 * kMiB},        {"dynamic", 20 * kMiB}, {"disk", 0},
+      {"fp8-host", 5 * kMiB},     {"disk-fp8-device", 11 * kMiB + 1}};
+  std::vector<Profile> profiles;
+  for (const auto& [name, limit] : names) {
+    for (const Profile& profile : catalogue->profiles) {
+      if (profile.name != name) continue;
+      profiles.push_back(profile);
+      profiles.back().vram_limit_bytes = limit;
+    }
+  }
+  if (profiles.size() != std::size(names)) Fail("the default profiles have changed");
+  return profiles;
+}
+
+absl::StatusOr<ForwardResult> Run(Engine& engine, const ForwardCall& call) {
+  absl::Notification ended;
+  absl::StatusOr<ForwardResult> result = absl::UnknownError("under way");
+  const auto handle = engine.Submit(call, nullptr, [&](absl::StatusOr<ForwardResult> got) {
+    result = std::move(got);
+    ended.Notify();
+  });
+  ended.WaitForNotification();
+  return result;
+}
+
+// What clients ask for, and what each answer is alone.
+struct Request {
+  ForwardCall call;
+  at::Tensor alone;
+};
+
+std::vector<Request> MakeRequests(const std::vector<Profile>& profiles) {
+  std::vector<Request> requests;
+  for (const char* model : kModels) {
+    for (const Profile& profile : profiles) {
+      for (const int64_t side : {32, 64, 96}) {
+        at::manual_seed(static_cast<uint64_t>(side));
+        Request& request = requests.emplace_back();
+        request.call.model = model;
+        request.call.profile = profile;
+        request.call.inputs = {
+            at::randn({1, 16, side / 8, side / 8}), at::full({1}, 0.5, at::kFloat), at::randn({1, side / 8, 64}), {}};
+      }
+    }
+  }
+  return requests;
+}
+
+class Clients {
+ public:
+  Clients(Server& server, std::vector<Request>& requests)
+      : engine_(server.engine()), clock_(server.clock()), requests_(requests) {}
+
+  // Alone: the answers with all memory, and how long the slowest takes with the least.
+  void MeasureAlone() {
+    for (Request& request : requests_) {
+      const auto result = Run(engine_, request.call);
+      Check(result.status(), "a request alone");
+      request.alone = result->output;
+    }
+    SetBudgets(kLeastDeviceBytes, kLeastHostBytes);
+    for (Request& request : requests_) {
+      const absl::Duration begin = clock_.Now();
+      const auto result = Run(engine_, request.call);
+      Check(result.status(), "a request alone in the smallest budget");
+      if (!at::equal(result->output, request.alone)) Fail("the smallest budget changes an answer");
+      slowest_alone_ = std::max(slowest_alone_, clock_.Now() - begin);
+    }
+    int modules = 0;
+    for (const ModelInfo& model : engine_.Models()) {
+      modules = std::max(modules, static_cast<int>(model.model->modules().size()));
+    }
+    bound_ = kClients * slowest_alone_ + modules * ResidencyManager::Options().ageing;
+  }
+
+  void RunFor(absl::Duration time) {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < kClients; ++i) threads.emplace_back([this, i] { Client(static_cast<uint32_t>(i)); });
+    const absl::Duration begin = clock_.Now();
+    std::mt19937 random(1);
+    int64_t before = 0;
+    while (clock_.Now() - begin < time) {
+      const absl::Duration until = std::min(clock_.Now() + kStorm, begin + time);
+      while (clock_.Now() < until) {
+        absl::SleepFor(kBetweenChanges);
+        SetBudgets(kLeastDeviceBytes + random() % (kMostDeviceBytes - kLeastDeviceBytes),
+                   kLeastHostBytes + random() % (kMostHostBytes - kLeastHostBytes));
+        ++changes_;
+        CheckBudgets();
+      }
+      Calm();
+      const int64_t answers = Answers();
+      if (answers == before) Fail("nobody was answered while budgets changed");
+      before = answers;
+    }
+    {
+      const absl::MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    for (std::thread& thread : threads) thread.join();
+    took_ = clock_.Now() - begin;
+  }
+
+  void CheckEnd() {
+    const ResidencySnapshot end = engine_.Residency();
+    if (end.device.activations_bytes != 0 || !end.riders.empty() || end.waiting != 0)
+      Fail("something was not given back");
+    if (end.device.peak_bytes > kMostDeviceBytes || end.host.peak_bytes > kMostHostBytes)
+      Fail("a peak beyond the budget");
+    const absl::MutexLock lock(&mutex_);
+    std::sort(waits_.begin(), waits_.end());
+    const auto seconds = [](absl::Duration duration) { return absl::ToDoubleSeconds(duration); };
+    std::printf(
+        "%.0f s, %d changes of the budgets, %zu answers, all as alone; a request took %.3f s in the median, "
+        "%.3f s at most; %d calms, the longest %.3f s of %.1f s that it may take; peaks %lld and %lld MiB\n",
+        seconds(took_), changes_, waits_.size(), seconds(waits_[waits_.size() / 2]), seconds(waits_.back()), calms_,
+        seconds(longest_calm_), seconds(bound_), static_cast<long long>(end.device.peak_bytes / kMiB),
+        static_cast<long long>(end.host.peak_bytes / kMiB));
+  }
+
+ private:
+  void Client(uint32_t number) {
+    std::mt19937 random(number);
+    for (;;) {
+      {
+        const absl::MutexLock lock(&mutex_);
+        mutex_.Await(absl::Condition(this, &Clients::GoesOn));
+        if (stopping_) return;
+        ++under_way_;
+      }
+      const Request& request = requests_[random() % requests_.size()];
+      ForwardCall call = request.call;
+      call.priority = static_cast<Priority>(random() % 2);
+      call.join = static_cast<JoinPolicy>(random() % 3);
+      const absl::Duration begin = clock_.Now();
+      const auto result = Run(engine_, call);
+      Check(result.status(), absl::StrCat("profile ", call.profile.name));
+      if (!at::equal(result->output, request.alone))
+        Fail(absl::StrCat(call.profile.name, ": not the answer it has alone"));
+      const absl::MutexLock lock(&mutex_);
+      waits_.push_back(clock_.Now() - begin);
+      --under_way_;
+    }
+  }
+
+  // Nobody begins; budgets stay.
+  void Calm() {
+    const absl::MutexLock lock(&mutex_);
+    calm_ = true;
+    const absl::Duration begin = clock_.Now();
+    if (!mutex_.AwaitWithTimeout(absl::Condition(this, &Clients::AllAnswered), bound_)) {
+      Fail(absl::StrCat(under_way_, " requests were not answered ", absl::FormatDuration(bound_),
+                        " after the budgets stood still"));
+    }
+    longest_calm_ = std::max(longest_calm_, clock_.Now() - begin);
+    ++calms_;
+    calm_ = false;
+  }
+
+  void SetBudgets(int64_t device_bytes, int64_t host_bytes) {
+    Check(engine_.SetBudget(Memory::kDevice, device_bytes), "the device budget");
+    Check(engine_.SetBudget(Memory::kHost, host_bytes), "the host budget");
+  }
+  void CheckBudgets() {
+    const ResidencySnapshot now = engine_.Residency();
+    for (const MemoryUsage* usage : {&now.device, &now.host}) {
+      if (usage->total_bytes() > usage->budget_bytes) Fail("more is used than the budget");
+    }
+  }
+  int64_t Answers() {
+    const absl::MutexLock lock(&mutex_);
+    return static_cast<int64_t>(waits_.size());
+  }
+  bool GoesOn() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !calm_; }
+  bool AllAnswered() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return under_way_ == 0; }
+
+  LocalEngine& engine_;
+  const Clock& clock_;
+  std::vector<Request>& requests_;
+  absl::Duration slowest_alone_, bound_, longest_calm_, took_;
+  int changes_ = 0, calms_ = 0;
+  absl::Mutex mutex_;
+  bool calm_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  int under_way_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::vector<absl::Duration> waits_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace
+
+int Main(int argc, char** argv) {
+  int seconds = 0;
+  if (argc != 2 || !absl::SimpleAtoi(argv[1], &seconds) || seconds < 1) Fail("usage: clients SECONDS");
+  Server server;
+  std::vector<Request> requests = MakeRequests(SixProfiles());
+  Clients clients(server, requests);
+  clients.MeasureAlone();
+  clients.RunFor(absl::Seconds(seconds));
+  clients.CheckEnd();
+  return 0;
+}
+
+}  // namespace ditserve
+
+int main(int argc, char** argv) { return ditserve::Main(argc, argv); }
