@@ -91,7 +91,7 @@ void AddInputFlags(InputOptions& options, CLI::App& app) {
   AddFlag(app, "width", "PIXELS", "default: as the latents' file has it, else 1024", &options.width);
   AddFlag(app, "batch", "N", "images, for made-up inputs (default 1)", &options.batch);
   AddFlag(app, "prompt-tokens", "N", "for made-up inputs (default 5)", &options.prompt_tokens);
-  AddFlag(app, "timestep", "T", "as the model's forward takes it (default 0)", &options.timestep);
+  AddFlag(app, "timestep", "T", "0 to 1, a pipeline's divided by 1000 (default 0)", &options.timestep);
   AddFlag(app, "seed", "S", "decides made-up inputs (default 0)", &options.seed);
   AddFlag(app, "dtype", "DTYPE", "of made-up inputs: bfloat16 (default), float16, float32", &options.dtype);
   AddFlag(app, "inputs", "FILE", ".safetensors with latents, timestep, prompt_emb, prompt_emb_mask", &options.inputs);
