@@ -182,8 +182,8 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
 int Main(absl::Span<const char* const> arguments) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(arguments);
   if (!line.ok()) return Fail(line.status(), kWrongUsage);
-  if (line->help || line->version) {
-    std::fputs(line->help ? kUsage : "ditserve " DITSERVE_VERSION "\n", stdout);
+  if (!line->help.empty() || line->version) {
+    std::fputs(line->help.empty() ? "ditserve " DITSERVE_VERSION "\n" : line->help.c_str(), stdout);
     return 0;
   }
   const absl::StatusOr<ServerConfig> config = LoadConfig(*line);

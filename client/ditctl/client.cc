@@ -76,6 +76,14 @@ std::string ErrorText(const grpc::Status& status, const std::string& address) {
                       hint.empty() ? "" : absl::StrCat("  ", hint, "\n"));
 }
 
+std::optional<int> Parse(CLI::App& app, const std::vector<std::string>& arguments, const Environment& environment) {
+  std::string help;
+  const absl::Status parsed = ParseFlags(app, arguments, &help);
+  if (!parsed.ok()) return Fail(parsed, environment);
+  environment.out << help;
+  return help.empty() ? std::nullopt : std::optional(kOk);
+}
+
 int Fail(const absl::Status& status, const Environment& environment) {
   environment.err << "ditctl: " << std::string(status.message()) << "\n";
   if (absl::IsCancelled(status)) return kInterrupted;

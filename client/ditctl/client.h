@@ -5,12 +5,14 @@
 #include <grpcpp/client_context.h>
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/ditctl/commands.h"
-#include "client/ditctl/flags.h"
+#include "core/base/flags.h"
 
 namespace ditserve::ditctl {
 
@@ -22,6 +24,10 @@ std::string CodeName(grpc::StatusCode code);
 
 // What a user reads of a failed call: code, message, and what to do about it.
 std::string ErrorText(const grpc::Status& status, const std::string& address);
+
+// Parses the arguments of a command. What it returns is its exit code: they are wrong, or ask for help, which is
+// printed.
+std::optional<int> Parse(CLI::App& app, const std::vector<std::string>& arguments, const Environment& environment);
 
 // Prints an error of usage or of a file; returns the exit code: of usage also where a file that is named is missing.
 int Fail(const absl::Status& status, const Environment& environment);

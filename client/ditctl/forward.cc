@@ -35,24 +35,22 @@ struct Options {
   bool random = false, json = false, show_residency = false;
 };
 
-Flags MakeFlags(Options& options) {
-  Flags flags("forward", "Sends one forward pass and shows its result and what it took.");
-  flags.Add("address", "ADDRESS", "host:port or unix:/path of the server", &options.address);
-  flags.Add("model", "NAME", "model; may be left out where the server has one", &options.model);
-  flags.Add("profile", "NAME", "configured profile (see `ditctl profiles`)", &options.profile);
-  flags.Add("vram-config", "JSON|FILE", "inline vram_config with DiffSynth-Studio's keys", &options.vram_config);
-  flags.Add("vram-limit-gib", "GIB", "overrides the profile's limit", &options.vram_limit_gib);
-  AddInputFlags(options.inputs, flags);
-  flags.AddSwitch("random", "a fresh seed, which is shown", &options.random);
-  flags.Add("output", "FILE", "saves the output as .npy or .safetensors", &options.output);
-  flags.Add("layout", "LAYOUT", "patches (default) or latents", &options.layout);
-  flags.Add("priority", "PRIORITY", "interactive (default) or batch", &options.priority);
-  flags.Add("join", "POLICY", "a sweep under way: auto (default), immediate or wait", &options.join);
-  flags.Add("deadline-seconds", "S", "gives up after this (default: never)", &options.deadline_seconds);
-  flags.Add("wait-seconds", "S", "first waits until the server is ready", &options.wait_seconds);
-  flags.AddSwitch("show-residency", "shows where every byte is afterwards", &options.show_residency);
-  flags.AddSwitch("json", "prints JSON", &options.json);
-  return flags;
+void AddFlags(Options& options, CLI::App& app) {
+  AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &options.address);
+  AddFlag(app, "model", "NAME", "model; may be left out where the server has one", &options.model);
+  AddFlag(app, "profile", "NAME", "configured profile (see `ditctl profiles`)", &options.profile);
+  AddFlag(app, "vram-config", "JSON|FILE", "inline vram_config with DiffSynth-Studio's keys", &options.vram_config);
+  AddFlag(app, "vram-limit-gib", "GIB", "overrides the profile's limit", &options.vram_limit_gib);
+  AddInputFlags(options.inputs, app);
+  app.add_flag("--random", options.random, "a fresh seed, which is shown");
+  AddFlag(app, "output", "FILE", "saves the output as .npy or .safetensors", &options.output);
+  AddFlag(app, "layout", "LAYOUT", "patches (default) or latents", &options.layout);
+  AddFlag(app, "priority", "PRIORITY", "interactive (default) or batch", &options.priority);
+  AddFlag(app, "join", "POLICY", "a sweep under way: auto (default), immediate or wait", &options.join);
+  AddFlag(app, "deadline-seconds", "S", "gives up after this (default: never)", &options.deadline_seconds);
+  AddFlag(app, "wait-seconds", "S", "first waits until the server is ready", &options.wait_seconds);
+  app.add_flag("--show-residency", options.show_residency, "shows where every byte is afterwards");
+  app.add_flag("--json", options.json, "prints JSON");
 }
 
 absl::Status CheckOptions(const Options& options) {
@@ -176,13 +174,9 @@ int Report(const Options& options, const v1::ForwardResponse& response, const En
 int Forward(const std::vector<std::string>& arguments, const Environment& environment) {
   Options options;
   options.address = environment.default_address;
-  Flags flags = MakeFlags(options);
-  const absl::Status parsed = flags.Parse(arguments);
-  if (!parsed.ok()) return Fail(parsed, environment);
-  if (flags.help()) {
-    environment.out << flags.Usage();
-    return kOk;
-  }
+  CLI::App app("Sends one forward pass and shows its result and what it took.", "ditctl forward");
+  AddFlags(options, app);
+  if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
   if (options.random) {
     options.inputs.seed = std::random_device()();
     environment.err << "seed " << options.inputs.seed << "\n";

@@ -86,19 +86,19 @@ int64_t Pixels(const std::optional<int64_t>& given, const Tensors& tensors, int 
 
 }  // namespace
 
-void AddInputFlags(InputOptions& options, Flags& flags) {
-  flags.Add("height", "PIXELS", "default: as the latents' file has it, else 1024", &options.height);
-  flags.Add("width", "PIXELS", "default: as the latents' file has it, else 1024", &options.width);
-  flags.Add("batch", "N", "images, for made-up inputs (default 1)", &options.batch);
-  flags.Add("prompt-tokens", "N", "for made-up inputs (default 5)", &options.prompt_tokens);
-  flags.Add("timestep", "T", "as the model's forward takes it (default 0)", &options.timestep);
-  flags.Add("seed", "S", "decides made-up inputs (default 0)", &options.seed);
-  flags.Add("dtype", "DTYPE", "of made-up inputs: bfloat16 (default), float16, float32", &options.dtype);
-  flags.Add("inputs", "FILE", ".safetensors with latents, timestep, prompt_emb, prompt_emb_mask", &options.inputs);
-  flags.Add("latents", "FILE", ".npy or .safetensors", &options.latents);
-  flags.Add("timestep-file", "FILE", ".npy or .safetensors", &options.timestep_file);
-  flags.Add("prompt-emb", "FILE", ".npy or .safetensors", &options.prompt_emb);
-  flags.Add("prompt-emb-mask", "FILE", ".npy or .safetensors", &options.prompt_emb_mask);
+void AddInputFlags(InputOptions& options, CLI::App& app) {
+  AddFlag(app, "height", "PIXELS", "default: as the latents' file has it, else 1024", &options.height);
+  AddFlag(app, "width", "PIXELS", "default: as the latents' file has it, else 1024", &options.width);
+  AddFlag(app, "batch", "N", "images, for made-up inputs (default 1)", &options.batch);
+  AddFlag(app, "prompt-tokens", "N", "for made-up inputs (default 5)", &options.prompt_tokens);
+  AddFlag(app, "timestep", "T", "0 to 1, a pipeline's divided by 1000 (default 0)", &options.timestep);
+  AddFlag(app, "seed", "S", "decides made-up inputs (default 0)", &options.seed);
+  AddFlag(app, "dtype", "DTYPE", "of made-up inputs: bfloat16 (default), float16, float32", &options.dtype);
+  AddFlag(app, "inputs", "FILE", ".safetensors with latents, timestep, prompt_emb, prompt_emb_mask", &options.inputs);
+  AddFlag(app, "latents", "FILE", ".npy or .safetensors", &options.latents);
+  AddFlag(app, "timestep-file", "FILE", ".npy or .safetensors", &options.timestep_file);
+  AddFlag(app, "prompt-emb", "FILE", ".npy or .safetensors", &options.prompt_emb);
+  AddFlag(app, "prompt-emb-mask", "FILE", ".npy or .safetensors", &options.prompt_emb_mask);
 }
 
 absl::Status FillInputs(const InputOptions& options, v1::ForwardRequest& request) {

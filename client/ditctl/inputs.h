@@ -6,7 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "client/ditctl/flags.h"
+#include "core/base/flags.h"
 #include "ditserve/v1/transformer_service.pb.h"
 
 namespace ditserve::ditctl {
@@ -20,7 +20,7 @@ struct InputOptions {
   std::optional<std::string> inputs, latents, timestep_file, prompt_emb, prompt_emb_mask;
 };
 
-void AddInputFlags(InputOptions& options, Flags& flags);
+void AddInputFlags(InputOptions& options, CLI::App& app);
 
 // Sets the tensors, height and width. A tensor comes from its own flag, else from `inputs`, else it is made up;
 // pixels that are not given follow from latents of a file, else they are 1024.

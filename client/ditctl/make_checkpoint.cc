@@ -33,17 +33,13 @@ absl::StatusOr<SeededCheckpointOptions> OptionsOf(int64_t blocks, int64_t seed, 
 int MakeCheckpoint(const std::vector<std::string>& arguments, const Environment& environment) {
   int64_t blocks = 60, seed = 0;
   std::string directory, dtype = "bfloat16";
-  Flags flags("make-checkpoint", "Writes a checkpoint of made-up weights in Qwen-Image's real shape, in nine shards.");
-  flags.Add("blocks", "N", "transformer blocks, 0.68 GB each in bfloat16 (default 60)", &blocks);
-  flags.Add("seed", "S", "decides every weight (default 0)", &seed);
-  flags.Add("out", "DIR", "folder to write; it must be empty or not exist", &directory);
-  flags.Add("dtype", "DTYPE", "bfloat16 (default), float16, float32 or float8_e4m3fn", &dtype);
-  const absl::Status parsed = flags.Parse(arguments);
-  if (!parsed.ok()) return Fail(parsed, environment);
-  if (flags.help()) {
-    environment.out << flags.Usage();
-    return kOk;
-  }
+  CLI::App app("Writes a checkpoint of made-up weights in Qwen-Image's real shape, in nine shards.",
+               "ditctl make-checkpoint");
+  AddFlag(app, "blocks", "N", "transformer blocks, 0.68 GB each in bfloat16 (default 60)", &blocks);
+  AddFlag(app, "seed", "S", "decides every weight (default 0)", &seed);
+  AddFlag(app, "out", "DIR", "folder to write; it must be empty or not exist", &directory);
+  AddFlag(app, "dtype", "DTYPE", "bfloat16 (default), float16, float32 or float8_e4m3fn", &dtype);
+  if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
   if (directory.empty()) return Fail(absl::InvalidArgumentError("--out DIR is needed"), environment);
   const absl::StatusOr<SeededCheckpointOptions> options = OptionsOf(blocks, seed, dtype);
   if (!options.ok()) return Fail(options.status(), environment);

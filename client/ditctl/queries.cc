@@ -20,9 +20,9 @@ constexpr absl::Duration kTimeout = absl::Seconds(10);
 class Query {
  public:
   Query(const std::string& command, const std::string& description, const Environment& environment)
-      : flags(command, description), address(environment.default_address), environment_(environment) {
-    flags.Add("address", "ADDRESS", "host:port or unix:/path of the server", &address);
-    flags.AddSwitch("json", "print JSON", &json);
+      : app(description, "ditctl " + command), address(environment.default_address), environment_(environment) {
+    AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &address);
+    app.add_flag("--json", json, "print JSON");
   }
 
   // `call` sends the request; `print` shows the response, which is printed as JSON if that was asked for.
@@ -30,12 +30,7 @@ class Query {
   int Run(const std::vector<std::string>& arguments,
           const std::function<grpc::Status(grpc::ClientContext&, Response&)>& call,
           const std::function<std::string(const Response&)>& print) {
-    const absl::Status parsed = flags.Parse(arguments);
-    if (!parsed.ok()) return Fail(parsed, environment_);
-    if (flags.help()) {
-      environment_.out << flags.Usage();
-      return kOk;
-    }
+    if (const std::optional<int> ended = Parse(app, arguments, environment_)) return *ended;
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
     const CancelOnInterrupt interrupt(context, environment_);
@@ -46,7 +41,7 @@ class Query {
     return kOk;
   }
 
-  Flags flags;
+  CLI::App app;
   std::string address;
   bool json = false;
 
@@ -60,8 +55,8 @@ int Model(const std::vector<std::string>& arguments, const Environment& environm
   Query query("model", "Prints a model's module tree, as print(model) does in Python.", environment);
   v1::GetModelRequest request;
   bool modules = false;
-  query.flags.AddPositional("MODEL", request.mutable_model());
-  query.flags.AddSwitch("modules", "list the modules that hold parameters, and their tiers", &modules);
+  query.app.add_option("MODEL", *request.mutable_model(), "may be left out where the server has one")->type_name("");
+  query.app.add_flag("--modules", modules, "list the modules that hold parameters, and their tiers");
   return query.Run<v1::GetModelResponse>(
       arguments,
       [&](grpc::ClientContext& context, v1::GetModelResponse& response) {
@@ -107,9 +102,9 @@ int Health(const std::vector<std::string>& arguments, const Environment& environ
   Query query("health", "Asks whether the server is ready. Exits with 0 if it is.", environment);
   grpc::health::v1::HealthCheckRequest request;
   request.set_service("readiness");
-  query.flags.Add("service", "NAME", "health service: readiness (default), liveness, a service, or ''",
-                  request.mutable_service());
-  bool serving = false;
+  AddFlag(query.app, "service", "NAME", "health service: readiness (default), liveness, a service, or ''",
+          request.mutable_service());
+  bool serving = true;
   const int code = query.Run<HealthCheckResponse>(
       arguments,
       [&](grpc::ClientContext& context, HealthCheckResponse& response) {
@@ -121,7 +116,7 @@ int Health(const std::vector<std::string>& arguments, const Environment& environ
       [](const HealthCheckResponse& response) {
         return HealthCheckResponse::ServingStatus_Name(response.status()) + "\n";
       });
-  return code == kOk && !serving && !query.flags.help() ? kFailed : code;
+  return code == kOk && !serving ? kFailed : code;
 }
 
 }  // namespace ditserve::ditctl

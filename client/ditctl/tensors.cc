@@ -1,23 +1,16 @@
 #include "client/ditctl/tensors.h"
 
-#include <array>
-#include <utility>
-
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "core/devices/cast.h"
 #include "models/seeded_values.h"
 
 namespace ditserve::ditctl {
 namespace {
 
-constexpr std::array<std::pair<v1::DType, DType>, 8> kDTypes = {{{v1::DTYPE_FLOAT32, DType::kFloat32},
-                                                                 {v1::DTYPE_BFLOAT16, DType::kBFloat16},
-                                                                 {v1::DTYPE_FLOAT16, DType::kFloat16},
-                                                                 {v1::DTYPE_FLOAT8_E4M3FN, DType::kFloat8E4M3},
-                                                                 {v1::DTYPE_INT64, DType::kInt64},
-                                                                 {v1::DTYPE_INT32, DType::kInt32},
-                                                                 {v1::DTYPE_UINT8, DType::kUint8},
-                                                                 {v1::DTYPE_BOOL, DType::kBool}}};
+// The API's names are this and PyTorch's.
+constexpr absl::string_view kDTypePrefix = "DTYPE_";
 
 v1::Tensor MakeTensor(const std::vector<int64_t>& shape, DType dtype, const std::vector<float>& values) {
   v1::Tensor tensor;
@@ -37,17 +30,13 @@ int64_t Count(const std::vector<int64_t>& shape) {
 }  // namespace
 
 std::optional<DType> FromProto(v1::DType dtype) {
-  for (const auto& [proto, ours] : kDTypes) {
-    if (proto == dtype) return ours;
-  }
-  return std::nullopt;
+  return DTypeFromName(absl::AsciiStrToLower(absl::StripPrefix(v1::DType_Name(dtype), kDTypePrefix)));
 }
 
 v1::DType ToProto(DType dtype) {
-  for (const auto& [proto, ours] : kDTypes) {
-    if (ours == dtype) return proto;
-  }
-  return v1::DTYPE_UNSPECIFIED;
+  v1::DType proto = v1::DTYPE_UNSPECIFIED;
+  v1::DType_Parse(absl::StrCat(kDTypePrefix, absl::AsciiStrToUpper(Name(dtype))), &proto);
+  return proto;
 }
 
 std::optional<int64_t> BytesOf(const v1::Tensor& tensor) {

@@ -60,18 +60,13 @@ int Top(const std::vector<std::string>& arguments, const Environment& environmen
   std::string address = environment.default_address;
   double interval = 1;
   int64_t count = 0;
-  Flags flags("top", "Shows budgets, use, riders and transfers, live. q or Ctrl-C ends it.");
-  flags.Add("address", "ADDRESS", "host:port or unix:/path of the server", &address);
-  flags.Add("interval-seconds", "S", "between updates (default 1)", &interval);
-  flags.Add("count", "N", "ends after so many updates (default: never)", &count);
+  CLI::App app("Shows budgets, use, riders and transfers, live. q or Ctrl-C ends it.", "ditctl top");
+  AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &address);
+  AddFlag(app, "interval-seconds", "S", "between updates (default 1)", &interval);
+  AddFlag(app, "count", "N", "ends after so many updates (default: never)", &count);
   bool json = false;
-  flags.AddSwitch("json", "prints each update as JSON", &json);
-  const absl::Status parsed = flags.Parse(arguments);
-  if (!parsed.ok()) return Fail(parsed, environment);
-  if (flags.help()) {
-    environment.out << flags.Usage();
-    return kOk;
-  }
+  app.add_flag("--json", json, "prints each update as JSON");
+  if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
   if (!(interval >= 0.1 && interval <= 60)) {
     return Fail(absl::InvalidArgumentError(absl::StrCat("--interval-seconds: expected 0.1 to 60, found ", interval)),
                 environment);
@@ -91,18 +86,13 @@ int Top(const std::vector<std::string>& arguments, const Environment& environmen
 int Budget(const std::vector<std::string>& arguments, const Environment& environment) {
   std::string address = environment.default_address, bytes;
   v1::SetBudgetRequest request;
-  Flags flags("budget", "Changes the budget of a memory while the server serves.");
-  flags.AddPositional("MEMORY", request.mutable_memory());
-  flags.Add("bytes", "BYTES", "the new budget: 4GiB, 512MiB", &bytes);
-  flags.Add("address", "ADDRESS", "host:port or unix:/path of the server", &address);
+  CLI::App app("Changes the budget of a memory while the server serves.", "ditctl budget");
+  app.add_option("MEMORY", *request.mutable_memory(), "host, device or cuda:N")->type_name("");
+  AddFlag(app, "bytes", "BYTES", "the new budget: 4GiB, 512MiB", &bytes);
+  AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &address);
   bool json = false;
-  flags.AddSwitch("json", "prints the memory after the change as JSON", &json);
-  const absl::Status parsed = flags.Parse(arguments);
-  if (!parsed.ok()) return Fail(parsed, environment);
-  if (flags.help()) {
-    environment.out << flags.Usage();
-    return kOk;
-  }
+  app.add_flag("--json", json, "prints the memory after the change as JSON");
+  if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
   const std::optional<int64_t> budget = ParseSize(bytes);
   if (!budget) {
     return Fail(absl::InvalidArgumentError("--bytes: expected bytes up to 2^50, with KiB, MiB or GiB"), environment);

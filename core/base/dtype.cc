@@ -42,6 +42,13 @@ static_assert(
 
 const DTypeTraits& TraitsOf(DType dtype) { return kTraits[static_cast<size_t>(dtype)]; }
 
+std::optional<DType> Find(absl::string_view DTypeTraits::*named, absl::string_view name) {
+  for (const DTypeTraits& traits : kTraits) {
+    if (traits.*named == name) return traits.dtype;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 int64_t SizeOf(DType dtype) { return TraitsOf(dtype).size_bytes; }
@@ -50,12 +57,9 @@ absl::string_view Name(DType dtype) { return TraitsOf(dtype).name; }
 
 absl::string_view SafetensorsName(DType dtype) { return TraitsOf(dtype).safetensors_name; }
 
-std::optional<DType> DTypeFromSafetensors(absl::string_view name) {
-  for (const DTypeTraits& traits : kTraits) {
-    if (traits.safetensors_name == name) return traits.dtype;
-  }
-  return std::nullopt;
-}
+std::optional<DType> DTypeFromName(absl::string_view name) { return Find(&DTypeTraits::name, name); }
+
+std::optional<DType> DTypeFromSafetensors(absl::string_view name) { return Find(&DTypeTraits::safetensors_name, name); }
 
 bool IsWeightDType(DType dtype) {
   return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kFloat16 ||

@@ -32,6 +32,7 @@ int64_t SizeOf(DType dtype);
 
 // PyTorch's name: "float32", "float8_e4m3fn".
 absl::string_view Name(DType dtype);
+std::optional<DType> DTypeFromName(absl::string_view name);
 
 // The safetensors name: "F32", "F8_E4M3".
 absl::string_view SafetensorsName(DType dtype);

@@ -61,6 +61,8 @@ absl::StatusOr<std::optional<Pin>> Policy::Acquire(PolicyRider& rider, ModuleInd
   now_ = now;
   rider.next = module;
   if (!rider.ended.ok()) return rider.ended;
+  // It was passed all the same, by a copy that was loaded for another.
+  if (rider.load_error && rider.load_error->first < module) rider.load_error.reset();
   if (rider.load_error && rider.load_error->first == module) return rider.load_error->second;
   Copy* const copy = sweeps_.FindComputable(*rider.itinerary, module);
   if (copy != nullptr && copy->ready() && !copy->doomed) return std::optional<Pin>(Pin(*copy));
@@ -173,7 +175,7 @@ void Policy::Failed(LoadId load, const absl::Status& why, absl::Duration now, Ac
     if (rider.pending && rider.next == key.module) {
       EndRider(rider, why, actions);
     } else {
-      rider.load_error.emplace(key.module, why);
+      if (!rider.load_error || rider.load_error->first > key.module) rider.load_error.emplace(key.module, why);
     }
   });
   TakeBack(load, actions);

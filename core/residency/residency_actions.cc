@@ -1,6 +1,7 @@
 // The ResidencyManager carries out actions, and tells the policy what became of them.
 #include <algorithm>
 #include <cassert>
+#include <iterator>
 #include <utility>
 #include <variant>
 
@@ -8,6 +9,12 @@
 #include "core/residency/residency_manager.h"
 
 namespace ditserve {
+namespace {
+
+// How soon memory is looked at again that operations still read, and that is to go back to the system.
+constexpr absl::Duration kLookAgain = absl::Milliseconds(1);
+
+}  // namespace
 
 void ResidencyManager::ApplyLocked(Deferred& deferred) {
   SettleBudgetsLocked();
@@ -37,6 +44,7 @@ void ResidencyManager::ApplyLocked(Deferred& deferred) {
   }
   actions_.clear();
   next_tick_ = policy_.NextTick();
+  if (!still_read_.empty()) next_tick_ = std::min(next_tick_, clock_->Now() + kLookAgain);
   if (next_tick_ < sleeps_until_) sooner_.Signal();
 }
 
@@ -154,14 +162,17 @@ void ResidencyManager::Finish(Deferred deferred) {
     if (deferred.trimmed.empty()) return;
     std::vector<Trimmed> trimmed = std::move(deferred.trimmed);
     deferred = {};
-    for (Trimmed& each : trimmed) each.garbage.Free();
+    const auto still_read =
+        std::stable_partition(trimmed.begin(), trimmed.end(), [](const Trimmed& each) { return each.garbage.Ready(); });
+    for (auto each = trimmed.begin(); each != still_read; ++each) each->garbage.Free();
     const absl::MutexLock lock(&mutex_);
-    for (Trimmed& each : trimmed) {
-      const int64_t bytes = each.reservation.bytes();
-      { const Reservation freed = std::move(each.reservation); }
-      policy_.Freed(each.memory, bytes, clock_->Now(), actions_);
-      ApplyLocked(deferred);
+    for (auto each = trimmed.begin(); each != still_read; ++each) {
+      const int64_t bytes = each->reservation.bytes();
+      { const Reservation freed = std::move(each->reservation); }
+      policy_.Freed(each->memory, bytes, clock_->Now(), actions_);
     }
+    std::move(still_read, trimmed.end(), std::back_inserter(still_read_));
+    ApplyLocked(deferred);
   }
 }
 

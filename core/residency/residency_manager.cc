@@ -79,6 +79,7 @@ void ResidencyManager::Tick() {
   Deferred deferred;
   {
     const absl::MutexLock lock(&mutex_);
+    deferred.trimmed = std::exchange(still_read_, {});
     policy_.Tick(clock_->Now(), actions_);
     ApplyLocked(deferred);
   }

@@ -95,7 +95,7 @@ class ResidencyManager {
   void SetPressure(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t least_host_bytes() const { return transfers_->staging_bytes(); }
 
-  // Does what is due by now: idle copies go, and who waited long goes first. A thread of the manager's calls it; tests
+  // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. A thread of the manager's calls it; tests
   // that move the clock do too.
   void Tick() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -196,8 +196,9 @@ class ResidencyManager {
   std::vector<Reservation> cached_ ABSL_GUARDED_BY(mutex_);                   // Of arenas' holes, by Index(Memory).
   std::vector<int64_t> force_bytes_ ABSL_GUARDED_BY(mutex_);                  // As the ledger was told.
   absl::flat_hash_map<LoadId, absl::Status> failed_ ABSL_GUARDED_BY(mutex_);  // Until their transfers are done.
-  TransferCost moved_ ABSL_GUARDED_BY(mutex_);                                // Since the start.
-  absl::Duration loading_since_ ABSL_GUARDED_BY(mutex_);                      // While loads are under way.
+  std::vector<Trimmed> still_read_ ABSL_GUARDED_BY(mutex_);  // Freed once nothing reads it; nobody waits for that.
+  TransferCost moved_ ABSL_GUARDED_BY(mutex_);               // Since the start.
+  absl::Duration loading_since_ ABSL_GUARDED_BY(mutex_);     // While loads are under way.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
   // Of the thread that calls Tick; a condition variable costs those who never wait nothing.

@@ -16,6 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "core/base/flags.h"
 #include "core/base/size.h"
 #include "core/base/status_macros.h"
 #include "core/storage/file.h"
@@ -321,24 +322,6 @@ absl::StatusOr<ModelSource> ParseModelFlag(const std::string& text) {
 
 }  // namespace
 
-const char kUsage[] =
-    R"(Serves forward passes of diffusion transformers over gRPC.
-
-Usage: ditserve [flags]
-  --config FILE           YAML configuration; flags override it
-  --model NAME=PATH       a model to load (repeatable; replaces the file's). PATH: a diffusers transformer folder,
-                          a .safetensors file, or a pattern of shards. Append ,numerics=diffusers for tanh GELU
-  --listen ADDRESS        host:port or unix:/path
-  --device DEVICE         cpu or cuda:N
-  --device-budget BYTES   e.g. 1536MiB or 60%
-  --host-budget BYTES
-  --default-profile NAME
-  --metrics-listen ADDR   host:port for Prometheus, or none
-  --log-level LEVEL       debug, info, warn, error
-  --check                 validate the configuration and exit
-  --version, --help
-)";
-
 int64_t ResolveBudget(const BudgetSpec& spec, int64_t total_bytes) {
   return spec.bytes.value_or(static_cast<int64_t>(std::floor(spec.share * static_cast<double>(total_bytes))));
 }
@@ -346,32 +329,25 @@ int64_t ResolveBudget(const BudgetSpec& spec, int64_t total_bytes) {
 absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> arguments) {
   CommandLine line;
   std::optional<std::string> config;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const std::string flag = arguments[i];
-    if (flag == "--check" || flag == "--version" || flag == "--help") {
-      (flag == "--check" ? line.check : flag == "--version" ? line.version : line.help) = true;
-      continue;
-    }
-    std::optional<std::string>* target = nullptr;
-    const size_t equals = flag.find('=');
-    const std::string name = flag.substr(0, equals);
-    if (name == "--config") target = &config;
-    if (name == "--listen") target = &line.listen;
-    if (name == "--device") target = &line.device;
-    if (name == "--device-budget") target = &line.device_budget;
-    if (name == "--host-budget") target = &line.host_budget;
-    if (name == "--default-profile") target = &line.default_profile;
-    if (name == "--metrics-listen") target = &line.metrics_listen;
-    if (name == "--log-level") target = &line.log_level;
-    if (name == "--check" || name == "--version" || name == "--help") return WrongFlag(name, "takes no value");
-    if (target == nullptr && name != "--model") return WrongFlag(name, "unknown flag; see --help");
-    if (equals == std::string::npos && i + 1 == arguments.size()) return WrongFlag(name, "needs a value");
-    const std::string value = equals == std::string::npos ? arguments[++i] : flag.substr(equals + 1);
-    if (target != nullptr) {
-      *target = value;
-      continue;
-    }
-    DITSERVE_ASSIGN_OR_RETURN(ModelSource source, ParseModelFlag(value));
+  std::vector<std::string> models;
+  CLI::App app("Serves forward passes of diffusion transformers over gRPC.", "ditserve");
+  AddFlag(app, "config", "FILE", "YAML configuration; flags override it", &config);
+  AddFlag(app, "model", "NAME=PATH",
+          "a model to load (repeatable; replaces the file's): a diffusers transformer folder,\n"
+          "a .safetensors file, or a pattern of shards. Append ,numerics=diffusers for tanh GELU",
+          &models);
+  AddFlag(app, "listen", "ADDRESS", "host:port or unix:/path", &line.listen);
+  AddFlag(app, "device", "DEVICE", "cpu or cuda:N", &line.device);
+  AddFlag(app, "device-budget", "BYTES", "e.g. 1536MiB or 60%", &line.device_budget);
+  AddFlag(app, "host-budget", "BYTES", "e.g. 1536MiB or 60%", &line.host_budget);
+  AddFlag(app, "default-profile", "NAME", "for requests that name none", &line.default_profile);
+  AddFlag(app, "metrics-listen", "ADDRESS", "host:port for Prometheus, or none", &line.metrics_listen);
+  AddFlag(app, "log-level", "LEVEL", "debug, info, warn or error", &line.log_level);
+  app.add_flag("--check", line.check, "validate the configuration and exit");
+  app.add_flag("--version", line.version, "print the version and exit");
+  DITSERVE_RETURN_IF_ERROR(ParseFlags(app, {arguments.begin(), arguments.end()}, &line.help));
+  for (const std::string& text : models) {
+    DITSERVE_ASSIGN_OR_RETURN(ModelSource source, ParseModelFlag(text));
     for (const ModelSource& other : line.models) {
       if (other.name == source.name) return WrongFlag("--model", absl::StrCat("two models are named ", other.name));
     }

@@ -74,11 +74,8 @@ struct CommandLine {
   std::optional<std::string> listen, device, default_profile, device_budget, host_budget, metrics_listen, log_level;
   bool check = false;    // Validate the configuration and exit.
   bool version = false;  // Print the version and exit.
-  bool help = false;     // Print the usage and exit.
+  std::string help;      // Not empty: print it and exit.
 };
-
-// What --help prints.
-extern const char kUsage[];
 
 // `arguments` without the program's name. Errors: InvalidArgument that names the flag.
 absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> arguments);

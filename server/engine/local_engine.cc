@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <list>
-#include <map>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -25,12 +24,10 @@
 #include "models/checkpoint_config.h"
 #include "models/errors.h"
 #include "models/weights.h"
+#include "server/engine/served_model.h"
 
 namespace ditserve {
 namespace {
-
-// Shapes whose activation peak is remembered; a server sees few.
-constexpr size_t kMaxRememberedShapes = 256;
 
 // How often a look is taken at what other processes need.
 constexpr absl::Duration kPressureInterval = absl::Seconds(1);
@@ -38,54 +35,13 @@ constexpr absl::Duration kPressureInterval = absl::Seconds(1);
 // How often a draining engine looks. It sleeps in between: a mutex' timed waits follow the wall clock.
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 
-// A loaded model.
-struct Model {
-  std::string name;
-  ModelId id;
-  std::unique_ptr<QwenImageDiT> dit;
-  int64_t parameters;
-  int64_t stored_bytes;
-  std::vector<DType> stored_dtypes;
-
-  absl::Mutex mutex;
-  // Shape and arithmetic dtype to activation bytes.
-  std::map<std::pair<std::vector<int64_t>, at::ScalarType>, int64_t> peaks ABSL_GUARDED_BY(mutex);
-
-  int64_t ActivationBytes(const ForwardShape& shape, at::ScalarType arithmetic) {
-    std::vector<int64_t> key = {shape.height, shape.width};
-    key.insert(key.end(), shape.text_tokens.begin(), shape.text_tokens.end());
-    {
-      absl::MutexLock lock(&mutex);
-      const auto found = peaks.find({key, arithmetic});
-      if (found != peaks.end()) return found->second;
-    }
-    const int64_t bytes = dit->ActivationPeakBytes(shape, arithmetic);
-    absl::MutexLock lock(&mutex);
-    if (peaks.size() >= kMaxRememberedShapes) peaks.clear();
-    peaks[{std::move(key), arithmetic}] = bytes;
-    return bytes;
-  }
-};
-
 at::Device TorchDevice(const Device& device) { return at::Device(device.name()); }
-
-// What would fit instead of a request that can never: the largest square image with the same prompts.
-std::string WhatFits(Model& model, const ForwardShape& shape, at::ScalarType arithmetic, int64_t available_bytes) {
-  constexpr int64_t kStep = 64;
-  int64_t side = 0;
-  for (int64_t next = kStep; next <= std::max(shape.height, shape.width); next += kStep) {
-    if (model.ActivationBytes({next, next, shape.text_tokens}, arithmetic) > available_bytes) break;
-    side = next;
-  }
-  if (side == 0) return "; no image fits with this batch and these prompts";
-  return absl::StrCat("; with this batch and these prompts ", side, "x", side, " pixels fit");
-}
 
 // One call from Submit to its end. Owns everything the pass needs; lives until `done` was called.
 class Call final : public ForwardHandle, public LeaseSource {
  public:
-  Call(ForwardCall call, Model& model, const Device& device, const Clock& clock, Engine::ProgressCallback progress,
-       Engine::DoneCallback done)
+  Call(ForwardCall call, ServedModel& model, const Device& device, const Clock& clock,
+       Engine::ProgressCallback progress, Engine::DoneCallback done)
       : call_(std::move(call)),
         model_(model),
         device_(TorchDevice(device)),
@@ -96,7 +52,7 @@ class Call final : public ForwardHandle, public LeaseSource {
         progress_(std::move(progress)),
         done_(std::move(done)) {}
 
-  Model& model() { return model_; }
+  ServedModel& model() { return model_; }
   const ForwardCall& call() const { return call_; }
   // On the clock's scale, which no step of the wall clock moves.
   absl::Duration deadline() const { return deadline_; }
@@ -107,16 +63,25 @@ class Call final : public ForwardHandle, public LeaseSource {
 
   // Called once, by Submit. A cancellation that came earlier takes effect now.
   void Ride(std::unique_ptr<Rider> rider) ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    rider_ = std::move(rider);
-    if (!cancelled_.ok()) rider_->Cancel(cancelled_);
+    {
+      absl::MutexLock lock(&mutex_);
+      rider_ = std::move(rider);
+    }
+    TellRider();
   }
 
   void Cancel(absl::Status why) override ABSL_LOCKS_EXCLUDED(mutex_) {
+    {
+      absl::MutexLock lock(&mutex_);
+      if (!cancelled_.ok()) return;
+      cancelled_ = std::move(why);
+    }
+    TellRider();
+  }
+
+  bool cancelled() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
-    if (!cancelled_.ok()) return;
-    cancelled_ = why;
-    if (rider_ != nullptr) rider_->Cancel(why);
+    return !cancelled_.ok();
   }
 
   // Blocks until Ride was called. An admission can overtake the thread that submits, by microseconds.
@@ -152,10 +117,14 @@ class Call final : public ForwardHandle, public LeaseSource {
     if (status.ok()) status = CatchStatus([&] { result = Result(); });
     pass_.reset();
     if (activations_ != nullptr) activations_->Close();
+    std::unique_ptr<Rider> rider;
     {
       absl::MutexLock lock(&mutex_);
-      rider_.reset();
+      mutex_.Await(absl::Condition(
+          +[](int* telling) { return *telling == 0; }, &telling_));
+      rider = std::move(rider_);
     }
+    rider.reset();  // As TellRider.
     if (result) {
       result->account.total = clock_.Now() - begun_;
       std::move(done_)(*std::move(result));
@@ -176,6 +145,20 @@ class Call final : public ForwardHandle, public LeaseSource {
     compute_ += clock_.Now() - begun;
     computing_ = false;
     if (pass_->done()) End(absl::OkStatus());
+  }
+
+  // Of a cancellation; under no lock, for the rider may give memory back.
+  void TellRider() ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::Status why;
+    {
+      absl::MutexLock lock(&mutex_);
+      if (rider_ == nullptr || cancelled_.ok()) return;
+      why = cancelled_;
+      ++telling_;
+    }
+    rider_->Cancel(why);
+    absl::MutexLock lock(&mutex_);
+    --telling_;
   }
 
   // The callback owns this call; it is the last to let go of it.
@@ -214,7 +197,7 @@ class Call final : public ForwardHandle, public LeaseSource {
   }
 
   const ForwardCall call_;
-  Model& model_;
+  ServedModel& model_;
   const at::Device device_;
   const at::ScalarType arithmetic_;
   const Clock& clock_;
@@ -228,9 +211,10 @@ class Call final : public ForwardHandle, public LeaseSource {
   bool computing_ = false;
   absl::Duration compute_;
 
-  absl::Mutex mutex_;
-  std::unique_ptr<Rider> rider_;  // Set before the pass begins, reset after it: only Cancel needs the mutex.
+  mutable absl::Mutex mutex_;
+  std::unique_ptr<Rider> rider_;  // Set before the pass begins, taken after it: only Cancel needs the mutex.
   absl::Status cancelled_ ABSL_GUARDED_BY(mutex_);
+  int telling_ ABSL_GUARDED_BY(mutex_) = 0;  // Threads that tell the rider: it stays meanwhile.
 };
 
 class LocalEngineImpl final : public LocalEngine {
@@ -294,7 +278,7 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   absl::StatusOr<std::vector<std::vector<Tier>>> ModuleTiers(const std::string& name) const override {
-    const Model* const model = Find(name);
+    const ServedModel* const model = Find(name);
     if (model == nullptr) return absl::NotFoundError(absl::StrCat("no model is named '", name, "'"));
     return residency_->ModuleTiers(model->id);
   }
@@ -319,9 +303,9 @@ class LocalEngineImpl final : public LocalEngine {
       absl::MutexLock lock(&mutex_);
       draining_ = true;
     }
-    while (UnderWay() && clock_.Now() < deadline) absl::SleepFor(kDrainPoll);
+    while (!Calls().empty() && clock_.Now() < deadline) absl::SleepFor(kDrainPoll);
+    for (const std::shared_ptr<Call>& call : Calls()) call->Cancel(absl::UnavailableError("the server is stopping"));
     absl::MutexLock lock(&mutex_);
-    for (const std::shared_ptr<Call>& call : calls_) call->Cancel(absl::UnavailableError("the server is stopping"));
     mutex_.Await(absl::Condition(this, &LocalEngineImpl::Idle));
   }
 
@@ -332,15 +316,15 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
-  bool UnderWay() const ABSL_LOCKS_EXCLUDED(mutex_) {
+  std::list<std::shared_ptr<Call>> Calls() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
-    return !Idle();
+    return calls_;
   }
 
   absl::Status Load(const ModelSource& source);
   absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<Call>& call);
 
-  Model* Find(const std::string& name) const {
+  ServedModel* Find(const std::string& name) const {
     absl::MutexLock lock(&mutex_);
     const auto found = std::find_if(models_.begin(), models_.end(), [&](const auto& m) { return m->name == name; });
     return found == models_.end() ? nullptr : found->get();
@@ -365,21 +349,27 @@ class LocalEngineImpl final : public LocalEngine {
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
       absl::Duration next = look;
+      std::vector<std::shared_ptr<Call>> late;
       for (const std::shared_ptr<Call>& call : calls_) {
-        if (call->deadline() <= now) {
-          call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
-        } else {
+        if (call->deadline() > now) {
           next = std::min(next, call->deadline());
+        } else if (!call->cancelled()) {
+          late.push_back(call);
         }
       }
+      if (late.empty() && look > now) {
+        changed_.WaitWithTimeout(&mutex_, next - now);
+        continue;
+      }
+      mutex_.Unlock();  // What is done here may free memory, and ends calls.
+      for (const std::shared_ptr<Call>& call : std::exchange(late, {})) {
+        call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
+      }
       if (look <= now) {
-        mutex_.Unlock();
         FollowPressure();
         look = now + kPressureInterval;
-        mutex_.Lock();
-      } else {
-        changed_.WaitWithTimeout(&mutex_, next - now);
       }
+      mutex_.Lock();
     }
   }
 
@@ -397,7 +387,7 @@ class LocalEngineImpl final : public LocalEngine {
 
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;  // Calls came, or the engine stops.
-  std::vector<std::unique_ptr<Model>> models_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<ServedModel>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
@@ -417,7 +407,7 @@ absl::Status LocalEngineImpl::Load(const ModelSource& source) {
         source.name);
   }
   config.numerics = source.numerics;
-  auto model = std::make_unique<Model>();
+  auto model = std::make_unique<ServedModel>();
   DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { model->dit = std::make_unique<QwenImageDiT>(config); }));
   model->name = source.name;
   model->stored_bytes = checkpoint->size_bytes();
@@ -435,7 +425,7 @@ absl::Status LocalEngineImpl::Load(const ModelSource& source) {
 
 std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, ProgressCallback progress,
                                                        DoneCallback done) {
-  Model* const model = Find(forward.model);
+  ServedModel* const model = Find(forward.model);
   if (model == nullptr) {
     std::move(done)(absl::NotFoundError(absl::StrCat("no model is named '", forward.model, "'")));
     return nullptr;
@@ -479,7 +469,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
     DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
       const int64_t window = residency_->WindowBytes(call->model().id, call->call().profile);
       const int64_t available = residency_->Snapshot().device.wanted_bytes - window;
-      fits = WhatFits(call->model(), shape, call->arithmetic(), available);
+      fits = call->model().WhatFits(shape, call->arithmetic(), available);
     }));
     return absl::FailedPreconditionError(absl::StrCat(rider.status().message(), fits));
   }

@@ -29,6 +29,10 @@ TEST(SimulationTest, WhereTheSystemGivesLessThanTheBudgetEverybodyGetsOnOrIsTold
   ExpectNoFailure(Kind::kRefusals, 1, 2500);
 }
 
+// A load failed beside a copy that its rider computed with; the rider then took every later module for one that can't be
+// loaded, and got on by ageing alone.
+TEST(SimulationTest, AFailureThatWasPassedIsForgotten) { ExpectNoFailure(Kind::kRefusals, 10193759, 1); }
+
 TEST(SimulationTest, RealShapesGetOn) { ExpectNoFailure(Kind::kReal, 1, 3); }
 
 }  // namespace

@@ -20,13 +20,15 @@ TEST(DTypeTest, HasPyTorchsAndSafetensorsNamesAndSizes) {
   EXPECT_EQ(SizeOf(DType::kUint64), 8);
 }
 
-TEST(DTypeTest, IsFoundByItsSafetensorsName) {
+TEST(DTypeTest, IsFoundByItsNames) {
   for (int i = 0; i <= static_cast<int>(DType::kFloat64); ++i) {
     const DType dtype = static_cast<DType>(i);
     EXPECT_EQ(DTypeFromSafetensors(SafetensorsName(dtype)), dtype) << Name(dtype);
+    EXPECT_EQ(DTypeFromName(Name(dtype)), dtype) << Name(dtype);
   }
   for (const char* unknown : {"", "bf16", "F8_E8M0", "F4", "C64", "BF16 "}) {
     EXPECT_EQ(DTypeFromSafetensors(unknown), std::nullopt) << unknown;
+    EXPECT_EQ(DTypeFromName(unknown), std::nullopt) << unknown;
   }
 }
 

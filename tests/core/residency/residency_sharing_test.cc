@@ -261,6 +261,7 @@ TEST_P(ResidencyBudgetTest, ShrinkingEvictsAtOnceAndGrowingLetsCopiesComeBack) {
   EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
   EXPECT_EQ(fixture.device_weights(), kModel);
   EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, 4 * kCopy), IsOk());
+  fixture.Settle();
   EXPECT_EQ(fixture.device_weights(), 4 * kCopy);
   EXPECT_EQ(fixture.device.allocated_bytes(Memory::kDevice), 4 * kCopy);
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).budget_bytes, 4 * kCopy);

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -39,6 +40,41 @@ struct Flight {
     ended.WaitForNotification();
     return result;
   }
+};
+
+// The CPU, and a word to whoever asks for it before memory is given back.
+class WatchedDevice final : public Device {
+ public:
+  const std::string& name() const override { return cpu_->name(); }
+  Memory memory() const override { return cpu_->memory(); }
+  bool computes_in_host_memory() const override { return cpu_->computes_in_host_memory(); }
+  DType ArithmeticDType(DType computation) const override { return cpu_->ArithmeticDType(computation); }
+  DType OperandDType(DType arithmetic, DType values) const override { return cpu_->OperandDType(arithmetic, values); }
+  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
+    return cpu_->Enqueue(conversion, after);
+  }
+  absl::Status ComputeAfter(const EventPtr& event) override { return cpu_->ComputeAfter(event); }
+  absl::StatusOr<EventPtr> RecordOperations() override { return cpu_->RecordOperations(); }
+  absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
+    return cpu_->ReserveAddresses(memory, bytes);
+  }
+  void ReleaseAddresses(Memory memory, std::byte* begin, int64_t bytes) override {
+    cpu_->ReleaseAddresses(memory, begin, bytes);
+  }
+  absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
+    return cpu_->Commit(memory, begin, bytes);
+  }
+  void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
+    if (before_decommit) before_decommit();
+    cpu_->Decommit(memory, begin, bytes);
+  }
+  int64_t granule_bytes(Memory memory) const override { return cpu_->granule_bytes(memory); }
+  absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override { return cpu_->MemoryStatusOf(memory); }
+
+  std::function<void()> before_decommit;
+
+ private:
+  const std::unique_ptr<Device> cpu_ = MakeCpuDevice(CpuBFloat16::kFloat32);
 };
 
 class LocalEngineTest : public ::testing::Test {
@@ -110,7 +146,7 @@ class LocalEngineTest : public ::testing::Test {
 
   TempFolder folder_;
   const SteadyClock clock_;
-  const std::unique_ptr<Device> device_ = MakeCpuDevice(CpuBFloat16::kFloat32);
+  const std::unique_ptr<WatchedDevice> device_ = std::make_unique<WatchedDevice>();
   std::vector<Profile> profiles_;
 };
 
@@ -232,6 +268,40 @@ TEST_F(LocalEngineTest, CancellingAtAnyModuleReturnsEverything) {
     EXPECT_THAT(flight->Wait(), StatusIs(why.code(), why.message())) << at;
     EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
   }
+}
+
+TEST_F(LocalEngineTest, ACallThatEndsFreesMemoryUnderNoLock) {
+  std::unique_ptr<LocalEngine> engine;
+  std::atomic<Flight*> ending = nullptr;
+  std::atomic<int> freed = 0;
+  device_->before_decommit = [&] {
+    Flight* const flight = ending;
+    if (flight == nullptr || flight->ended.HasBeenNotified()) return;
+    ++freed;
+    flight->handle->Cancel(absl::CancelledError("again"));  // These take the call's lock and the engine's.
+    EXPECT_EQ(engine->Models().size(), 1u);
+  };
+  std::vector<std::unique_ptr<Flight>> flights;
+  engine = MakeEngine(17 << 20);
+  // Whether there is something to free depends on how far the transfers are.
+  for (int round = 0; freed == 0; ++round) {
+    ASSERT_LT(round, 1000) << "a call that ended never freed memory";
+    absl::Notification submitted;
+    flights.push_back(Send(*engine, MakeCall(ProfileNamed("resident")), [&](const ForwardProgress& progress) {
+      submitted.WaitForNotification();
+      if (progress.modules_done != 3) return;
+      Flight* const flight = flights.back().get();
+      flights.push_back(Send(*engine, MakeCall(ProfileNamed("resident"), 768, 768)));  // Waits for what this one holds.
+      ending = flight;
+      flight->handle->Cancel(absl::CancelledError("enough"));
+    }));
+    Flight* const flight = flights.back().get();
+    submitted.Notify();
+    EXPECT_THAT(flight->Wait(), StatusIs(absl::StatusCode::kCancelled, "enough"));
+    flights.back()->handle->Cancel(absl::CancelledError("not needed"));
+    flights.back()->Wait().IgnoreError();
+  }
+  engine.reset();
 }
 
 TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
