@@ -79,8 +79,13 @@ bool Policy::LoadForElder(Device& device, PolicyRider& rider, Actions& actions) 
     Doom(device, bytes - room());
     return actions.size() > before;
   }
-  if (source == nullptr && loading) return actions.size() > before;  // Read once: it is made from what arrives.
   if (device.loads >= options_.max_loads) return actions.size() > before;
+  // Nothing need go any more, and the module can be made from what was to.
+  if (source == nullptr) {
+    ClearDoom(device.memory);
+    source = FindSource(*rider.itinerary, rider.next, &loading);
+  }
+  if (source == nullptr && loading) return actions.size() > before;  // Read once: it is made from what arrives.
   Copy& computable = Place({rider.itinerary->weights, rider.next, route.compute, device.memory}, bytes);
   ReserveFor(device, nullptr);
   computable.streams = !MayStay(computable);

@@ -33,6 +33,9 @@ TEST(SimulationTest, WhereTheSystemGivesLessThanTheBudgetEverybodyGetsOnOrIsTold
 // loaded, and got on by ageing alone.
 TEST(SimulationTest, AFailureThatWasPassedIsForgotten) { ExpectNoFailure(Kind::kRefusals, 10193759, 1); }
 
+// What was to go for the elder's sake was no source, though there was room by then, and the module was read twice at once.
+TEST(SimulationTest, WhatNeedNotGoAnyMoreIsASource) { ExpectNoFailure(Kind::kRefusals, 20000684, 1); }
+
 TEST(SimulationTest, RealShapesGetOn) { ExpectNoFailure(Kind::kReal, 1, 3); }
 
 }  // namespace
