@@ -367,6 +367,24 @@ TEST(ResidencyManagerTest, AChangedCheckpointEndsThePassWithDataLoss) {
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
 }
 
+TEST(ResidencyManagerTest, AModelThatIsRemovedLeavesNothing) {
+  Fixture fixture(kModules, kModules);
+  absl::Notification go;
+  Pass pass(fixture, Fixture::Resident(), {}, [&](ModuleIndex module, Rider&) {
+    if (module == 1) go.WaitForNotification();
+  });
+  EXPECT_THAT(fixture.manager->RemoveModel(fixture.model),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "model m is in use"));
+  go.Notify();
+  EXPECT_THAT(pass.Wait(), IsOk());
+  fixture.Settle();
+  EXPECT_EQ(fixture.device_weights(), kModel);
+  EXPECT_THAT(fixture.manager->RemoveModel(fixture.model), IsOk());
+  EXPECT_EQ(fixture.device_weights(), 0);
+  EXPECT_TRUE(fixture.manager->Snapshot().models.empty());
+  EXPECT_TRUE(fixture.manager->Check().ok());
+}
+
 TEST(ResidencyManagerTest, IdleCopiesGoBackToWhereTheirProfileRests) {
   Fixture fixture(kModules);
   EXPECT_THAT(Pass(fixture, Fixture::DiskDynamic(std::nullopt)).Wait(), IsOk());
