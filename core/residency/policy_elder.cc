@@ -80,9 +80,10 @@ bool Policy::LoadForElder(Device& device, PolicyRider& rider, Actions& actions) 
     return actions.size() > before;
   }
   if (device.loads >= options_.max_loads) return actions.size() > before;
-  // Nothing need go any more, and the module can be made from what was to.
+  // The module can be made from a copy of it that was to go: there is room without that. No other is spared: who else
+  // leases and reads what goes would keep it from going.
   if (source == nullptr) {
-    ClearDoom(device.memory);
+    for (Copy* copy : copies_.Of(rider.itinerary->weights, rider.next)) copy->doomed = false;
     source = FindSource(*rider.itinerary, rider.next, &loading);
   }
   if (source == nullptr && loading) return actions.size() > before;  // Read once: it is made from what arrives.

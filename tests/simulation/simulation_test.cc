@@ -36,6 +36,13 @@ TEST(SimulationTest, AFailureThatWasPassedIsForgotten) { ExpectNoFailure(Kind::k
 // What was to go for the elder's sake was no source, though there was room by then, and the module was read twice at once.
 TEST(SimulationTest, WhatNeedNotGoAnyMoreIsASource) { ExpectNoFailure(Kind::kRefusals, 20000684, 1); }
 
+// What went for the elder was spared while the elder waited, and others read it meanwhile: it need never have gone.
+TEST(SimulationTest, WhatGoesForTheElderIsReadByNobodyElse) {
+  Tally tally;
+  const absl::Status status = RunSeeds(Kind::kRefusals, 30325109, 1, tally);
+  EXPECT_TRUE(status.ok()) << status.message();
+}
+
 TEST(SimulationTest, RealShapesGetOn) { ExpectNoFailure(Kind::kReal, 1, 3); }
 
 }  // namespace
