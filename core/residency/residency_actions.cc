@@ -97,9 +97,8 @@ void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
   transfer.enqueued = [this, id = load.load, targets = load.targets](absl::Status status, TransferCost cost) {
     OnEnqueued(id, targets, std::move(status), cost);
   };
-  transfer.done = [this, id = load.load, targets = load.targets](const absl::Status& status) {
-    OnDone(id, targets, status);
-  };
+  transfer.done = [this, id = load.load, device = DeviceOf(load.device),
+                   targets = load.targets](const absl::Status& status) { OnDone(id, device, targets, status); };
   deferred.transfers.push_back(std::move(transfer));
 }
 
@@ -192,7 +191,7 @@ void ResidencyManager::OnEnqueued(LoadId load, const std::vector<Copy*>& targets
   Finish(std::move(deferred));
 }
 
-void ResidencyManager::OnDone(LoadId load, const std::vector<Copy*>& targets, const absl::Status& status) {
+void ResidencyManager::OnDone(LoadId load, int device, const std::vector<Copy*>& targets, const absl::Status& status) {
   Deferred deferred;
   {
     const absl::MutexLock lock(&mutex_);
@@ -204,7 +203,7 @@ void ResidencyManager::OnDone(LoadId load, const std::vector<Copy*>& targets, co
       policy_.Finished(load, now, actions_);
       // What was enqueued and then failed is the device's failure: nobody on it can trust what they were given.
       for (RiderState& rider : riders_) {
-        if (!status.ok()) policy_.Cancel(*rider.policy, status, now, actions_);
+        if (!status.ok() && rider.device == device) policy_.Cancel(*rider.policy, status, now, actions_);
       }
     }
     ApplyLocked(deferred);

@@ -95,8 +95,8 @@ class ResidencyManager {
   void SetPressure(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t least_host_bytes() const { return transfers_->staging_bytes(); }
 
-  // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. A thread of the manager's calls it; tests
-  // that move the clock do too.
+  // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. A thread of the
+  // manager's calls it; tests that move the clock do too.
   void Tick() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Whether a transfer is under way, or memory on its way back to the system.
@@ -168,7 +168,8 @@ class ResidencyManager {
 
   void OnEnqueued(LoadId load, const std::vector<Copy*>& targets, absl::Status status, TransferCost cost)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  void OnDone(LoadId load, const std::vector<Copy*>& targets, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mutex_);
+  void OnDone(LoadId load, int device, const std::vector<Copy*>& targets, const absl::Status& status)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   void ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

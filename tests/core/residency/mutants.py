@@ -69,7 +69,7 @@ MUTANTS = [
     ("who leaves stays in the manager's books", [(RIDERS, "    left.splice(left.begin(), riders_, state);\n", "    static_cast<void>(state);\n")]),
     ("who begins to wait is not looked after", [(RIDERS, "if (!at_once || !actions_.empty()) ApplyLocked", "if (!actions_.empty()) ApplyLocked")]),
     ("a failed load is told as done", [(ACTIONS, "      failed_[load] = std::move(status);  // Until nothing is under way any more.\n      return;\n", "")]),
-    ("nobody is told of a device that failed", [(ACTIONS, "if (!status.ok()) policy_.Cancel(", "if (false) policy_.Cancel(")]),
+    ("nobody is told of a device that failed", [(ACTIONS, "if (!status.ok() && rider.device == device) policy_.Cancel(", "if (false) policy_.Cancel(")]),
     ("transfers are forgotten", [(ACTIONS, "    deferred = {};\n    const auto still_read", "    const auto still_read")]),
     # --- executors
     ("what waited long goes last", [(EXECUTOR, "IsAged(oldest->second) ? oldest", "IsAged(oldest->second) && false ? oldest")]),
