@@ -80,10 +80,12 @@ bool Policy::LoadForElder(Device& device, PolicyRider& rider, Actions& actions) 
     return actions.size() > before;
   }
   if (device.loads >= options_.max_loads) return actions.size() > before;
-  // The module can be made from a copy of it that was to go: there is room without that. No other is spared: who else
-  // leases and reads what goes would keep it from going.
+  // The module can be made from a copy of it that was to go: there is room without that. No other is spared, nor what
+  // goes for another device's elder: who else leases and reads what goes would keep it from going.
   if (source == nullptr) {
-    for (Copy* copy : copies_.Of(rider.itinerary->weights, rider.next)) copy->doomed = false;
+    for (Copy* copy : copies_.Of(rider.itinerary->weights, rider.next)) {
+      if (copy->key.memory == device.memory) copy->doomed = false;
+    }
     source = FindSource(*rider.itinerary, rider.next, &loading);
   }
   if (source == nullptr && loading) return actions.size() > before;  // Read once: it is made from what arrives.

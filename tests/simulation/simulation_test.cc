@@ -43,6 +43,11 @@ TEST(SimulationTest, WhatGoesForTheElderIsReadByNobodyElse) {
   EXPECT_TRUE(status.ok()) << status.message();
 }
 
+// An elder on one device spared what went for an elder on another, which then others read.
+TEST(SimulationTest, WhatGoesForTheElderIsSparedByNoElderOnAnotherDevice) {
+  ExpectNoFailure(Kind::kFaults, 40007671, 1);
+}
+
 TEST(SimulationTest, RealShapesGetOn) { ExpectNoFailure(Kind::kReal, 1, 3); }
 
 }  // namespace
