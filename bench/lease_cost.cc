@@ -1,9 +1,9 @@
-// Times what a lease costs beside computing: the 847 modules of a large model, of one page each, that riders pass without
-// computing anything. Prints a line of a Markdown table for each case: wall time a lease, and the executor's own time.
-#include <ctime>
-
+// Times what a lease costs beside computing: the 847 modules of a large model, of one page each, that riders pass
+// without computing anything. Prints a line of a Markdown table for each case: wall time a lease, and the executor's
+// own time.
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,15 +26,19 @@ constexpr int64_t kCopyBytes = 2 * kElements;  // In bfloat16: a page.
 constexpr int kThreads = 2;
 constexpr int kRounds = 5;
 
-std::unique_ptr<ModelWeights> MakeWeights(const std::string& path) {
+std::string NameOf(int module) { return absl::StrCat("module", 1000 + module); }
+
+void WriteCheckpoint(const std::string& path) {
   std::vector<FixtureTensor> tensors;
-  std::vector<ModuleSpec> modules;
   for (int i = 0; i < kModules; ++i) {
-    const std::string name = absl::StrCat("module", 1000 + i);
-    tensors.push_back({name + ".weight", DType::kBFloat16, {kElements}, std::string(kCopyBytes, '\1')});
-    modules.push_back({name, "Linear", {{"weight", {kElements}}}});
+    tensors.push_back({NameOf(i) + ".weight", DType::kBFloat16, {kElements}, std::string(kCopyBytes, '\1')});
   }
   WritePagedSafetensors(path, tensors);
+}
+
+std::unique_ptr<ModelWeights> MakeWeights(const std::string& path) {
+  std::vector<ModuleSpec> modules;
+  for (int i = 0; i < kModules; ++i) modules.push_back({NameOf(i), "Linear", {{"weight", {kElements}}}});
   return *ModelWeights::Bind("model", modules, *Checkpoint::Open(path));
 }
 
@@ -153,6 +157,7 @@ void Report(const std::string& path, const char* name, int copies, const std::ve
 void Run() {
   const TempFolder folder;
   const std::string path = folder / "model.safetensors";
+  WriteCheckpoint(path);
   std::puts("| case | riders | wall time a lease | the executor's |\n| --- | --- | --- | --- |");
   Report(path, "resident", 2 * kModules, {ResidencyFixture::Resident()});
   Report(path, "half streamed", kModules / 2, {ResidencyFixture::DiskDynamic(std::nullopt)});

@@ -22,6 +22,7 @@ struct MemoryBudget {
   int64_t activation_bytes = 0;  // Of those who are admitted.
   int64_t widest_bytes = 0;      // The largest module of those who are admitted, as operations read it.
   int64_t copy_bytes = 0;        // Loading ones too.
+  int64_t streaming_bytes = 0;   // Of these, what was loaded for who passes.
   int64_t cached_bytes = 0;      // In no copy, kept for the next one: fresh memory costs more than used.
   int64_t leaving_bytes = 0;     // On their way back to the system.
   absl::Duration grows_from;     // The system refused memory: until then the cache must do.

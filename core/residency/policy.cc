@@ -96,14 +96,6 @@ void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Dur
   Decide(actions);
 }
 
-void Policy::Unused(Pin pin, absl::Duration now, Actions& actions) {
-  now_ = now;
-  Copy& copy = *pin.copy();
-  { const Pin ended = std::move(pin); }
-  DropUnlessWanted(copy, actions);
-  Decide(actions);
-}
-
 void Policy::Cancel(PolicyRider& rider, const absl::Status& why, absl::Duration now, Actions& actions) {
   now_ = now;
   if (!rider.ended.ok()) return;
@@ -327,35 +319,13 @@ int64_t Policy::AdmittedTo(Memory device) const {
   });
 }
 
-// Of all claims that waited for `ageing` the oldest is served, and a younger one never becomes older: so at most one
-// claim of each other rider, and of the head of admission, is before it. While one is served,
-// - the loads under way end, and one read that begins as the first of them ends: 2 transfers;
-// - the copies that are doomed get no new lease but of whom they are promised to, and the executor takes a lease that
-// is
-//   `ageing` old before all younger ones: so they end after ageing + claims * operation;
-// - what was given back to the system is gone: free;
-// - its load finds a slot, since no other begins before it, and what it is made from is there: 2 transfers.
-// Then its turn is over: its load is under way, and takes one more transfer. By the floor of the budget its module fits
-// once all that is gone. Where the system refuses memory, nobody takes fresh memory until all copies have gone into the
-// cache: one more turn; then it is refused at most kMostRefusals times: a pause, a transfer and a turn each.
-absl::Duration Policy::LivenessBound(Memory device, absl::Duration transfer, absl::Duration operation,
-                                     absl::Duration free, bool refuses) const {
-  const int64_t claims = AdmittedTo(device) + 1;
-  absl::Duration turn = 4 * transfer + free + options_.ageing + claims * operation;
-  if (refuses) turn = (kMostRefusals + 2) * (turn + transfer + options_.growth_pause);
-  return options_.ageing + claims * turn + transfer;
-}
-
-// What a rider waited in a lap counts for all of it: so it ages once.
-absl::Duration Policy::LapBound(const Itinerary& itinerary, absl::Duration wait, absl::Duration operation) const {
-  const absl::Duration computing = options_.ageing + (AdmittedTo(itinerary.device) + 1) * operation;
-  return options_.ageing + itinerary.modules() * (wait - options_.ageing + computing);
-}
-
 absl::Status Policy::Check() const {
-  std::vector<int64_t> bytes(budgets_.size()), activations(budgets_.size()), widest(budgets_.size());
+  std::vector<int64_t> bytes(budgets_.size()), streaming(budgets_.size());
+  std::vector<int64_t> activations(budgets_.size()), widest(budgets_.size());
   for (const auto& copy : copies_.slots()) {
-    if (copy != nullptr) bytes[Index(copy->key.memory)] += copy->bytes;
+    if (copy == nullptr) continue;
+    bytes[Index(copy->key.memory)] += copy->bytes;
+    if (copy->streams) streaming[Index(copy->key.memory)] += copy->bytes;
   }
   for (const PolicyRider& rider : sweeps_.riders()) {
     if (!rider.admitted) continue;
@@ -365,9 +335,11 @@ absl::Status Policy::Check() const {
   }
   for (size_t i = 0; i < budgets_.size(); ++i) {
     const MemoryBudget& budget = budgets_[i];
-    if (budget.copy_bytes != bytes[i] || budget.activation_bytes != activations[i] ||
-        budget.widest_bytes != widest[i] || budget.cached_bytes < 0 || budget.leaving_bytes < 0) {
+    if (budget.copy_bytes != bytes[i] || budget.streaming_bytes != streaming[i] ||
+        budget.activation_bytes != activations[i] || budget.widest_bytes != widest[i] || budget.cached_bytes < 0 ||
+        budget.leaving_bytes < 0) {
       return absl::InternalError(absl::StrCat("memory ", i, ": copies ", budget.copy_bytes, " of ", bytes[i],
+                                              ", streaming ", budget.streaming_bytes, " of ", streaming[i],
                                               ", activations ", budget.activation_bytes, " of ", activations[i],
                                               ", widest ", budget.widest_bytes, " of ", widest[i], ", cached ",
                                               budget.cached_bytes, ", leaving ", budget.leaving_bytes));

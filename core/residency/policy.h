@@ -61,10 +61,8 @@ class Policy {
   // Errors: why it ends, or why the module could not be loaded.
   absl::StatusOr<std::optional<Pin>> Acquire(PolicyRider& rider, ModuleIndex module, absl::Duration now,
                                              Actions& actions);
-  // The rider's operation was issued; it took the executor `took`.
+  // The rider's operation was issued, or it ends without one; it took the executor `took`.
   void Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Duration now, Actions& actions);
-  // A pin that was granted and not used.
-  void Unused(Pin pin, absl::Duration now, Actions& actions);
   void Cancel(PolicyRider& rider, const absl::Status& why, absl::Duration now, Actions& actions);
   // It holds no pin any more.
   void Leave(PolicyRider& rider, absl::Duration now, Actions& actions);
@@ -104,14 +102,7 @@ class Policy {
   // For whom a copy is loaded: those who ride, else those who begin later.
   void ForEachUser(const CopyKey& key, const std::function<void(PolicyRider&)>& visit);
 
-  // The longest that a pending rider, or a head of admission that fits, waits, while budgets stay and loads succeed.
-  // `transfer`, `operation`, `free`: the longest times each of these takes.
-  // The executor takes whoever has a copy for Options::ageing in the order of their grants. `refuses`: the system gives
-  // less than the budget.
-  absl::Duration LivenessBound(Memory device, absl::Duration transfer, absl::Duration operation, absl::Duration free,
-                               bool refuses = false) const;
-  // The longest that a lap takes if each module is waited for as long as `wait`.
-  absl::Duration LapBound(const Itinerary& itinerary, absl::Duration wait, absl::Duration operation) const;
+  int64_t AdmittedTo(Memory device) const;
 
   // Recomputes from nothing what is kept up to date. Internal that says what differs.
   absl::Status Check() const;
@@ -156,8 +147,6 @@ class Policy {
 
   // A rider that waited for admission for so many times Options::ageing is admitted by arrival alone.
   static constexpr int kPatienceInQueue = 8;
-  // So often is memory for one module refused, with no copy left that could make room, before its rider fails.
-  static constexpr int kMostRefusals = 3;
 
   // --- policy.cc
   // Everything that follows from an event, until nothing more does.
@@ -169,7 +158,6 @@ class Policy {
   int64_t EvictableBytes(Memory memory) const;
   // Of copies whose memory is there: the system can't refuse it any more.
   int64_t SettledBytes(Memory memory) const;
-  int64_t AdmittedTo(Memory device) const;
 
   // --- policy_admission.cc
   absl::Status CheckFits(const PolicyRider& rider) const;
@@ -206,11 +194,10 @@ class Policy {
   bool TryLoad(Device& device, const Claim& claim, Actions& actions);
   // A ready copy from which the module is made soonest; null: the checkpoint. `loading`: one is on its way.
   Copy* FindSource(const Itinerary& itinerary, ModuleIndex module, bool* loading) const;
-  Copy& Place(const CopyKey& key, int64_t bytes);
+  Copy& Place(const CopyKey& key, int64_t bytes, bool streams);
   void Start(Device& device, PolicyRider& rider, ModuleIndex module, Copy* source, Copy& computable, Actions& actions);
   void AddStops(PolicyRider& rider, ModuleIndex module, const Copy* source, std::vector<Copy*>& targets,
                 Actions& actions);
-  int64_t StreamingBytes(Memory memory) const;
   int64_t DeviceUse(Memory memory) const;
 
   // --- policy_room.cc
@@ -222,7 +209,7 @@ class Policy {
   // nothing if that does not do, unless `insist`.
   bool MakeRoom(Memory memory, int64_t bytes, int64_t room_bytes, double next_use, Taking taking, const Copy* spare,
                 bool insist, Actions& actions);
-  bool MayStay(const Copy& copy) const;
+  bool MayStay(const CopyKey& key) const;
   bool IsKept(const Copy& copy) const;
   void Evict(Copy& copy, Actions& actions);
   void Drop(Copy& copy, Actions& actions);

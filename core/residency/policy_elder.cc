@@ -89,9 +89,9 @@ bool Policy::LoadForElder(Device& device, PolicyRider& rider, Actions& actions) 
     source = FindSource(*rider.itinerary, rider.next, &loading);
   }
   if (source == nullptr && loading) return actions.size() > before;  // Read once: it is made from what arrives.
-  Copy& computable = Place({rider.itinerary->weights, rider.next, route.compute, device.memory}, bytes);
   ReserveFor(device, nullptr);
-  computable.streams = !MayStay(computable);
+  const CopyKey key = {rider.itinerary->weights, rider.next, route.compute, device.memory};
+  Copy& computable = Place(key, bytes, /*streams=*/!MayStay(key));
   Start(device, rider, rider.next, source, computable, actions);
   return true;
 }

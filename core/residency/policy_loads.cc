@@ -78,7 +78,7 @@ bool Policy::TryLoad(Device& device, const Claim& claim, Actions& actions) {
                   /*insist=*/false, actions)) {
       continue;
     }
-    Start(device, *claim.rider, claim.module, source, Place(key, bytes), actions);
+    Start(device, *claim.rider, claim.module, source, Place(key, bytes, /*streams=*/false), actions);
     return true;
   }
   const int64_t bytes = route.compute_bytes;
@@ -89,7 +89,7 @@ bool Policy::TryLoad(Device& device, const Claim& claim, Actions& actions) {
             MakeRoom(device.memory, bytes, room, claim.next_use, Taking::kAnything, spare, false, actions));
   };
   if (!claim.urgent &&
-      StreamingBytes(device.memory) + bytes > Sweeps::kAheadModules * Budget(device.memory).widest_bytes) {
+      Budget(device.memory).streaming_bytes + bytes > Sweeps::kAheadModules * Budget(device.memory).widest_bytes) {
     return false;
   }
   if (!make_room(source)) {
@@ -98,8 +98,7 @@ bool Policy::TryLoad(Device& device, const Claim& claim, Actions& actions) {
     source = FindSource(itinerary, claim.module, &loading);
     if (source == nullptr && loading) return true;  // Read once: made from what arrives.
   }
-  Copy& computable = Place({itinerary.weights, claim.module, route.compute, device.memory}, bytes);
-  computable.streams = true;
+  Copy& computable = Place({itinerary.weights, claim.module, route.compute, device.memory}, bytes, /*streams=*/true);
   Start(device, *claim.rider, claim.module, source, computable, actions);
   return true;
 }
@@ -120,12 +119,14 @@ Copy* Policy::FindSource(const Itinerary& itinerary, ModuleIndex module, bool* l
   return best;
 }
 
-Copy& Policy::Place(const CopyKey& key, int64_t bytes) {
+Copy& Policy::Place(const CopyKey& key, int64_t bytes, bool streams) {
   MemoryBudget& budget = Budget(key.memory);
   const int64_t reused = std::min(bytes, budget.cached_bytes);
   budget.cached_bytes -= reused;
   budget.copy_bytes += bytes;
+  if (streams) budget.streaming_bytes += bytes;
   Copy& copy = copies_.Add(key, bytes, bytes - reused);
+  copy.streams = streams;
   sweeps_.CopyCame(key);
   return copy;
 }
@@ -161,16 +162,8 @@ void Policy::AddStops(PolicyRider& rider, ModuleIndex module, const Copy* source
     if (limited && DeviceUse(itinerary.device) + bytes > *itinerary.limit_bytes) continue;
     const int64_t room = RoomFor(key.memory, /*urgent=*/false);
     if (!MakeRoom(key.memory, bytes, room, next_use, Taking::kSpare, source, /*insist=*/false, actions)) continue;
-    targets.push_back(&Place(key, bytes));
+    targets.push_back(&Place(key, bytes, /*streams=*/false));
   }
-}
-
-int64_t Policy::StreamingBytes(Memory memory) const {
-  int64_t bytes = 0;
-  for (const auto& copy : copies_.slots()) {
-    if (copy != nullptr && copy->streams && copy->key.memory == memory) bytes += copy->bytes;
-  }
-  return bytes;
 }
 
 }  // namespace ditserve

@@ -29,7 +29,7 @@ bool Policy::MakeRoom(Memory memory, int64_t bytes, int64_t room_bytes, double n
   victims_.clear();
   for (const auto& copy : copies_.slots()) {
     if (copy == nullptr || copy->key.memory != memory || !copy->IsEvictable() || copy.get() == spare) continue;
-    const bool kept = MayStay(*copy);
+    const bool kept = MayStay(copy->key);
     if (kept && taking == Taking::kSpare) continue;
     const double use = sweeps_.NextUse(*copy);
     if (use > next_use) victims_.push_back({kept, use, copy.get()});
@@ -50,9 +50,9 @@ bool Policy::MakeRoom(Memory memory, int64_t bytes, int64_t room_bytes, double n
   return room_bytes >= bytes;
 }
 
-bool Policy::MayStay(const Copy& copy) const {
+bool Policy::MayStay(const CopyKey& key) const {
   return std::any_of(sweeps_.itineraries().begin(), sweeps_.itineraries().end(), [&](const Itinerary& itinerary) {
-    return itinerary.riders > 0 && itinerary.MayStay(copy.key.module, itinerary.StopOf(copy.key));
+    return itinerary.riders > 0 && itinerary.MayStay(key.module, itinerary.StopOf(key));
   });
 }
 
@@ -78,6 +78,7 @@ void Policy::Evict(Copy& copy, Actions& actions) {
 void Policy::Drop(Copy& copy, Actions& actions) {
   MemoryBudget& budget = Budget(copy.key.memory);
   budget.copy_bytes -= copy.bytes;
+  if (copy.streams) budget.streaming_bytes -= copy.bytes;
   budget.cached_bytes += copy.bytes;
   for (auto& [id, load] : loads_) {
     std::replace(load.targets.begin(), load.targets.end(), &copy, static_cast<Copy*>(nullptr));

@@ -126,6 +126,7 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
   {
     const absl::MutexLock lock(&mutex_);
     RiderState& state = riders_.emplace_back();
+    state.manager = this;
     state.model = model;
     state.profile = profile.name;
     state.device = options.device;

@@ -33,8 +33,11 @@
 
 namespace ditserve {
 
+class ResidencyManager;
+
 // A rider as the manager knows it. Guarded by the manager's mutex.
 struct RiderState {
+  ResidencyManager* manager = nullptr;
   PolicyRider* policy = nullptr;
   ModelId model = 0;
   std::string profile;  // Its name.

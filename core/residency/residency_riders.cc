@@ -50,7 +50,9 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
 Lease ResidencyManager::MakeLease(RiderState& rider, Pin pin) {
   rider.leased = clock_->Now();
   const auto& tensors = holdings_[static_cast<size_t>(pin.copy()->id)]->tensors;
-  return Lease(tensors, [this, held = &rider, pin = std::move(pin)]() mutable { Release(held, std::move(pin)); });
+  // Two pointers: no more is held without an allocation.
+  return Lease(tensors,
+               [held = &rider, pin = std::move(pin)]() mutable { held->manager->Release(held, std::move(pin)); });
 }
 
 void ResidencyManager::Release(RiderState* rider, Pin pin) {

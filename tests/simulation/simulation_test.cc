@@ -29,11 +29,12 @@ TEST(SimulationTest, WhereTheSystemGivesLessThanTheBudgetEverybodyGetsOnOrIsTold
   ExpectNoFailure(Kind::kRefusals, 1, 2500);
 }
 
-// A load failed beside a copy that its rider computed with; the rider then took every later module for one that can't be
-// loaded, and got on by ageing alone.
+// A load failed beside a copy that its rider computed with; the rider then took every later module for one that can't
+// be loaded, and got on by ageing alone.
 TEST(SimulationTest, AFailureThatWasPassedIsForgotten) { ExpectNoFailure(Kind::kRefusals, 10193759, 1); }
 
-// What was to go for the elder's sake was no source, though there was room by then, and the module was read twice at once.
+// What was to go for the elder's sake was no source, though there was room by then, and the module was read twice at
+// once.
 TEST(SimulationTest, WhatNeedNotGoAnyMoreIsASource) { ExpectNoFailure(Kind::kRefusals, 20000684, 1); }
 
 // What went for the elder was spared while the elder waited, and others read it meanwhile: it need never have gone.

@@ -6,10 +6,12 @@
 
 namespace ditserve::simulation {
 
-absl::Duration Waits::Bound(Memory device) const {
-  return policy_.LivenessBound(device, absl::Microseconds(scenario_.transfer), absl::Microseconds(scenario_.operation),
-                               absl::Microseconds(scenario_.freeing), scenario_.system_bytes > 0);
+LivenessConditions Waits::ConditionsOn(Memory device) const {
+  return {policy_.AdmittedTo(device), absl::Microseconds(scenario_.transfer), absl::Microseconds(scenario_.operation),
+          absl::Microseconds(scenario_.freeing), scenario_.system_bytes > 0};
 }
+
+absl::Duration Waits::Bound(Memory device) const { return LivenessBound(scenario_.options, ConditionsOn(device)); }
 
 void Waits::Restart() {
   waiting_.clear();
@@ -58,8 +60,8 @@ absl::Status Waits::CheckRider(const PolicyRider& rider, absl::Duration now) {
   if (rider.next == 0) laps_.try_emplace(rider.id, Wait{now, absl::ZeroDuration(), 0, rider.id});
   const auto lap = laps_.find(rider.id);
   if (lap == laps_.end()) return absl::OkStatus();
-  lap->second.most = std::max(
-      lap->second.most, policy_.LapBound(*rider.itinerary, Bound(device), absl::Microseconds(scenario_.operation)));
+  lap->second.most =
+      std::max(lap->second.most, LapBound(scenario_.options, ConditionsOn(device), rider.itinerary->modules()));
   lap->second.module = rider.next;
   return Compare(lap->second, now, "a lap takes");
 }

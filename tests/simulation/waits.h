@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "core/residency/liveness_bound.h"
 #include "core/residency/policy.h"
 #include "tests/simulation/queue.h"
 #include "tests/simulation/scenario.h"
@@ -52,6 +53,7 @@ class Waits {
   absl::Status CheckHead(Memory device, absl::Duration now);
   absl::Status CheckBudget(Memory memory, absl::Duration now);
   absl::Status Compare(const Wait& wait, absl::Duration now, const char* what);
+  LivenessConditions ConditionsOn(Memory device) const;
   absl::Duration Bound(Memory device) const;
 
   const Scenario& scenario_;

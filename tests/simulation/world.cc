@@ -263,7 +263,7 @@ void World::Leave(int64_t id) {
   Ride& ride = rides_.at(id);
   if (ride.pin) {
     books_.Unpinned(*ride.pin->copy());
-    policy_->Unused(*std::move(ride.pin), Now(), actions_);
+    policy_->Release(*ride.rider, *std::move(ride.pin), absl::ZeroDuration(), Now(), actions_);
   }
   PolicyRider* const rider = ride.rider;
   const size_t client = ride.client;
