@@ -45,6 +45,9 @@ class CpuDevice final : public Device {
   void ReleaseAddresses(Memory, std::byte* begin, int64_t bytes) override { ReleaseHostAddresses(begin, bytes); }
   absl::Status Commit(Memory, std::byte* begin, int64_t bytes) override { return CommitHostMemory(begin, bytes); }
   void Decommit(Memory, std::byte* begin, int64_t bytes) override { DecommitHostMemory(begin, bytes); }
+  absl::Status Move(Memory, std::byte* from, std::byte* to, int64_t bytes) override {
+    return MoveHostMemory(from, to, bytes);
+  }
   int64_t granule_bytes(Memory) const override { return kHostPageBytes; }
 
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory) const override { return ReadHostMemory(); }

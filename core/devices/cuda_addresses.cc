@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
@@ -12,7 +13,7 @@ namespace ditserve {
 namespace {
 
 // The version in which the newest of these calls was as it is used here.
-constexpr unsigned kDriverVersion = 10020;
+constexpr unsigned kDriverVersion = 11000;
 
 absl::Status DriverStatus(CUresult result, absl::string_view what) {
   if (result == CUDA_SUCCESS) return absl::OkStatus();
@@ -48,6 +49,7 @@ absl::StatusOr<std::unique_ptr<CudaAddresses>> CudaAddresses::Make(int device) {
   DITSERVE_RETURN_IF_ERROR(Find("cuMemMap", driver.map));
   DITSERVE_RETURN_IF_ERROR(Find("cuMemUnmap", driver.unmap));
   DITSERVE_RETURN_IF_ERROR(Find("cuMemSetAccess", driver.set_access));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemRetainAllocationHandle", driver.retain));
   addresses->properties_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   addresses->properties_.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
   size_t granule = 0;
@@ -74,6 +76,20 @@ absl::Status CudaAddresses::Commit(std::byte* begin, int64_t bytes) const {
   for (; status.ok() && mapped < bytes; mapped += status.ok() ? granule_bytes_ : 0) {
     status = CommitGranule(begin + mapped);
   }
+  return Finish(begin, bytes, mapped, std::move(status));
+}
+
+absl::Status CudaAddresses::Move(std::byte* from, std::byte* to, int64_t bytes) const {
+  absl::Status status;
+  int64_t mapped = 0;
+  for (; status.ok() && mapped < bytes; mapped += status.ok() ? granule_bytes_ : 0) {
+    status = MoveGranule(from + mapped, to + mapped);
+  }
+  if (!status.ok()) Decommit(from + mapped + granule_bytes_, bytes - mapped - granule_bytes_);
+  return Finish(to, bytes, mapped, std::move(status));
+}
+
+absl::Status CudaAddresses::Finish(std::byte* begin, int64_t bytes, int64_t mapped, absl::Status status) const {
   if (status.ok()) {
     CUmemAccessDesc access = {properties_.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
     status = DriverStatus(driver_.set_access(Address(begin), static_cast<size_t>(bytes), &access, 1),
@@ -91,6 +107,18 @@ absl::Status CudaAddresses::CommitGranule(std::byte* begin) const {
   absl::Status mapped = DriverStatus(driver_.map(Address(begin), size, 0, handle, 0), "mapping device memory");
   driver_.drop(handle);  // What is mapped stays until it is unmapped.
   return mapped;
+}
+
+// Takes the granule from where it was, whether or not it then is where it is to be.
+absl::Status CudaAddresses::MoveGranule(std::byte* from, std::byte* to) const {
+  const auto size = static_cast<size_t>(granule_bytes_);
+  CUmemGenericAllocationHandle handle;
+  absl::Status moved = DriverStatus(driver_.retain(&handle, from), "asking for mapped device memory");
+  driver_.unmap(Address(from), size);
+  if (!moved.ok()) return moved;
+  moved = DriverStatus(driver_.map(Address(to), size, 0, handle, 0), "mapping device memory");
+  driver_.drop(handle);
+  return moved;
 }
 
 void CudaAddresses::Decommit(std::byte* begin, int64_t bytes) const {
@@ -118,6 +146,12 @@ void DecommitPinned(std::byte* begin, int64_t bytes) {
     if (cudaHostUnregister(begin + at) != cudaSuccess) cudaGetLastError();
   }
   DecommitHostMemory(begin, bytes);
+}
+
+// Pages are pinned where they are mapped, so they can't be moved as they are.
+absl::Status MovePinned(std::byte* from, std::byte* to, int64_t bytes) {
+  DecommitPinned(from, bytes);
+  return CommitPinned(to, bytes);
 }
 
 }  // namespace ditserve

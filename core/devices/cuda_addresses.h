@@ -29,6 +29,7 @@ class CudaAddresses {
   void Release(std::byte* begin, int64_t bytes) const;
   absl::Status Commit(std::byte* begin, int64_t bytes) const;
   void Decommit(std::byte* begin, int64_t bytes) const;
+  absl::Status Move(std::byte* from, std::byte* to, int64_t bytes) const;
 
  private:
   struct Driver {
@@ -40,10 +41,14 @@ class CudaAddresses {
     decltype(&cuMemMap) map = nullptr;
     decltype(&cuMemUnmap) unmap = nullptr;
     decltype(&cuMemSetAccess) set_access = nullptr;
+    decltype(&cuMemRetainAllocationHandle) retain = nullptr;
   };
 
   CudaAddresses() = default;
   absl::Status CommitGranule(std::byte* begin) const;
+  absl::Status MoveGranule(std::byte* from, std::byte* to) const;
+  // Ends what was mapped granule by granule: gives access to it, or after an error unmaps the `mapped` bytes.
+  absl::Status Finish(std::byte* begin, int64_t bytes, int64_t mapped, absl::Status status) const;
 
   Driver driver_;
   CUmemAllocationProp properties_ = {};
@@ -56,6 +61,7 @@ inline constexpr int64_t kPinnedBytes = 2 << 20;
 // As Device's.
 absl::Status CommitPinned(std::byte* begin, int64_t bytes);
 void DecommitPinned(std::byte* begin, int64_t bytes);
+absl::Status MovePinned(std::byte* from, std::byte* to, int64_t bytes);
 
 }  // namespace ditserve
 

@@ -98,6 +98,10 @@ class CudaDevice final : public Device {
     static_cast<void>(Enter());
     IsHost(memory) ? DecommitPinned(begin, bytes) : addresses_->Decommit(begin, bytes);
   }
+  absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
+    DITSERVE_RETURN_IF_ERROR(Enter());
+    return IsHost(memory) ? MovePinned(from, to, bytes) : addresses_->Move(from, to, bytes);
+  }
   int64_t granule_bytes(Memory memory) const override {
     return IsHost(memory) ? kPinnedBytes : addresses_->granule_bytes();
   }

@@ -82,6 +82,11 @@ class Device {
   // Takes memory from addresses that have it, all of which nothing uses any more.
   virtual void Decommit(Memory memory, std::byte* begin, int64_t bytes) = 0;
 
+  // Gives the memory of addresses to others that have none, which costs less than to take and to give: nothing is
+  // zeroed. Nothing uses the first any more; the contents are undefined. After an error neither have memory.
+  // Errors: ResourceExhausted.
+  virtual absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) = 0;
+
   // In what units addresses are given memory: a power of two, at least 4096.
   virtual int64_t granule_bytes(Memory memory) const = 0;
 

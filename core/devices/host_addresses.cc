@@ -11,6 +11,9 @@ constexpr int64_t kHugePageBytes = 2 << 20;
 
 int64_t RoundUp(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
+// A hint: without huge pages the memory works the same.
+void AdviseHugePages(std::byte* begin, int64_t bytes) { madvise(begin, bytes, MADV_HUGEPAGE); }
+
 }  // namespace
 
 absl::StatusOr<std::byte*> ReserveHostAddresses(int64_t bytes) {
@@ -24,7 +27,7 @@ absl::StatusOr<std::byte*> ReserveHostAddresses(int64_t bytes) {
   std::byte* const begin = first + (RoundUp(address, kHugePageBytes) - address);
   if (begin > first) munmap(first, begin - first);
   if (begin + bytes < first + mapped) munmap(begin + bytes, first + mapped - begin - bytes);
-  madvise(begin, bytes, MADV_HUGEPAGE);  // A hint: without huge pages the memory works the same.
+  AdviseHugePages(begin, bytes);
   return begin;
 }
 
@@ -35,9 +38,24 @@ absl::Status CommitHostMemory(std::byte* begin, int64_t bytes) {
   return absl::ResourceExhaustedError(absl::StrCat("the system refuses ", bytes, " bytes of memory"));
 }
 
+// A fresh mapping, not only without pages: the kernel keeps what was moved here apart from its neighbours, and has a
+// limit on how many mappings a process has.
 void DecommitHostMemory(std::byte* begin, int64_t bytes) {
-  madvise(begin, bytes, MADV_DONTNEED);
-  mprotect(begin, bytes, PROT_NONE);
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+  if (mmap(begin, bytes, PROT_NONE, kFlags, -1, 0) == MAP_FAILED) {  // Too many mappings: at least the pages go.
+    madvise(begin, bytes, MADV_DONTNEED);
+    return;
+  }
+  AdviseHugePages(begin, bytes);
+}
+
+absl::Status MoveHostMemory(std::byte* from, std::byte* to, int64_t bytes) {
+  // Nobody else may get the addresses that are left: they stay mapped.
+  constexpr int kFlags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+  const bool moved = mremap(from, bytes, bytes, kFlags, to) != MAP_FAILED;
+  DecommitHostMemory(from, bytes);
+  // Before Linux 5.7, or with too many mappings, it costs what fresh memory does.
+  return moved ? absl::OkStatus() : CommitHostMemory(to, bytes);
 }
 
 }  // namespace ditserve

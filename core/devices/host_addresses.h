@@ -22,6 +22,8 @@ void ReleaseHostAddresses(std::byte* begin, int64_t bytes);
 absl::Status CommitHostMemory(std::byte* begin, int64_t bytes);
 // Any access to it is a fault from then on.
 void DecommitHostMemory(std::byte* begin, int64_t bytes);
+// As Device::Move.
+absl::Status MoveHostMemory(std::byte* from, std::byte* to, int64_t bytes);
 
 }  // namespace ditserve
 

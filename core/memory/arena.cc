@@ -110,7 +110,7 @@ void Arena::Put(Buffer& part) {
   used_bytes_ -= part.range_.size_bytes;
   if (part.has_memory_) return AddHole(part.range_, events);
   for (const ArenaRange& range : part.displaced_) AddHole(range, part.displaced_in_use_until_);
-  if (part.range_.offset_bytes != kNoAddresses) PutAddresses(part.range_);
+  if (part.range_.offset_bytes != kNoAddresses) PutAddressesLocked(part.range_);
 }
 
 absl::Status Arena::Commit(Buffer& part) {
@@ -119,17 +119,30 @@ absl::Status Arena::Commit(Buffer& part) {
                                                      "other among the ", address_bytes_, " of their memory"));
   }
   DITSERVE_RETURN_IF_ERROR(WaitForAll(part.displaced_in_use_until_));
-  Decommit(std::exchange(part.displaced_, {}));
   part.displaced_in_use_until_.clear();
-  DITSERVE_RETURN_IF_ERROR(device_->Commit(memory_, part.data(), part.range_.size_bytes));
-  part.has_memory_ = true;
-  return absl::OkStatus();
+  const std::vector<ArenaRange> displaced = std::exchange(part.displaced_, {});
+  absl::Status status;
+  int64_t given = 0;
+  for (const ArenaRange& range : displaced) {
+    std::byte* const hole = begin_ + range.offset_bytes;
+    if (!status.ok()) {
+      device_->Decommit(memory_, hole, range.size_bytes);
+      continue;
+    }
+    status = device_->Move(memory_, hole, part.data() + given, range.size_bytes);
+    if (status.ok()) given += range.size_bytes;
+  }
+  PutAddresses(displaced);
+  const int64_t fresh = part.range_.size_bytes - given;
+  if (status.ok() && fresh > 0) status = device_->Commit(memory_, part.data() + given, fresh);
+  if (!status.ok() && given > 0) device_->Decommit(memory_, part.data(), given);
+  part.has_memory_ = status.ok();
+  return status;
 }
 
 void Arena::Decommit(const std::vector<ArenaRange>& ranges) {
   for (const ArenaRange& range : ranges) device_->Decommit(memory_, begin_ + range.offset_bytes, range.size_bytes);
-  const absl::MutexLock lock(&mutex_);
-  for (const ArenaRange& range : ranges) PutAddresses(range);
+  PutAddresses(ranges);
 }
 
 Arena::Holes::iterator Arena::FindRun(int64_t bytes) {
@@ -205,7 +218,12 @@ std::optional<int64_t> Arena::TakeAddresses(int64_t bytes) {
   return offset;
 }
 
-void Arena::PutAddresses(ArenaRange range) {
+void Arena::PutAddresses(const std::vector<ArenaRange>& ranges) {
+  const absl::MutexLock lock(&mutex_);
+  for (const ArenaRange& range : ranges) PutAddressesLocked(range);
+}
+
+void Arena::PutAddressesLocked(ArenaRange range) {
   auto next = fresh_.lower_bound(range.offset_bytes);
   if (next != fresh_.begin()) {
     const auto before = std::prev(next);

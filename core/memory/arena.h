@@ -49,8 +49,8 @@ class Garbage {
 
 // One range of addresses of one memory, in which copies take parts. A part that is given back leaves a hole, which
 // keeps its memory for the next part: writing to fresh memory costs more than copying. Where no hole is large enough a
-// part gets fresh addresses, and holes elsewhere lose as much memory as they can for it: so memory is never lost to
-// fragments, and what a part takes more is always max(0, its bytes - those of all holes).
+// part gets fresh addresses, to which as much memory is moved from holes elsewhere as they have: so memory is never
+// lost to fragments, and what a part takes more is always max(0, its bytes - those of all holes).
 //
 // Everything is in units of the memory's granule. Operations that still read a hole or a part are events, and whoever
 // writes there next is ordered behind them. The ledger is not asked: callers book bytes, of parts, holes and garbage.
@@ -101,7 +101,7 @@ class Arena {
 
   // Gives back what the buffer was: a hole, or addresses without memory.
   void Put(Buffer& part) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Takes the memory of what the part displaces, and gives the part its own.
+  // Moves the memory of what the part displaces to the part, and gives it the rest.
   absl::Status Commit(Buffer& part) ABSL_LOCKS_EXCLUDED(mutex_);
   // Takes the memory of ranges that nothing uses any more.
   void Decommit(const std::vector<ArenaRange>& ranges) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -115,7 +115,8 @@ class Arena {
   void AddHole(ArenaRange range, const Events& in_use_until) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The offset of fresh addresses; nullopt if there are none.
   std::optional<int64_t> TakeAddresses(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void PutAddresses(ArenaRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void PutAddresses(const std::vector<ArenaRange>& ranges) ABSL_LOCKS_EXCLUDED(mutex_);
+  void PutAddressesLocked(ArenaRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Device* const device_;
   const Memory memory_;

@@ -45,10 +45,10 @@ class Buffer {
   int64_t lost_bytes() const;
   const Arena* arena() const { return arena_; }
 
-  // Makes it ready to be written: takes memory from the holes that it displaces and gives it to these addresses; and in
-  // host memory, which threads write, waits for operations that still read it. On a device those are in in_use_until,
-  // and writers come after them. For transfer threads, and not under a lock.
-  // Errors: as Device::Commit; it can be tried again.
+  // Makes it ready to be written: moves memory from the holes that it displaces to these addresses, and takes more; and
+  // in host memory, which threads write, waits for operations that still read it. On a device those are in
+  // in_use_until, and writers come after them. For transfer threads, and not under a lock. Errors: as Device::Commit;
+  // it can be tried again.
   absl::Status Prepare();
 
   // The event that its contents are written, once a transfer has enqueued that; null: they are.
@@ -72,7 +72,7 @@ class Buffer {
   bool has_memory_ = true;
   EventPtr ready_;
   Events in_use_until_;
-  std::vector<ArenaRange> displaced_;  // Holes that lose their memory for this part.
+  std::vector<ArenaRange> displaced_;  // Holes whose memory this part gets.
   Events displaced_in_use_until_;
 };
 

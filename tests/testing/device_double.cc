@@ -280,4 +280,10 @@ void DeviceDouble::Decommit(Memory memory, std::byte* begin, int64_t bytes) {
   Mark(memory, begin, bytes, false);
 }
 
+// As Decommit, for the same reason, and Commit.
+absl::Status DeviceDouble::Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) {
+  Decommit(memory, from, bytes);
+  return Commit(memory, to, bytes);
+}
+
 }  // namespace ditserve

@@ -127,6 +127,7 @@ class DeviceDouble final : public FakeDevice {
   absl::StatusOr<EventPtr> RecordOperations() override;
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override;
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override;
+  absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override;
 
   static constexpr int kPattern = 0xa5;
 

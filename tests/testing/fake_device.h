@@ -83,6 +83,15 @@ class FakeDevice : public Device {
     DecommitHostMemory(begin, bytes);
     Mark(memory, begin, bytes, false);
   }
+  absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
+    Mark(memory, from, bytes, false);
+    if (absl::Status status = CheckMemory(); !status.ok()) {
+      DecommitHostMemory(from, bytes);
+      return status;
+    }
+    Mark(memory, to, bytes, true);
+    return MoveHostMemory(from, to, bytes);
+  }
   int64_t granule_bytes(Memory) const override { return kHostPageBytes; }
 
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory) const override {

@@ -107,6 +107,8 @@ TEST_F(ArenaTest, TheSmallestHoleThatIsEnoughIsTaken) {
 
 TEST_F(ArenaTest, WhereNoHoleIsEnoughHolesGiveTheirMemoryToFreshAddresses) {
   Buffer first = TakePrepared(2), between = TakePrepared(1), second = TakePrepared(3), after = TakePrepared(1);
+  *first.data() = std::byte{1};
+  *second.data() = std::byte{2};
   first = Buffer();
   second = Buffer();
   device_.Allow(given());
@@ -114,6 +116,21 @@ TEST_F(ArenaTest, WhereNoHoleIsEnoughHolesGiveTheirMemoryToFreshAddresses) {
   EXPECT_EQ(arena_->cached_bytes(), kPage) << "just as much as is needed";
   EXPECT_EQ(arena_->committed_bytes(), 7 * kPage);
   EXPECT_EQ(given(), 7 * kPage);
+  EXPECT_THAT(part.Prepare(), IsOk());
+  EXPECT_EQ(given(), 7 * kPage);
+  EXPECT_EQ(part.data()[0], std::byte{1}) << "the memory itself";
+  EXPECT_EQ(part.data()[2 * kPage], std::byte{2});
+}
+
+TEST_F(ArenaTest, MemoryThatCannotBeMovedIsGoneWithTheHolesThatHadIt) {
+  Buffer first = TakePrepared(2), between = TakePrepared(1), second = TakePrepared(3), after = TakePrepared(1);
+  first = Buffer();
+  second = Buffer();
+  Buffer part = arena_->Take(5 * kPage);
+  device_.FailAllocation(2);
+  EXPECT_THAT(part.Prepare(), StatusIs(absl::StatusCode::kResourceExhausted, "the fake device has no memory left"));
+  EXPECT_EQ(part.lost_bytes(), 5 * kPage);
+  EXPECT_EQ(given(), 2 * kPage);
   EXPECT_THAT(part.Prepare(), IsOk());
   EXPECT_EQ(given(), 7 * kPage);
 }

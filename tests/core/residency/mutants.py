@@ -80,9 +80,10 @@ MUTANTS = [
     ("neighbours that wait for different events are merged",
      [(ARENA, "range.offset_bytes && hole.in_use_until == in_use_until) {", "range.offset_bytes) {")]),
     ("any hole is taken", [(ARENA, "(best == holes_.end() || size < best_bytes)", "(best == holes_.end() || (size < best_bytes && false))")]),
-    ("memory is given before it is taken", [(ARENA, "  DITSERVE_RETURN_IF_ERROR(device_->Commit(memory_, part.data(), part.range_.size_bytes));\n", ""),
-                                            (ARENA, "  DITSERVE_RETURN_IF_ERROR(WaitForAll(part.displaced_in_use_until_));",
-                                             "  DITSERVE_RETURN_IF_ERROR(device_->Commit(memory_, part.data(), part.range_.size_bytes));\n  DITSERVE_RETURN_IF_ERROR(WaitForAll(part.displaced_in_use_until_));")]),
+    ("memory is taken and other memory given", [
+        (ARENA, "status = device_->Move(memory_, hole, part.data() + given, range.size_bytes);",
+         "device_->Decommit(memory_, hole, range.size_bytes), status = device_->Commit(memory_, part.data() + given, range.size_bytes);")]),
+    ("a part that gets not all of its memory keeps some", [(ARENA, "  if (!status.ok() && given > 0) device_->Decommit(memory_, part.data(), given);\n", "")]),
     ("the cache's bytes are not counted down", [(ARENA, "  cached_bytes_ -= bytes;\n", "")]),
     ("addresses are not merged", [(ARENA, "before->first + before->second == range.offset_bytes", "false"),
                                   (ARENA, "next != fresh_.end() && next->first", "false && next->first")]),

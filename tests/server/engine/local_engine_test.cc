@@ -68,6 +68,9 @@ class WatchedDevice final : public Device {
     if (before_decommit) before_decommit();
     cpu_->Decommit(memory, begin, bytes);
   }
+  absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
+    return cpu_->Move(memory, from, to, bytes);
+  }
   int64_t granule_bytes(Memory memory) const override { return cpu_->granule_bytes(memory); }
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override { return cpu_->MemoryStatusOf(memory); }
 
