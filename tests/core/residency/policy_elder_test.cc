@@ -54,5 +54,98 @@ TEST_F(PolicyElderTest, ASourceThatStandsInItsModulesWayGivesWay) {
   EXPECT_EQ(loads[0].source, nullptr);  // From the checkpoint.
 }
 
+// --- doom: what stands in the elder's way
+
+TEST_F(PolicyElderTest, WhatGoesForTheElderIsLeasedByNobodyElse) {
+  Make({10}, 13);  // Activations, and one module.
+  PolicyRider& first = Join(Request(1));
+  PolicyRider& second = Join(Request(1));
+  Pin held = Get(first);
+  PolicyRider& elder = Join(RequestOther(10, 1));
+  Acquire(elder);
+  Wait(kAgeing);
+  EXPECT_FALSE(Acquire(second).has_value());
+  EXPECT_FALSE(Granted(second).has_value());
+  Release(first, std::move(held));
+  ArriveAll();
+  EXPECT_TRUE(Granted(elder).has_value());
+}
+
+TEST_F(PolicyElderTest, WhatGoesForTheElderIsLeasedByWhomItWasPromisedTo) {
+  Make({10}, 13);
+  PolicyRider& first = Join(Request(1));
+  Acquire(first);
+  PolicyRider& second = Join(Request(1));
+  PolicyRider& elder = Join(RequestOther(10, 1));
+  Wait(kAgeing / 2);
+  Acquire(elder);
+  Wait(kAgeing / 2);  // The first one's module is on its way, and is promised to it.
+  Acquire(second);
+  Wait(kAgeing / 2);
+  ASSERT_EQ(policy_->elder(Memory::kDevice), &elder);
+  ArriveAll();
+  std::optional<Pin> pin = Granted(first);
+  ASSERT_TRUE(pin.has_value());
+  EXPECT_FALSE(Granted(second).has_value());
+  Release(first, *std::move(pin));
+  ArriveAll();
+  EXPECT_TRUE(Granted(elder).has_value());
+}
+
+TEST_F(PolicyElderTest, WhatGoesForTheElderIsNoSource) {
+  Make({10}, 100);
+  PolicyRider& first = Join(Request(1));
+  const Pin held = Get(first);
+  Join(RequestOther(10, 1));
+  PolicyRider& elder = Join(RequestOther(10, 1, /*compute=*/1));  // Made from what is on its way.
+  Acquire(elder);
+  policy_->SetPressure(Memory::kDevice, 0, now_, actions_);
+  Wait(kAgeing);
+  policy_->SetPressure(Memory::kDevice, MemoryBudget::kUnlimited, now_, actions_);
+  ASSERT_EQ(policy_->elder(Memory::kDevice), &elder);
+  actions_.clear();
+  Join(Request(1, {}, /*compute=*/1));
+  const std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 1u);
+  EXPECT_EQ(loads[0].weights, weights_);
+  EXPECT_EQ(loads[0].source, nullptr);  // From the checkpoint, though a copy is there that leads to it.
+}
+
+// --- promises
+
+TEST_F(PolicyElderTest, WhatArrivesForOneThatWaitedTooLongStaysUntilItsLease) {
+  Make({10}, 100);
+  PolicyRider& other = Join(RequestOther(10, 1));
+  const Pin held = Get(other);
+  PolicyRider& rider = Join(Request(1));
+  Acquire(rider);
+  Wait(kAgeing);
+  policy_->SetPressure(Memory::kDevice, 0, now_, actions_);  // All that is not held is to go.
+  ArriveAll();
+  EXPECT_TRUE(Granted(rider).has_value());
+}
+
+TEST_F(PolicyElderTest, APromiseEndsWithItsLease) {
+  Make({10}, 100);
+  PolicyRider& rider = Join(Request(1));
+  Acquire(rider);
+  Wait(kAgeing);
+  ArriveAll();
+  std::optional<Pin> pin = Granted(rider);
+  ASSERT_TRUE(pin.has_value());
+  Release(rider, *std::move(pin));
+  EXPECT_EQ(CopyOf(weights_, 0), nullptr);
+}
+
+TEST_F(PolicyElderTest, APromiseFallsWithItsRider) {
+  Make({10}, 100);
+  PolicyRider& rider = Join(Request(1));
+  Acquire(rider);
+  Wait(kAgeing);
+  policy_->Cancel(rider, absl::CancelledError("gone"), now_, actions_);
+  ArriveAll();
+  EXPECT_EQ(CopyOf(weights_, 0), nullptr);
+}
+
 }  // namespace
 }  // namespace ditserve

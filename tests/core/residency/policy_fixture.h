@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -36,6 +37,17 @@ class PolicyTest : public testing::Test {
     return request;
   }
 
+  // Of other weights, which have one module.
+  Policy::JoinRequest RequestOther(int64_t module_bytes, int64_t activations, FormId compute = 0) {
+    Policy::JoinRequest request;
+    if (others_ < 0) others_ = policy_->AddWeights({module_bytes});
+    request.weights = others_;
+    request.activation_bytes = activations;
+    request.join = JoinPolicy::kImmediate;
+    request.routes.push_back({{}, {}, module_bytes, -1, -1, compute});
+    return request;
+  }
+
   PolicyRider& Join(Policy::JoinRequest request) { return **policy_->Join(std::move(request), now_, actions_); }
 
   // What the rider has of its next module; null: it waits.
@@ -56,12 +68,70 @@ class PolicyTest : public testing::Test {
     policy_->Finished(load, now_, actions_);
   }
 
+  // The loads that were started arrive, and those that follow from it.
+  void ArriveAll() {
+    constexpr int kMost = 100;  // What goes round in circles fails.
+    for (int i = 0; i < kMost; ++i) {
+      const auto start = std::find_if(actions_.begin(), actions_.end(),
+                                      [](const Action& each) { return std::holds_alternative<StartLoad>(each); });
+      if (start == actions_.end()) return;
+      const LoadId load = std::get<StartLoad>(*start).load;
+      actions_.erase(start);
+      Arrive(load);
+    }
+    ADD_FAILURE() << "loads follow from one another without end";
+  }
+
+  // What the rider was granted; null: nothing yet.
+  std::optional<Pin> Granted(const PolicyRider& rider) {
+    for (Action& action : actions_) {
+      auto* const grant = std::get_if<Grant>(&action);
+      if (grant != nullptr && grant->rider == &rider && grant->pin.copy() != nullptr) return std::move(grant->pin);
+    }
+    return std::nullopt;
+  }
+
+  // The rider's next module, once all loads have arrived.
+  Pin Get(PolicyRider& rider) {
+    if (std::optional<Pin> pin = Acquire(rider)) return *std::move(pin);
+    ArriveAll();
+    std::optional<Pin> pin = Granted(rider);
+    EXPECT_TRUE(pin.has_value()) << "module " << rider.next;
+    return pin ? *std::move(pin) : Pin();
+  }
+
+  void Release(PolicyRider& rider, Pin pin) {
+    ASSERT_NE(pin.copy(), nullptr);
+    policy_->Release(rider, std::move(pin), absl::ZeroDuration(), now_, actions_);
+  }
+
+  // It computes with all that is before it, and leaves.
+  void Lap(PolicyRider& rider) {
+    while (!rider.passed_all()) {
+      Pin pin = Get(rider);
+      ASSERT_NE(pin.copy(), nullptr);
+      Release(rider, std::move(pin));
+    }
+    policy_->Leave(rider, now_, actions_);
+  }
+
+  void Wait(absl::Duration time) {
+    now_ += time;
+    policy_->Tick(now_, actions_);
+  }
+
+  // Null if there is none on the device.
+  Copy* CopyOf(WeightsId weights, ModuleIndex module, FormId form = 0) const {
+    return policy_->copies().Find({weights, module, form, Memory::kDevice});
+  }
+
   void CheckInvariants() { EXPECT_TRUE(policy_->Check().ok()) << policy_->Check().message(); }
   void TearDown() override { CheckInvariants(); }
 
   std::optional<Policy> policy_;
   std::vector<int64_t> modules_;
   WeightsId weights_ = -1;
+  WeightsId others_ = -1;  // Of RequestOther.
   absl::Duration now_;
   Actions actions_;
 };
