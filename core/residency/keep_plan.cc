@@ -34,9 +34,8 @@ class Planner {
         }
       }
     }
-    for (const std::vector<bool>& modules : served_) {
-      plan_.complete = plan_.complete && std::find(modules.begin(), modules.end(), false) == modules.end();
-    }
+    plan_.complete = std::all_of(order_.begin(), order_.end(),
+                                 [this](const Turn& turn) { return IsServed(turn.wish, turn.module); });
     return std::move(plan_);
   }
 
@@ -76,6 +75,17 @@ class Planner {
     if (limited && limited_bytes_[wish] != KeepWish::kUnlimited) limited_bytes_[wish] -= bytes;
     plan_.kept[wish][module] |= uint32_t{1} << stop_index;
     if (IsOperand(route, stop)) served_[wish][module] = true;
+  }
+
+  // By a copy of its own, or by one that another wish lets stay.
+  bool IsServed(size_t wish, ModuleIndex module) const {
+    if (served_[wish][module]) return true;
+    const auto stays = [&](Tier tier) {
+      const FormId form = (*wishes_[wish].routes)[module].compute;
+      const auto found = chosen_.find({wishes_[wish].model, module, tier, form});
+      return found != chosen_.end() && found->second;
+    };
+    return stays(Tier::kDevice) || (in_host_memory_ && stays(Tier::kHost));
   }
 
   const absl::Span<const KeepWish> wishes_;

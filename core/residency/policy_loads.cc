@@ -31,12 +31,8 @@ bool Policy::LoadNext(Device& device, Actions& actions) {
 
 std::optional<ModuleIndex> Policy::NextMissing(const PolicyRider& rider) const {
   const Itinerary& itinerary = *rider.itinerary;
-  int64_t allowance = std::numeric_limits<int64_t>::max();
   ModuleIndex counted = rider.next;
-  if (itinerary.limit_bytes) {
-    allowance = std::max(Sweeps::kLimitedAheadModules * itinerary.widest_bytes,
-                         *itinerary.limit_bytes - DeviceUse(itinerary.device));
-  }
+  int64_t ahead_bytes = 0;  // Of copies before the module in question that it has yet to use.
   for (ModuleIndex i = itinerary.computable.NextMissing(rider.next); i < itinerary.modules();
        i = itinerary.computable.NextMissing(i + 1)) {
     if (rider.load_error && i >= rider.load_error->first) return std::nullopt;
@@ -45,8 +41,10 @@ std::optional<ModuleIndex> Policy::NextMissing(const PolicyRider& rider) const {
     if (!itinerary.limit_bytes) return i;
     for (; counted < i; ++counted) {
       const Copy* const copy = sweeps_.FindComputable(itinerary, counted);
-      if (copy != nullptr && !copy->used) allowance -= copy->bytes;
+      if (copy != nullptr && !copy->used) ahead_bytes += copy->bytes;
     }
+    const int64_t allowance = std::max(Sweeps::kLimitedAheadModules * itinerary.widest_bytes - ahead_bytes,
+                                       *itinerary.limit_bytes - DeviceUse(itinerary.device));
     if (i > rider.next && itinerary.route(i).compute_bytes > allowance) return std::nullopt;
     return i;
   }

@@ -170,12 +170,13 @@ TEST_P(OptimumTest, OneRiderMovesLittleMoreThanAnyPolicyMustBesideTheRoomToStrea
   EXPECT_LE(over_kept_.worst, 1.45);
 }
 
-// Two could go in lockstep: their optimum is that of one. They move more where all would fit: what one of them lets
-// stay does not count as there for the other, so room to stream in is left.
+// Two go in lockstep: their optimum is that of one.
 TEST_P(OptimumTest, RidersOfTwoProfilesShareWhatTheyMove) {
   Compare(/*profiles=*/2);
-  EXPECT_LE(over_all_.mean(), 1.50);
-  EXPECT_LE(over_all_.worst, 3.01);
+  EXPECT_LE(over_all_.mean(), 1.30);
+  EXPECT_LE(over_all_.worst, 2.60);
+  EXPECT_LE(over_kept_.mean(), 1.04);
+  EXPECT_LE(over_kept_.worst, 1.45);
 }
 
 INSTANTIATE_TEST_SUITE_P(QuartersOfTheModelThatFit, OptimumTest, testing::Values(1, 2, 3));

@@ -84,6 +84,12 @@ TEST(KeepPlanTest, RidersShareCopiesAndRoom) {
   EXPECT_EQ(Count(At(different.kept.at(1), 0)), 200);
 }
 
+TEST(KeepPlanTest, WhatOneLetsStayIsThereForTheOther) {
+  const std::vector<Route> keeps = Routes({kDeviceStop}), passes = Routes({});
+  EXPECT_TRUE(PlanKept({{0, &passes}, {0, &keeps}}, {kModules * kBytes, 0}, kElsewhere).complete);
+  EXPECT_FALSE(PlanKept({{1, &passes}, {0, &keeps}}, {kModules * kBytes, 0}, kElsewhere).complete);
+}
+
 TEST(KeepPlanTest, ALimitBoundsTheLimitedStopOfItsRiderAlone) {
   const std::vector<Route> limited = Routes({kHostStop, kDeviceStop}, kOperand, /*limited=*/1);
   const std::vector<Route> other = Routes({kDeviceStop}, /*compute=*/2);

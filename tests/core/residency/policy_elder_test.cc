@@ -54,6 +54,41 @@ TEST_F(PolicyElderTest, ASourceThatStandsInItsModulesWayGivesWay) {
   EXPECT_EQ(loads[0].source, nullptr);  // From the checkpoint.
 }
 
+// --- the head of admission
+
+TEST_F(PolicyElderTest, AHeadOfAdmissionThatFitsForTooLongIsServedFirst) {
+  Make({10}, 31);
+  PolicyRider& first = Join(Request(1));
+  const Pin held = Get(first);
+  Join(RequestOther(10, 1));  // Ten bytes more are on their way.
+  PolicyRider& head = Join(Request(15));
+  EXPECT_EQ(policy_->elder(Memory::kDevice), nullptr);
+  Wait(kAgeing);
+  EXPECT_EQ(policy_->elder(Memory::kDevice), &head);
+}
+
+TEST_F(PolicyElderTest, AdmissionTakesNothingThatComesFreeForTheElder) {
+  Make({10}, 35);
+  PolicyRider& first = Join(Request(1));
+  PolicyRider& second = Join(RequestOther(10, 1));
+  Pin held = Get(first), other = Get(second);
+  Policy::JoinRequest request = Request(1);
+  request.weights = policy_->AddWeights({20});
+  request.routes = {{{}, {}, 20, -1, -1, 0}};
+  PolicyRider& elder = Join(request);
+  Acquire(elder);
+  Wait(kAgeing);
+  ASSERT_EQ(policy_->elder(Memory::kDevice), &elder);
+  PolicyRider& head = Join(Request(8));  // Would fit beside the widest module, and into what is free.
+  EXPECT_FALSE(head.admitted);
+  Release(first, std::move(held));
+  EXPECT_EQ(Take<StartLoad>().size(), 1u) << "the elder's";
+  EXPECT_FALSE(head.admitted);
+  Release(second, std::move(other));
+  for (const TrimCache& trim : Take<TrimCache>()) policy_->Freed(trim.memory, trim.bytes, now_, actions_);
+  EXPECT_TRUE(head.admitted);
+}
+
 // --- doom: what stands in the elder's way
 
 TEST_F(PolicyElderTest, WhatGoesForTheElderIsLeasedByNobodyElse) {

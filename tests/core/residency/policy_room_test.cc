@@ -92,6 +92,14 @@ TEST_F(PolicyRoomTest, ALimitThatLeavesRoomIsLoadedAheadInto) {
   EXPECT_EQ(Take<StartLoad>().size(), 4u);
 }
 
+TEST_F(PolicyRoomTest, OfALimitAllThatNothingTakesIsLoadedAheadInto) {
+  PolicyOptions options;
+  options.max_loads = 20;
+  Make({10, 10, 10, 10, 10, 10, 10, 10}, kPlenty, options);
+  Join(Keeping(1, /*limit=*/1 + 5 * 10));
+  EXPECT_EQ(Take<StartLoad>().size(), 5u);
+}
+
 TEST_F(PolicyRoomTest, NoLimitStopsTheModuleThatARiderStandsAt) {
   Make({10, 30, 20}, kPlenty);
   PolicyRider& other = Join(RequestOther(10, 1));
