@@ -32,7 +32,7 @@ MUTANTS = [
     ("the floor has no widest module", [("budgets.h", "return fixed_bytes + activation_bytes + widest_bytes;",
                                          "return fixed_bytes + activation_bytes;")]),
     ("the limit stops the front", [
-        ("policy_loads.cc", "std::max(Sweeps::kLimitedAheadModules * itinerary.widest_bytes,", "std::max<int64_t>(0,"),
+        ("policy_loads.cc", "std::max(Sweeps::kLimitedAheadModules * itinerary.widest_bytes - ahead_bytes,", "std::max<int64_t>(0,"),
         ("policy_loads.cc", "if (i > rider.next && itinerary", "if (itinerary")]),
     ("the limit does not hold on the way", [("policy_loads.cc",
                                              "if (limited && DeviceUse(itinerary.device) + bytes > *itinerary.limit_bytes) continue;",
@@ -114,5 +114,8 @@ COSTS = [
     ("the nearest copies are doomed", [("policy_elder.cc", "a.next_use > b.next_use :", "a.next_use < b.next_use :")]),
     ("the nearest copies are evicted", [("policy_room.cc", "return a.next_use > b.next_use;", "return a.next_use < b.next_use;")]),
     ("riders do not go together", [("sweeps.cc", "  if (!behind.riding() ||", "  if (true || !behind.riding() ||")]),
+    ("what is loaded ahead counts twice", [("policy_loads.cc", "*itinerary.limit_bytes - DeviceUse(itinerary.device));",
+                                            "*itinerary.limit_bytes - DeviceUse(itinerary.device) - ahead_bytes);")]),
+    ("what one profile lets stay is there for it alone", [("keep_plan.cc", "return stays(Tier::kDevice) ||", "return false && stays(Tier::kDevice) &&")]),
     ("a host's copy is not shadowed", [("sweeps.cc", "return shadowed ? nearest + kShadowed : nearest;", "return nearest;")]),
 ]
