@@ -1,6 +1,7 @@
 #include "core/placement/copy_form.h"
 
 #include <algorithm>
+#include <cstddef>
 
 namespace ditserve {
 namespace {
@@ -12,21 +13,23 @@ constexpr int64_t kPageBytes = Checkpoint::kReadAlignment;
 
 int64_t RoundUp(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-// Whether the stored bytes are what a copy in `dtype` holds, at addresses that operations can read.
-bool IsUsableAsStored(const ModelWeights::Module& module, DType dtype) {
-  return std::all_of(module.stored.begin(), module.stored.end(), [dtype](const StoredTensor* stored) {
-    return stored->dtype == dtype && stored->offset_bytes % SizeOf(dtype) == 0;
-  });
+// Whether the stored bytes are what a copy in `form` holds, at addresses that operations can read.
+bool IsUsableAsStored(const ModelWeights::Module& module, const CopyForm& form) {
+  return std::equal(module.stored.begin(), module.stored.end(), form.encodings.begin(), form.encodings.end(),
+                    [](const StoredTensor* stored, const Encoding& encoding) {
+                      return stored->dtype == encoding.dtype && !encoding.scales &&
+                             stored->offset_bytes % SizeOf(stored->dtype) == 0;
+                    });
 }
 
 CopyLayout LayoutAsStored(const ModelWeights::Module& module) {
   CopyLayout layout;
   layout.as_stored = true;
-  layout.offsets_bytes.resize(module.stored.size());
+  layout.places.resize(module.stored.size());
   for (const ModelWeights::Run& run : module.runs) {
     const int64_t page = run.begin_bytes / kPageBytes * kPageBytes;
     for (const int parameter : run.parameters) {
-      layout.offsets_bytes[parameter] = layout.size_bytes + module.stored[parameter]->offset_bytes - page;
+      layout.places[parameter].offset_bytes = layout.size_bytes + module.stored[parameter]->offset_bytes - page;
     }
     layout.size_bytes += RoundUp(run.end_bytes - run.begin_bytes, kPageBytes);
     // The same wherever it lies in its first page, so that modules of a shape can use each other's memory.
@@ -37,12 +40,22 @@ CopyLayout LayoutAsStored(const ModelWeights::Module& module) {
 
 }  // namespace
 
-CopyLayout LayoutOf(const ModelWeights::Module& module, DType dtype, bool in_host_memory) {
-  if (in_host_memory && IsUsableAsStored(module, dtype)) return LayoutAsStored(module);
+CopyLayout LayoutOf(const ModelWeights::Module& module, const CopyForm& form, bool in_host_memory) {
+  if (in_host_memory && IsUsableAsStored(module, form)) return LayoutAsStored(module);
   CopyLayout layout;
-  for (const StoredTensor* stored : module.stored) {
-    layout.offsets_bytes.push_back(layout.size_bytes);
-    layout.size_bytes += RoundUp(ElementCount(stored->shape) * SizeOf(dtype), kParameterAlignment);
+  const auto append = [&layout](int64_t elements, DType dtype) {
+    const int64_t at = layout.size_bytes;
+    layout.size_bytes += RoundUp(elements * SizeOf(dtype), kParameterAlignment);
+    return at;
+  };
+  for (size_t i = 0; i < module.stored.size(); ++i) {
+    const std::vector<int64_t>& shape = module.stored[i]->shape;
+    const Encoding& encoding = form.encodings[i];
+    CopyLayout::Place& place = layout.places.emplace_back();
+    place.offset_bytes = append(ElementCount(shape), encoding.dtype);
+    if (encoding.scales) {
+      place.scales_offset_bytes = append(ScaleCount(*encoding.scales, shape), encoding.scales->dtype);
+    }
   }
   layout.size_bytes = RoundUp(layout.size_bytes, kPageBytes);
   return layout;

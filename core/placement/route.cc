@@ -1,14 +1,14 @@
 #include "core/placement/route.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 namespace ditserve {
 namespace {
 
-bool LeadsTo(const CopyForm& from, const CopyForm& to) {
-  return std::equal(from.precisions.begin(), from.precisions.end(), to.precisions.begin(), to.precisions.end(),
-                    [](const Precision& a, const Precision& b) { return a.IsPrefixOf(b); });
+bool EachLeadsTo(const CopyForm& from, const CopyForm& to) {
+  return std::equal(from.encodings.begin(), from.encodings.end(), to.encodings.begin(), to.encodings.end(), LeadsTo);
 }
 
 // Walks one module along the stations of a profile.
@@ -16,14 +16,16 @@ class RouteMaker {
  public:
   RouteMaker(const ModelWeights::Module& module, const Station& computation, const Device& device, FormTable& forms)
       : module_(module), computation_(computation), device_(device), forms_(forms) {
-    for (const StoredTensor* stored : module.stored) precisions_.emplace_back(stored->dtype);
+    for (const StoredTensor* stored : module.stored) {
+      form_.encodings.push_back({Precision(stored->dtype), stored->dtype});
+    }
   }
 
   // Passes `station` and returns the number of its stop, -1 on disk.
   int Pass(const Station& station) {
     if (station.tier == Tier::kDisk) return -1;
-    for (Precision& precision : precisions_) precision = precision.Through(station.dtype);
-    const Stop stop = {station.tier, forms_.Intern({precisions_, HeldDType(station)})};
+    RoundThrough(station.dtype);
+    const Stop stop = {station.tier, InternIn(HeldDType(station))};
     if (route_.stops.empty() || route_.stops.back() != stop) {
       route_.stops.push_back(stop);
       route_.stop_bytes.push_back(BytesAt(stop));
@@ -37,25 +39,33 @@ class RouteMaker {
   }
 
   Route Compute() {
-    for (Precision& precision : precisions_) precision = precision.Through(computation_.dtype);
-    route_.compute = forms_.Intern({precisions_, OperandDType()});
+    RoundThrough(computation_.dtype);
+    route_.compute = InternIn(OperandDType());
     route_.compute_bytes = BytesAt({Tier::kDevice, route_.compute});
     return std::move(route_);
   }
 
  private:
+  void RoundThrough(DType dtype) {
+    for (Encoding& encoding : form_.encodings) encoding.values = encoding.values.Through(dtype);
+  }
+  // The form of the values as they are now, all of them in `dtype`.
+  FormId InternIn(DType dtype) {
+    for (Encoding& encoding : form_.encodings) encoding.dtype = dtype;
+    return forms_.Intern(form_);
+  }
   int64_t BytesAt(const Stop& stop) const {
     const bool in_host_memory = device_.IsInHostMemory(MemoryAt(stop.tier));
     const int64_t granule = device_.granule_bytes(MemoryAt(stop.tier));
-    const int64_t bytes = LayoutOf(module_, forms_.form(stop.form).dtype, in_host_memory).size_bytes;
+    const int64_t bytes = LayoutOf(module_, forms_.form(stop.form), in_host_memory).size_bytes;
     return (bytes + granule - 1) / granule * granule;
   }
   Memory MemoryAt(Tier tier) const { return tier == Tier::kDevice ? device_.memory() : Memory::kHost; }
   // A dtype of which every value of the module now is a value.
   DType Values() const {
-    const DType first = precisions_.front().values_in();
-    const bool equal = std::all_of(precisions_.begin(), precisions_.end(),
-                                   [&](const Precision& precision) { return precision.values_in() == first; });
+    const DType first = form_.encodings.front().values.values_in();
+    const bool equal = std::all_of(form_.encodings.begin(), form_.encodings.end(),
+                                   [&](const Encoding& encoding) { return encoding.values.values_in() == first; });
     return equal ? first : DType::kFloat32;
   }
   // What operations read.
@@ -71,7 +81,7 @@ class RouteMaker {
   const Station computation_;
   const Device& device_;
   FormTable& forms_;
-  std::vector<Precision> precisions_;
+  CopyForm form_;
   Route route_;
 };
 
@@ -84,7 +94,7 @@ FormId FormTable::Intern(const CopyForm& form) {
   leads_.emplace_back();
   for (size_t from = 0; from < forms_.size(); ++from) {
     while (leads_[from].size() < forms_.size()) {
-      leads_[from].push_back(LeadsTo(forms_[from], forms_[leads_[from].size()]));
+      leads_[from].push_back(EachLeadsTo(forms_[from], forms_[leads_[from].size()]));
     }
   }
   return static_cast<FormId>(forms_.size()) - 1;

@@ -1,6 +1,7 @@
 #ifndef DITSERVE_CORE_PLACEMENT_ROUTE_H_
 #define DITSERVE_CORE_PLACEMENT_ROUTE_H_
 
+#include <deque>
 #include <vector>
 
 #include "core/devices/device.h"
@@ -14,15 +15,18 @@ namespace ditserve {
 using FormId = int;
 
 // Gives equal forms equal numbers, so that copies can be told apart by comparing integers.
+//
+// Thread safety: thread-compatible. A form, once interned, stays the same at the same address as long as the table
+// lives, so that it may be read without the lock that guards the table.
 class FormTable {
  public:
   FormId Intern(const CopyForm& form);
   const CopyForm& form(FormId id) const { return forms_[id]; }
-  // Whether values of `to` can be made from those of `from`.
+  // Whether `to` can be made from `from`: each parameter of the one from that of the other.
   bool Leads(FormId from, FormId to) const { return leads_[from][to]; }
 
  private:
-  std::vector<CopyForm> forms_;
+  std::deque<CopyForm> forms_;
   std::vector<std::vector<bool>> leads_;  // Of each to each.
 };
 

@@ -73,10 +73,10 @@ void ResidencyManager::HoldLocked(const Copy& copy) {
   const CopyForm& form = forms_.form(copy.key.form);
   const ModelWeights::Module& module = models_[static_cast<size_t>(copy.key.weights)]->module(copy.key.module);
   const Device& device = *devices_[IsHost(copy.key.memory) ? 0 : static_cast<size_t>(DeviceOf(copy.key.memory))].device;
-  const CopyLayout layout = LayoutOf(module, form.dtype, device.IsInHostMemory(copy.key.memory));
+  const CopyLayout layout = LayoutOf(module, form, device.IsInHostMemory(copy.key.memory));
   holding->tensors.clear();
-  for (const int64_t offset : layout.offsets_bytes) {
-    holding->tensors.push_back({holding->buffer.data() + offset, form.dtype});
+  for (size_t i = 0; i < layout.places.size(); ++i) {
+    holding->tensors.push_back({holding->buffer.data() + layout.places[i].offset_bytes, form.encodings[i].dtype});
   }
 }
 
@@ -89,10 +89,10 @@ void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
   const auto buffer = [this](const Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return &holdings_[static_cast<size_t>(copy.id)]->buffer;
   };
-  if (load.source != nullptr) transfer.source = {buffer(*load.source), forms_.form(load.source->key.form)};
+  if (load.source != nullptr) transfer.source = {buffer(*load.source), &forms_.form(load.source->key.form)};
   for (const Copy* target : load.targets) {
     HoldLocked(*target);
-    transfer.targets.push_back({buffer(*target), forms_.form(target->key.form)});
+    transfer.targets.push_back({buffer(*target), &forms_.form(target->key.form)});
   }
   transfer.enqueued = [this, id = load.load, targets = load.targets](absl::Status status, TransferCost cost) {
     OnEnqueued(id, targets, std::move(status), cost);

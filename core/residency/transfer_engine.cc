@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cassert>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -61,7 +62,8 @@ class TransferEngine::Job {
   void CutSource();
   void CutRun(const ModelWeights::Run& run);
   // The elements of a segment in a copy.
-  static ElementSpan SpanIn(const Buffer& buffer, const CopyLayout& layout, DType dtype, const Segment& segment);
+  static ElementSpan SpanIn(const Buffer& buffer, const CopyLayout& layout, const CopyForm& form,
+                            const Segment& segment);
   ElementSpan SpanIn(size_t target, const Segment& segment) const;
   absl::Status PrepareTargets();
   // Targets are prepared by the first thread that comes, so that no lock is held meanwhile; the others wait for it.
@@ -98,11 +100,13 @@ class TransferEngine::Job {
 TransferEngine::Job::Job(Transfer transfer) : transfer_(std::move(transfer)) {
   const ModelWeights::Module& module = transfer_.model->module(transfer_.module);
   const auto layout = [&](const Buffer& buffer, const CopyForm& form) {
-    return LayoutOf(module, form.dtype, transfer_.device->IsInHostMemory(buffer.memory()));
+    assert(std::none_of(form.encodings.begin(), form.encodings.end(),
+                        [](const Encoding& encoding) { return encoding.scales.has_value(); }));
+    return LayoutOf(module, form, transfer_.device->IsInHostMemory(buffer.memory()));
   };
-  for (const Transfer::Target& target : transfer_.targets) layouts_.push_back(layout(*target.buffer, target.form));
+  for (const Transfer::Target& target : transfer_.targets) layouts_.push_back(layout(*target.buffer, *target.form));
   if (transfer_.source) {
-    source_layout_ = layout(*transfer_.source->buffer, transfer_.source->form);
+    source_layout_ = layout(*transfer_.source->buffer, *transfer_.source->form);
     CutSource();
   } else {
     read_in_place_ = IsReadInPlace();
@@ -116,15 +120,15 @@ bool TransferEngine::Job::IsReadInPlace() const {
   if (!layouts_.front().as_stored) return false;
   for (size_t i = 0; i < module.stored.size(); ++i) {
     const Precision stored(module.stored[i]->dtype);
-    if (!stored.RoundingsTo(transfer_.targets.front().form.precisions[i]).empty()) return false;
+    if (!stored.RoundingsTo(transfer_.targets.front().form->encodings[i].values).empty()) return false;
   }
   return true;
 }
 
 void TransferEngine::Job::CutSource() {
   const ModelWeights::Module& module = transfer_.model->module(transfer_.module);
-  const int64_t step = kPieceBytes / SizeOf(transfer_.source->form.dtype);
   for (size_t i = 0; i < module.stored.size(); ++i) {
+    const int64_t step = kPieceBytes / SizeOf(transfer_.source->form->encodings[i].dtype);
     const int64_t elements = ElementCount(module.stored[i]->shape);
     for (int64_t begin = 0; begin < elements; begin += step) {
       pieces_.push_back({{{static_cast<int>(i), begin, std::min(step, elements - begin)}}});
@@ -154,14 +158,15 @@ void TransferEngine::Job::CutRun(const ModelWeights::Run& run) {
   }
 }
 
-ElementSpan TransferEngine::Job::SpanIn(const Buffer& buffer, const CopyLayout& layout, DType dtype,
+ElementSpan TransferEngine::Job::SpanIn(const Buffer& buffer, const CopyLayout& layout, const CopyForm& form,
                                         const Segment& segment) {
-  std::byte* const data = buffer.data() + layout.offsets_bytes[segment.parameter] + segment.begin * SizeOf(dtype);
+  const DType dtype = form.encodings[segment.parameter].dtype;
+  std::byte* const data = buffer.data() + layout.places[segment.parameter].offset_bytes + segment.begin * SizeOf(dtype);
   return {buffer.memory(), data, dtype};
 }
 
 ElementSpan TransferEngine::Job::SpanIn(size_t target, const Segment& segment) const {
-  return SpanIn(*transfer_.targets[target].buffer, layouts_[target], transfer_.targets[target].form.dtype, segment);
+  return SpanIn(*transfer_.targets[target].buffer, layouts_[target], *transfer_.targets[target].form, segment);
 }
 
 absl::Status TransferEngine::Job::PrepareTargets() {
@@ -213,7 +218,7 @@ absl::Status TransferEngine::Job::MoveFromSource(const Piece& piece, Moved& move
   const Transfer::Source& source = *transfer_.source;
   Events readers;  // It stays until the transfer is done.
   for (const Segment& segment : piece.segments) {
-    const ElementSpan from = SpanIn(*source.buffer, *source_layout_, source.form.dtype, segment);
+    const ElementSpan from = SpanIn(*source.buffer, *source_layout_, *source.form, segment);
     DITSERVE_RETURN_IF_ERROR(Convert(segment, from, source.buffer->ready(), readers, moved));
   }
   return absl::OkStatus();
@@ -236,11 +241,11 @@ absl::Status TransferEngine::Job::Convert(const Segment& segment, ElementSpan fr
                                           Moved& moved) {
   const StoredTensor& stored = *transfer_.model->module(transfer_.module).stored[segment.parameter];
   Precision precision(stored.dtype);
-  if (transfer_.source) precision = transfer_.source->form.precisions[segment.parameter];
+  if (transfer_.source) precision = transfer_.source->form->encodings[segment.parameter].values;
   for (size_t i = 0; i < transfer_.targets.size(); ++i) {
     const Transfer::Target& target = transfer_.targets[i];
     const ElementSpan to = SpanIn(i, segment);
-    const Precision& later = target.form.precisions[segment.parameter];
+    const Precision& later = target.form->encodings[segment.parameter].values;
     const bool is_there = i == 0 && read_in_place_;
     if (!is_there) {
       Events after = target.buffer->in_use_until();

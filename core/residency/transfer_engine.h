@@ -29,18 +29,21 @@ struct TransferCost {
 };
 
 // Makes copies of one module, each from the one before it: checkpoint or `source` -> targets[0] -> targets[1] ...
+//
+// Ownership: forms are read on transfer threads and must not change until `done`. They have no scales: those would stay
+// behind.
 struct Transfer {
   // A copy that is read, ready or not. It must stay until the transfer is done.
   struct Source {
     Buffer* buffer;
-    CopyForm form;
+    const CopyForm* form;
   };
-  // A copy that is written, of layout LayoutOf(module, form.dtype); its event is set when `enqueued` is called. Its
+  // A copy that is written, of layout LayoutOf(module, *form); its event is set when `enqueued` is called. Its
   // form's roundings begin with those of the copy before it. It must stay until `enqueued` is called, after an error
   // until `done`.
   struct Target {
     Buffer* buffer;
-    CopyForm form;
+    const CopyForm* form;
   };
 
   Device* device;  // In whose memory and the host's the copies are.

@@ -57,8 +57,8 @@ MUTANTS = [
     ("a reservation that is moved stays", [(LEDGER, "bytes_(std::exchange(other.bytes_, 0))", "bytes_(other.bytes_)"),
                                            (LEDGER, "ledger_(std::exchange(other.ledger_, nullptr))", "ledger_(other.ledger_)")]),
     # --- what is held
-    ("a copy has the tensors of the one in its slot before", [(ACTIONS, "  const CopyLayout layout = LayoutOf(module, form.dtype, device.IsInHostMemory(copy.key.memory));\n  holding->tensors.clear();",
-                                                               "  const CopyLayout layout = LayoutOf(module, form.dtype, device.IsInHostMemory(copy.key.memory));"),
+    ("a copy has the tensors of the one in its slot before", [(ACTIONS, "  const CopyLayout layout = LayoutOf(module, form, device.IsInHostMemory(copy.key.memory));\n  holding->tensors.clear();",
+                                                               "  const CopyLayout layout = LayoutOf(module, form, device.IsInHostMemory(copy.key.memory));"),
                                                               (ACTIONS, "      gone.tensors.clear();\n", "")]),
     ("a dropped copy keeps its memory", [(ACTIONS, "      gone.buffer = Buffer();\n", "")]),
     ("a pin is copied where it is moved", [("core/residency/copy_store.h", "copy_(std::exchange(other.copy_, nullptr))", "copy_(other.copy_)")]),

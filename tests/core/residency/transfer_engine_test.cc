@@ -52,18 +52,23 @@ class TransferEngineTest : public ::testing::Test {
     }
   }
 
-  CopyForm FormOf(DType held) const {
-    CopyForm form{{}, held};
+  // Of the weight in `held`, and of the bias.
+  const CopyForm* FormOf(DType held, DType bias) {
+    CopyForm form;
     for (const StoredTensor* tensor : weights_->module(1).stored) {
-      form.precisions.push_back(Precision(tensor->dtype).Through(held));
+      const DType dtype = form.encodings.empty() ? held : bias;
+      form.encodings.push_back({Precision(tensor->dtype).Through(dtype), dtype});
     }
-    return form;
+    return &forms_.form(forms_.Intern(form));
   }
-  CopyLayout Layout(Memory memory, DType held) const {
-    return LayoutOf(weights_->module(1), held, device_.IsInHostMemory(memory));
+  const CopyForm* FormOf(DType held) { return FormOf(held, held); }
+  CopyLayout Layout(Memory memory, DType held) { return LayoutIn(memory, *FormOf(held)); }
+  CopyLayout LayoutIn(Memory memory, const CopyForm& form) const {
+    return LayoutOf(weights_->module(1), form, device_.IsInHostMemory(memory));
   }
-  Buffer MakeBuffer(Memory memory, DType held) {
-    return (IsHost(memory) ? host_ : of_device_)->Take(Layout(memory, held).size_bytes);
+  Buffer MakeBuffer(Memory memory, DType held) { return MakeBuffer(memory, *FormOf(held)); }
+  Buffer MakeBuffer(Memory memory, const CopyForm& form) {
+    return (IsHost(memory) ? host_ : of_device_)->Take(LayoutIn(memory, form).size_bytes);
   }
 
   absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
@@ -81,14 +86,16 @@ class TransferEngineTest : public ::testing::Test {
   }
 
   // Whether the buffer holds the stored values, converted to `held`.
-  void ExpectValues(const Buffer& buffer, DType held) const {
-    const CopyLayout layout = Layout(buffer.memory(), held);
+  void ExpectValues(const Buffer& buffer, DType held) { ExpectValues(buffer, *FormOf(held)); }
+  void ExpectValues(const Buffer& buffer, const CopyForm& form) const {
+    const CopyLayout layout = LayoutIn(buffer.memory(), form);
     for (size_t i = 0; i < data_.size(); ++i) {
+      const DType held = form.encodings[i].dtype;
       const DType stored = weights_->module(1).stored[i]->dtype;
       const int64_t count = static_cast<int64_t>(data_[i].size()) / SizeOf(stored);
       std::string expected(static_cast<size_t>(count * SizeOf(held)), '\0');
       Cast(data_[i].data(), stored, {}, expected.data(), held, count);
-      EXPECT_EQ(std::memcmp(buffer.data() + layout.offsets_bytes[i], expected.data(), expected.size()), 0) << i;
+      EXPECT_EQ(std::memcmp(buffer.data() + layout.places[i].offset_bytes, expected.data(), expected.size()), 0) << i;
     }
   }
 
@@ -99,6 +106,7 @@ class TransferEngineTest : public ::testing::Test {
   std::unique_ptr<Arena> of_device_ = *Arena::Make(&device_, Memory::kDevice, int64_t{1} << 30);
   Ledger ledger_{{int64_t{1} << 30, int64_t{1} << 30}};
   std::unique_ptr<ModelWeights> weights_;
+  FormTable forms_;
   std::unique_ptr<TransferEngine> transfers_;
   std::vector<std::string> data_;  // Of the linear's parameters, as stored.
   TransferCost cost_;
@@ -151,6 +159,36 @@ TEST_F(TransferEngineTest, ASourceNeedsNoDisk) {
   EXPECT_EQ(cost_.disk_read_bytes, 0);
 }
 
+TEST_F(TransferEngineTest, EachParameterMovesInItsOwnDtype) {
+  Open(DType::kBFloat16);
+  const CopyForm *on_host = FormOf(DType::kFloat8E4M3, /*bias=*/DType::kBFloat16),
+                 *on_device = FormOf(DType::kFloat8E4M3, /*bias=*/DType::kFloat32);
+  Buffer host = MakeBuffer(Memory::kHost, *on_host), device = MakeBuffer(Memory::kDevice, *on_device),
+         again = MakeBuffer(Memory::kDevice, *on_device);
+  EXPECT_THAT(Run(std::nullopt, {{&host, on_host}, {&device, on_device}}), IsOk());
+  EXPECT_THAT(Run(Transfer::Source{&host, on_host}, {{&again, on_device}}), IsOk());
+  ExpectValues(host, *on_host);
+  ExpectValues(device, *on_device);
+  ExpectValues(again, *on_device);
+  EXPECT_EQ(cost_.device_copy_bytes, kOut * kIn + 2 * kOut);
+}
+
+TEST_F(TransferEngineTest, ACopyOneOfWhoseParametersIsRoundedIsNotReadInPlace) {
+  Open(DType::kBFloat16);
+  const Precision stored(DType::kBFloat16);
+  const CopyForm form = {
+      {{stored, DType::kBFloat16}, {stored.Through(DType::kFloat8E4M3), DType::kBFloat16}}};  // Weight and bias.
+  Buffer host = MakeBuffer(Memory::kHost, form);
+  ASSERT_TRUE(LayoutIn(Memory::kHost, form).as_stored);
+  EXPECT_THAT(Run(std::nullopt, {{&host, &form}}), IsOk());
+  std::string expected(data_[1].size(), '\0');
+  const DType through = DType::kFloat8E4M3;
+  Cast(data_[1].data(), DType::kBFloat16, absl::MakeConstSpan(&through, 1), expected.data(), DType::kBFloat16, kOut);
+  ASSERT_NE(expected, data_[1]);
+  const std::byte* const bias = host.data() + LayoutIn(Memory::kHost, form).places[1].offset_bytes;
+  EXPECT_EQ(std::memcmp(bias, expected.data(), expected.size()), 0);
+}
+
 // safetensors allows data at any byte; operations do not.
 TEST_F(TransferEngineTest, ElementsAtOddAddressesAreReadThroughASlot) {
   Open(DType::kBFloat16);
@@ -193,7 +231,8 @@ TEST_F(TransferEngineTest, AModuleWithoutElementsIsDoneToo) {
 TEST_F(TransferEngineTest, EveryParameterOfACopyOnADeviceLiesAtAMultipleOf256Bytes) {
   Open(DType::kBFloat16);
   for (const DType held : {DType::kBFloat16, DType::kFloat32, DType::kFloat8E4M3}) {
-    EXPECT_THAT(Layout(Memory::kDevice, held).offsets_bytes, Each(ResultOf([](int64_t at) { return at % 256; }, 0)));
+    EXPECT_THAT(Layout(Memory::kDevice, held).places,
+                Each(ResultOf([](const CopyLayout::Place& at) { return at.offset_bytes % 256; }, 0)));
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
+#include "core/placement/route.h"
 #include "core/residency/transfer_engine.h"
 #include "tests/testing/device_double.h"
 #include "tests/testing/faulty_file_calls.h"
@@ -124,10 +125,12 @@ class Traffic {
   };
 
   int Pick(int below) { return static_cast<int>(random_() % static_cast<uint32_t>(below)); }
-  int64_t Bytes(int module, DType held, bool in_host_memory) const {
-    return LayoutOf(weights_->module(module), held, in_host_memory).size_bytes;
+  int64_t Bytes(int module, DType held, bool in_host_memory) {
+    return LayoutOf(weights_->module(module), *FormOf(held), in_host_memory).size_bytes;
   }
-  static CopyForm FormOf(DType held) { return {{Precision(kStored).Through(held)}, held}; }
+  const CopyForm* FormOf(DType held) {
+    return &forms_.form(forms_.Intern({{{Precision(kStored).Through(held), held}}}));
+  }
 
   // Returns once it is enqueued.
   void Move(int module, Copies& copies, std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
@@ -173,6 +176,7 @@ class Traffic {
   std::vector<std::unique_ptr<Arena>> arenas_;
   std::unique_ptr<Arena> host_;
   std::unique_ptr<ModelWeights> weights_;
+  FormTable forms_;
   std::unique_ptr<TransferEngine> transfers_;
   std::deque<Copies> copies_;
   int computed_ = 0;
