@@ -378,12 +378,6 @@ TEST(ServerConfigTest, RefusesWrongProfileNames) {
   ExpectRefused("profiles: {'': {}}", "a name has 1 to 64");
 }
 
-TEST(ResolveBudgetTest, TakesBytesAsTheyAreAndSharesOfTheTotal) {
-  EXPECT_EQ(ResolveBudget({.bytes = 5}, 100), 5);
-  EXPECT_EQ(ResolveBudget({.share = 0.6}, 999), 599);
-  EXPECT_EQ(ResolveBudget({.share = 1}, int64_t{1} << 40), int64_t{1} << 40);
-}
-
 TEST(CommandLineTest, ReadsEveryFlag) {
   const absl::StatusOr<CommandLine> line =
       Flags({"--config", "f.yaml", "--listen=[::]:1", "--device", "cuda:0", "--model", "a=/x", "--model=b=/y=z",
