@@ -321,6 +321,13 @@ TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
   EXPECT_THAT(first->Wait(), IsOk());
 }
 
+TEST_F(LocalEngineTest, TellsHowLargeAMemoryIs) {
+  const auto engine = MakeEngine();
+  for (const Memory memory : {Memory::kDevice, Memory::kHost}) {
+    EXPECT_EQ(*engine->MemoryBytes(memory), device_->MemoryStatusOf(memory)->total_bytes);
+  }
+}
+
 TEST_F(LocalEngineTest, SaysWhatWouldFitInsteadOfWhatNeverCan) {
   const auto engine = MakeEngine(16 << 20);
   const auto flight = Send(*engine, MakeCall(ProfileNamed("disk"), 2048, 2048));
