@@ -14,7 +14,7 @@
 #include "client/ditctl/json.h"
 #include "client/ditctl/live_view.h"
 #include "client/ditctl/quit_key.h"
-#include "core/base/size.h"
+#include "core/base/budget_spec.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 
 namespace ditserve::ditctl {
@@ -88,16 +88,21 @@ int Budget(const std::vector<std::string>& arguments, const Environment& environ
   v1::SetBudgetRequest request;
   CLI::App app("Changes the budget of a memory while the server serves.", "ditctl budget");
   app.add_option("MEMORY", *request.mutable_memory(), "host, device or cuda:N")->type_name("");
-  AddFlag(app, "bytes", "BYTES", "the new budget: 4GiB, 512MiB", &bytes);
+  AddFlag(app, "bytes", "BYTES", "the new budget: 4GiB, 512MiB, or a share of the memory: 60%", &bytes);
   AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &address);
   bool json = false;
   app.add_flag("--json", json, "prints the memory after the change as JSON");
   if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
-  const std::optional<int64_t> budget = ParseSize(bytes);
+  const std::optional<BudgetSpec> budget = ParseBudget(bytes);
   if (!budget) {
-    return Fail(absl::InvalidArgumentError("--bytes: expected bytes up to 2^50, with KiB, MiB or GiB"), environment);
+    return Fail(absl::InvalidArgumentError(absl::StrCat("--bytes: ", kBudgetForm, ", found '", bytes, "'")),
+                environment);
   }
-  request.set_budget_bytes(*budget);
+  if (budget->bytes) {
+    request.set_budget_bytes(*budget->bytes);
+  } else {
+    request.set_share(budget->share);
+  }
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
   v1::SetBudgetResponse response;

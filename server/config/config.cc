@@ -1,7 +1,6 @@
 #include "server/config/config.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -16,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "core/base/budget_spec.h"
 #include "core/base/flags.h"
 #include "core/base/size.h"
 #include "core/base/status_macros.h"
@@ -48,22 +48,6 @@ constexpr absl::string_view kMetricsForm = "expected host:port with a port from 
 
 constexpr absl::string_view kListenForm =
     "expected host:port with a port from 0 to 65535, or unix:/path of at most 107 bytes";
-
-std::optional<BudgetSpec> ParseBudget(absl::string_view text) {
-  BudgetSpec spec;
-  if (absl::ConsumeSuffix(&text, "%")) {
-    double percent = 0;
-    if (!absl::SimpleAtod(text, &percent) || !(percent > 0 && percent <= 100)) return std::nullopt;
-    spec.share = percent / 100;
-    return spec;
-  }
-  spec.bytes = ParseSize(text);
-  if (!spec.bytes || *spec.bytes < 1) return std::nullopt;
-  return spec;
-}
-
-constexpr absl::string_view kBudgetForm =
-    "expected 1 to 2^50 bytes, with KiB, MiB or GiB, or a share above 0% and up to 100%";
 
 // Names appear in URLs, metrics and logs.
 bool IsName(absl::string_view name) {
@@ -321,10 +305,6 @@ absl::StatusOr<ModelSource> ParseModelFlag(const std::string& text) {
 }
 
 }  // namespace
-
-int64_t ResolveBudget(const BudgetSpec& spec, int64_t total_bytes) {
-  return spec.bytes.value_or(static_cast<int64_t>(std::floor(spec.share * static_cast<double>(total_bytes))));
-}
 
 absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> arguments) {
   CommandLine line;

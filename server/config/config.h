@@ -10,21 +10,13 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "core/base/budget_spec.h"
 #include "core/devices/cpu_device.h"
 #include "core/placement/profile.h"
 #include "server/engine/model_source.h"
 #include "server/engine/profile_catalogue.h"
 
 namespace ditserve {
-
-// A memory budget as written: bytes, or a share of the memory that is there.
-struct BudgetSpec {
-  std::optional<int64_t> bytes;
-  double share = 0;  // 0 to 1, if there are no bytes.
-};
-
-// The budget in bytes on a machine with `total_bytes`.
-int64_t ResolveBudget(const BudgetSpec& spec, int64_t total_bytes);
 
 // A profile as written.
 struct ProfileSpec {

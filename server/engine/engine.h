@@ -92,6 +92,9 @@ class Engine {
   // Bytes in use, by memory, kind and tier, and the requests that use them: one consistent moment.
   virtual ResidencySnapshot Residency() const = 0;
 
+  // Bytes of all of `memory`, used or not: what a budget's share is of. Errors: as Device::MemoryStatusOf.
+  virtual absl::StatusOr<int64_t> MemoryBytes(Memory memory) const = 0;
+
   // Changes a budget while serving. Errors: as ResidencyManager::SetBudget.
   virtual absl::Status SetBudget(Memory memory, int64_t bytes) = 0;
 

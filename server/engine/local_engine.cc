@@ -293,6 +293,11 @@ class LocalEngineImpl final : public LocalEngine {
     return snapshot;
   }
 
+  absl::StatusOr<int64_t> MemoryBytes(Memory memory) const override {
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_->MemoryStatusOf(memory));
+    return status.total_bytes;
+  }
+
   absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
 
   std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override;

@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "core/base/budget_spec.h"
 #include "core/base/status_macros.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/residency_encoder.h"
@@ -34,12 +35,28 @@ absl::StatusOr<Memory> DecodeMemory(const std::string& memory) {
   return absl::InvalidArgumentError("memory: expected \"device\" or \"host\"");
 }
 
-absl::Status SetBudgetIn(Engine& engine, const v1::SetBudgetRequest& request, v1::SetBudgetResponse& response) {
-  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request.memory()));
-  if (request.budget_bytes() < 0) {
+// In bytes; a share is of `memory`.
+absl::StatusOr<int64_t> DecodeBudget(const Engine& engine, Memory memory, const v1::SetBudgetRequest& request) {
+  if (!request.has_share()) {
+    if (request.budget_bytes() >= 0) return request.budget_bytes();
     return absl::InvalidArgumentError(absl::StrCat("budget_bytes: ", request.budget_bytes(), ", expected 0 or more"));
   }
-  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(memory, request.budget_bytes()));
+  const double share = request.share();
+  if (request.budget_bytes() != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("share: ", share, " beside budget_bytes: ", request.budget_bytes(), ", expected one of them"));
+  }
+  if (!(share > 0 && share <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("share: ", share, ", expected above 0 and up to 1"));
+  }
+  DITSERVE_ASSIGN_OR_RETURN(const int64_t total_bytes, engine.MemoryBytes(memory));
+  return ResolveBudget({.share = share}, total_bytes);
+}
+
+absl::Status SetBudgetIn(Engine& engine, const v1::SetBudgetRequest& request, v1::SetBudgetResponse& response) {
+  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request.memory()));
+  DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, DecodeBudget(engine, memory, request));
+  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(memory, bytes));
   EncodeMemory(engine.Residency(), memory, *response.mutable_memory());
   return absl::OkStatus();
 }

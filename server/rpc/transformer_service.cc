@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "models/errors.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/patience.h"
 #include "server/rpc/response_encoder.h"
 
 namespace ditserve {
@@ -26,27 +27,6 @@ absl::Duration TimeLeft(const grpc::CallbackServerContext& context) {
   const gpr_timespec left = gpr_time_sub(deadline, gpr_now(GPR_CLOCK_MONOTONIC));
   return absl::Seconds(left.tv_sec) + absl::Nanoseconds(left.tv_nsec);
 }
-
-// Tells a client that has left from one whose time is up: gRPC cancels the call for either.
-class Patience {
- public:
-  explicit Patience(const grpc::CallbackServerContext* context) : context_(*context), given_(TimeLeft(context_)) {}
-
-  absl::Status WhyCancelled() const {
-    if (given_ == absl::InfiniteDuration() || TimeLeft(context_) > kJitter + given_ / 100) {
-      return absl::CancelledError("the call was cancelled");
-    }
-    return absl::DeadlineExceededError("the request's deadline has passed");
-  }
-
- private:
-  // A client gives up by its own clock: by a network's whims before ours, and gRPC rounds what it tells of its deadline
-  // up by as much as a hundredth.
-  static constexpr absl::Duration kJitter = absl::Milliseconds(20);
-
-  const grpc::CallbackServerContext& context_;
-  const absl::Duration given_;
-};
 
 OutputForm FormOf(const v1::ForwardRequest& request, const DecodedForward& decoded) {
   return {decoded.layout, request.height(), request.width(), decoded.model};
@@ -80,7 +60,7 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
                  Report report)
       : slot_(std::move(slot)),
         context_(*context),
-        patience_(context),
+        time_given_(TimeLeft(*context)),
         response_(*response),
         report_(std::move(report)) {}
 
@@ -97,7 +77,7 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
   }
 
   void OnCancel() override {
-    if (call_ != nullptr) call_->Cancel(patience_.WhyCancelled());
+    if (call_ != nullptr) call_->Cancel(WhyCancelled(time_given_, TimeLeft(context_)));
   }
 
   void OnDone() override { delete this; }
@@ -112,7 +92,7 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
 
   CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
-  const Patience patience_;
+  const absl::Duration time_given_;
   v1::ForwardResponse& response_;
   Report report_;
   std::shared_ptr<ForwardHandle> call_;
@@ -132,7 +112,7 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
   }
 
   ForwardStreamReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, Report report)
-      : slot_(std::move(slot)), context_(*context), patience_(context), report_(std::move(report)) {}
+      : slot_(std::move(slot)), context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)) {}
 
   void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
     report_.SetProfile(call.profile.name);
@@ -152,7 +132,7 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
   }
 
   void OnCancel() override {
-    if (call_ != nullptr) call_->Cancel(patience_.WhyCancelled());
+    if (call_ != nullptr) call_->Cancel(WhyCancelled(time_given_, TimeLeft(context_)));
   }
 
   void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mutex_) {
@@ -226,7 +206,7 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
 
   CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
-  const Patience patience_;
+  const absl::Duration time_given_;
   Report report_;
   std::shared_ptr<ForwardStreamReactor> self_;
   std::shared_ptr<ForwardHandle> call_;

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "absl/strings/str_cat.h"
 #include "tests/client/fake_server.h"
 #include "tests/testing/status_matchers.h"
 
@@ -89,10 +90,19 @@ TEST_F(DitctlTest, BudgetAsksForBytesOfAMemory) {
   EXPECT_THAT(out.str(), HasSubstr("a budget of 1.5 GiB"));
 }
 
-TEST_F(DitctlTest, BudgetRefusesWhatIsNoSize) {
-  for (const char* bytes : {"lots", "5GiBMiBKiB", "-1", "nan"}) {
+TEST_F(DitctlTest, BudgetAsksForAShareOfAMemory) {
+  EXPECT_EQ(Call({"budget", "host", "--bytes", "12.5%"}), kOk);
+  EXPECT_EQ(server.set_budget.memory(), "host");
+  EXPECT_EQ(server.set_budget.share(), 0.125);
+  EXPECT_EQ(server.set_budget.budget_bytes(), 0);
+}
+
+TEST_F(DitctlTest, BudgetRefusesWhatIsNoBudget) {
+  for (const char* bytes : {"lots", "5GiBMiBKiB", "-1", "nan", "0%", "101%", "%"}) {
     EXPECT_EQ(Call({"budget", "device", "--bytes", bytes}), kUsage) << bytes;
-    EXPECT_THAT(err.str(), HasSubstr("--bytes: expected bytes"));
+    EXPECT_EQ(err.str(), absl::StrCat("ditctl: --bytes: expected 1 to 2^50 bytes, with KiB, MiB or GiB, or a share "
+                                      "above 0% and up to 100%, found '",
+                                      bytes, "'\n"));
   }
 }
 

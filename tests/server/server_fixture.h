@@ -13,6 +13,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
@@ -113,6 +114,11 @@ class PendingForward {
   grpc::Status status_;
   absl::Notification done_;
 };
+
+// A deadline that only the server knows of: the client waits for ever, so that no clock but the server's ends the call.
+inline void SetServersDeadline(grpc::ClientContext& context, int64_t milliseconds) {
+  context.AddMetadata("grpc-timeout", absl::StrCat(milliseconds, "m"));
+}
 
 // A result for a TinyRequest of one image: float32, element i being `first` + i.
 inline ForwardResult TinyResult(float first = 0) {

@@ -56,6 +56,15 @@ class MainTest(ProgramTest):
             output, errors = server.forward(64).communicate()
             self.assertIn("output", output, errors)
 
+    def test_a_share_is_the_same_budget_at_the_start_and_while_serving(self):
+        with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--device-budget", "31%") as server:
+            of_the_start = server.budgets()
+            self.assertEqual(server.ditctl("budget", "device", "--bytes", "1GiB").returncode, 0)
+            self.assertEqual(server.budgets()[0], 1 << 30)
+            done = server.ditctl("budget", "device", "--bytes", "31%")
+            self.assertEqual(done.returncode, 0, done)
+            self.assertEqual(server.budgets(), of_the_start)
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -27,6 +27,18 @@ class SignalsTest(ProgramTest):
             self.assertIn("UNAVAILABLE", late.communicate()[1])
             self.assertEqual(server.process.wait(), 0)
 
+    def test_sigterm_gives_what_was_accepted_no_more_than_the_drain_timeout(self):
+        config = self.write("no-time.yaml", "requests: {max_active: 1, drain_timeout_seconds: 0}\n")
+        with self.serve("--config", config) as server:
+            accepted = [server.forward(LONG) for _ in range(3)]
+            server.await_accepted(*accepted)
+            server.process.send_signal(signal.SIGTERM)
+            ended = [request.communicate()[1] for request in accepted if request.wait() != 0]
+            self.assertTrue(ended, "none was ended")
+            for errors in ended:
+                self.assertIn("UNAVAILABLE: the server is stopping", errors)
+            self.assertEqual(server.process.wait(), 0)
+
     def test_a_second_sigint_ends_it_at_once(self):
         with self.serve() as server:
             request = server.forward(LONG)

@@ -1,6 +1,7 @@
 #ifndef DITSERVE_TESTS_TESTING_FAKE_ENGINE_H_
 #define DITSERVE_TESTS_TESTING_FAKE_ENGINE_H_
 
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -63,6 +64,7 @@ class FakeEngine final : public Engine {
     models_ = std::move(models);
   }
   void SetTiers(std::vector<std::vector<Tier>> tiers) { tiers_ = std::move(tiers); }
+  void SetMemoryBytes(Memory memory, int64_t bytes) { memory_bytes_[Index(memory)] = bytes; }
   void SetResidency(ResidencySnapshot residency) { residency_ = std::move(residency); }
 
   // From here on calls are answered before Submit returns.
@@ -90,6 +92,7 @@ class FakeEngine final : public Engine {
   }
   absl::StatusOr<std::vector<std::vector<Tier>>> ModuleTiers(const std::string&) const override { return tiers_; }
   ResidencySnapshot Residency() const override { return residency_; }
+  absl::StatusOr<int64_t> MemoryBytes(Memory memory) const override { return memory_bytes_[Index(memory)]; }
   absl::Status SetBudget(Memory memory, int64_t bytes) override {
     (memory == Memory::kDevice ? residency_.device : residency_.host).wanted_bytes = bytes;
     return absl::OkStatus();
@@ -123,6 +126,7 @@ class FakeEngine final : public Engine {
  private:
   std::vector<std::vector<Tier>> tiers_;
   ResidencySnapshot residency_;
+  std::array<int64_t, 2> memory_bytes_ = {};
   mutable absl::Mutex mutex_;
   std::vector<ModelInfo> models_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);

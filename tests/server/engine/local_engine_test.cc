@@ -2,156 +2,18 @@
 #include "server/engine/local_engine.h"
 
 #include <ATen/ops/equal.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/randn.h>
 #include <c10/core/CPUAllocator.h>
-#include <gtest/gtest.h>
 
-#include <algorithm>
 #include <atomic>
-#include <filesystem>
 #include <fstream>
-#include <functional>
 #include <limits>
-#include <memory>
-#include <string>
 #include <thread>
-#include <vector>
 
-#include "absl/synchronization/notification.h"
-#include "core/base/clock.h"
-#include "core/devices/cpu_device.h"
 #include "core/storage/checkpoint.h"
-#include "models/seeded_checkpoint.h"
-#include "server/config/config.h"
-#include "tests/testing/status_matchers.h"
-#include "tests/testing/temp_folder.h"
+#include "tests/server/engine/local_engine_fixture.h"
 
 namespace ditserve {
 namespace {
-
-// A call that is under way, and its end.
-struct Flight {
-  absl::Notification ended;
-  absl::StatusOr<ForwardResult> result = absl::UnknownError("under way");
-  std::shared_ptr<ForwardHandle> handle;
-
-  const absl::StatusOr<ForwardResult>& Wait() {
-    ended.WaitForNotification();
-    return result;
-  }
-};
-
-// The CPU, and a word to whoever asks for it before memory is given back.
-class WatchedDevice final : public Device {
- public:
-  const std::string& name() const override { return cpu_->name(); }
-  Memory memory() const override { return cpu_->memory(); }
-  bool computes_in_host_memory() const override { return cpu_->computes_in_host_memory(); }
-  DType ArithmeticDType(DType computation) const override { return cpu_->ArithmeticDType(computation); }
-  DType OperandDType(DType arithmetic, DType values) const override { return cpu_->OperandDType(arithmetic, values); }
-  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
-    return cpu_->Enqueue(conversion, after);
-  }
-  absl::Status ComputeAfter(const EventPtr& event) override { return cpu_->ComputeAfter(event); }
-  absl::StatusOr<EventPtr> RecordOperations() override { return cpu_->RecordOperations(); }
-  absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
-    return cpu_->ReserveAddresses(memory, bytes);
-  }
-  void ReleaseAddresses(Memory memory, std::byte* begin, int64_t bytes) override {
-    cpu_->ReleaseAddresses(memory, begin, bytes);
-  }
-  absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
-    return cpu_->Commit(memory, begin, bytes);
-  }
-  void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
-    if (before_decommit) before_decommit();
-    cpu_->Decommit(memory, begin, bytes);
-  }
-  absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
-    return cpu_->Move(memory, from, to, bytes);
-  }
-  int64_t granule_bytes(Memory memory) const override { return cpu_->granule_bytes(memory); }
-  absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override { return cpu_->MemoryStatusOf(memory); }
-
-  std::function<void()> before_decommit;
-
- private:
-  const std::unique_ptr<Device> cpu_ = MakeCpuDevice(CpuBFloat16::kFloat32);
-};
-
-class LocalEngineTest : public ::testing::Test {
- protected:
-  static QwenImageDiTConfig TinyConfig() {
-    QwenImageDiTConfig config;
-    config.num_layers = 3;
-    config.num_attention_heads = 4;
-    config.attention_head_dim = 32;
-    config.axes_dims_rope = {8, 12, 12};
-    config.joint_attention_dim = 64;
-    return config;
-  }
-
-  LocalEngineTest() {
-    SeededCheckpointOptions options;
-    options.config = TinyConfig();
-    EXPECT_THAT(WriteSeededCheckpoint(options, folder_ / "model", nullptr, nullptr), IsOk());
-    const auto config = ParseConfig("", "none");
-    const auto catalogue = MakeCatalogue(*config);
-    profiles_ = catalogue->profiles;
-  }
-
-  std::unique_ptr<LocalEngine> MakeEngine(int64_t device_budget = 64 << 20, int max_riders = 16) {
-    LocalEngineOptions options;
-    options.device_budget_bytes = device_budget;
-    options.host_budget_bytes = 64 << 20;
-    options.transfer_threads = 2;
-    options.residency.max_riders = max_riders;
-    auto engine = LocalEngine::Make(options, device_.get(), &clock_);
-    EXPECT_THAT(engine, IsOk());
-    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
-    return *std::move(engine);
-  }
-
-  Profile ProfileNamed(const std::string& name) const {
-    for (const Profile& profile : profiles_) {
-      if (profile.name == name) return profile;
-    }
-    ADD_FAILURE() << name;
-    return {};
-  }
-
-  static ForwardCall MakeCall(const Profile& profile, int64_t height = 64, int64_t width = 64, int64_t tokens = 5) {
-    at::manual_seed(static_cast<uint64_t>(height * 1000 + width + tokens));
-    ForwardCall call;
-    call.model = "tiny";
-    call.profile = profile;
-    call.inputs = {
-        at::randn({1, 16, height / 8, width / 8}), at::full({1}, 0.5, at::kFloat), at::randn({1, tokens, 64}), {}};
-    return call;
-  }
-
-  static std::unique_ptr<Flight> Send(Engine& engine, ForwardCall call, Engine::ProgressCallback progress = nullptr) {
-    auto flight = std::make_unique<Flight>();
-    flight->handle =
-        engine.Submit(std::move(call), std::move(progress), [&flight = *flight](absl::StatusOr<ForwardResult> result) {
-          flight.result = std::move(result);
-          flight.ended.Notify();
-        });
-    return flight;
-  }
-
-  static at::Tensor Output(Engine& engine, const ForwardCall& call) {
-    const auto flight = Send(engine, call);
-    EXPECT_THAT(flight->Wait(), IsOk());
-    return flight->result.ok() ? flight->result->output : at::Tensor();
-  }
-
-  TempFolder folder_;
-  const SteadyClock clock_;
-  const std::unique_ptr<WatchedDevice> device_ = std::make_unique<WatchedDevice>();
-  std::vector<Profile> profiles_;
-};
 
 TEST_F(LocalEngineTest, ProfilesOfEqualPrecisionGiveTheSameBytes) {
   const auto engine = MakeEngine();
@@ -324,6 +186,13 @@ TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
   EXPECT_THAT(first->Wait(), IsOk());
 }
 
+TEST_F(LocalEngineTest, TellsHowLargeAMemoryIs) {
+  const auto engine = MakeEngine();
+  for (const Memory memory : {Memory::kDevice, Memory::kHost}) {
+    EXPECT_EQ(*engine->MemoryBytes(memory), device_->MemoryStatusOf(memory)->total_bytes);
+  }
+}
+
 TEST_F(LocalEngineTest, SaysWhatWouldFitInsteadOfWhatNeverCan) {
   const auto engine = MakeEngine(16 << 20);
   const auto flight = Send(*engine, MakeCall(ProfileNamed("disk"), 2048, 2048));
@@ -357,100 +226,6 @@ TEST_F(LocalEngineTest, RefusesAModelThatIsNotThere) {
   ForwardCall call = MakeCall(ProfileNamed("disk"));
   call.model = "huge";
   EXPECT_THAT(Send(*engine, std::move(call))->Wait(), StatusIs(absl::StatusCode::kNotFound, "'huge'"));
-}
-
-TEST_F(LocalEngineTest, AModelIsThereBeforeItIsReady) {
-  LocalEngineOptions options = {64 << 20, 64 << 20};
-  options.models = {"tiny", "later"};
-  const auto engine = LocalEngine::Make(options, device_.get(), &clock_);
-  ASSERT_THAT(engine, IsOk());
-  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
-  const std::vector<ModelInfo> models = (*engine)->Models();
-  ASSERT_EQ(models.size(), 2u);
-  EXPECT_TRUE(models[0].ready);
-  EXPECT_EQ(models[1].name, "later");
-  EXPECT_FALSE(models[1].ready);
-}
-
-TEST_F(LocalEngineTest, ACheckpointThatChangesUnderneathIsDataLossAndNothingElse) {
-  const auto engine = MakeEngine();
-  const at::Tensor kept = Output(*engine, MakeCall(ProfileNamed("host-offload")));
-  for (const auto& file : std::filesystem::directory_iterator(folder_ / "model")) {
-    if (file.path().extension() == ".safetensors") std::filesystem::resize_file(file.path(), 64);
-  }
-  EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("host-offload"))), kept)) << "it has its copies";
-  const auto fresh = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
-  EXPECT_THAT((*fresh)->LoadModel({"tiny", folder_ / "model"}), StatusIs(absl::StatusCode::kInvalidArgument, "tiny"));
-}
-
-TEST_F(LocalEngineTest, ATruncatedShardEndsTheRequestWithDataLoss) {
-  const auto engine = MakeEngine();
-  for (const auto& file : std::filesystem::directory_iterator(folder_ / "model")) {
-    if (file.path().extension() == ".safetensors") std::filesystem::resize_file(file.path(), 64);
-  }
-  EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait(),
-              StatusIs(absl::StatusCode::kDataLoss, "diffusion_pytorch_model"));
-  EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
-}
-
-TEST_F(LocalEngineTest, AShardThatIsReplacedOrUnlinkedInMidStreamIsNeverMixed) {
-  for (const bool replaced : {true, false}) {
-    std::filesystem::remove_all(folder_ / "model");
-    ASSERT_THAT(WriteSeededCheckpoint({TinyConfig(), 1}, folder_ / "model", nullptr, nullptr), IsOk());
-    const auto engine = MakeEngine();
-    const auto change = [&](const ForwardProgress& progress) {
-      if (progress.modules_done != 3) return;
-      for (const auto& file : std::filesystem::directory_iterator(folder_ / "model")) {
-        if (file.path().extension() != ".safetensors") continue;
-        const std::string copy = file.path().string() + ".new";
-        if (replaced) {
-          std::filesystem::copy_file(file.path(), copy);
-          std::filesystem::rename(copy, file.path());
-        } else {
-          std::filesystem::remove(file.path());
-        }
-      }
-    };
-    EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")), change)->Wait(),
-                StatusIs(absl::StatusCode::kDataLoss, "diffusion_pytorch_model"));
-    EXPECT_THAT(engine->Residency().device.activations_bytes, 0);
-    EXPECT_EQ(engine->Models().size(), 1u) << "the server lives";
-  }
-}
-
-TEST_F(LocalEngineTest, NamesTheTensorThatDoesNotFitTheModel) {
-  QwenImageDiTConfig wider = TinyConfig();
-  wider.joint_attention_dim = 128;
-  std::ofstream(folder_ / "model/config.json") << ToConfigJson(wider);
-  const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
-  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
-              StatusIs(absl::StatusCode::kInvalidArgument, "txt_norm.weight"));
-  wider = TinyConfig();
-  wider.num_layers = 4;
-  std::ofstream(folder_ / "model/config.json") << ToConfigJson(wider);
-  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
-              StatusIs(absl::StatusCode::kInvalidArgument, "has no tensor 'transformer_blocks.3."));
-  wider.num_layers = 2;
-  std::ofstream(folder_ / "model/config.json") << ToConfigJson(wider);
-  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
-              StatusIs(absl::StatusCode::kInvalidArgument, "is not part of the model"));
-}
-
-TEST_F(LocalEngineTest, TakesAModelWithoutConfigurationByItsTensors) {
-  std::filesystem::remove(folder_ / "model/config.json");
-  const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
-  EXPECT_THAT(
-      (*engine)->LoadModel({"tiny", folder_ / "model"}),
-      StatusIs(absl::StatusCode::kInvalidArgument,
-               "no config.json, and heads of 32 channels and patches of 64, expected 128 and 64"));
-  SeededCheckpointOptions options;
-  options.config.num_layers = 2;
-  options.config.num_attention_heads = 1;
-  options.config.joint_attention_dim = 64;
-  ASSERT_THAT(WriteSeededCheckpoint(options, folder_ / "bare", nullptr, nullptr), IsOk());
-  std::filesystem::remove(folder_ / "bare/config.json");
-  ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "bare"}), IsOk());
-  EXPECT_EQ(ToConfigJson((*engine)->Models()[0].model->config()), ToConfigJson(options.config));
 }
 
 // On a device that computes bfloat16 in float32, as on one that does not.

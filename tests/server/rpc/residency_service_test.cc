@@ -1,5 +1,9 @@
 #include "server/rpc/residency_service.h"
 
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 #include "tests/server/server_fixture.h"
 
 namespace ditserve {
@@ -110,6 +114,46 @@ TEST_F(ResidencyServiceTest, SetsABudgetAndAnswersWithWhatIsInForce) {
   ASSERT_THAT(stub_->SetBudget(&context, request, &response), IsServed());
   EXPECT_EQ(response.memory().wanted_budget_bytes(), 77);
   EXPECT_EQ(response.memory().budget_bytes(), 100);
+}
+
+TEST_F(ResidencyServiceTest, SetsAShareOfTheMemoryRoundedDown) {
+  engine_.SetMemoryBytes(Memory::kHost, 999);
+  for (const auto& [share, bytes] : {std::pair(0.6, 599), std::pair(1.0, 999)}) {
+    grpc::ClientContext context;
+    v1::SetBudgetRequest request;
+    request.set_memory("host");
+    request.set_share(share);
+    v1::SetBudgetResponse response;
+    ASSERT_THAT(stub_->SetBudget(&context, request, &response), IsServed());
+    EXPECT_EQ(response.memory().wanted_budget_bytes(), bytes);
+  }
+}
+
+TEST_F(ResidencyServiceTest, RefusesSharesOutOfBounds) {
+  for (const double share :
+       {0.0, -0.5, 1.01, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    grpc::ClientContext context;
+    v1::SetBudgetRequest request;
+    request.set_memory("device");
+    request.set_share(share);
+    v1::SetBudgetResponse response;
+    EXPECT_THAT(
+        stub_->SetBudget(&context, request, &response),
+        Refused(grpc::StatusCode::INVALID_ARGUMENT, absl::StrCat("share: ", share, ", expected above 0 and up to 1")));
+  }
+  EXPECT_EQ(engine_.Residency().device.wanted_bytes, 90);
+}
+
+TEST_F(ResidencyServiceTest, RefusesBytesAndAShareTogether) {
+  grpc::ClientContext context;
+  v1::SetBudgetRequest request;
+  request.set_memory("device");
+  request.set_budget_bytes(77);
+  request.set_share(0.5);
+  v1::SetBudgetResponse response;
+  EXPECT_THAT(stub_->SetBudget(&context, request, &response),
+              Refused(grpc::StatusCode::INVALID_ARGUMENT, "share: 0.5 beside budget_bytes: 77, expected one of them"));
+  EXPECT_EQ(engine_.Residency().device.wanted_bytes, 90);
 }
 
 TEST_F(ResidencyServiceTest, RefusesBudgetsNamingTheField) {

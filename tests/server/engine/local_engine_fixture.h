@@ -1,0 +1,150 @@
+#ifndef DITSERVE_TESTS_SERVER_ENGINE_LOCAL_ENGINE_FIXTURE_H_
+#define DITSERVE_TESTS_SERVER_ENGINE_LOCAL_ENGINE_FIXTURE_H_
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "core/base/clock.h"
+#include "core/devices/cpu_device.h"
+#include "models/seeded_checkpoint.h"
+#include "server/config/config.h"
+#include "server/engine/local_engine.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_folder.h"
+
+namespace ditserve {
+
+// A call that is under way, and its end.
+struct Flight {
+  absl::Notification ended;
+  absl::StatusOr<ForwardResult> result = absl::UnknownError("under way");
+  std::shared_ptr<ForwardHandle> handle;
+
+  const absl::StatusOr<ForwardResult>& Wait() {
+    ended.WaitForNotification();
+    return result;
+  }
+};
+
+// The CPU, and a word to whoever asks for it before memory is given back.
+class WatchedDevice final : public Device {
+ public:
+  const std::string& name() const override { return cpu_->name(); }
+  Memory memory() const override { return cpu_->memory(); }
+  bool computes_in_host_memory() const override { return cpu_->computes_in_host_memory(); }
+  DType ArithmeticDType(DType computation) const override { return cpu_->ArithmeticDType(computation); }
+  DType OperandDType(DType arithmetic, DType values) const override { return cpu_->OperandDType(arithmetic, values); }
+  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
+    return cpu_->Enqueue(conversion, after);
+  }
+  absl::Status ComputeAfter(const EventPtr& event) override { return cpu_->ComputeAfter(event); }
+  absl::StatusOr<EventPtr> RecordOperations() override { return cpu_->RecordOperations(); }
+  absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
+    return cpu_->ReserveAddresses(memory, bytes);
+  }
+  void ReleaseAddresses(Memory memory, std::byte* begin, int64_t bytes) override {
+    cpu_->ReleaseAddresses(memory, begin, bytes);
+  }
+  absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
+    return cpu_->Commit(memory, begin, bytes);
+  }
+  void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
+    if (before_decommit) before_decommit();
+    cpu_->Decommit(memory, begin, bytes);
+  }
+  absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
+    return cpu_->Move(memory, from, to, bytes);
+  }
+  int64_t granule_bytes(Memory memory) const override { return cpu_->granule_bytes(memory); }
+  absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override { return cpu_->MemoryStatusOf(memory); }
+
+  std::function<void()> before_decommit;
+
+ private:
+  const std::unique_ptr<Device> cpu_ = MakeCpuDevice(CpuBFloat16::kFloat32);
+};
+
+class LocalEngineTest : public ::testing::Test {
+ protected:
+  static QwenImageDiTConfig TinyConfig() {
+    QwenImageDiTConfig config;
+    config.num_layers = 3;
+    config.num_attention_heads = 4;
+    config.attention_head_dim = 32;
+    config.axes_dims_rope = {8, 12, 12};
+    config.joint_attention_dim = 64;
+    return config;
+  }
+
+  LocalEngineTest() {
+    SeededCheckpointOptions options;
+    options.config = TinyConfig();
+    EXPECT_THAT(WriteSeededCheckpoint(options, folder_ / "model", nullptr, nullptr), IsOk());
+    const auto config = ParseConfig("", "none");
+    const auto catalogue = MakeCatalogue(*config);
+    profiles_ = catalogue->profiles;
+  }
+
+  std::unique_ptr<LocalEngine> MakeEngine(int64_t device_budget = 64 << 20, int max_riders = 16) {
+    LocalEngineOptions options;
+    options.device_budget_bytes = device_budget;
+    options.host_budget_bytes = 64 << 20;
+    options.transfer_threads = 2;
+    options.residency.max_riders = max_riders;
+    auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+    EXPECT_THAT(engine, IsOk());
+    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+    return *std::move(engine);
+  }
+
+  Profile ProfileNamed(const std::string& name) const {
+    for (const Profile& profile : profiles_) {
+      if (profile.name == name) return profile;
+    }
+    ADD_FAILURE() << name;
+    return {};
+  }
+
+  static ForwardCall MakeCall(const Profile& profile, int64_t height = 64, int64_t width = 64, int64_t tokens = 5) {
+    at::manual_seed(static_cast<uint64_t>(height * 1000 + width + tokens));
+    ForwardCall call;
+    call.model = "tiny";
+    call.profile = profile;
+    call.inputs = {
+        at::randn({1, 16, height / 8, width / 8}), at::full({1}, 0.5, at::kFloat), at::randn({1, tokens, 64}), {}};
+    return call;
+  }
+
+  static std::unique_ptr<Flight> Send(Engine& engine, ForwardCall call, Engine::ProgressCallback progress = nullptr) {
+    auto flight = std::make_unique<Flight>();
+    flight->handle =
+        engine.Submit(std::move(call), std::move(progress), [&flight = *flight](absl::StatusOr<ForwardResult> result) {
+          flight.result = std::move(result);
+          flight.ended.Notify();
+        });
+    return flight;
+  }
+
+  static at::Tensor Output(Engine& engine, const ForwardCall& call) {
+    const auto flight = Send(engine, call);
+    EXPECT_THAT(flight->Wait(), IsOk());
+    return flight->result.ok() ? flight->result->output : at::Tensor();
+  }
+
+  TempFolder folder_;
+  const SteadyClock clock_;
+  const std::unique_ptr<WatchedDevice> device_ = std::make_unique<WatchedDevice>();
+  std::vector<Profile> profiles_;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_TESTS_SERVER_ENGINE_LOCAL_ENGINE_FIXTURE_H_
