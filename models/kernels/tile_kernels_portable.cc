@@ -15,9 +15,9 @@ DITSERVE_INLINE Floats MultiplyAdd(Floats a, Floats b, Floats c) { return a * b 
 
 template <typename Element>
 DITSERVE_INLINE Words Widen(const std::byte* from) {
-  Element elements[kLanes];
-  std::memcpy(elements, from, sizeof elements);
-  return Words{elements[0], elements[1], elements[2], elements[3]};
+  Element __attribute__((vector_size(kLanes * sizeof(Element)))) elements;
+  std::memcpy(&elements, from, sizeof elements);
+  return __builtin_convertvector(elements, Words);
 }
 
 DITSERVE_INLINE Words WidenBytes(const std::byte* from) { return Widen<uint8_t>(from); }
