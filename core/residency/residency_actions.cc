@@ -135,8 +135,9 @@ void ResidencyManager::GrantLocked(RiderState& rider, Pin pin, Deferred& deferre
   Executor::Work grant = [done = std::exchange(rider.acquisition, nullptr), device = on.device, ready,
                           lease = MakeLease(rider, std::move(pin))]() mutable {
     const absl::Status ordered = device->ComputeAfter(ready);
-    if (!ordered.ok()) return std::move(done)(ordered);
-    std::move(done)(std::move(lease));
+    if (ordered.ok()) return std::move(done)(std::move(lease));
+    { const Lease unused = std::move(lease); }  // Whoever is told may destroy the rider.
+    std::move(done)(ordered);
   };
   deferred.posts.push_back({on.executor, std::move(grant), TurnOf(rider)});
 }
