@@ -2,8 +2,8 @@
 // the CPU, one request after the other for so many seconds. Prints what it saw, and fails unless
 //   - every answer has the bytes that the request has alone,
 //   - no memory is ever used beyond its budget, and all of it is given back,
-//   - something ends all the time: between two calms at least one request does,
-//   - in a calm everybody is answered within a bound.
+//   - somebody is answered in every storm of changes,
+//   - in a calm everybody is answered within a bound, and then no more is used than was asked for.
 // A bound for one request can't be had while budgets change: each change may take away the room that was just made for
 // it. So budgets stand still every few seconds, nobody begins anew, and from that moment on the bound is what all
 // requests take one after the other, each as long as the slowest takes alone in the smallest budget, and the longest
@@ -175,21 +175,9 @@ class Clients {
     std::vector<std::thread> threads;
     for (int i = 0; i < kClients; ++i) threads.emplace_back([this, i] { Client(static_cast<uint32_t>(i)); });
     const absl::Duration begin = clock_.Now();
-    std::mt19937 random(1);
-    int64_t before = 0;
     while (clock_.Now() - begin < time) {
-      const absl::Duration until = std::min(clock_.Now() + kStorm, begin + time);
-      while (clock_.Now() < until) {
-        absl::SleepFor(kBetweenChanges);
-        SetBudgets(kLeastDeviceBytes + random() % (kMostDeviceBytes - kLeastDeviceBytes),
-                   kLeastHostBytes + random() % (kMostHostBytes - kLeastHostBytes));
-        ++changes_;
-        CheckBudgets();
-      }
+      Storm(std::min(clock_.Now() + kStorm, begin + time));
       Calm();
-      const int64_t answers = Answers();
-      if (answers == before) Fail("nobody was answered while budgets changed");
-      before = answers;
     }
     {
       const absl::MutexLock lock(&mutex_);
@@ -241,10 +229,27 @@ class Clients {
     }
   }
 
+  // Budgets change, from before anybody begins, until then and until somebody was answered.
+  void Storm(absl::Duration until) {
+    const int64_t before = Answers();
+    ChangeBudgets();
+    SetCalm(false);
+    while (clock_.Now() < until || Answers() == before) {
+      if (clock_.Now() >= until + bound_ && Answers() == before) Fail("nobody was answered while budgets changed");
+      absl::SleepFor(kBetweenChanges);
+      ChangeBudgets();
+    }
+  }
+
   // Nobody begins; budgets stay.
   void Calm() {
+    SetCalm(true);
+    AwaitAnswers();
+    AwaitBudgets();
+  }
+
+  void AwaitAnswers() {
     const absl::MutexLock lock(&mutex_);
-    calm_ = true;
     const absl::Duration begin = clock_.Now();
     if (!mutex_.AwaitWithTimeout(absl::Condition(this, &Clients::AllAnswered), bound_)) {
       Fail(absl::StrCat(under_way_, " requests were not answered ", absl::FormatDuration(bound_),
@@ -252,9 +257,30 @@ class Clients {
     }
     longest_calm_ = std::max(longest_calm_, clock_.Now() - begin);
     ++calms_;
-    calm_ = false;
   }
 
+  // Nobody rides: nothing is left that keeps more in force than was asked for. Memory may be on its way back.
+  void AwaitBudgets() {
+    const absl::Duration latest = clock_.Now() + bound_;
+    for (;;) {
+      const ResidencySnapshot now = engine_.Residency();
+      if (now.device.total_bytes() <= now.device.wanted_bytes && now.host.total_bytes() <= now.host.wanted_bytes)
+        return;
+      if (clock_.Now() >= latest) Fail("nobody rides, and more is used than the budget that was asked for");
+      absl::SleepFor(kBetweenChanges);
+    }
+  }
+
+  void SetCalm(bool calm) {
+    const absl::MutexLock lock(&mutex_);
+    calm_ = calm;
+  }
+  void ChangeBudgets() {
+    SetBudgets(kLeastDeviceBytes + random_() % (kMostDeviceBytes - kLeastDeviceBytes),
+               kLeastHostBytes + random_() % (kMostHostBytes - kLeastHostBytes));
+    ++changes_;
+    CheckBudgets();
+  }
   void SetBudgets(int64_t device_bytes, int64_t host_bytes) {
     Check(engine_.SetBudget(Memory::kDevice, device_bytes), "the device budget");
     Check(engine_.SetBudget(Memory::kHost, host_bytes), "the host budget");
@@ -275,10 +301,11 @@ class Clients {
   LocalEngine& engine_;
   const Clock& clock_;
   std::vector<Request>& requests_;
+  std::mt19937 random_{1};
   absl::Duration slowest_alone_, bound_, longest_calm_, took_;
   int changes_ = 0, calms_ = 0;
   absl::Mutex mutex_;
-  bool calm_ ABSL_GUARDED_BY(mutex_) = false;
+  bool calm_ ABSL_GUARDED_BY(mutex_) = true;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   int under_way_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<absl::Duration> waits_ ABSL_GUARDED_BY(mutex_);
