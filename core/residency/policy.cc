@@ -119,8 +119,6 @@ void Policy::Leave(PolicyRider& rider, absl::Duration now, Actions& actions) {
   Device& device = At(rider.itinerary->device);
   copies_.FulfilAll(rider.id);
   rider.stage = PolicyRider::Stage::kEnding;
-  if (device.elder.rider == &rider) ReserveFor(device, nullptr);
-  if (device.head == &rider) device.head = nullptr;
   if (device.planned_for == &rider) device.planned_for = nullptr;
   BeginThoseAfter(rider, actions);
   if (rider.admitted) {

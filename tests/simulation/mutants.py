@@ -104,7 +104,6 @@ MUTANTS = [
     ("activations are not given back", [("policy.cc", "    Budget(device.memory).activation_bytes -= rider.activation_bytes;\n", "")]),
     ("the widest of those who left counts", [("policy.cc", "    UpdateWidest(device);\n    Plan(device, nullptr, actions);\n  }\n  if (sweeps_",
                                               "    Plan(device, nullptr, actions);\n  }\n  if (sweeps_")]),
-    ("the elder has left", [("policy.cc", "  if (device.elder.rider == &rider) ReserveFor(device, nullptr);\n", "")]),
 ]
 
 COSTS = [

@@ -146,6 +146,27 @@ TEST_F(PolicyElderTest, WhatGoesForTheElderIsNoSource) {
   EXPECT_EQ(loads[0].source, nullptr);  // From the checkpoint, though a copy is there that leads to it.
 }
 
+// --- refused memory
+
+TEST_F(PolicyElderTest, WhoWasRefusedTakesNoFreshMemoryWhileCopiesAreLeft) {
+  Make({10, 10}, 100);  // Of which the system gives less.
+  PolicyRider& other = Join(Request(1));
+  Pin held = Get(other);
+  PolicyRider& elder = Join(RequestOther(20, 1));
+  Acquire(elder);
+  for (const StartLoad& load : Take<StartLoad>()) {
+    policy_->Refused(load.load, Memory::kDevice, {0, 20}, absl::ResourceExhaustedError("refused"), now_, actions_);
+  }
+  Wait(absl::Seconds(1));
+  ASSERT_EQ(policy_->elder(Memory::kDevice), &elder);
+  EXPECT_TRUE(Take<StartLoad>().empty());
+  Release(other, std::move(held));
+  const std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_FALSE(loads.empty());
+  EXPECT_EQ(loads[0].weights, others_);
+  EXPECT_EQ(loads[0].targets.back()->grown_bytes, 0);
+}
+
 // --- promises
 
 TEST_F(PolicyElderTest, WhatArrivesForOneThatWaitedTooLongStaysUntilItsLease) {
