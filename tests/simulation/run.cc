@@ -15,7 +15,7 @@ void Tally::Add(const Tally& other) {
   moved_bytes += other.moved_bytes;
   failures += other.failures;
   cut_off += other.cut_off;
-  worst_wait = std::max(worst_wait, other.worst_wait);
+  if (other.worst_wait > worst_wait) worst_wait = other.worst_wait, worst_seed = other.worst_seed;
 }
 
 absl::Status RunScenario(const Scenario& scenario, uint64_t seed, Tally& tally, bool trace) {
@@ -24,8 +24,8 @@ absl::Status RunScenario(const Scenario& scenario, uint64_t seed, Tally& tally, 
   absl::Status status = world.Run(kMostSteps);
   if (trace) world.Dump();
   if (status.ok() && world.cut_off()) status = absl::InternalError("it does not end");
-  tally.Add(
-      {1, world.steps(), world.quiet_steps(), world.moved_bytes(), !status.ok(), world.cut_off(), world.worst_wait()});
+  tally.Add({1, world.steps(), world.quiet_steps(), world.moved_bytes(), !status.ok(), world.cut_off(),
+             world.worst_wait(), seed});
   return status;
 }
 

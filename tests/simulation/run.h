@@ -16,6 +16,7 @@ constexpr int64_t kMostSteps = 2'000'000;
 struct Tally {
   int64_t seeds = 0, steps = 0, quiet_steps = 0, moved_bytes = 0, failures = 0, cut_off = 0;
   double worst_wait = 0;  // As a share of its bound.
+  uint64_t worst_seed = 0;
 
   void Add(const Tally& other);
 };

@@ -106,9 +106,9 @@ class Run {
     told_ = std::chrono::steady_clock::now();
     std::printf("%s: %" PRId64 " seeds from %" PRIu64 ", %" PRId64 " steps, in %" PRId64
                 " of them waiting is looked at, %" PRId64 " failures, %" PRId64
-                " cut off, the worst wait is %.3f of its bound, %.0f s\n",
+                " cut off, the worst wait is %.3f of its bound, in seed %" PRIu64 ", %.0f s\n",
                 what, tally_.seeds, options_.from, tally_.steps, tally_.quiet_steps, tally_.failures, tally_.cut_off,
-                tally_.worst_wait, std::chrono::duration<double>(told_ - start_).count());
+                tally_.worst_wait, tally_.worst_seed, std::chrono::duration<double>(told_ - start_).count());
     std::fflush(stdout);
   }
 

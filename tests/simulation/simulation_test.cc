@@ -49,6 +49,10 @@ TEST(SimulationTest, WhatGoesForTheElderIsSparedByNoElderOnAnotherDevice) {
   ExpectNoFailure(Kind::kFaults, 40007671, 1);
 }
 
+// More urgent ones came and went while the head waited, each of them the head for a moment: its wait was not of one
+// piece.
+TEST(SimulationTest, WhoIsOvertakenByMoreUrgentOnesWaitsAnew) { ExpectNoFailure(Kind::kFaults, 70298467, 1); }
+
 TEST(SimulationTest, RealShapesGetOn) { ExpectNoFailure(Kind::kReal, 1, 3); }
 
 }  // namespace

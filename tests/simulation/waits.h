@@ -31,6 +31,8 @@ class Waits {
   absl::Status Check(absl::Duration now);
   // Something went wrong once more: every wait counts from here.
   void Restart();
+  // It was the head until then, if only for a moment: who is the head now is so from here.
+  void Admitted(const PolicyRider& rider) { heads_[static_cast<size_t>(DeviceOf(rider.itinerary->device))] = {}; }
   // The rider asked for its next module, and maybe got it; it was granted it later.
   void Acquired(const PolicyRider& rider, absl::Duration now);
   void Granted(const PolicyRider& rider, absl::Duration now);

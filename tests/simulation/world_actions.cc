@@ -66,6 +66,7 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
   }
   if (const auto* admit = std::get_if<Admit>(&action)) {
     books_.Admitted(*admit->rider);
+    waits_.Admitted(*admit->rider);
     return queue_.CheckAdmitted(*admit->rider, Now());
   }
   if (const auto* begin = std::get_if<Begin>(&action)) {
