@@ -56,10 +56,21 @@ class Server:
         """Those that were asked for: the device's, the host's."""
         return [int(memory["wanted_budget_bytes"]) for memory in self.residency()["memories"]]
 
-    def await_accepted(self, *requests: subprocess.Popen) -> None:
-        """Until all of these are accepted; none may have ended before."""
-        while self.count_requests() < len(requests):
-            assert all(request.poll() is None for request in requests), "a request ended before all were accepted"
+    def forwards_under_way(self, side: int, least: int = 1) -> list[subprocess.Popen]:
+        """Requests that the server has accepted, all of them, of which so many have not ended yet."""
+        count = least
+        while True:
+            requests = [self.forward(side) for _ in range(count)]
+            ended = 0
+            while ended < count:
+                ended = sum(request.poll() is not None for request in requests)
+                under_way = self.count_requests()
+                if ended + under_way == count and under_way >= least:
+                    return requests
+            for request in requests:
+                _, errors = request.communicate()
+                assert request.returncode == 0, errors
+            count *= 2  # Too few at a time: they were answered faster than they came.
 
     def count_requests(self) -> int:
         residency = self.residency()

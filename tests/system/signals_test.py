@@ -1,5 +1,6 @@
 """What signals do to a ditserve that is at work."""
 
+import os
 import signal
 import unittest
 
@@ -15,8 +16,7 @@ class SignalsTest(ProgramTest):
 
     def test_sigterm_under_load_answers_what_was_accepted(self):
         with self.serve("--config", self.write("one.yaml", "requests: {max_active: 1}\n")) as server:
-            accepted = [server.forward(LONG) for _ in range(3)]
-            server.await_accepted(*accepted)
+            accepted = server.forwards_under_way(LONG, 3)
             server.process.send_signal(signal.SIGTERM)
             server.await_log("SIGTERM: finishing the calls under way")
             late = server.forward(64)
@@ -30,8 +30,7 @@ class SignalsTest(ProgramTest):
     def test_sigterm_gives_what_was_accepted_no_more_than_the_drain_timeout(self):
         config = self.write("no-time.yaml", "requests: {max_active: 1, drain_timeout_seconds: 0}\n")
         with self.serve("--config", config) as server:
-            accepted = [server.forward(LONG) for _ in range(3)]
-            server.await_accepted(*accepted)
+            accepted = server.forwards_under_way(LONG, 3)
             server.process.send_signal(signal.SIGTERM)
             ended = [request.communicate()[1] for request in accepted if request.wait() != 0]
             self.assertTrue(ended, "none was ended")
@@ -39,16 +38,17 @@ class SignalsTest(ProgramTest):
                 self.assertIn("UNAVAILABLE: the server is stopping", errors)
             self.assertEqual(server.process.wait(), 0)
 
-    def test_a_second_sigint_ends_it_at_once(self):
+    def test_a_second_signal_ends_it_at_once(self):
         with self.serve() as server:
-            request = server.forward(LONG)
-            server.await_accepted(request)
+            accepted = server.forwards_under_way(LONG)
+            server.process.send_signal(signal.SIGSTOP)  # So that it finds both signals at once, SIGINT first.
+            os.waitpid(server.process.pid, os.WUNTRACED)
+            server.process.send_signal(signal.SIGTERM)
             server.process.send_signal(signal.SIGINT)
-            server.await_log("SIGINT: finishing the calls under way")
-            server.process.send_signal(signal.SIGINT)
-            self.assertEqual(server.process.wait(), 128 + signal.SIGINT)
-            self.assertNotEqual(request.wait(), 0)
-            request.communicate()
+            server.process.send_signal(signal.SIGCONT)
+            self.assertEqual(server.process.wait(), 128 + signal.SIGTERM)
+            for request in accepted:
+                request.communicate()
 
     def test_sighup_takes_the_budgets_of_a_valid_file_over(self):
         config = self.write("ditserve.yaml", "memory: {device_budget: 2GiB, host_budget: 1GiB}\n")
