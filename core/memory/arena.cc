@@ -15,6 +15,28 @@ namespace {
 
 constexpr int64_t kNoAddresses = -1;
 
+// Of ranges, what consists of whole pages of Arena::kHugePageBytes, and the rest.
+struct ByHugePages {
+  std::vector<ArenaRange> whole, rest;
+};
+
+ByHugePages SplitByHugePages(const std::vector<ArenaRange>& ranges) {
+  constexpr int64_t kPage = Arena::kHugePageBytes;
+  ByHugePages split;
+  for (const auto& [offset, size] : ranges) {
+    const int64_t end = offset + size;
+    const int64_t first = (offset + kPage - 1) / kPage * kPage, last = end / kPage * kPage;
+    if (first >= last) {
+      split.rest.push_back({offset, size});
+      continue;
+    }
+    split.whole.push_back({first, last - first});
+    if (first > offset) split.rest.push_back({offset, first - offset});
+    if (end > last) split.rest.push_back({last, end - last});
+  }
+  return split;
+}
+
 int64_t SizeOf(const std::vector<ArenaRange>& ranges) {
   return std::accumulate(ranges.begin(), ranges.end(), int64_t{0},
                          [](int64_t sum, const ArenaRange& range) { return sum + range.size_bytes; });
@@ -65,12 +87,13 @@ Arena::~Arena() {
   device_->ReleaseAddresses(memory_, begin_, address_bytes_);
 }
 
-Buffer Arena::Take(int64_t bytes) {
+Buffer Arena::Take(int64_t bytes, int64_t most_reused_bytes) {
   bytes = RoundUp(bytes);
+  const int64_t reused_bytes = std::min(bytes, most_reused_bytes);
   if (bytes == 0) return Buffer(this, {0, 0}, /*has_memory=*/true, {});
   const absl::MutexLock lock(&mutex_);
   used_bytes_ += bytes;
-  if (const auto run = FindRun(bytes); run != holes_.end()) {
+  if (const auto run = reused_bytes == bytes ? FindRun(bytes) : holes_.end(); run != holes_.end()) {
     Events events;
     const int64_t offset = run->first;
     TakeRun(run, bytes, events);
@@ -78,7 +101,7 @@ Buffer Arena::Take(int64_t bytes) {
   }
   Buffer part(this, {TakeAddresses(bytes).value_or(kNoAddresses), bytes}, /*has_memory=*/false, {});
   if (part.range_.offset_bytes != kNoAddresses) {
-    part.displaced_ = TakeSmallest(bytes, part.displaced_in_use_until_);
+    part.displaced_ = TakeSmallest(reused_bytes, part.displaced_in_use_until_);
   }
   return part;
 }
@@ -121,20 +144,24 @@ absl::Status Arena::Commit(Buffer& part) {
   DITSERVE_RETURN_IF_ERROR(WaitForAll(part.displaced_in_use_until_));
   part.displaced_in_use_until_.clear();
   const std::vector<ArenaRange> displaced = std::exchange(part.displaced_, {});
+  // Huge pages stay whole if they come to lie where one begins.
+  const auto [whole, rest] = SplitByHugePages(displaced);
   absl::Status status;
   int64_t given = 0;
-  for (const ArenaRange& range : displaced) {
+  const auto move = [&](const ArenaRange& range) {
     std::byte* const hole = begin_ + range.offset_bytes;
-    if (!status.ok()) {
-      device_->Decommit(memory_, hole, range.size_bytes);
-      continue;
-    }
+    if (!status.ok()) return device_->Decommit(memory_, hole, range.size_bytes);
     status = device_->Move(memory_, hole, part.data() + given, range.size_bytes);
     if (status.ok()) given += range.size_bytes;
+  };
+  for (const ArenaRange& range : whole) move(range);
+  const int64_t fresh = part.range_.size_bytes - SizeOf(displaced);
+  if (status.ok() && fresh > 0) {
+    status = device_->Commit(memory_, part.data() + given, fresh);
+    if (status.ok()) given += fresh;
   }
+  for (const ArenaRange& range : rest) move(range);
   PutAddresses(displaced);
-  const int64_t fresh = part.range_.size_bytes - given;
-  if (status.ok() && fresh > 0) status = device_->Commit(memory_, part.data() + given, fresh);
   if (!status.ok() && given > 0) device_->Decommit(memory_, part.data(), given);
   part.has_memory_ = status.ok();
   return status;
@@ -210,12 +237,17 @@ void Arena::AddHole(ArenaRange range, const Events& in_use_until) {
 
 // The lowest that are enough: so what lies far up stays in one piece.
 std::optional<int64_t> Arena::TakeAddresses(int64_t bytes) {
-  const auto found = std::find_if(fresh_.begin(), fresh_.end(), [&](const auto& each) { return each.second >= bytes; });
-  if (found == fresh_.end()) return std::nullopt;
-  const auto [offset, size] = *found;
-  fresh_.erase(found);
-  if (size > bytes) fresh_[offset + bytes] = size - bytes;
-  return offset;
+  const int64_t unit = bytes >= kHugePageBytes ? kHugePageBytes : granule_bytes_;
+  for (auto each = fresh_.begin(); each != fresh_.end(); ++each) {
+    const auto [first, size] = *each;
+    const int64_t begin = (first + unit - 1) / unit * unit, end = begin + bytes;
+    if (end > first + size) continue;
+    fresh_.erase(each);
+    if (begin > first) fresh_[first] = begin - first;
+    if (end < first + size) fresh_[end] = first + size - end;
+    return begin;
+  }
+  return std::nullopt;
 }
 
 void Arena::PutAddresses(const std::vector<ArenaRange>& ranges) {

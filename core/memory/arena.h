@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -49,8 +50,8 @@ class Garbage {
 
 // One range of addresses of one memory, in which copies take parts. A part that is given back leaves a hole, which
 // keeps its memory for the next part: writing to fresh memory costs more than copying. Where no hole is large enough a
-// part gets fresh addresses, to which as much memory is moved from holes elsewhere as they have: so memory is never
-// lost to fragments, and what a part takes more is always max(0, its bytes - those of all holes).
+// part gets fresh addresses, to which memory is moved from holes elsewhere: so memory is never lost to fragments, and a
+// part can always take from holes as many bytes as they have.
 //
 // Everything is in units of the memory's granule. Operations that still read a hole or a part are events, and whoever
 // writes there next is ordered behind them. The ledger is not asked: callers book bytes, of parts, holes and garbage.
@@ -61,6 +62,8 @@ class Arena {
  public:
   // Addresses are free of charge; with so many times those that the memory has, none are too scattered.
   static constexpr int64_t kAddressesPerByte = 16;
+  // Where a host has huge pages they have this size; parts of so many bytes begin with one.
+  static constexpr int64_t kHugePageBytes = 2 << 20;
 
   // Errors: as Device::ReserveAddresses.
   static absl::StatusOr<std::unique_ptr<Arena>> Make(Device* device, Memory memory, int64_t address_bytes);
@@ -69,8 +72,10 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  // A part of at least `bytes`; may be called under a lock. It never fails: what can't be had is told by its Prepare.
-  Buffer Take(int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // A part of at least `bytes`, of which holes give so many and no more, as far as there are any; may be called under a
+  // lock. It never fails: what can't be had is told by its Prepare.
+  Buffer Take(int64_t bytes, int64_t most_reused_bytes = std::numeric_limits<int64_t>::max())
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Takes holes out, of `bytes` in all or as many as there are; may be called under a lock. The smallest go first, as
   // they are of the least use.

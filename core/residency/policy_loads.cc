@@ -119,7 +119,10 @@ Copy* Policy::FindSource(const Itinerary& itinerary, ModuleIndex module, bool* l
 
 Copy& Policy::Place(const CopyKey& key, int64_t bytes, bool streams) {
   MemoryBudget& budget = Budget(key.memory);
-  const int64_t reused = std::min(bytes, budget.cached_bytes);
+  // What the cache has less of lies in pieces, which cost more than fresh memory does: so the cache stays below the
+  // largest copy where the budget is no reason to use it up.
+  const bool grows = budget.cached_bytes < bytes && budget.used_bytes() + bytes <= budget.force_bytes();
+  const int64_t reused = grows ? 0 : std::min(bytes, budget.cached_bytes);
   budget.cached_bytes -= reused;
   budget.copy_bytes += bytes;
   if (streams) budget.streaming_bytes += bytes;

@@ -69,7 +69,7 @@ void ResidencyManager::HoldLocked(const Copy& copy) {
   std::optional<Reservation> grown = ledger_->TryReserve(copy.key.memory, MemoryKind::kWeights, copy.grown_bytes);
   assert(grown.has_value());  // The policy keeps to what is in force.
   holding->reservation.Merge(*std::move(grown));
-  holding->buffer = arenas_[at]->Take(copy.bytes);
+  holding->buffer = arenas_[at]->Take(copy.bytes, copy.bytes - copy.grown_bytes);
   const CopyForm& form = forms_.form(copy.key.form);
   const ModelWeights::Module& module = models_[static_cast<size_t>(copy.key.weights)]->module(copy.key.module);
   const Device& device = *devices_[IsHost(copy.key.memory) ? 0 : static_cast<size_t>(DeviceOf(copy.key.memory))].device;

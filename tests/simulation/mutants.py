@@ -113,6 +113,7 @@ COSTS = [
     ("the nearest copies are doomed", [("policy_elder.cc", "a.next_use > b.next_use :", "a.next_use < b.next_use :")]),
     ("the nearest copies are evicted", [("policy_room.cc", "return a.next_use > b.next_use;", "return a.next_use < b.next_use;")]),
     ("riders do not go together", [("sweeps.cc", "  if (!behind.riding() ||", "  if (true || !behind.riding() ||")]),
+    ("a cache that is too small is used up", [("policy_loads.cc", "const bool grows = budget", "const bool grows = false && budget")]),
     ("what is loaded ahead counts twice", [("policy_loads.cc", "*itinerary.limit_bytes - DeviceUse(itinerary.device));",
                                             "*itinerary.limit_bytes - DeviceUse(itinerary.device) - ahead_bytes);")]),
     ("what one profile lets stay is there for it alone", [("keep_plan.cc", "return stays(Tier::kDevice) ||", "return false && stays(Tier::kDevice) &&")]),

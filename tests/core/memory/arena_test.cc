@@ -122,6 +122,49 @@ TEST_F(ArenaTest, WhereNoHoleIsEnoughHolesGiveTheirMemoryToFreshAddresses) {
   EXPECT_EQ(part.data()[2 * kPage], std::byte{2});
 }
 
+class HugePagesTest : public ::testing::Test {
+ protected:
+  // Notes what is moved to where a huge page does not begin as it did.
+  class WatchedDevice final : public FakeDevice {
+   public:
+    absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
+      (IsInStep(from, to) ? whole : broken) += bytes;
+      return FakeDevice::Move(memory, from, to, bytes);
+    }
+    int64_t whole = 0, broken = 0;
+
+   private:
+    static bool IsInStep(const std::byte* from, const std::byte* to) { return (from - to) % kHuge == 0; }
+  };
+
+  Buffer TakePrepared(int64_t bytes) {
+    Buffer part = arena_->Take(bytes);
+    EXPECT_THAT(part.Prepare(), IsOk());
+    return part;
+  }
+
+  static constexpr int64_t kHuge = Arena::kHugePageBytes;
+  WatchedDevice device_;
+  std::unique_ptr<Arena> arena_ = *Arena::Make(&device_, Memory::kDevice, 64 * kHuge);
+};
+
+TEST_F(HugePagesTest, ALargePartBeginsWithOne) {
+  const Buffer small = TakePrepared(kPage), large = TakePrepared(kHuge), next = TakePrepared(kPage);
+  EXPECT_EQ((large.data() - small.data()) % kHuge, 0);
+  EXPECT_EQ(next.data() - small.data(), kPage) << "the addresses before it are used";
+}
+
+TEST_F(HugePagesTest, TheyAreMovedWhole) {
+  Buffer first = TakePrepared(2 * kHuge + kPage), second = TakePrepared(kHuge + 3 * kPage),
+         between = TakePrepared(kPage);
+  first = Buffer();
+  second = Buffer();
+  const Buffer part = TakePrepared(4 * kHuge);
+  EXPECT_EQ(device_.whole, 3 * kHuge);
+  EXPECT_EQ(device_.broken, 4 * kPage);
+  EXPECT_EQ(arena_->committed_bytes(), 4 * kHuge + kPage);
+}
+
 TEST_F(ArenaTest, MemoryThatCannotBeMovedIsGoneWithTheHolesThatHadIt) {
   Buffer first = TakePrepared(2), between = TakePrepared(1), second = TakePrepared(3), after = TakePrepared(1);
   first = Buffer();
@@ -133,6 +176,15 @@ TEST_F(ArenaTest, MemoryThatCannotBeMovedIsGoneWithTheHolesThatHadIt) {
   EXPECT_EQ(given(), 2 * kPage);
   EXPECT_THAT(part.Prepare(), IsOk());
   EXPECT_EQ(given(), 7 * kPage);
+}
+
+TEST_F(ArenaTest, HolesGiveNoMoreThanTheyAreAskedFor) {
+  { const Buffer hole = TakePrepared(3); }
+  Buffer part = arena_->Take(2 * kPage, /*most_reused_bytes=*/kPage);
+  EXPECT_EQ(arena_->cached_bytes(), 2 * kPage);
+  EXPECT_EQ(arena_->committed_bytes(), 4 * kPage);
+  EXPECT_THAT(part.Prepare(), IsOk());
+  EXPECT_EQ(given(), 4 * kPage);
 }
 
 TEST_F(ArenaTest, APartThatWasNeverPreparedLeavesTheHolesThatItWouldHaveDisplaced) {

@@ -251,5 +251,32 @@ TEST_F(PolicyRoomTest, AFallenBudgetTakesAllButWhatIsPinnedAndThatOnceItIsNot) {
   EXPECT_EQ(UsedBytes(), 2 + 10);  // The floor.
 }
 
+// --- the cache
+
+TEST_F(PolicyRoomTest, WhatTheCacheHasIsUsedAgain) {
+  Make({10, 6}, kPlenty);
+  PolicyRider& rider = Join(Request(1));
+  Lap(rider);
+  ASSERT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 16);
+  Join(RequestOther(16, 1));
+  EXPECT_EQ(Take<StartLoad>().at(0).targets.back()->grown_bytes, 0);
+}
+
+TEST_F(PolicyRoomTest, ACacheThatIsTooSmallIsLeftWhereTheBudgetAllows) {
+  Make({10, 6}, 16 + 20 + 1);
+  Lap(Join(Request(1)));
+  Join(RequestOther(20, 1));
+  EXPECT_EQ(Take<StartLoad>().at(0).targets.back()->grown_bytes, 20);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 16);
+}
+
+TEST_F(PolicyRoomTest, ACacheThatIsTooSmallIsUsedUpWhereTheBudgetDoesNot) {
+  Make({10, 6}, 16 + 20);
+  Lap(Join(Request(1)));
+  Join(RequestOther(20, 1));
+  EXPECT_EQ(Take<StartLoad>().at(0).targets.back()->grown_bytes, 4);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 0);
+}
+
 }  // namespace
 }  // namespace ditserve
