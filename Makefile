@@ -50,7 +50,7 @@ serve:  ## Runs a server in the foreground; MODEL=<a diffusers transformer folde
 	exec $(build_dir)/bin/ditserve --config "$$CONFIG" --model "qwen-image=$$MODEL"
 
 .PHONY: bench
-bench:  ## Measures every promise; FULL=1: 60 blocks too; ROWS=<some>; AGAINST=<another build's bin>
+bench:  ## Measures every promise; FULL=1: 60 blocks too; ROWS=<some>; AGAINST=<a commit, or a build's bin>
 	$(call build,$(BUILD),,python)
 	scripts/python-environment "$$CACHE/parity" scripts/parity/requirements.txt
 	bench/run $(build_dir)/bin $(if $(FULL),--full) $(if $(ROWS),--rows $(ROWS)) $(if $(AGAINST),--against "$$AGAINST")

@@ -107,11 +107,12 @@ def machine() -> str:
             f"{wide}), {memory:.0f} GiB of memory, {platform.system()} {platform.release()}")
 
 
-def heading(checkpoint: Path, compared: bool) -> list[str]:
+def heading(checkpoint: Path, full: Path | None, name: str | None) -> list[str]:
     blocks = json.loads((checkpoint / "config.json").read_text())["num_layers"]
-    columns = COLUMNS_OF_BUILDS if compared else COLUMNS
-    return ["# Two builds" if compared else "# What was measured", "",
-            f"In one run of `make bench`, on {machine()}. A seeded checkpoint of {blocks} blocks in bfloat16, float32 "
+    columns = COLUMNS_OF_BUILDS if name else COLUMNS
+    how = "make bench" + (" FULL=1" if full else "") + (f" AGAINST={name}" if name else "")
+    return [f"# Against {name}" if name else "# What was measured", "",
+            f"In one run of `{how}`, on {machine()}. A seeded checkpoint of {blocks} blocks in bfloat16, float32 "
             "arithmetic, 5 prompt tokens, where nothing else is said. Times are of the forward pass as the server "
             "accounts for it. Both sides took turns; figures are medians (least to largest), ratios are of turns that "
             "followed each other. Less is better in every row.", "",
@@ -126,12 +127,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--full", type=Path, help="a checkpoint of 60 blocks")
     parser.add_argument("--against", type=Path, help="another build's folder of programs")
+    parser.add_argument("--name", help="what the other build is called in the heading")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rows", nargs="*", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--sizes", nargs="*", type=int, help="pixels a side, in place of each row's own")
     parser.add_argument("--rounds", type=int, help="turns, in place of each row's own")
     arguments = parser.parse_args()
-    lines = heading(arguments.checkpoint, bool(arguments.against))
+    name = arguments.against and (arguments.name or str(arguments.against))
+    lines = heading(arguments.checkpoint, arguments.full, name)
     print("\n".join(lines), flush=True)
     for measure in measures_of(arguments.rows, arguments.checkpoint, arguments.full, arguments.sizes):
         rounds = arguments.rounds or measure.rounds

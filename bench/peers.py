@@ -1,15 +1,14 @@
-"""Times ditserve beside DiffSynth-Studio 2.1.12: the same checkpoint on disk, float32 arithmetic, alternating.
+"""One forward pass of ditserve, and one of DiffSynth-Studio 2.1.12: the same checkpoint on disk, float32 arithmetic.
 
-    python bench/peers.py --bin build/release/bin --checkpoint DIR [--sizes 256 512] [--rounds 3]
+    python bench/peers.py CHECKPOINT SIZE
 
-Each run is a process of its own with the page cache dropped before it. Time is that of the forward pass alone, as
-DiffSynth's caller and ditserve's accounting see it; memory is the process's peak (VmHWM). Prints a table of medians and
-of the ratios pair by pair.
+Each runs in a process of its own with the page cache dropped before it. Time is that of the forward pass alone, as
+DiffSynth's caller and ditserve's accounting see it; memory is the process's peak (VmHWM). The program is DiffSynth's
+process; it prints its seconds and peak bytes.
 """
 
-import argparse
 import json
-import statistics
+import json
 import subprocess
 import sys
 import tempfile
@@ -41,7 +40,7 @@ def drop_page_cache() -> None:
 
 
 def run_diffsynth(checkpoint: Path, size: int) -> None:
-    """One forward pass in this process; prints its seconds and peak bytes."""
+    """One forward pass of DiffSynth's in this process."""
     import torch
     from diffsynth.core import AutoWrappedLinear, AutoWrappedModule, load_model
     from diffsynth.models.qwen_image_dit import QwenImageDiT, RMSNorm
@@ -71,7 +70,7 @@ def run_diffsynth(checkpoint: Path, size: int) -> None:
 
 def diffsynth(checkpoint: Path, size: int) -> list[float]:
     drop_page_cache()
-    command = [sys.executable, __file__, "--worker", "--checkpoint", str(checkpoint), "--sizes", str(size)]
+    command = [sys.executable, __file__, str(checkpoint), str(size)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.strip().splitlines()[-1])
 
@@ -94,32 +93,5 @@ def ditserve(binaries: Path, checkpoint: Path, size: int) -> list[float]:
             server.wait()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bin", type=Path)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        run_diffsynth(arguments.checkpoint, arguments.sizes[0])
-        return
-    print("| size | ditserve | DiffSynth-Studio | time ratio | ditserve, peak | DiffSynth, peak | memory ratio |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for size in arguments.sizes:
-        ours, theirs = [], []
-        for _ in range(arguments.rounds):
-            ours.append(ditserve(arguments.bin.resolve(), arguments.checkpoint, size))
-            theirs.append(diffsynth(arguments.checkpoint, size))
-        median = [[statistics.median(run[i] for run in runs) for i in (0, 1)] for runs in (ours, theirs)]
-        ratio = [statistics.median(a[i] / b[i] for a, b in zip(ours, theirs)) for i in (0, 1)]
-        print(
-            f"| {size}x{size} | {median[0][0]:.1f} s | {median[1][0]:.1f} s | {ratio[0]:.2f} "
-            f"| {median[0][1] / 2**30:.2f} GiB | {median[1][1] / 2**30:.2f} GiB | {ratio[1]:.2f} |",
-            flush=True,
-        )
-
-
 if __name__ == "__main__":
-    main()
+    run_diffsynth(Path(sys.argv[1]), int(sys.argv[2]))
