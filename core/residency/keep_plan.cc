@@ -3,9 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <map>
 #include <tuple>
 #include <utility>
+
+#include "absl/container/flat_hash_map.h"
 
 namespace ditserve {
 namespace {
@@ -14,39 +15,43 @@ class Planner {
  public:
   Planner(absl::Span<const KeepWish> wishes, std::array<int64_t, 2> room_bytes, bool in_host_memory)
       : wishes_(wishes), room_bytes_(room_bytes), in_host_memory_(in_host_memory) {
-    for (size_t i = 0; i < wishes.size(); ++i) {
-      plan_.kept.emplace_back(wishes[i].routes->size());
-      served_.emplace_back(wishes[i].routes->size());
-      limited_bytes_.push_back(wishes[i].limited_bytes);
-      for (ModuleIndex m = 0; m < static_cast<ModuleIndex>(wishes[i].routes->size()); ++m) {
-        order_.push_back({KeepRank(m), i, m});
-      }
+    size_t modules = 0;
+    for (const KeepWish& wish : wishes) {
+      plan_.kept.emplace_back(wish.routes->size());
+      served_.emplace_back(wish.routes->size());
+      limited_bytes_.push_back(wish.limited_bytes);
+      modules = std::max(modules, wish.routes->size());
     }
-    std::stable_sort(order_.begin(), order_.end(), [](const Turn& a, const Turn& b) { return a.rank < b.rank; });
+    for (ModuleIndex m = 0; m < static_cast<ModuleIndex>(modules); ++m) order_.emplace_back(KeepRank(m), m);
+    std::sort(order_.begin(), order_.end());
   }
 
   KeepPlan Plan() {
     for (int turn = 0; turn <= kLast; ++turn) {
-      for (const auto& [rank, wish, module] : order_) {
+      ForEach([&](size_t wish, ModuleIndex module) {
         const Route& route = (*wishes_[wish].routes)[module];
         for (size_t i = 0; i < route.stops.size(); ++i) {
           if (TurnOf(route, route.stops[i], served_[wish][module]) == turn) Consider(wish, module, i);
         }
-      }
+      });
     }
-    plan_.complete = std::all_of(order_.begin(), order_.end(),
-                                 [this](const Turn& turn) { return IsServed(turn.wish, turn.module); });
+    plan_.complete = true;
+    ForEach([&](size_t wish, ModuleIndex module) { plan_.complete &= IsServed(wish, module); });
     return std::move(plan_);
   }
 
  private:
   static constexpr int kLast = 3;
 
-  struct Turn {
-    double rank;
-    size_t wish;
-    ModuleIndex module;
-  };
+  // Calls `visit(wish, module)`, by modules' ranks.
+  template <typename Visit>
+  void ForEach(Visit visit) const {
+    for (const auto& [rank, module] : order_) {
+      for (size_t wish = 0; wish < wishes_.size(); ++wish) {
+        if (static_cast<size_t>(module) < wishes_[wish].routes->size()) visit(wish, module);
+      }
+    }
+  }
 
   bool IsOperand(const Route& route, const Stop& stop) const {
     return stop.form == route.compute && (stop.tier == Tier::kDevice || in_host_memory_);
@@ -91,10 +96,10 @@ class Planner {
   const absl::Span<const KeepWish> wishes_;
   std::array<int64_t, 2> room_bytes_;
   const bool in_host_memory_;
-  std::vector<Turn> order_;
-  std::vector<int64_t> limited_bytes_;     // What is left of each wish's.
-  std::vector<std::vector<bool>> served_;  // Whether an operand stays, by wish and module.
-  std::map<std::tuple<int, ModuleIndex, Tier, FormId>, bool> chosen_;
+  std::vector<std::pair<double, ModuleIndex>> order_;  // By rank.
+  std::vector<int64_t> limited_bytes_;                 // What is left of each wish's.
+  std::vector<std::vector<bool>> served_;              // Whether an operand stays, by wish and module.
+  absl::flat_hash_map<std::tuple<int, ModuleIndex, Tier, FormId>, bool> chosen_;
   KeepPlan plan_;
 };
 
