@@ -96,17 +96,18 @@ ModelId ResidencyManager::AddModel(std::unique_ptr<ModelWeights> weights) {
 
 absl::Status ResidencyManager::RemoveModel(ModelId model) {
   Deferred deferred;
+  std::unique_ptr<ModelWeights> removed;  // Its files are closed without the mutex.
   {
     const absl::MutexLock lock(&mutex_);
     const bool ridden =
         std::any_of(riders_.begin(), riders_.end(), [model](const RiderState& rider) { return rider.model == model; });
-    if (ridden || policy_.loads() > 0) {
+    if (ridden || policy_.IsLoading(model)) {
       return absl::FailedPreconditionError(absl::StrCat("model ", models_[static_cast<size_t>(model)]->name(),
-                                                        " is in use: requests ride on it, or weights are being moved"));
+                                                        " is in use: requests ride on it, or its weights are being moved"));
     }
     policy_.RemoveWeights(model, actions_);
     ApplyLocked(deferred);
-    models_[static_cast<size_t>(model)].reset();
+    removed = std::move(models_[static_cast<size_t>(model)]);
   }
   Finish(std::move(deferred));
   return absl::OkStatus();

@@ -24,7 +24,7 @@
 #include "core/memory/buffer.h"
 #include "core/memory/ledger.h"
 #include "core/placement/profile.h"
-#include "core/placement/route.h"
+#include "core/placement/route_maker.h"
 #include "core/residency/policy.h"
 #include "core/residency/residency_snapshot.h"
 #include "core/residency/rider.h"

@@ -1,30 +1,61 @@
-// Room for copies: who gives way to whom, and what goes back to the system.
+#include "core/residency/room.h"
+
 #include <algorithm>
-#include <limits>
 #include <utility>
 
-#include "core/residency/policy.h"
+#include "core/residency/keep_plan.h"
 
 namespace ditserve {
+namespace {
 
-int64_t Policy::Room(Memory memory) const {
+// Of the room that copies have, what is left to those that stream: enough for kAheadModules where there is plenty.
+constexpr int kStreamingShare = 4;
+
+}  // namespace
+
+Room::Room(PolicyState& state)
+    : now_(state.now), devices_(state.devices), budgets_(state.budgets), copies_(state.copies), sweeps_(state.sweeps) {}
+
+int64_t Room::Bytes(Memory memory) const {
   const MemoryBudget& budget = budgets_[Index(memory)];
   const int64_t room = budget.RoomBytes(now_);
   const bool drains = !IsHost(memory) && devices_[Index(memory) - 1].elder.drains;
   return drains ? std::min(room, budget.cached_bytes) : room;
 }
 
-int64_t Policy::RoomFor(Memory memory, bool urgent) const {
-  int64_t room = Room(memory);
+int64_t Room::BytesFor(Memory memory, bool urgent) const {
+  int64_t room = Bytes(memory);
   if (memory == Memory::kHost) return room;
-  const Device& device = devices_[Index(memory) - 1];
+  const DeviceState& device = devices_[Index(memory) - 1];
   if (device.elder.rider != nullptr) room -= device.elder.bytes;
   if (!urgent) room -= device.head_bytes;
   return room;
 }
 
-bool Policy::MakeRoom(Memory memory, int64_t bytes, int64_t room_bytes, double next_use, Taking taking,
-                      const Copy* spare, bool insist, Actions& actions) {
+int64_t Room::EvictableBytes(Memory memory) const {
+  int64_t bytes = 0;
+  for (const auto& copy : copies_.slots()) {
+    if (copy != nullptr && copy->key.memory == memory && copy->IsEvictable()) bytes += copy->bytes;
+  }
+  return bytes;
+}
+
+int64_t Room::SettledBytes(Memory memory) const {
+  int64_t bytes = 0;
+  for (const auto& copy : copies_.slots()) {
+    if (copy == nullptr || copy->key.memory != memory) continue;
+    if (copy->ready() || copy->grown_bytes == 0) bytes += copy->bytes;
+  }
+  return bytes;
+}
+
+int64_t Room::DeviceUse(Memory memory) const {
+  const MemoryBudget& budget = budgets_[Index(memory)];
+  return budget.copy_bytes + budget.activation_bytes;
+}
+
+bool Room::Make(Memory memory, int64_t bytes, int64_t room_bytes, double next_use, Taking taking, const Copy* spare,
+                bool insist, Actions& actions) {
   if (room_bytes >= bytes) return true;
   victims_.clear();
   for (const auto& copy : copies_.slots()) {
@@ -50,55 +81,76 @@ bool Policy::MakeRoom(Memory memory, int64_t bytes, int64_t room_bytes, double n
   return room_bytes >= bytes;
 }
 
-bool Policy::MayStay(const CopyKey& key) const {
-  return std::any_of(sweeps_.itineraries().begin(), sweeps_.itineraries().end(), [&](const Itinerary& itinerary) {
-    return itinerary.riders > 0 && itinerary.MayStay(key.module, itinerary.StopOf(key));
+void Room::Doom(Memory memory, int64_t bytes) {
+  victims_.clear();
+  for (const auto& copy : copies_.slots()) {
+    if (copy == nullptr || copy->key.memory != memory) continue;
+    if (copy->doomed) {
+      bytes -= copy->bytes;
+    } else {
+      victims_.push_back({false, sweeps_.NextUse(*copy), copy.get()});
+    }
+  }
+  std::sort(victims_.begin(), victims_.end(), [](const Victim& a, const Victim& b) {
+    return a.next_use != b.next_use ? a.next_use > b.next_use : a.copy->id < b.copy->id;
   });
+  for (const Victim& victim : victims_) {
+    if (bytes <= 0) return;
+    victim.copy->doomed = true;
+    bytes -= victim.copy->bytes;
+  }
 }
 
-bool Policy::IsKept(const Copy& copy) const {
-  return std::any_of(sweeps_.itineraries().begin(), sweeps_.itineraries().end(), [&](const Itinerary& itinerary) {
-    const int stop = itinerary.StopOf(copy.key);
-    if (itinerary.riders == 0 || !itinerary.MayStay(copy.key.module, stop)) return false;
-    const bool limited = stop == itinerary.route(copy.key.module).limited && itinerary.limit_bytes;
-    return !limited || DeviceUse(itinerary.device) <= *itinerary.limit_bytes;
-  });
+void Room::ReserveFor(DeviceState& device, const PolicyRider* rider) {
+  if (device.elder.rider == rider) return;
+  for (const auto& copy : copies_.slots()) {
+    if (copy != nullptr && copy->key.memory == device.memory) copy->doomed = false;
+  }
+  device.elder = {rider, 0};
+  ++device.elder_turns;
 }
 
-int64_t Policy::DeviceUse(Memory memory) const {
-  const MemoryBudget& budget = budgets_[Index(memory)];
-  return budget.copy_bytes + budget.activation_bytes;
+Copy& Room::Place(const CopyKey& key, int64_t bytes, bool streams) {
+  MemoryBudget& budget = Budget(key.memory);
+  // What the cache has less of lies in pieces, which cost more than fresh memory does: so the cache stays below the
+  // largest copy where the budget is no reason to use it up.
+  const bool grows = budget.cached_bytes < bytes && budget.used_bytes() + bytes <= budget.force_bytes();
+  const int64_t reused = grows ? 0 : std::min(bytes, budget.cached_bytes);
+  budget.cached_bytes -= reused;
+  budget.copy_bytes += bytes;
+  if (streams) budget.streaming_bytes += bytes;
+  Copy& copy = copies_.Add(key, bytes, bytes - reused);
+  copy.streams = streams;
+  sweeps_.CopyCame(key);
+  return copy;
 }
 
-void Policy::Evict(Copy& copy, Actions& actions) {
-  ++evictions_[Index(copy.key.memory)];
+void Room::Evict(Copy& copy, Actions& actions) {
+  ++Budget(copy.key.memory).evictions;
   Drop(copy, actions);
 }
 
-void Policy::Drop(Copy& copy, Actions& actions) {
+void Room::Drop(Copy& copy, Actions& actions) {
   MemoryBudget& budget = Budget(copy.key.memory);
   budget.copy_bytes -= copy.bytes;
   if (copy.streams) budget.streaming_bytes -= copy.bytes;
   budget.cached_bytes += copy.bytes;
-  for (auto& [id, load] : loads_) {
-    std::replace(load.targets.begin(), load.targets.end(), &copy, static_cast<Copy*>(nullptr));
-  }
   actions.push_back(DropCopy{copy.id});
   const CopyKey key = copy.key;
   copies_.Remove(copy);
   sweeps_.CopyWent(key);
 }
 
-void Policy::DropUnlessWanted(Copy& copy, Actions& actions) {
+void Room::DropUnlessWanted(Copy& copy, Actions& actions) {
   if (!copy.IsEvictable()) return;
   if (!copy.doomed) {
     if (copy.rests || sweeps_.IsNeeded(copy) || IsKept(copy)) return;
-    if (copy.idle_since && !sweeps_.IsClaimed(copy.key)) return;  // Until ReleaseIdle.
+    if (copy.idle_since && !sweeps_.IsClaimed(copy.key)) return;  // Until Idle lets it go.
   }
   Drop(copy, actions);
 }
 
-void Policy::Trim(Memory memory, int64_t bytes, Actions& actions) {
+void Room::Trim(Memory memory, int64_t bytes, Actions& actions) {
   MemoryBudget& budget = Budget(memory);
   bytes = std::min(bytes, budget.cached_bytes);
   if (bytes <= 0) return;
@@ -108,7 +160,7 @@ void Policy::Trim(Memory memory, int64_t bytes, Actions& actions) {
   actions.push_back(TrimCache{memory, bytes});
 }
 
-bool Policy::Shrink(Memory memory, Actions& actions) {
+bool Room::Shrink(Memory memory, Actions& actions) {
   const MemoryBudget& budget = Budget(memory);
   const auto excess = [&budget] { return budget.used_bytes() - budget.leaving_bytes - budget.force_bytes(); };
   if (excess() <= 0) return false;
@@ -116,51 +168,63 @@ bool Policy::Shrink(Memory memory, Actions& actions) {
   Trim(memory, excess(), actions);
   if (excess() > 0) {
     // Room for nothing: what is in use must go until it is what the budget allows.
-    MakeRoom(memory, excess(), 0, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
+    Make(memory, excess(), 0, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
     Trim(memory, excess(), actions);
   }
   return actions.size() > before;
 }
 
-void Policy::MarkIdle(const PolicyRider& left, Actions& actions) {
-  const Itinerary& itinerary = *left.itinerary;
-  for (ModuleIndex i = 0; i < itinerary.modules(); ++i) {
-    for (size_t at = copies_.Of(itinerary.weights, i).size(); at-- > 0;) {
-      Copy& copy = *copies_.Of(itinerary.weights, i)[at];
-      const int stop = itinerary.StopOf(copy.key);
-      if (stop >= 0 && !copy.streams) {
-        // It rests where a rider that has used it leaves it.
-        if (stop == itinerary.route(i).rest && i < left.next) copy.rests = true;
-        // A copy over the limit was there for one operation only.
-        const bool limited = stop == itinerary.route(i).limited && itinerary.limit_bytes;
-        if (!limited || DeviceUse(itinerary.device) <= *itinerary.limit_bytes) copy.idle_since = now_;
-      }
-      DropUnlessWanted(copy, actions);
-    }
+void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& actions) {
+  int64_t activations = 0, widest = 0;
+  std::vector<Itinerary*> itineraries;
+  std::vector<KeepWish> wishes;
+  for (Itinerary& itinerary : sweeps_.itineraries()) {
+    if (itinerary.device != device.memory) continue;
+    const bool rides = itinerary.riders > 0 || (admitting != nullptr && admitting->itinerary == &itinerary);
+    itinerary.kept.clear();
+    if (!rides) continue;
+    widest = std::max(widest, itinerary.widest_bytes);
+    itineraries.push_back(&itinerary);
+    wishes.push_back({itinerary.weights, &itinerary.routes});
   }
-  next_idle_ = std::min(next_idle_, now_ + options_.idle_release);
+  const MemoryBudget& budget = budgets_[Index(device.memory)];
+  const MemoryBudget& host = budgets_[Index(Memory::kHost)];
+  activations = budget.activation_bytes + (admitting != nullptr ? admitting->activation_bytes : 0);
+  const int64_t room = budget.force_bytes() - budget.fixed_bytes - activations;
+  const auto plan = [&](bool streams) {
+    for (size_t i = 0; i < wishes.size(); ++i) {
+      wishes[i].limited_bytes = KeepWish::kUnlimited;
+      if (!itineraries[i]->limit_bytes) continue;
+      wishes[i].limited_bytes = *itineraries[i]->limit_bytes - activations;
+      if (streams) wishes[i].limited_bytes -= Sweeps::kLimitedAheadModules * itineraries[i]->widest_bytes;
+    }
+    const int64_t streaming =
+        streams ? std::clamp(room / kStreamingShare, std::min(widest, room), Sweeps::kAheadModules * widest) : 0;
+    return PlanKept(wishes, {room - streaming, host.force_bytes() - host.fixed_bytes}, device.in_host_memory);
+  };
+  KeepPlan chosen = plan(/*streams=*/false);
+  if (!chosen.complete) chosen = plan(/*streams=*/true);
+  for (size_t i = 0; i < itineraries.size(); ++i) itineraries[i]->kept = std::move(chosen.kept[i]);
+  device.planned_for = admitting;
+  for (const auto& copy : copies_.slots()) {
+    if (copy == nullptr || (copy->key.memory != device.memory && !IsHost(copy->key.memory))) continue;
+    DropUnlessWanted(*copy, actions);
+  }
 }
 
-void Policy::ReleaseIdle(Actions& actions) {
-  if (next_idle_ > now_) return;
-  next_idle_ = absl::InfiniteDuration();
-  for (const auto& slot : copies_.slots()) {
-    if (slot == nullptr || !slot->idle_since || slot->rests) continue;
-    const absl::Duration due = *slot->idle_since + options_.idle_release;
-    if (due > now_) {
-      next_idle_ = std::min(next_idle_, due);
-      continue;
-    }
-    slot->idle_since.reset();
-    DropUnlessWanted(*slot, actions);
-  }
+bool Room::MayStay(const CopyKey& key) const {
+  return std::any_of(sweeps_.itineraries().begin(), sweeps_.itineraries().end(), [&](const Itinerary& itinerary) {
+    return itinerary.riders > 0 && itinerary.MayStay(key.module, itinerary.StopOf(key));
+  });
 }
 
-void Policy::TrimIdle(Actions& actions) {
-  if (!idle_since_ || *idle_since_ + options_.idle_release > now_) return;
-  for (size_t i = 0; i < budgets_.size(); ++i) {
-    Trim(static_cast<Memory>(i), std::numeric_limits<int64_t>::max(), actions);
-  }
+bool Room::IsKept(const Copy& copy) const {
+  return std::any_of(sweeps_.itineraries().begin(), sweeps_.itineraries().end(), [&](const Itinerary& itinerary) {
+    const int stop = itinerary.StopOf(copy.key);
+    if (itinerary.riders == 0 || !itinerary.MayStay(copy.key.module, stop)) return false;
+    const bool limited = stop == itinerary.route(copy.key.module).limited && itinerary.limit_bytes;
+    return !limited || DeviceUse(itinerary.device) <= *itinerary.limit_bytes;
+  });
 }
 
 }  // namespace ditserve
