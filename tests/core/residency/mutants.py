@@ -93,6 +93,6 @@ MUTANTS = [
     # --- the pressure of others
     ("a device that computes in host memory has what is free once more", [(GUARD, "if (device_.computes_in_host_memory()) {", "if (false) {")]),
     ("what the device gets the host gets too", [(GUARD, "    host_spare -= device_spare;\n", "")]),
-    ("the device gives before the host's copies", [(GUARD, "std::min<int64_t>(host_spare + host_can_lose, 0)", "host_spare")]),
+    ("the device gives before the host's copies", [(GUARD, "std::min<int64_t>(host_spare + host_can_lose, 0)", "host_spare + 0 * host_can_lose")]),
     ("what is free is the host's first", [(GUARD, "std::min(host_spare, wants)", "0 * wants")]),
 ]
