@@ -104,7 +104,7 @@ def machine() -> str:
     wide = "with AVX-512" if "avx512f" in facts["flags"] else "without AVX-512"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (f"{os.cpu_count()} cores of {facts['model name']} (family {facts['cpu family']}, model {facts['model']}, "
-            f"{wide}), {memory:.0f} GiB of memory, {platform.system()} {platform.release()}")
+            f"{wide}), {memory:.0f} GiB of memory, {platform.system()} {platform.release().split('-')[0]}")
 
 
 def heading(checkpoint: Path, full: Path | None, name: str | None) -> list[str]:

@@ -8,7 +8,6 @@ process; it prints its seconds and peak bytes.
 """
 
 import json
-import json
 import subprocess
 import sys
 import tempfile
