@@ -194,8 +194,8 @@ const PolicyRider* Admission::ChooseSweep(PolicyRider& rider) const {
   const JoinSituation situation = SituationOf(rider, *last);
   rider.join_costs = PredictJoinCosts(situation);
   const bool cheaper = rider.join_costs->wait < rider.join_costs->immediate;
-  rider.waited_for_sweep = rider.join == JoinPolicy::kWait || (rider.join == JoinPolicy::kAuto && cheaper &&
-                                                                  situation.move_passed > absl::ZeroDuration());
+  rider.waited_for_sweep = rider.join == JoinPolicy::kWait ||
+                           (rider.join == JoinPolicy::kAuto && cheaper && situation.move_passed > absl::ZeroDuration());
   return rider.waited_for_sweep ? first : nullptr;
 }
 
