@@ -49,6 +49,7 @@ constexpr int64_t kMiB = 1 << 20;
 constexpr int64_t kLeastDeviceBytes = 16 * kMiB, kMostDeviceBytes = 96 * kMiB;
 constexpr int64_t kLeastHostBytes = 9 * kMiB, kMostHostBytes = 48 * kMiB;
 constexpr absl::Duration kStorm = absl::Seconds(4), kBetweenChanges = absl::Milliseconds(100);
+constexpr absl::Duration kAlone = absl::Minutes(1);  // A request takes milliseconds.
 constexpr const char* kModels[] = {"four", "three"};
 
 [[noreturn]] void Fail(const std::string& what) {
@@ -115,6 +116,7 @@ std::vector<Profile> SixProfiles() {
 }
 
 absl::StatusOr<ForwardResult> Run(Engine& engine, const ForwardCall& call,
+                                  absl::Duration most = absl::InfiniteDuration(),
                                   Engine::ProgressCallback progress = nullptr) {
   absl::Notification ended;
   absl::StatusOr<ForwardResult> result = absl::UnknownError("under way");
@@ -122,7 +124,8 @@ absl::StatusOr<ForwardResult> Run(Engine& engine, const ForwardCall& call,
     result = std::move(got);
     ended.Notify();
   });
-  ended.WaitForNotification();
+  if (!ended.WaitForNotificationWithTimeout(most))
+    Fail(absl::StrCat("no answer in ", absl::FormatDuration(most), " with profile ", call.profile.name));
   return result;
 }
 
@@ -163,7 +166,7 @@ class Clients {
   // Alone: the answers with all memory, and with the least how long a module takes, its transfers included.
   void MeasureAlone() {
     for (Request& request : requests_) {
-      const auto result = Run(engine_, request.call);
+      const auto result = Run(engine_, request.call, kAlone);
       Check(result.status(), "a request alone");
       request.alone = result->output;
     }
@@ -175,7 +178,7 @@ class Clients {
         const absl::Duration before = std::exchange(asked, clock_.Now());
         longest = std::max(longest, asked - before);
       };
-      const auto result = Run(engine_, request.call, [&](const ForwardProgress&) { asks(); });
+      const auto result = Run(engine_, request.call, kAlone, [&](const ForwardProgress&) { asks(); });
       Check(result.status(), "a request alone in the smallest budget");
       asks();
       if (!at::equal(result->output, request.alone)) Fail("the smallest budget changes an answer");
