@@ -133,6 +133,7 @@ void World::Join(size_t client) {
     if (about.comes_again) Post(1 + Random(500), What::kJoin, static_cast<int64_t>(client));
     return;
   }
+  waits_.Came();
   const int64_t id = next_ride_++;
   rides_[id] = {client, *rider};
   ride_of_[*rider] = id;
