@@ -179,11 +179,9 @@ TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
   ForwardCall call = MakeCall(ProfileNamed("disk"));
   call.deadline = absl::Now();
   const auto second = Send(*engine, std::move(call));
-  // Its end is told on the executor, which the first call holds.
-  while (engine->Residency().waiting == 0) {
-  }
-  go.Notify();
   EXPECT_THAT(second->Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded, "deadline"));
+  EXPECT_EQ(engine->Residency().waiting, 0);
+  go.Notify();  // Until now the first call held the executor.
   EXPECT_THAT(first->Wait(), IsOk());
 }
 
