@@ -10,6 +10,7 @@
 // policy's own (core/residency/liveness_bound.h), with the longest times that were measured alone put in. What fails it
 // is a server that stops, or one that serves only who comes anew: whose turn it is among those who are there can't be
 // seen in it, for once nobody comes they all take the same time together. The simulator sees that (docs/mutants.md).
+// Without the budget's floor, all 32 wait for ever.
 // usage: clients SECONDS
 #include <ATen/Parallel.h>
 #include <ATen/ops/equal.h>
@@ -50,6 +51,7 @@ constexpr int64_t kLeastDeviceBytes = 16 * kMiB, kMostDeviceBytes = 96 * kMiB;
 constexpr int64_t kLeastHostBytes = 9 * kMiB, kMostHostBytes = 48 * kMiB;
 constexpr absl::Duration kStorm = absl::Seconds(4), kBetweenChanges = absl::Milliseconds(100);
 constexpr absl::Duration kAlone = absl::Minutes(1);  // A request takes milliseconds.
+constexpr int kRunsAlone = 3;
 constexpr const char* kModels[] = {"four", "three"};
 
 [[noreturn]] void Fail(const std::string& what) {
@@ -171,17 +173,11 @@ class Clients {
       request.alone = result->output;
     }
     SetBudgets(kLeastDeviceBytes, kLeastHostBytes);
-    absl::Duration longest;  // From asking for a module to asking for the next one.
-    for (Request& request : requests_) {
-      absl::Duration asked = clock_.Now();
-      const auto asks = [&] {
-        const absl::Duration before = std::exchange(asked, clock_.Now());
-        longest = std::max(longest, asked - before);
-      };
-      const auto result = Run(engine_, request.call, kAlone, [&](const ForwardProgress&) { asks(); });
-      Check(result.status(), "a request alone in the smallest budget");
-      asks();
-      if (!at::equal(result->output, request.alone)) Fail("the smallest budget changes an answer");
+    absl::Duration longest;
+    for (const Request& request : requests_) {
+      absl::Duration best = absl::InfiniteDuration();  // Other processes disturb some runs, and no bound is of them.
+      for (int i = 0; i < kRunsAlone; ++i) best = std::min(best, LongestModule(request));
+      longest = std::max(longest, best);
     }
     const ResidencyManager::Options options;
     LivenessConditions conditions;
@@ -192,7 +188,9 @@ class Clients {
       modules = std::max(modules, static_cast<int>(model.model->modules().size()));
     }
     bound_ = AnswersBound(options, conditions, kClients, modules);
-    std::printf("%d modules, %s the longest\n", modules, absl::FormatDuration(longest).c_str());
+    std::printf("%d modules, %s the longest: all answers within %.1f s\n", modules,
+                absl::FormatDuration(longest).c_str(), absl::ToDoubleSeconds(bound_));
+    std::fflush(stdout);
   }
 
   void RunFor(absl::Duration time) {
@@ -231,6 +229,20 @@ class Clients {
   }
 
  private:
+  // From asking for a module to asking for the next one.
+  absl::Duration LongestModule(const Request& request) {
+    absl::Duration longest, asked = clock_.Now();
+    const auto asks = [&] {
+      const absl::Duration before = std::exchange(asked, clock_.Now());
+      longest = std::max(longest, asked - before);
+    };
+    const auto result = Run(engine_, request.call, kAlone, [&](const ForwardProgress&) { asks(); });
+    Check(result.status(), "a request alone in the smallest budget");
+    asks();
+    if (!at::equal(result->output, request.alone)) Fail("the smallest budget changes an answer");
+    return longest;
+  }
+
   struct Wait {
     absl::Duration waited, bound = absl::Seconds(1);
 
