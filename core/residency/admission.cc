@@ -50,10 +50,9 @@ absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& acti
   }
   if (waiting < options_.max_waiting) return absl::OkStatus();
   const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
+  const int64_t held_bytes = budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(rider.itinerary->device);
   if (alone && FitsNow(devices_[Index(rider.itinerary->device) - 1], rider) &&
-      budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(rider.itinerary->device) +
-              rider.activation_bytes <=
-          budget.allowed_bytes()) {
+      held_bytes + rider.activation_bytes <= budget.allowed_bytes()) {
     return absl::OkStatus();
   }
   const bool has_place = waiting <= options_.max_waiting;  // And was not just about to be let in beyond it.

@@ -93,10 +93,9 @@ bool Loads::TryLoad(DeviceState& device, const Claim& claim, Actions& actions) {
            (claim.urgent &&
             room_.Make(device.memory, bytes, room, claim.next_use, Taking::kAnything, spare, false, actions));
   };
-  if (!claim.urgent && budgets_[Index(device.memory)].streaming_bytes + bytes >
-                           Sweeps::kAheadModules * budgets_[Index(device.memory)].widest_bytes) {
-    return false;
-  }
+  const MemoryBudget& budget = budgets_[Index(device.memory)];
+  const bool enough_ahead = budget.streaming_bytes + bytes > Sweeps::kAheadModules * budget.widest_bytes;
+  if (!claim.urgent && enough_ahead) return false;
   if (!make_room(source)) {
     // A source that stands in its module's way gives way itself; the next one is slower.
     if (!claim.urgent || source == nullptr || source->key.memory != device.memory || !make_room(nullptr)) return false;
