@@ -7,6 +7,7 @@
 #include <optional>
 #include <queue>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -68,8 +69,10 @@ class World {
     PolicyRider* rider = nullptr;
     std::optional<Pin> pin;  // Granted, not yet used.
     bool computing = false;
-    bool over = false;    // It leaves as soon as it does not compute.
-    bool leaves = false;  // That is on its way.
+    bool over = false;             // It leaves as soon as it does not compute.
+    bool leaves = false;           // That is on its way.
+    int refusals = 0;              // Of memory for the module that it waits for.
+    std::set<ModuleIndex> failed;  // Modules that could not be loaded while it was there.
     int64_t granted_at = 0;
     int64_t most_granted = 0;  // So long may a granted copy wait for the executor.
   };
@@ -77,6 +80,12 @@ class World {
     StartLoad load;
     std::optional<Memory> refused;
     bool enqueued = false;
+  };
+  // A load that came to nothing in this step.
+  struct Lost {
+    WeightsId weights;
+    ModuleIndex module;
+    absl::StatusCode why;
   };
 
   int64_t Random(int64_t below) {
@@ -93,6 +102,7 @@ class World {
   void Join(size_t client);
   void OperationEnds(int64_t ride, int64_t took);
   void LoadEnds(LoadId id);
+  void Fail(LoadId id);
   void Refuse(LoadId id, Memory memory);
   void Disturb();
   void BecomeQuiet();
@@ -108,7 +118,10 @@ class World {
   absl::Status Start(StartLoad& load);
   std::optional<Memory> RefusedBy(const StartLoad& load);
   absl::Status EndOf(const End& end);
+  absl::Status CheckNotAcquired(const Ride& ride, const absl::Status& why) const;
   absl::Status CheckRefusal(const Scenario::Client& client, const absl::Status& why) const;
+  // The least that the client needs, of the budget of its device.
+  int64_t LeastBytes(const Scenario::Client& client) const;
   absl::Status Check();
   absl::Status CheckLoads();
   absl::Status CheckExecutor();
@@ -132,6 +145,7 @@ class World {
   std::map<const PolicyRider*, int64_t> ride_of_;
   std::vector<int64_t> computing_;  // The ride, by device; -1: none.
   std::map<LoadId, Loading> loads_;
+  std::optional<Lost> lost_;
   std::vector<WeightsId> weights_;  // By place in the scenario.
 };
 
