@@ -122,6 +122,9 @@ class Run {
                 " cut off, the worst wait is %.3f of its bound, in seed %" PRIu64 ", %.0f s\n",
                 what, tally_.seeds, options_.from, tally_.steps, tally_.quiet_steps, tally_.failures, tally_.cut_off,
                 tally_.worst_wait, tally_.worst_seed, std::chrono::duration<double>(told_ - start_).count());
+    std::printf("loaded: %" PRId64 " bytes; waited for modules: %" PRId64 " ticks; waited to begin: %" PRId64
+                " ticks\n",
+                tally_.moved_bytes, tally_.stalled, tally_.queued);
     std::fflush(stdout);
   }
 

@@ -136,6 +136,7 @@ void World::Join(size_t client) {
   }
   const int64_t id = next_ride_++;
   rides_[id] = {client, *rider};
+  rides_[id].waits_since = now_;
   ride_of_[*rider] = id;
   if (about.cancels_at >= 0) Post(std::max<int64_t>(0, about.cancels_at - now_), What::kCancel, id);
 }
@@ -251,7 +252,15 @@ void World::AcquireNext(int64_t id) {
     ride.pin = *std::move(pin);
     ride.granted_at = now_;
     ride.most_granted = 0;
+  } else {
+    ride.waits_since = now_;
   }
+}
+
+void World::EndWait(Ride& ride) {
+  if (ride.waits_since < 0) return;
+  (ride.began ? stalled_ : queued_) += now_ - ride.waits_since;
+  ride.waits_since = -1;
 }
 
 // The executor: of those who have a copy, who waited long goes first, then by priority and what they had of it.

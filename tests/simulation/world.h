@@ -37,6 +37,9 @@ class World {
   // Of these steps waiting was looked at.
   int64_t quiet_steps() const { return quiet_steps_; }
   int64_t moved_bytes() const { return books_.moved_bytes(); }
+  // Ticks that riders waited, all together: to begin, and for modules.
+  int64_t queued() const { return queued_; }
+  int64_t stalled() const { return stalled_; }
   // The longest wait as a share of its bound.
   double worst_wait() const { return waits_.worst(); }
   void Trace() { trace_ = true; }
@@ -69,8 +72,10 @@ class World {
     PolicyRider* rider = nullptr;
     std::optional<Pin> pin;  // Granted, not yet used.
     bool computing = false;
-    bool over = false;             // It leaves as soon as it does not compute.
-    bool leaves = false;           // That is on its way.
+    bool over = false;    // It leaves as soon as it does not compute.
+    bool leaves = false;  // That is on its way.
+    bool began = false;
+    int64_t waits_since = -1;      // To begin, then for a module; -1: it does not.
     int refusals = 0;              // Of memory for the module that it waits for.
     std::set<ModuleIndex> failed;  // Modules that could not be loaded while it was there.
     int64_t granted_at = 0;
@@ -108,6 +113,7 @@ class World {
   void BecomeQuiet();
   void Renew();
   void AcquireNext(int64_t ride);
+  void EndWait(Ride& ride);
   void Compute(int device);
   void Leave(int64_t ride);
   bool AnyLeft() const;
@@ -139,6 +145,7 @@ class World {
   Actions actions_;
   absl::Status wrong_;  // Found where no status can be returned.
   int64_t now_ = 0, steps_ = 0, quiet_steps_ = 0, order_ = 0, next_ride_ = 0, tick_at_ = -1, to_come_ = 0;
+  int64_t queued_ = 0, stalled_ = 0;
   bool quiet_ = false, cut_off_ = false, closing_ = false;
   std::priority_queue<Event> events_;
   std::map<int64_t, Ride> rides_;

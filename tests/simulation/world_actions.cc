@@ -58,6 +58,7 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
     Ride& ride = rides_.at(ride_of_.at(grant->rider));
     if (ride.pin) return absl::InternalError("a second copy is granted");
     if (absl::Status status = books_.Pinned(*grant->rider, *grant->pin.copy()); !status.ok()) return status;
+    EndWait(ride);
     ride.pin = std::move(grant->pin);
     ride.granted_at = now_;
     ride.most_granted = 0;
@@ -70,7 +71,10 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
     return queue_.CheckAdmitted(*admit->rider, Now());
   }
   if (const auto* begin = std::get_if<Begin>(&action)) {
-    began.push_back(ride_of_.at(begin->rider));
+    const int64_t id = ride_of_.at(begin->rider);
+    EndWait(rides_.at(id));
+    rides_.at(id).began = true;
+    began.push_back(id);
     return absl::OkStatus();
   }
   return EndOf(std::get<End>(action));
@@ -81,6 +85,7 @@ absl::Status World::EndOf(const End& end) {
   Ride& ride = rides_.at(ride_of_.at(end.rider));
   if (ride.over) return absl::InternalError("a rider is told twice that it ends");
   ride.over = true;
+  EndWait(ride);
   books_.Settled(*end.rider);
   const PolicyRider& rider = *end.rider;
   const absl::StatusCode code = end.why.code();
