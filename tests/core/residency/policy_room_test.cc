@@ -140,6 +140,27 @@ TEST_F(PolicyRoomTest, TheCopyWhoseNextUseIsFarthestGivesWay) {
   EXPECT_EQ(CopyOf(weights_, 2), nullptr);
 }
 
+TEST_F(PolicyRoomTest, NextUsesAreComparedInPredictedTimeNotInModules) {
+  Make({10, 10}, 2 + 50);
+  PolicyRider& taught = Join(Request(1));
+  while (!taught.passed_all()) {
+    Pin pin = Get(taught);
+    now_ += absl::Seconds(1);
+    Release(taught, std::move(pin));
+  }
+  PolicyRider& slow = Join(Request(1));
+  policy_->Leave(taught, now_, actions_);
+  const Pin held = Get(slow);
+  ASSERT_NE(CopyOf(weights_, 1), nullptr);  // It is used in a second, one module ahead.
+  Policy::JoinRequest request = Request(1);
+  request.weights = policy_->AddWeights({20, 10, 10});
+  request.routes = {{{}, {}, 20, -1, -1, 0}, {{}, {}, 10, -1, -1, 0}, {{}, {}, 10, -1, -1, 0}};
+  Join(request);
+  ArriveAll();
+  EXPECT_NE(CopyOf(request.weights, 2), nullptr);  // In two milliseconds, as long as its pace is not known.
+  EXPECT_EQ(CopyOf(weights_, 1), nullptr);
+}
+
 TEST_F(PolicyRoomTest, NothingGivesWayToWhatIsNeededLater) {
   Make({10, 10}, 2 + 20);
   Join(RequestOther(10, 1));
