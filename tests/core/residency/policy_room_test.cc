@@ -64,6 +64,31 @@ TEST_F(PolicyRoomTest, ALimitLeavesTwoModulesToStreamInBesideActivations) {
   EXPECT_EQ(policy_->budget(Memory::kDevice).copy_bytes, 30);
 }
 
+TEST_F(PolicyRoomTest, OverItsLimitNothingStaysOnceItWasUsed) {
+  for (const int64_t limit : {41, 42}) {
+    Make({10}, kPlenty);
+    others_ = -1;
+    PolicyRider& other = Join(RequestOther(30, 1));
+    const Pin held = Get(other);
+    PolicyRider& rider = Join(Keeping(1, limit));  // With its module, 42 bytes are used.
+    Release(rider, Get(rider));
+    EXPECT_EQ(CopyOf(weights_, 0) != nullptr, limit == 42);
+  }
+}
+
+TEST_F(PolicyRoomTest, OverItsLimitNothingStaysOnceItsRiderLeft) {
+  for (const int64_t limit : {40, 41}) {
+    Make({10}, kPlenty);
+    others_ = -1;
+    PolicyRider& other = Join(RequestOther(30, 1));
+    const Pin held = Get(other);
+    PolicyRider& rider = Join(Keeping(1, limit));
+    ArriveAll();
+    policy_->Leave(rider, now_, actions_);  // With its module, 41 bytes are used from here on.
+    EXPECT_EQ(CopyOf(weights_, 0) != nullptr, limit == 41);
+  }
+}
+
 // --- what is loaded ahead
 
 TEST_F(PolicyRoomTest, ThreeModulesAreLoadedAhead) {
