@@ -89,6 +89,15 @@ TEST_F(PolicyRoomTest, OverItsLimitNothingStaysOnceItsRiderLeft) {
   }
 }
 
+TEST_F(PolicyRoomTest, WhatStreamsGoesWithItsRider) {
+  Make(std::vector<int64_t>(20, 10), 1 + 40);
+  PolicyRider& rider = Join(Keeping(1));
+  ArriveAll();
+  ASSERT_GT(policy_->budget(Memory::kDevice).streaming_bytes, 0);
+  policy_->Leave(rider, now_, actions_);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).streaming_bytes, 0);
+}
+
 // --- what is loaded ahead
 
 TEST_F(PolicyRoomTest, ThreeModulesAreLoadedAhead) {

@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "tests/core/residency/policy_fixture.h"
@@ -180,6 +182,27 @@ TEST_F(PolicyTest, WhoRidesAfterAnotherBeginsWhenThatOneEnds) {
   EXPECT_FALSE(second.riding());
   policy_->Cancel(first, absl::CancelledError("gone"), now_, actions_);
   EXPECT_TRUE(second.riding());
+}
+
+TEST_F(PolicyTest, WhoHasNotBegunNeedsWhatWasLoadedForItAndNotWhatAnotherHasUsed) {
+  Make({10, 10}, 100);
+  PolicyRider& first = Join(Request(1));
+  Policy::JoinRequest request = Request(1);
+  request.join = JoinPolicy::kWait;
+  PolicyRider& second = Join(request);
+  Pin held = Get(first);
+  const auto drops = [&] {
+    return std::count_if(actions_.begin(), actions_.end(),
+                         [](const Action& each) { return std::holds_alternative<DropCopy>(each); });
+  };
+  EXPECT_EQ(drops(), 0);
+  Release(first, std::move(held));
+  EXPECT_EQ(drops(), 1);
+  held = Get(first);
+  ArriveAll();
+  ASSERT_FALSE(second.riding());
+  EXPECT_EQ(drops(), 1);
+  EXPECT_NE(CopyOf(weights_, 0), nullptr);  // It was loaded once more.
 }
 
 TEST_F(PolicyTest, NobodyRidesAfterALessUrgentRider) {
