@@ -1,8 +1,11 @@
 """The policy's rules, each broken on purpose: scripts/mutate shows by which check of the simulator that is found.
 
 A mutant is (what is broken, [(file of core/residency, text, text in its place), ...]). A text must stand in its file
-exactly once. Those in COSTS break no promise: they only make sweeps slower or move more bytes.
+exactly once. Those in COSTS break no promise: they only change what sweeps cost.
 """
+
+# Lets the copy have a pin less than it has.
+UNPIN = "{ const Pin one(*copy); Pin two; __builtin_memcpy(static_cast<void*>(&two), &one, sizeof(Pin)); }"
 
 MUTANTS = [
     ("no elder", [("policy_elder.cc", "if (!waits && !is_head) continue;", "if (rider.id >= 0) continue;")]),
@@ -104,6 +107,52 @@ MUTANTS = [
     ("activations are not given back", [("policy.cc", "    Budget(device.memory).activation_bytes -= rider.activation_bytes;\n", "")]),
     ("the widest of those who left counts", [("policy.cc", "    UpdateWidest(device);\n    Plan(device, nullptr, actions);\n  }\n  if (sweeps_",
                                               "    Plan(device, nullptr, actions);\n  }\n  if (sweeps_")]),
+    # --- pins
+    ("a lease that is had at once does not pin", [("policy.cc", "return std::optional<Pin>(Pin(*copy));",
+                                                   "return [&] { " + UNPIN + " return std::optional<Pin>(Pin(*copy)); }();")]),
+    ("a lease that is granted does not pin", [("policy.cc", "Grant{&rider, Pin(*copy)}",
+                                               "Grant{&rider, [&] { " + UNPIN + " return Pin(*copy); }()}")]),
+    ("a load does not pin its source", [("policy_loads.cc", "source != nullptr ? Pin(*source) : Pin()", "Pin()")]),
+    # --- refunds
+    ("a dropped copy stays booked", [("policy_room.cc", "  budget.copy_bytes -= copy.bytes;\n", "")]),
+    ("a dropped copy stays booked as streaming", [("policy_room.cc", "  if (copy.streams) budget.streaming_bytes -= copy.bytes;\n", "")]),
+    ("a dropped copy's bytes are not in the cache", [("policy_room.cc", "  budget.cached_bytes += copy.bytes;\n", "")]),
+    ("what was given back is still leaving", [("policy.cc", "  Budget(memory).leaving_bytes -= bytes;\n", "")]),
+    ("what the system refused is in the cache", [("policy.cc", "budgets_[i].cached_bytes -= lost_bytes[i];", "static_cast<void>(lost_bytes[i]);")]),
+    ("a load that ended keeps its slot", [("policy.cc", "  --At(finished.device).loads;\n", "")]),
+    ("a load that came to nothing keeps its slot", [("policy.cc", "  --At(failed.device).loads;\n", "")]),
+    ("a load takes no slot", [("policy_loads.cc", "  ++device.loads;\n", "")]),
+    ("who left rides on in its itinerary", [("policy.cc", "    --rider.itinerary->riders;\n", "")]),
+    # --- loads that failed
+    ("a failure that was passed is remembered", [("policy.cc", "rider.load_error->first < module) rider", "false) rider")]),
+    ("a failure is told before its module is reached", [("policy.cc", "rider.load_error->first == module) return", "rider.load_error->first >= module) return")]),
+    ("a failure is not told", [("policy.cc", "rider.load_error->first == module) return", "false) return")]),
+    ("who waits for another module is told of a failure", [("policy.cc", "if (rider.pending && rider.next == key.module) {", "if (rider.pending) {")]),
+    ("of two failures the first that happened counts", [("policy.cc", "rider.load_error->first > key.module)", "false)")]),
+    ("what failed is loaded ahead once more", [("policy_loads.cc", "    if (rider.load_error && i >= rider.load_error->first) return std::nullopt;\n", "")]),
+    ("refused memory is asked for without a pause", [("policy.cc", "  budget.grows_from = now + options_.growth_pause;\n", "")]),
+    ("a refusal is told the first time", [("policy.cc", ">= kMostRefusals", ">= 1")]),
+    # --- what is loaded
+    ("who waits is not loaded for first", [("policy_loads.cc", "    if (a.urgent != b.urgent) return a.urgent;\n", "")]),
+    ("who waits is not loaded for beyond three modules", [("policy_loads.cc", "if (!claim.urgent &&\n", "if (\n")]),
+    # --- the queue
+    ("who is about to be let in is sent away", [("policy_admission.cc", "const bool has_place = waiting <= options_.max_waiting;", "const bool has_place = true;")]),
+    ("the first of the least urgent is sent away", [("policy_admission.cc", "other.priority >= last->priority", "other.priority > last->priority")]),
+    ("beyond a full queue one waits behind others", [("policy_admission.cc", "alone &= other.itinerary->device != rider.itinerary->device;", "static_cast<void>(alone);")]),
+    ("beyond a full queue one waits for room", [("policy_admission.cc",
+                                                 "budget.used_bytes() - budget.cached_bytes - EvictableBytes(rider.itinerary->device) + rider.activation_bytes <=", "0 <=")]),
+    # --- after
+    ("after a rider of other weights", [("policy_admission.cc", "other.itinerary->weights != rider.itinerary->weights || other.itinerary->device", "other.itinerary->device")]),
+    ("after a rider on another device", [("policy_admission.cc", " || other.itinerary->device != rider.itinerary->device) {\n      continue;", ") {\n      continue;")]),
+    ("after, though it wants to begin at once", [("policy_admission.cc", "rider.join == JoinPolicy::kWait ||", "rider.join != JoinPolicy::kAuto ||")]),
+    ("at once, though it wants to wait", [("policy_admission.cc", "rider.join == JoinPolicy::kWait ||", "false ||")]),
+    # --- limits of what stays
+    ("what a profile lets stay is kept over its limit", [("policy_room.cc", "return !limited || DeviceUse(itinerary.device) <= *itinerary.limit_bytes;", "return true;")]),
+    ("what was over the limit stays once its rider left", [("policy_room.cc", "if (!limited || DeviceUse(itinerary.device) <= *itinerary.limit_bytes) copy.idle_since", "copy.idle_since")]),
+    ("what streamed stays once its rider left", [("policy_room.cc", "if (stop >= 0 && !copy.streams) {", "if (stop >= 0) {")]),
+    ("what the profile of one that left lets stay is kept", [("policy_room.cc", "itinerary.riders == 0 || !itinerary.MayStay(", "!itinerary.MayStay(")]),
+    ("what is used is needed by who has not begun", [("sweeps.cc", " && (rider.riding() || !copy.used);", ";")]),
+    ("what was loaded for who has not begun is not needed", [("sweeps.cc", "(rider.riding() || !copy.used)", "rider.riding()")]),
 ]
 
 COSTS = [
@@ -118,4 +167,41 @@ COSTS = [
                                             "*itinerary.limit_bytes - DeviceUse(itinerary.device) - ahead_bytes);")]),
     ("what one profile lets stay is there for it alone", [("keep_plan.cc", "return stays(Tier::kDevice) ||", "return false && stays(Tier::kDevice) &&")]),
     ("a host's copy is not shadowed", [("sweeps.cc", "return shadowed ? nearest + kShadowed : nearest;", "return nearest;")]),
+    # --- the order of loads
+    ("who waited longer is not loaded for first", [("policy_loads.cc", "    if (a.urgent && a.rider->since != b.rider->since) return a.rider->since < b.rider->since;\n", "")]),
+    ("what is used later is loaded first", [("policy_loads.cc", "return a.next_use < b.next_use;", "return a.next_use > b.next_use;")]),
+    ("of two alike the later one's is loaded first", [("policy_loads.cc", "return a.rider->id < b.rider->id;", "return a.rider->id > b.rider->id;")]),
+    ("what is loaded ahead takes the slot of who waits", [("policy_loads.cc", "    if (i > 0 && claims_.front().urgent && !claim.urgent) return false;\n", "")]),
+    # --- victims
+    ("what is used sooner gives way", [("policy_room.cc", "if (use > next_use) victims_", "victims_")]),
+    ("what is used at the same time gives way", [("policy_room.cc", "if (use > next_use) victims_", "if (use >= next_use) victims_")]),
+    ("what may stay gives way first", [("policy_room.cc", "return b.kept;", "return a.kept;")]),
+    ("what may stay gives way to what is loaded ahead", [("policy_room.cc", "    if (kept && taking == Taking::kSpare) continue;\n", "")]),
+    ("next uses are compared in modules", [("sweeps.cc", "(Distance(rider, module)) * pace_seconds(*rider.itinerary);", "(Distance(rider, module)) * kAssumedPaceSeconds;")]),
+    ("a copy that was not used yet shadows the host's", [("sweeps.cc", "other->key.memory != Memory::kHost && other->used;", "other->key.memory != Memory::kHost;")]),
+    ("a host's copy shadows itself", [("sweeps.cc", "return other->key.memory != Memory::kHost && other->used;", "return other->used;")]),
+    ("what is at no stop of a profile is used by it", [("sweeps.cc", "    if (!rider.itinerary->Computes(copy.key) && rider.itinerary->StopOf(copy.key) < 0) continue;\n", "")]),
+    ("what nobody uses goes in the order of slots", [("sweeps.cc", "kNoUse * (1 + KeepRank(copy.key.module))", "kNoUse")]),
+    # --- room
+    ("half of the room is left to stream in", [("policy_admission.cc", "kStreamingShare = 4", "kStreamingShare = 2")]),
+    ("less than the widest module is left to stream in", [("policy_admission.cc", "std::min(widest, room), Sweeps", "std::min<int64_t>(0, room), Sweeps")]),
+    ("more than three modules are left to stream in", [("policy_admission.cc", "Sweeps::kAheadModules * widest) : 0", "std::max(room, Sweeps::kAheadModules * widest)) : 0")]),
+    ("nothing is left to stream in", [("policy_admission.cc", "  if (device.streams) chosen = plan(/*streams=*/true);\n", "")]),
+    ("room to stream in is left where all fits", [("policy_admission.cc", "chosen = plan(/*streams=*/false);", "chosen = plan(/*streams=*/true);")]),
+    ("a limit leaves nothing to stream in", [("policy_admission.cc", "      if (streams) wishes[i].limited_bytes -= Sweeps::kLimitedAheadModules * itineraries[i]->widest_bytes;\n", "")]),
+    ("more than three modules are loaded ahead", [("policy_loads.cc", "Budget(device.memory).streaming_bytes + bytes > Sweeps::kAheadModules * Budget(device.memory).widest_bytes) {", "false) {")]),
+    ("less than three modules are loaded ahead", [("policy_loads.cc", "streaming_bytes + bytes > Sweeps", "streaming_bytes + bytes >= Sweeps")]),
+    # --- who goes together
+    ("who does not ride leads", [("sweeps.cc", "if (!behind.riding() || behind", "if (behind")]),
+    ("who rides with other weights leads", [("sweeps.cc", "!behind.riding() || behind.itinerary->weights != rider.itinerary->weights)", "!behind.riding())")]),
+    ("who rides on another device leads", [("sweeps.cc", "if (behind.itinerary->device != rider.itinerary->device || behind", "if (behind")]),
+    ("who is ahead leads", [("sweeps.cc", " || behind.next >= rider.next) return", ") return")]),
+    ("who computes in another form leads", [("sweeps.cc", "  if (behind.itinerary->route(module).compute != rider.itinerary->route(module).compute) return false;\n", "")]),
+    ("who is less urgent leads", [("sweeps.cc", "  if (behind.priority > rider.priority) return false;\n", "")]),
+    ("who is much slower leads", [("sweeps.cc", "kPatienceModules * absl::ToDoubleSeconds(behind.computing);", "1e30;")]),
+    # --- which sweep
+    ("after as is dearer", [("policy_admission.cc", "rider.join_costs->wait < rider.join_costs->immediate", "rider.join_costs->wait > rider.join_costs->immediate")]),
+    ("after, even if nothing was passed", [("policy_admission.cc", "cheaper && situation.move_passed > absl::ZeroDuration());", "cheaper);")]),
+    ("after the rider that ends last", [("policy_admission.cc", "return rider.waited_for_sweep ? first : nullptr;", "return rider.waited_for_sweep ? last : nullptr;")]),
+    ("joining is judged by the rider that is nearest to its end", [("policy_admission.cc", "SituationOf(rider, *last)", "SituationOf(rider, *first)")]),
 ]
