@@ -1,6 +1,6 @@
 // Times what residency costs beside computing: the 847 modules of a large model, of one page each, that riders pass
-// without computing anything. Prints a line of a Markdown table for each case: wall time a lease, the executor's own
-// time a lease, and what a rider costs once, to join.
+// without computing anything. Prints a line for each case: microseconds of wall time a lease, of the executor's own
+// time a lease, and that a rider takes once, to join.
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -157,8 +157,7 @@ void Report(const std::string& path, const char* name, int copies, const std::ve
     for (int i = 0; i < kRounds; ++i) rounds.push_back(bench.Run(profiles, riders));
     std::sort(rounds.begin(), rounds.end());
     const Bench::Cost& median = rounds[kRounds / 2];
-    std::printf("| %s | %d | %.1f us (%.1f to %.1f) | %.1f us | %.0f us |\n", name, riders, median.wall,
-                rounds.front().wall, rounds.back().wall, median.executor, median.join);
+    std::printf("%-24s %6d %8.3f %11.3f %8.1f\n", name, riders, median.wall, median.executor, median.join);
     std::fflush(stdout);
   }
 }
@@ -167,12 +166,12 @@ void Run() {
   const TempFolder folder;
   const std::string path = folder / "model.safetensors";
   WriteCheckpoint(path);
-  std::puts("| case | riders | wall time a lease | the executor's | joining |\n| --- | --- | --- | --- | --- |");
+  std::printf("%-24s %6s %8s %11s %8s\n", "case", "riders", "wall_us", "executor_us", "join_us");
   Report(path, "resident", 2 * kModules, {ResidencyFixture::Resident()});
-  Report(path, "half streamed", kModules / 2, {ResidencyFixture::DiskDynamic(std::nullopt)});
+  Report(path, "half-streamed", kModules / 2, {ResidencyFixture::DiskDynamic(std::nullopt)});
   std::vector<Profile> limited;
   for (int i = 0; i < 32; ++i) limited.push_back(ResidencyFixture::DiskDynamic((100 + i) * kCopyBytes));
-  Report(path, "half streamed, 32 limits", kModules / 2, limited);
+  Report(path, "half-streamed-32-limits", kModules / 2, limited);
 }
 
 }  // namespace

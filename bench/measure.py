@@ -14,13 +14,14 @@ import json
 import os
 import platform
 import statistics
+from collections import Counter
 from pathlib import Path
 
-from measures import MEASURES, Full, Measure
+from measures import MEASURES, Full, Measure, Row
 
 WORSE = 1.03
 COLUMNS = ("what", "resident at its start", "ditserve", "against", "its figure", "ratio", "target", "limited by")
-COLUMNS_OF_BUILDS = ("what", "resident at its start", "this build", "the other build", "ratio", "worse")
+COLUMNS_OF_BUILDS = ("what", "resident at its start", "this build", "the other build", "ratio", "worse", "limited by")
 
 
 def measures_of(names: list[str], checkpoint: Path, full: Path | None, sizes: list[int] | None) -> list[Measure]:
@@ -64,7 +65,18 @@ def in_turns(first, second, rounds: int) -> list[tuple[list[float], list[float]]
 
 def by_row(turns: list) -> list[tuple[list[float], list[float]]]:
     rows = range(len(turns[0][0]))
-    return [([ours[row] for ours, _ in turns], [theirs[row] for _, theirs in turns if theirs]) for row in rows]
+    return [([ours[row] for ours, _ in turns], [theirs[row] for _, theirs in turns]) for row in rows]
+
+
+def limited_by(row: Row) -> str:
+    """What limited most turns; then what limited the others, if that was something else."""
+    return ", ".join(limit for limit, _ in Counter(row.limits).most_common())
+
+
+def lacking(measures: list[Measure], binaries: Path) -> list[str]:
+    """Programs of the measures that a build does not have."""
+    return [program for program in dict.fromkeys(measure.program for measure in measures)
+            if not (binaries / program).exists()]
 
 
 def promises(measure: Measure, binaries: Path, rounds: int):
@@ -73,15 +85,14 @@ def promises(measure: Measure, binaries: Path, rounds: int):
         values = in_turns(lambda: measure.ours(binaries), lambda: measure.theirs(binaries), rounds)
     else:
         values = by_row([measure.both(binaries) for _ in range(rounds)])
-    limited = statistics.mode(measure.limits) if measure.limits else ""
     for row, (ours, theirs) in zip(measure.rows, values):
         line = [row.what, row.resident, spread(ours, row.unit), row.against]
-        if theirs:
+        if row.against:
             against = ratios(ours, theirs)
             line += [spread(theirs, row.unit), spread(against), judged(statistics.median(against), row.target)]
         else:
             line += [""] * 3
-        yield (*line, limited)
+        yield (*line, limited_by(row))
 
 
 def comparison(measure: Measure, binaries: Path, other: Path, rounds: int):
@@ -95,7 +106,8 @@ def comparison(measure: Measure, binaries: Path, other: Path, rounds: int):
             worse = f"{100 * (statistics.median(against) - 1):.0f} %" if statistics.median(against) > WORSE else ""
         elif max(ours) > 0:  # As where a build reads nothing.
             worse = "more than nothing"
-        yield (row.what, row.resident, spread(ours, row.unit), spread(theirs, row.unit), ratio, worse and f"**{worse}**")
+        yield (row.what, row.resident, spread(ours, row.unit), spread(theirs, row.unit), ratio,
+               worse and f"**{worse}**", limited_by(row))
 
 
 def machine() -> str:
@@ -104,7 +116,7 @@ def machine() -> str:
     wide = "with AVX-512" if "avx512f" in facts["flags"] else "without AVX-512"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (f"{os.cpu_count()} cores of {facts['model name']} (family {facts['cpu family']}, model {facts['model']}, "
-            f"{wide}), {memory:.0f} GiB of memory, {platform.system()} {platform.release()}")
+            f"{wide}), {memory:.0f} GiB of memory, {platform.system()} {platform.release().split('-')[0]}")
 
 
 def heading(checkpoint: Path, full: Path | None, name: str | None) -> list[str]:
@@ -116,8 +128,14 @@ def heading(checkpoint: Path, full: Path | None, name: str | None) -> list[str]:
             "arithmetic, 5 prompt tokens, where nothing else is said. Times are of the forward pass as the server "
             "accounts for it. Both sides took turns; figures are medians (least to largest), ratios are of turns that "
             "followed each other. Less is better in every row.", "",
-            "Where the disk is the limit, a row is as steady as the disk, and below 1 where the reader that the limit "
-            "is taken with, `pread` of 4 MiB from Python, was slower than the server's.", "",
+            "A time is limited by the disk where ditserve's passes waited for weights more than a tenth of theirs, "
+            "else by computing; where that changed from turn to turn, what it was more often stands first. Behind the "
+            "simulated link it is the link where moving takes longer than the computing of all riders. The wall time "
+            "of a lease is limited by the disk where the executor idled more than a tenth of it: with one rider that "
+            "streams it is the time of reading a page, and nothing is promised of it.", "",
+            "Where the disk is the limit, a row is as steady as the disk" +
+            ("." if name else ", and below 1 where the reader that the limit is taken with, `pread` of 4 MiB from "
+             "Python, was slower than the server's."), "",
             "| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
 
 
@@ -136,7 +154,11 @@ def main() -> None:
     name = arguments.against and (arguments.name or str(arguments.against))
     lines = heading(arguments.checkpoint, arguments.full, name)
     print("\n".join(lines), flush=True)
-    for measure in measures_of(arguments.rows, arguments.checkpoint, arguments.full, arguments.sizes):
+    measures = measures_of(arguments.rows, arguments.checkpoint, arguments.full, arguments.sizes)
+    left_out = lacking(measures, arguments.against) if arguments.against else []
+    for measure in measures:
+        if measure.program in left_out:
+            continue
         rounds = arguments.rounds or measure.rounds
         binaries = arguments.bin.resolve()
         rows = (comparison(measure, binaries, arguments.against.resolve(), rounds) if arguments.against
@@ -144,6 +166,9 @@ def main() -> None:
         for row in rows:
             lines.append("| " + " | ".join(row) + " |")
             print(lines[-1], flush=True)
+    if left_out:
+        lines += ["", f"Left out is what the other build has no program for: {', '.join(left_out)}."]
+        print("\n".join(lines[-2:]))
     if arguments.out:
         arguments.out.write_text("\n".join(lines) + "\n")
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import peers
@@ -61,15 +61,21 @@ class Server:
         return sum(int(memory["peak_bytes"]) for memory in self.call("residency")["memories"])
 
 
-def seconds(stats: dict) -> float:
-    return float(stats["total"].rstrip("s"))
+def seconds(stats: dict, stage: str = "total") -> float:
+    return float(stats.get(stage, "0s").rstrip("s"))
 
 
-def resident_seconds(binaries: Path, checkpoint: Path, size: int) -> float:
-    """A pass with every weight in memory since the pass before it."""
+def what_limited(*passes: dict) -> str:
+    """By the server's own account: the disk where the passes waited for weights more than a tenth of their time."""
+    waited, total = (sum(seconds(stats, stage) for stats in passes) for stage in ("stall", "total"))
+    return "the disk" if waited > total / 10 else "computing"
+
+
+def resident_pass(binaries: Path, checkpoint: Path, size: int) -> dict:
+    """The account of a pass with every weight in memory since the pass before it."""
     with Server(binaries, checkpoint, "--device-budget", "60%") as server:
         server.forward(256, RESIDENT, UNLIMITED)
-        return seconds(server.forward(size, RESIDENT, UNLIMITED))
+        return server.forward(size, RESIDENT, UNLIMITED)
 
 
 def read_every_byte(checkpoint: Path) -> float:
@@ -96,6 +102,10 @@ def read_with(checkpoint: Path, threads: int) -> float:
     for file in files.values():
         os.close(file)
     return taken
+
+
+def output_of(program: Path | str, *arguments: Path | str) -> str:
+    return subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 def run_eager(checkpoint: Path, size: int) -> None:
@@ -126,6 +136,7 @@ class Row:
     unit: str
     against: str = ""  # What `theirs` is; "" for nothing.
     target: tuple[float, float] | None = None  # Of ours / theirs.
+    limits: list[str] = field(default_factory=list)  # What limited each of our turns; none for bytes.
 
 
 class Measure:
@@ -133,17 +144,18 @@ class Measure:
 
     rounds = 3
     sizes = (0,)  # Pixels a side; 0: not of one size.
+    program = "ditserve"  # What a build must have for it.
 
     def __init__(self, checkpoint: Path, _size: int = 0):
         self.checkpoint = checkpoint
         self.rows: list[Row] = []
-        self.limits: list[str] = []  # What limited each round, where that is known.
 
     def ours(self, binaries: Path) -> list[float]:
         raise NotImplementedError
 
-    def theirs(self, binaries: Path) -> list[float]:
-        raise NotImplementedError
+    def theirs(self, _: Path) -> list[float]:
+        """Of a row that is held against nothing it does not matter."""
+        return [0.0] * len(self.rows)
 
     def both(self, binaries: Path) -> tuple[list[float], list[float]]:
         """A turn of each."""
@@ -165,14 +177,15 @@ class Limit(Measure):
 
     def ours(self, binaries: Path) -> list[float]:
         with Server(binaries, self.checkpoint) as server:
-            first = seconds(server.forward(self.size, DISK))
-            return [seconds(server.forward(self.size, DISK)), first]
+            first = server.forward(self.size, DISK)
+            second = server.forward(self.size, DISK)
+        for row, stats in zip(self.rows, (second, first)):
+            row.limits.append(what_limited(stats))
+        return [seconds(second), seconds(first)]
 
     def theirs(self, binaries: Path) -> list[float]:
-        reading = read_every_byte(self.checkpoint)
-        computing = resident_seconds(binaries, self.checkpoint, self.size)
-        self.limits.append("the disk" if reading > computing else "computing")
-        return [max(reading, computing)] * 2
+        computing = seconds(resident_pass(binaries, self.checkpoint, self.size))
+        return [max(read_every_byte(self.checkpoint), computing)] * 2
 
 
 class Eager(Measure):
@@ -184,12 +197,12 @@ class Eager(Measure):
         self.rows = [Row(f"float32, {size}x{size}", "everything", "s", "eager PyTorch", (0, 0.75))]
 
     def ours(self, binaries: Path) -> list[float]:
-        self.limits.append("computing")
-        return [resident_seconds(binaries, self.checkpoint, self.size)]
+        stats = resident_pass(binaries, self.checkpoint, self.size)
+        self.rows[0].limits.append(what_limited(stats))
+        return [seconds(stats)]
 
     def theirs(self, _: Path) -> list[float]:
-        command = [sys.executable, __file__, str(self.checkpoint), str(self.size)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        output = output_of(sys.executable, __file__, self.checkpoint, str(self.size))
         return [json.loads(output.strip().splitlines()[-1])]
 
 
@@ -206,8 +219,9 @@ class Peer(Measure):
                      Row(f"{what}: peak of the process", "nothing", "MiB", against, (0, 0.40))]
 
     def ours(self, binaries: Path) -> list[float]:
-        taken, peak = peers.ditserve(binaries, self.checkpoint, self.size)
-        return [taken, peak / 2**20]
+        stats, peak = peers.ditserve(binaries, self.checkpoint, self.size)
+        self.rows[0].limits.append(what_limited(stats))
+        return [seconds(stats), peak / 2**20]
 
     def theirs(self, _: Path) -> list[float]:
         taken, peak = peers.diffsynth(self.checkpoint, self.size)
@@ -215,13 +229,23 @@ class Peer(Measure):
 
 
 class Full(Peer):
-    """The same with the whole model."""
+    """The same with the whole model, whose peak is promised too."""
 
     sizes = (256, 1024)
+    promised_mib = 1024
 
     def __init__(self, checkpoint: Path, size: int):
         super().__init__(checkpoint, size)
         self.rounds = 3 if size == 256 else 1
+        if size == 1024:
+            self.rows.append(Row(self.rows[1].what, "nothing", "MiB", "the promise", (0, 1)))
+
+    def ours(self, binaries: Path) -> list[float]:
+        taken, peak = super().ours(binaries)
+        return [taken, peak, peak][:len(self.rows)]
+
+    def theirs(self, binaries: Path) -> list[float]:
+        return [*super().theirs(binaries), self.promised_mib][:len(self.rows)]
 
 
 class Riders(Measure):
@@ -240,14 +264,15 @@ class Riders(Measure):
             before = server.moved_bytes()
             begun = time.monotonic()
             with concurrent.futures.ThreadPoolExecutor(RIDERS) as pool:
-                list(pool.map(lambda _: server.forward(self.size, DISK), range(RIDERS)))
+                passes = list(pool.map(lambda _: server.forward(self.size, DISK), range(RIDERS)))
             taken = time.monotonic() - begun
+            self.rows[1].limits.append(what_limited(*passes))
             return [(server.moved_bytes() - before) / 2**20, taken]
 
     def theirs(self, binaries: Path) -> list[float]:
         with Server(binaries, self.checkpoint) as server:
             one = int(server.forward(self.size, DISK)["disk_read_bytes"])
-        return [one / 2**20, RIDERS * resident_seconds(binaries, self.checkpoint, self.size)]
+        return [one / 2**20, RIDERS * seconds(resident_pass(binaries, self.checkpoint, self.size))]
 
 
 class Budgets(Measure):
@@ -302,6 +327,8 @@ class Ledger(Measure):
 
 
 class Manager(Measure):
+    program = "bench_manager_overhead"
+
     def __init__(self, checkpoint: Path, _size: int):
         super().__init__(checkpoint)
         against = "the model on weights that simply lie in memory"
@@ -311,14 +338,13 @@ class Manager(Measure):
         return self.both(binaries)[0]
 
     def both(self, binaries: Path) -> tuple[list[float], list[float]]:
-        output = subprocess.run([binaries / "bench_manager_overhead", self.checkpoint, "256", "1"], check=True,
-                                capture_output=True, text=True).stdout
-        served, plain = output.split()
-        self.limits.append("computing")
+        served, plain = output_of(binaries / self.program, self.checkpoint, "256", "1").split()
+        self.rows[0].limits.append("computing")
         return [float(served)], [float(plain)]
 
 
 class Link(Measure):
+    program = "bench_simulated_link"
     cases = tuple((ratio, riders) for ratio in (1, 2, 6) for riders in (1, 8))
 
     def __init__(self, checkpoint: Path, _size: int):
@@ -330,17 +356,57 @@ class Link(Measure):
         return self.both(binaries)[0]
 
     def both(self, binaries: Path) -> tuple[list[float], list[float]]:
-        output = subprocess.run([binaries / "bench_simulated_link"], check=True, capture_output=True, text=True).stdout
         taken, limit = {}, {}
-        for line in output.splitlines()[2:]:
+        for line in output_of(binaries / self.program).splitlines()[2:]:
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             case = (int(cells[0]), int(cells[1]))
             limit[case] = float(cells[3].split()[0])
             taken[case] = float(cells[4]) * limit[case]  # Has more digits than the time itself.
+        for row, (ratio, riders) in zip(self.rows, self.cases):
+            row.limits.append("the link" if ratio > riders else "computing")
         return [taken[case] for case in self.cases], [limit[case] for case in self.cases]
 
 
+class Lease(Measure):
+    """What a lease costs beside computing."""
+
+    program = "bench_lease_cost"
+    cases = tuple((case, riders) for case in ("resident", "half-streamed", "half-streamed-32-limits")
+                  for riders in (1, 8, 32))
+    figures = ("the executor's time a lease", "wall time a lease", "joining, a rider")
+    promised_us = {(case, riders): us for case in ("resident", "half-streamed") for riders, us in ((1, 6), (32, 20))}
+
+    def __init__(self, checkpoint: Path, _size: int):
+        super().__init__(checkpoint)
+        self.bounds_us = []
+        for case, riders in self.cases:
+            resident = "everything" if case == "resident" else "half"
+            who = f"847 modules of a page, {riders} rider(s)" + (" of 32 limits" if "limits" in case else "")
+            for figure in self.figures:
+                # With one rider that streams, the wall time is that of reading a page.
+                promised = figure != self.figures[2] and (figure, case, riders) != (self.figures[1], "half-streamed", 1)
+                bound = self.promised_us.get((case, riders), 0) if promised else 0
+                against = ("the promise", (0, 1)) if bound else ()
+                self.rows.append(Row(f"{who}: {figure}", resident, "us", *against))
+                self.bounds_us.append(bound)
+
+    def ours(self, binaries: Path) -> list[float]:
+        measured = {}
+        for line in output_of(binaries / self.program).splitlines()[1:]:
+            case, riders, wall, executor, join = line.split()
+            measured[case, int(riders)] = [float(executor), float(wall), float(join)]
+        values = [value for case in self.cases for value in measured[case]]
+        for i, row in enumerate(self.rows):
+            waits = i % 3 == 1 and row.resident == "half" and values[i - 1] < 0.9 * values[i]
+            row.limits.append("the disk" if waits else "computing")
+        return values
+
+    def theirs(self, _: Path) -> list[float]:
+        return self.bounds_us
+
+
 class Overhead(Measure):
+    program = "bench_request_overhead"
     rounds = 9  # A second each; a percentile is not steady.
 
     def __init__(self, checkpoint: Path, _size: int):
@@ -349,19 +415,16 @@ class Overhead(Measure):
                      for what in ("all requests, a request", "median request", "99th percentile")]
 
     def ours(self, binaries: Path) -> list[float]:
-        program = binaries / "bench_request_overhead"
-        output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
-        requests, errors, rate, median, last = output.split()
+        requests, errors, rate, median, last = output_of(binaries / self.program).split()
         if errors != "0":
             raise RuntimeError(f"bench_request_overhead: {errors} of {requests} requests failed, expected none")
+        for row in self.rows:
+            row.limits.append("computing")
         return [1000 / float(rate), float(median), float(last)]
-
-    def theirs(self, _: Path) -> list[float]:
-        return []
 
 
 MEASURES = {"limit": Limit, "eager": Eager, "peers": Peer, "riders": Riders, "budgets": Budgets, "ledger": Ledger,
-            "manager": Manager, "link": Link, "overhead": Overhead}
+            "manager": Manager, "link": Link, "lease": Lease, "overhead": Overhead}
 
 if __name__ == "__main__":
     run_eager(Path(sys.argv[1]), int(sys.argv[2]))

@@ -8,7 +8,6 @@ process; it prints its seconds and peak bytes.
 """
 
 import json
-import json
 import subprocess
 import sys
 import tempfile
@@ -75,19 +74,21 @@ def diffsynth(checkpoint: Path, size: int) -> list[float]:
     return json.loads(output.strip().splitlines()[-1])
 
 
-def ditserve(binaries: Path, checkpoint: Path, size: int) -> list[float]:
+def ditserve(binaries: Path, checkpoint: Path, size: int) -> tuple[dict, int]:
+    """The pass as the server accounts for it, and the peak of the process in bytes."""
     drop_page_cache()
     config = CONFIG | dict.fromkeys(("preparing_dtype", "computation_dtype"), "float32")
     with tempfile.TemporaryDirectory() as folder:
         address = f"unix:{folder}/socket"
-        command = [binaries / "ditserve", "--listen", address, "--metrics-listen", "none", "--model", f"bench={checkpoint}", "--log-level", "warn"]
+        command = [binaries / "ditserve", "--listen", address, "--metrics-listen", "none", "--log-level", "warn",
+                   "--model", f"bench={checkpoint}"]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             forward = [binaries / "ditctl", "forward", "--address", address, "--wait-seconds", "60", "--json"]
             forward += ["--height", str(size), "--width", str(size), "--dtype", "float32", "--vram-limit-gib", "0"]
             forward += ["--prompt-tokens", str(PROMPT_TOKENS), "--vram-config", json.dumps(config)]
             output = subprocess.run(forward, check=True, capture_output=True, text=True).stdout
-            return [float(json.loads(output)["stats"]["total"].rstrip("s")), peak_bytes(server.pid)]
+            return json.loads(output)["stats"], peak_bytes(server.pid)
         finally:
             server.terminate()
             server.wait()

@@ -133,8 +133,9 @@ absl::Status ListenForScrapes(const ServerConfig& config, Metrics& metrics) {
 absl::Status Reload(const CommandLine& line, const Device& device, Engine& engine) {
   DITSERVE_ASSIGN_OR_RETURN(const ServerConfig config, LoadConfig(line));
   DITSERVE_ASSIGN_OR_RETURN(const auto budgets, Budgets(config, device));
-  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kDevice, budgets.first));
+  // The host's first: only of it the server always needs some, so that it alone can be refused.
   DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kHost, budgets.second));
+  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kDevice, budgets.first));
   spdlog::info("SIGHUP: budgets of {} bytes of device memory, {} of host memory", budgets.first, budgets.second);
   return absl::OkStatus();
 }

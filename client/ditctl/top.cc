@@ -87,7 +87,7 @@ int Budget(const std::vector<std::string>& arguments, const Environment& environ
   std::string address = environment.default_address, bytes;
   v1::SetBudgetRequest request;
   CLI::App app("Changes the budget of a memory while the server serves.", "ditctl budget");
-  app.add_option("MEMORY", *request.mutable_memory(), "host, device or cuda:N")->type_name("");
+  app.add_option("MEMORY", *request.mutable_memory(), "host or device")->type_name("");
   AddFlag(app, "bytes", "BYTES", "the new budget: 4GiB, 512MiB, or a share of the memory: 60%", &bytes);
   AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &address);
   bool json = false;

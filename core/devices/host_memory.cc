@@ -26,11 +26,11 @@ std::optional<std::string> ReadText(const std::string& path) {
   return std::string(std::istreambuf_iterator<char>(file), {});
 }
 
-// The first number behind each line's first word: "MemTotal:  24 kB", "inactive_file 4096".
+// The first number behind each line's first word: "MemTotal:  24 kB", "inactive_file 4096", "RssAnon:\t  24 kB".
 std::map<std::string, int64_t> Fields(const std::string& text) {
   std::map<std::string, int64_t> fields;
   for (const absl::string_view line : absl::StrSplit(text, '\n')) {
-    const std::vector<std::string> words = absl::StrSplit(line, absl::ByAnyChar(" :"), absl::SkipEmpty());
+    const std::vector<std::string> words = absl::StrSplit(line, absl::ByAnyChar(" \t:"), absl::SkipEmpty());
     int64_t value = 0;
     if (words.size() >= 2 && absl::SimpleAtoi(words[1], &value)) fields[words[0]] = value;
   }

@@ -25,6 +25,7 @@ struct MemoryBudget {
   int64_t streaming_bytes = 0;   // Of these, what was loaded for who passes.
   int64_t cached_bytes = 0;      // In no copy, kept for the next one: fresh memory costs more than used.
   int64_t leaving_bytes = 0;     // On their way back to the system.
+  int64_t evictions = 0;         // Copies that gave way.
   absl::Duration grows_from;     // The system refused memory: until then the cache must do.
 
   int64_t used_bytes() const { return fixed_bytes + activation_bytes + copy_bytes + cached_bytes + leaving_bytes; }

@@ -25,4 +25,16 @@ absl::Duration LapBound(const PolicyOptions& options, const LivenessConditions& 
   return options.ageing + modules * (LivenessBound(options, conditions) - options.ageing + computing);
 }
 
+// Of each moment either the executor computes, which it does for no more than all operations together, or it idles.
+// Then nobody has a lease, and somebody waits for a module, or the head of admission for what comes free by itself:
+// whoever waits for a sweep waits for a rider. That one has not waited for `ageing` yet in its lap, or it or an older
+// one is being served: a turn, without what it has of leases; or its load is under way.
+absl::Duration AnswersBound(const PolicyOptions& options, const LivenessConditions& conditions, int64_t requests,
+                            int modules) {
+  absl::Duration turn = 4 * conditions.transfer + conditions.free;
+  if (conditions.refuses) turn = (kMostRefusals + 2) * (turn + conditions.transfer + options.growth_pause);
+  const int claims = modules + 1;  // And admission.
+  return requests * (options.ageing + claims * (turn + conditions.transfer + conditions.operation));
+}
+
 }  // namespace ditserve

@@ -24,6 +24,11 @@ absl::Duration LivenessBound(const PolicyOptions& options, const LivenessConditi
 // The longest that a lap of so many modules takes, if each is waited for as long as LivenessBound.
 absl::Duration LapBound(const PolicyOptions& options, const LivenessConditions& conditions, int modules);
 
+// The longest until so many requests are answered, those included that wait for admission or for a sweep, while budgets
+// stay, loads succeed and nobody comes. Of no more modules than that each.
+absl::Duration AnswersBound(const PolicyOptions& options, const LivenessConditions& conditions, int64_t requests,
+                            int modules);
+
 }  // namespace ditserve
 
 #endif  // DITSERVE_CORE_RESIDENCY_LIVENESS_BOUND_H_

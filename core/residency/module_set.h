@@ -9,7 +9,7 @@
 
 namespace ditserve {
 
-// A set of a model's modules, a bit each: what comes next in it is found a word at a time.
+// A set of a model's modules, a bit each: what is not in it is found a word at a time.
 //
 // Thread safety: thread-compatible.
 class ModuleSet {
@@ -29,26 +29,22 @@ class ModuleSet {
   }
 
   // The first module from `from` on that is not in the set; modules() if all are.
-  ModuleIndex NextMissing(ModuleIndex from) const { return Next(from, ~uint64_t{0}); }
-  // The first module from `from` on that is in the set; modules() if none is.
-  ModuleIndex NextPresent(ModuleIndex from) const { return Next(from, 0); }
-
- private:
-  static constexpr size_t kBits = 64;
-  static size_t Word(ModuleIndex module) { return static_cast<size_t>(module) / kBits; }
-  static size_t Bit(ModuleIndex module) { return static_cast<size_t>(module) % kBits; }
-
-  ModuleIndex Next(ModuleIndex from, uint64_t flip) const {
+  ModuleIndex NextMissing(ModuleIndex from) const {
     if (from >= modules_) return modules_;
-    uint64_t word = (words_[Word(from)] ^ flip) >> Bit(from) << Bit(from);
-    for (size_t i = Word(from);; word = words_[i] ^ flip) {
-      if (word != 0) {
-        const auto found = static_cast<ModuleIndex>(i * kBits) + __builtin_ctzll(word);
+    uint64_t missing = ~words_[Word(from)] >> Bit(from) << Bit(from);
+    for (size_t i = Word(from);; missing = ~words_[i]) {
+      if (missing != 0) {
+        const auto found = static_cast<ModuleIndex>(i * kBits) + __builtin_ctzll(missing);
         return found < modules_ ? found : modules_;
       }
       if (++i == words_.size()) return modules_;
     }
   }
+
+ private:
+  static constexpr size_t kBits = 64;
+  static size_t Word(ModuleIndex module) { return static_cast<size_t>(module) / kBits; }
+  static size_t Bit(ModuleIndex module) { return static_cast<size_t>(module) % kBits; }
 
   int modules_ = 0;
   std::vector<uint64_t> words_;

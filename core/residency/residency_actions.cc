@@ -143,16 +143,15 @@ void ResidencyManager::GrantLocked(RiderState& rider, Pin pin, Deferred& deferre
 }
 
 void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Deferred& deferred) {
-  Executor::Work end;
   if (rider.admitted != nullptr) {
-    end = [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); };
+    refusals_.push_back(
+        [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); });
+    sooner_.Signal();
   } else if (rider.acquisition != nullptr) {
     rider.account.stall += clock_->Now() - rider.acquired;
-    end = [done = std::exchange(rider.acquisition, nullptr), why]() mutable { std::move(done)(why); };
-  } else {
-    return;
+    Executor::Work end = [done = std::exchange(rider.acquisition, nullptr), why]() mutable { std::move(done)(why); };
+    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});
   }
-  deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});
 }
 
 void ResidencyManager::Finish(Deferred deferred) {

@@ -62,16 +62,20 @@ ResidencyManager::~ResidencyManager() {
 
 void ResidencyManager::Keep() {
   for (;;) {
+    bool ticks = false;
+    std::vector<absl::AnyInvocable<void() &&>> refusals;
     {
       const absl::MutexLock lock(&mutex_);
       sleeps_until_ = next_tick_;
       // (Not longer than a timer bears.)
       const absl::Duration sleep = std::min(sleeps_until_ - clock_->Now(), absl::Hours(1));
-      if (!stopping_ && sleep > absl::ZeroDuration()) sooner_.WaitWithTimeout(&mutex_, sleep);
+      if (!stopping_ && refusals_.empty() && sleep > absl::ZeroDuration()) sooner_.WaitWithTimeout(&mutex_, sleep);
       if (stopping_) return;
-      if (next_tick_ > clock_->Now()) continue;
+      ticks = next_tick_ <= clock_->Now();
+      refusals = std::exchange(refusals_, {});
     }
-    Tick();
+    for (auto& refusal : refusals) std::move(refusal)();
+    if (ticks) Tick();
   }
 }
 
@@ -96,17 +100,19 @@ ModelId ResidencyManager::AddModel(std::unique_ptr<ModelWeights> weights) {
 
 absl::Status ResidencyManager::RemoveModel(ModelId model) {
   Deferred deferred;
+  std::unique_ptr<ModelWeights> removed;  // Its files are closed without the mutex.
   {
     const absl::MutexLock lock(&mutex_);
     const bool ridden =
         std::any_of(riders_.begin(), riders_.end(), [model](const RiderState& rider) { return rider.model == model; });
-    if (ridden || policy_.loads() > 0) {
-      return absl::FailedPreconditionError(absl::StrCat("model ", models_[static_cast<size_t>(model)]->name(),
-                                                        " is in use: requests ride on it, or weights are being moved"));
+    if (ridden || policy_.IsLoading(model)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("model ", models_[static_cast<size_t>(model)]->name(),
+                       " is in use: requests ride on it, or its weights are being moved"));
     }
     policy_.RemoveWeights(model, actions_);
     ApplyLocked(deferred);
-    models_[static_cast<size_t>(model)].reset();
+    removed = std::move(models_[static_cast<size_t>(model)]);
   }
   Finish(std::move(deferred));
   return absl::OkStatus();

@@ -24,7 +24,7 @@
 #include "core/memory/buffer.h"
 #include "core/memory/ledger.h"
 #include "core/placement/profile.h"
-#include "core/placement/route.h"
+#include "core/placement/route_maker.h"
 #include "core/residency/policy.h"
 #include "core/residency/residency_snapshot.h"
 #include "core/residency/rider.h"
@@ -78,9 +78,10 @@ class ResidencyManager {
   // All copies of it go. Errors: FailedPrecondition while requests ride on it, or a transfer is under way.
   absl::Status RemoveModel(ModelId model) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Lets a request ride. `admitted` is called once on the device's executor: with OK when the rider may acquire, or
-  // with why not: what was said of it to Cancel, FailedPrecondition if a budget became too small while it waited, or
-  // ResourceExhausted if a more urgent request took its place in the queue.
+  // Lets a request ride. `admitted` is called once: on the device's executor with OK when the rider may acquire, or on
+  // a thread of the manager's, which no computing holds up, with why not: what was said of it to Cancel,
+  // FailedPrecondition if a budget became too small while it waited, or ResourceExhausted if a more urgent request took
+  // its place in the queue.
   // Errors: FailedPrecondition if it can never fit, saying what would; ResourceExhausted, with kRetryAfterPayload, if
   // too many wait.
   absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, const RideOptions& options,
@@ -98,8 +99,8 @@ class ResidencyManager {
   void SetPressure(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t least_host_bytes() const { return transfers_->staging_bytes(); }
 
-  // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. A thread of the
-  // manager's calls it; tests that move the clock do too.
+  // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. The manager's thread
+  // calls it; tests that move the clock do too.
   void Tick() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Whether a transfer is under way, or memory on its way back to the system.
@@ -180,7 +181,7 @@ class ResidencyManager {
   std::vector<Route> RoutesLocked(ModelId model, const Profile& profile, int device)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   MemoryUsage UsageLocked(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The thread that calls Tick.
+  // The manager's thread: calls Tick, and tells those who were never admitted.
   void Keep() ABSL_LOCKS_EXCLUDED(mutex_);
 
   const std::vector<ComputingDevice> devices_;
@@ -205,7 +206,8 @@ class ResidencyManager {
   absl::Duration loading_since_ ABSL_GUARDED_BY(mutex_);     // While loads are under way.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
-  // Of the thread that calls Tick; a condition variable costs those who never wait nothing.
+  std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);  // To be told by Keep.
+  // Of Keep; a condition variable costs those who never wait nothing.
   absl::Duration sleeps_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
   absl::CondVar sooner_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -29,9 +29,6 @@ struct RideOptions {
   int device = 0;  // Of the manager's.
 };
 
-// The payload of a ResourceExhausted that says when to try again, in milliseconds.
-inline constexpr char kRetryAfterPayload[] = "ditserve/retry-after-ms";
-
 // What a rider has used so far.
 struct RiderAccount {
   absl::Duration queue;           // From Join until its pass began.

@@ -6,7 +6,7 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/string_view.h"
-#include "core/residency/rider.h"
+#include "core/residency/policy_options.h"
 
 namespace ditserve {
 namespace {

@@ -65,7 +65,7 @@ absl::Status SetBudgetIn(Engine& engine, const v1::SetBudgetRequest& request, v1
 
 // Serves one WatchResidency: writes, waits, writes. Only the next message is ever held, whatever the client's pace.
 //
-// Ownership: shared by the service, until OnDone, and the alarm's callback.
+// Ownership: shared by the service, until OnDone, and itself, while it waits for the alarm.
 class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::WatchResidencyResponse>,
                                         public std::enable_shared_from_this<Watcher> {
  public:
@@ -88,7 +88,9 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
       if (!ok && !end_) end_ = grpc::Status::CANCELLED;
       waiting_ = !end_;
       if (waiting_) {
-        alarm_.Set(absl::ToChronoTime(absl::Now() + interval_), [self = shared_from_this()](bool) { self->OnAlarm(); });
+        // Not in the callback, which the alarm keeps when it has passed.
+        self_ = shared_from_this();
+        alarm_.Set(absl::ToChronoTime(absl::Now() + interval_), [this](bool) { OnAlarm(); });
         return;
       }
     }
@@ -103,8 +105,10 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
  private:
   void OnAlarm() ABSL_LOCKS_EXCLUDED(mutex_) {
     bool ends = false;
+    std::shared_ptr<Watcher> self;
     {
       absl::MutexLock lock(&mutex_);
+      self = std::move(self_);
       waiting_ = false;
       ends = end_.has_value();
     }
@@ -137,6 +141,7 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
   v1::WatchResidencyResponse message_;
   absl::Mutex mutex_;
   bool waiting_ ABSL_GUARDED_BY(mutex_) = false;  // For the alarm.
+  std::shared_ptr<Watcher> self_ ABSL_GUARDED_BY(mutex_);
   std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mutex_);
   grpc::Alarm alarm_;
 };

@@ -9,6 +9,7 @@
 namespace ditserve::ditctl {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 v1::WatchResidencyResponse Update(int64_t seconds, int64_t read_bytes) {
@@ -95,6 +96,11 @@ TEST_F(DitctlTest, BudgetAsksForAShareOfAMemory) {
   EXPECT_EQ(server.set_budget.memory(), "host");
   EXPECT_EQ(server.set_budget.share(), 0.125);
   EXPECT_EQ(server.set_budget.budget_bytes(), 0);
+}
+
+TEST_F(DitctlTest, BudgetsHelpNamesTheMemoriesThatServersTake) {
+  EXPECT_EQ(Call({"budget", "--help"}), kOk);
+  EXPECT_THAT(out.str(), ContainsRegex("MEMORY +host or device\n"));
 }
 
 TEST_F(DitctlTest, BudgetRefusesWhatIsNoBudget) {

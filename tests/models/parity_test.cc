@@ -181,6 +181,7 @@ TEST_F(ParityTest, BFloat16IsWithinWhatTheReferencesDifferFromFloat32) {
       ASSERT_TRUE(absl::SimpleAtod(bound->second, &reference));
       const double error = ErrorOf(entry, weights);
       EXPECT_LE(error, kBetweenProcessors * reference) << entry.name;
+      RecordProperty(entry.name, absl::StrCat(error, ", the reference's ", reference));
       ++compared;
     }
   }

@@ -18,6 +18,7 @@ void Waits::Restart() {
   laps_.clear();
   heads_.assign(heads_.size(), {});
   over_.assign(over_.size(), {});
+  answers_ = {};
 }
 
 absl::Status Waits::Compare(const Wait& wait, absl::Duration now, const char* what) {
@@ -39,7 +40,7 @@ absl::Status Waits::Check(absl::Duration now) {
   for (size_t i = 0; i < over_.size(); ++i) {
     if (absl::Status status = CheckBudget(static_cast<Memory>(i), now); !status.ok()) return status;
   }
-  return absl::OkStatus();
+  return CheckAnswers(now);
 }
 
 absl::Status Waits::CheckRider(const PolicyRider& rider, absl::Duration now) {
@@ -97,6 +98,23 @@ absl::Status Waits::CheckHead(Memory device, absl::Duration now) {
   if (head == nullptr) return absl::OkStatus();
   wait.most = std::max(wait.most, Bound(device));
   return Compare(wait, now, "admission is waited for, and it fits");
+}
+
+absl::Status Waits::CheckAnswers(absl::Duration now) {
+  int64_t requests = 0;
+  int modules = 0;
+  for (const PolicyRider& rider : policy_.sweeps().riders()) {
+    ++requests;
+    modules = std::max(modules, rider.itinerary->modules());
+  }
+  if (requests == 0) {
+    answers_ = {};
+    return absl::OkStatus();
+  }
+  if (answers_.most == absl::ZeroDuration()) {
+    answers_ = {now, AnswersBound(scenario_.options, ConditionsOn(DeviceMemory(0)), requests, modules)};
+  }
+  return Compare(answers_, now, "all are not answered");
 }
 
 absl::Status Waits::CheckBudget(Memory memory, absl::Duration now) {

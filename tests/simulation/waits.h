@@ -14,8 +14,8 @@
 
 namespace ditserve::simulation {
 
-// How long everybody waits, against what the policy promises: for a module, for admission, for a lap, and how long a
-// budget stays exceeded. Nothing is looked at while something goes wrong.
+// How long everybody waits, against what the policy promises: for a module, for admission, for a lap, until all are
+// answered, and how long a budget stays exceeded. Nothing is looked at while something goes wrong.
 //
 // Errors: Internal that says who waits, how long, and what the bound is.
 class Waits {
@@ -31,6 +31,8 @@ class Waits {
   absl::Status Check(absl::Duration now);
   // Something went wrong once more: every wait counts from here.
   void Restart();
+  // One more is to be answered: until all are counts from here.
+  void Came() { answers_ = {}; }
   // It was the head until then, if only for a moment: who is the head now is so from here.
   void Admitted(const PolicyRider& rider) { heads_[static_cast<size_t>(DeviceOf(rider.itinerary->device))] = {}; }
   // The rider asked for its next module, and maybe got it; it was granted it later.
@@ -53,6 +55,7 @@ class Waits {
 
   absl::Status CheckRider(const PolicyRider& rider, absl::Duration now);
   absl::Status CheckHead(Memory device, absl::Duration now);
+  absl::Status CheckAnswers(absl::Duration now);
   absl::Status CheckBudget(Memory memory, absl::Duration now);
   absl::Status Compare(const Wait& wait, absl::Duration now, const char* what);
   LivenessConditions ConditionsOn(Memory device) const;
@@ -70,6 +73,7 @@ class Waits {
   std::map<RiderId, Waited> waited_;
   std::vector<Wait> heads_;  // By device.
   std::vector<Wait> over_;   // By Index(Memory).
+  Wait answers_;
   double worst_ = 0;
 };
 

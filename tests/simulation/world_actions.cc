@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
-#include "core/residency/rider.h"
+#include "core/residency/policy_options.h"
 #include "tests/simulation/world.h"
 
 namespace ditserve::simulation {

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 import measure  # noqa: E402
-from measures import MEASURES, Measure, Row  # noqa: E402
+from measures import MEASURES, Measure, Row, what_limited  # noqa: E402
 
 OURS, OTHER = Path("/ours"), Path("/other")
 
@@ -36,12 +36,12 @@ class Scripted(Measure):
 class MeasureTest(unittest.TestCase):
     def test_both_sides_take_turns_and_both_figures_are_printed(self):
         scripted = Scripted({OURS: [1, 2, 9]}, [2, 2, 3], (0, 1.1))
-        scripted.limits = ["the disk", "computing", "the disk"]
+        scripted.rows[0].limits = ["computing", "the disk", "the disk"]
         first, second = measure.promises(scripted, OURS, 3)
         self.assertEqual(scripted.turns, [OURS, "theirs", "theirs", OURS, OURS, "theirs"])
         self.assertEqual(first, ("a pass", "nothing", "2.00 s (1.00 to 9.00)", "a peer", "2.00 s (2.00 to 3.00)",
-                                 "1.00 (0.50 to 3.00)", "1.10", "the disk"))
-        self.assertEqual(second[2], "1.00 MiB (1.00 to 1.00)")
+                                 "1.00 (0.50 to 3.00)", "1.10", "the disk, computing"))
+        self.assertEqual((second[2], second[-1]), ("1.00 MiB (1.00 to 1.00)", ""))
 
     def test_a_missed_target_is_marked(self):
         (row, _) = measure.promises(Scripted({OURS: [3]}, [2], (0, 1.1)), OURS, 1)
@@ -51,19 +51,50 @@ class MeasureTest(unittest.TestCase):
 
     def test_two_builds_take_turns_and_only_what_is_more_than_3_percent_worse_is_marked(self):
         scripted = Scripted({OURS: [104, 104, 104], OTHER: [100, 100, 50]})
+        scripted.rows[0].limits = ["the disk"]
         worse, equal = measure.comparison(scripted, OURS, OTHER, 3)
         self.assertEqual(scripted.turns, [OURS, OTHER, OTHER, OURS, OURS, OTHER])
         self.assertEqual(worse[2:], ("104.00 s (104.00 to 104.00)", "100.00 s (50.00 to 100.00)",
-                                     "1.040 (1.040 to 2.080)", "**4 %**"))
-        self.assertEqual(equal[-1], "")
+                                     "1.040 (1.040 to 2.080)", "**4 %**", "the disk"))
+        self.assertEqual(equal[-2:], ("", ""))
         (row, _) = measure.comparison(Scripted({OURS: [102], OTHER: [100]}), OURS, OTHER, 1)
-        self.assertEqual(row[-1], "")
+        self.assertEqual(row[-2], "")
 
     def test_a_build_that_reads_what_the_other_need_not_is_marked(self):
         (row, _) = measure.comparison(Scripted({OURS: [5], OTHER: [0]}), OURS, OTHER, 1)
-        self.assertEqual(row[-2:], ("", "**more than nothing**"))
+        self.assertEqual(row[-3:-1], ("", "**more than nothing**"))
         (row, _) = measure.comparison(Scripted({OURS: [0], OTHER: [0]}), OURS, OTHER, 1)
-        self.assertEqual(row[-1], "")
+        self.assertEqual(row[-2], "")
+
+    def test_a_row_may_be_held_against_nothing(self):
+        scripted = Scripted({OURS: [3]}, [0])
+        scripted.rows[0].against = ""
+        (row, _) = measure.promises(scripted, OURS, 1)
+        self.assertEqual(row[2:], ("3.00 s", "", "", "", "", ""))
+
+    def test_a_pass_that_waited_for_weights_was_limited_by_the_disk(self):
+        waited = [{"stall": stall, "total": "2s"} for stall in ("0.3s", "0s")]
+        self.assertEqual(what_limited(waited[0]), "the disk")
+        self.assertEqual(what_limited(*waited), "computing")
+
+    def test_a_program_that_the_other_build_lacks_is_found(self):
+        other = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (other / "ditserve").touch()
+        made = [Scripted({}), MEASURES["lease"](Path("/checkpoint"), 0)]
+        self.assertEqual(measure.lacking(made, other), ["bench_lease_cost"])
+
+    def test_every_lease_that_is_promised_has_its_bound(self):
+        lease = MEASURES["lease"](Path("/checkpoint"), 0)
+        held = [(row.what, bound) for row, bound in zip(lease.rows, lease.theirs(OURS)) if bound]
+        self.assertEqual([row.what for row in lease.rows if row.against], [what for what, _ in held])
+        executor = [bound for what, bound in held if "executor" in what]
+        self.assertEqual((executor, len(held)), ([6, 20, 6, 20], 7))
+
+    def test_the_whole_model_s_peak_is_promised(self):
+        checkpoint = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (checkpoint / "config.json").write_text('{"num_layers": 60}')
+        peak = measure.Full(checkpoint, 1024).rows[-1]
+        self.assertEqual((peak.unit, peak.against, peak.target), ("MiB", "the promise", (0, 1)))
 
     def test_every_measure_is_made_for_each_of_its_sizes(self):
         checkpoint = Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -71,7 +102,7 @@ class MeasureTest(unittest.TestCase):
         whole = measure.measures_of(list(MEASURES), checkpoint, checkpoint, None)
         self.assertEqual([type(made).__name__ for made in whole],
                          ["Limit"] * 2 + ["Eager"] * 2 + ["Peer"] * 3 +
-                         ["Riders", "Budgets", "Ledger", "Manager", "Link", "Overhead"] + ["Full"] * 2)
+                         ["Riders", "Budgets", "Ledger", "Manager", "Link", "Lease", "Overhead"] + ["Full"] * 2)
         small = measure.measures_of(["limit", "budgets"], checkpoint, None, [64, 128])
         self.assertEqual([type(made).__name__ for made in small], ["Limit", "Limit", "Budgets"])
 

@@ -35,10 +35,10 @@ class MainTest(ProgramTest):
     def test_a_configuration_that_is_not_there_is_wrong_usage(self):
         self.assert_ends(self.run_ditserve("--config", "none-such.yaml"), 2, err="none-such.yaml")
 
-    def test_a_checkpoint_that_is_not_there_is_a_failure(self):
+    def test_a_checkpoint_that_is_not_there_is_a_failure_that_names_its_whole_path(self):
         done = self.run_ditserve("--listen", f"unix:{self.folder}/socket", "--metrics-listen", "none",
                                  "--model", f"tiny={self.folder}/none-such")
-        self.assert_ends(done, 1, err="none-such")
+        self.assert_ends(done, 1, err=f"{self.folder}/none-such")
 
     def test_an_address_that_is_taken_is_a_failure(self):
         with socket.socket() as taken:

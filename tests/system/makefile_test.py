@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -62,6 +63,16 @@ class MakefileTest(unittest.TestCase):
     def test_a_value_may_hold_quotes(self):
         calls = self.make("run", "MODEL=/it's \"mine\"", f"DITSERVE_CACHE={self.cache}")
         self.assertEqual(calls[-1][-1], "/it's \"mine\"")
+
+    def test_only_a_run_of_all_rows_writes_a_table(self):
+        shutil.copy(ROOT / "bench/run", self.folder / "bench/run")
+        other = self.folder / "build/asan/bin"
+        for arguments, expected in (([], ["RESULTS.md"]), ([f"AGAINST={other}"], ["COMPARED.md"]), (["ROWS=link"], []),
+                                    (["ROWS=limit link", f"AGAINST={other}"], [])):
+            with self.subTest(arguments):
+                (measure,) = [call for call in self.make("bench", *arguments, f"DITSERVE_CACHE={self.cache}")
+                              if call[:1] == ["python"]]
+                self.assertEqual([Path(at).name for flag, at in zip(measure, measure[1:]) if flag == "--out"], expected)
 
     def test_lint_builds_no_more_than_what_it_reads(self):
         calls = self.make("lint", "SINCE=HEAD~1")

@@ -68,6 +68,14 @@ class SignalsTest(ProgramTest):
             self.assertEqual(server.budgets(), [2 * GIB, GIB])
             self.assertEqual(server.forward(64).wait(), 0)
 
+    def test_sighup_with_a_budget_that_is_refused_changes_neither(self):
+        config = self.write("ditserve.yaml", "memory: {device_budget: 2GiB, host_budget: 1GiB}\n")
+        with self.serve("--config", config) as server:
+            config.write_text("memory: {device_budget: 3GiB, host_budget: 1KiB}\n")
+            server.process.send_signal(signal.SIGHUP)
+            self.assertIn("a budget of 1024 bytes is less than", server.await_log("SIGHUP: "))
+            self.assertEqual(server.budgets(), [2 * GIB, GIB])
+
     def test_sigterm_while_idle_ends_it_cleanly(self):
         with self.serve() as server:
             server.process.send_signal(signal.SIGTERM)

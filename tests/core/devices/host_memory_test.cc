@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <vector>
 
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_folder.h"
@@ -63,6 +64,19 @@ TEST_F(HostMemoryTest, NothingIsAvailableWhileTasksStandStill) {
 
 TEST_F(HostMemoryTest, WithoutMeminfoThereIsAnError) {
   EXPECT_THAT(ReadHostMemory(root_ / "nothing"), StatusIs(absl::StatusCode::kInternal, "MemTotal"));
+}
+
+TEST_F(HostMemoryTest, OwnMemoryIsWhatNobodyElseCouldUse) {
+  Write("proc/self/status",
+        "Name:\tditserve\nVmRSS:\t    9000 kB\nRssAnon:\t    7000 kB\nRssFile:\t    1500 kB\nRssShmem:\t     500 kB\n");
+  EXPECT_EQ(OwnHostMemoryBytes(root_.path()), int64_t{7000} * 1024) << "files' pages are the page cache's";
+}
+
+TEST_F(HostMemoryTest, OwnMemoryThatTheKernelDoesNotTellIsNone) { EXPECT_EQ(OwnHostMemoryBytes(root_.path()), 0); }
+
+TEST_F(HostMemoryTest, WhatThisProcessWritesIsItsOwn) {
+  const std::vector<char> written(64 * kMiB, 'x');
+  EXPECT_GT(OwnHostMemoryBytes(), 64 * kMiB);
 }
 
 TEST_F(HostMemoryTest, ThisMachineTellsItsMemory) {

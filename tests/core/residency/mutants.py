@@ -10,6 +10,7 @@ BUFFER = "core/memory/buffer.cc"
 ARENA = "core/memory/arena.cc"
 LEDGER = "core/memory/ledger.cc"
 EXECUTOR = "core/base/executor.cc"
+GUARD = "core/residency/pressure_guard.cc"
 
 MUTANTS = [
     # --- waits
@@ -89,4 +90,9 @@ MUTANTS = [
                                   (ARENA, "next != fresh_.end() && next->first", "false && next->first")]),
     ("garbage is not of the arena any more", [(ARENA, "  used_bytes_ += SizeOf(garbage.ranges_);\n", "")]),
     ("the policy trims parts of granules", [("core/residency/policy_room.cc", "  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;\n", "")]),
+    # --- the pressure of others
+    ("a device that computes in host memory has what is free once more", [(GUARD, "if (device_.computes_in_host_memory()) {", "if (false) {")]),
+    ("what the device gets the host gets too", [(GUARD, "    host_spare -= device_spare;\n", "")]),
+    ("the device gives before the host's copies", [(GUARD, "std::min<int64_t>(host_spare + host_can_lose, 0)", "host_spare + 0 * host_can_lose")]),
+    ("what is free is the host's first", [(GUARD, "std::min(host_spare, wants)", "0 * wants")]),
 ]

@@ -155,7 +155,9 @@ TEST_F(PolicyTest, AFailureThatWasPassedIsForgotten) {
 TEST_F(PolicyTest, ARefusedModuleIsAskedForAgainAfterAPauseAndThenToldToItsRiderAlone) {
   Make({10}, 100);
   PolicyRider& rider = Join(Request(1));
+  PolicyRider& other = Join(Request(1));
   Acquire(rider);
+  Acquire(other);
   for (int i = 0; i < 3; ++i) {
     const std::vector<StartLoad> loads = Take<StartLoad>();
     ASSERT_EQ(loads.size(), 1u) << "refused " << i << " times";
@@ -170,7 +172,23 @@ TEST_F(PolicyTest, ARefusedModuleIsAskedForAgainAfterAPauseAndThenToldToItsRider
   }
   const std::vector<End> ends = Take<End>();
   ASSERT_EQ(ends.size(), 1u);
+  EXPECT_EQ(ends[0].rider, &rider);
   EXPECT_EQ(ends[0].why.message(), "refused");
+  policy_->Leave(rider, now_, actions_);
+  now_ = policy_->budget(Memory::kDevice).grows_from;
+  policy_->Tick(now_, actions_);
+  ArriveAll();
+  ASSERT_EQ(Take<Grant>().size(), 1u);  // With what the other left.
+  EXPECT_TRUE(other.ended.ok());
+}
+
+TEST_F(PolicyTest, WeightsAreBeingLoadedWhileALoadOfTheirOwnIsUnderWay) {
+  Make({10}, 100);
+  Acquire(Join(RequestOther(10, 1)));
+  EXPECT_TRUE(policy_->IsLoading(others_));
+  EXPECT_FALSE(policy_->IsLoading(weights_));
+  ArriveAll();
+  EXPECT_FALSE(policy_->IsLoading(others_));
 }
 
 TEST_F(PolicyTest, WhoRidesAfterAnotherBeginsWhenThatOneEnds) {

@@ -60,5 +60,48 @@ TEST_F(PressureGuardTest, LeavesTheTransferSlots) {
   EXPECT_EQ(budget(), 0);
 }
 
+// On a device that computes in host memory, the same memory for both: what is free is free once, and what one part
+// holds is nobody else's to the other. The device's part could hold the model, and has what is not in the host's.
+class SharedMemoryPressureTest : public ::testing::Test {
+ protected:
+  static constexpr int kHostCopies = 4;
+  static constexpr int kDeviceCopies = kModules - kHostCopies;
+
+  SharedMemoryPressureTest()
+      : fixture_(kModules, kHostCopies, /*in_host_memory=*/true), guard_(&fixture_.device, &*fixture_.manager) {
+    EXPECT_THAT(Fixture::Pass(fixture_, Fixture::HostOffload()).Wait(), IsOk());
+    EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
+    fixture_.Settle();
+    EXPECT_EQ(fixture_.device_weights(), kDeviceCopies * kCopy);
+    EXPECT_EQ(fixture_.host_weights(), kHostCopies * kCopy);
+  }
+  // Checks while the bytes of `free` copies are left beyond the reserve; then the parts' budgets are of so many copies.
+  void CheckWith(int64_t free, int64_t device, int64_t host) {
+    SCOPED_TRACE(free);
+    fixture_.device.SetAvailable(kReserve + free * kCopy);
+    EXPECT_THAT(guard_.Check(), IsOk());
+    const int64_t slots = fixture_.transfers->staging_bytes();
+    EXPECT_EQ(fixture_.ledger.Usage(Memory::kDevice).wanted_bytes, device * kCopy);
+    EXPECT_EQ(fixture_.ledger.Usage(Memory::kHost).wanted_bytes, slots + host * kCopy);
+  }
+
+  Fixture fixture_;
+  PressureGuard guard_;
+};
+
+TEST_F(SharedMemoryPressureTest, WhereNothingIsFreeBothKeepWhatTheyHold) { CheckWith(0, kDeviceCopies, kHostCopies); }
+
+TEST_F(SharedMemoryPressureTest, WhatOthersNeedIsGivenOnceAndByTheHostFirst) { CheckWith(-3, kDeviceCopies, 1); }
+
+TEST_F(SharedMemoryPressureTest, TheDeviceGivesWhatTheHostHasNot) { CheckWith(-5, kDeviceCopies - 1, 0); }
+
+TEST_F(SharedMemoryPressureTest, WhatIsFreeIsGivenOnceAndToTheDeviceFirst) {
+  CheckWith(-6, kDeviceCopies - 2, 0);
+  CheckWith(kModules - (kDeviceCopies - 2), kModules, 0);
+  EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_EQ(fixture_.device_weights(), kModules * kCopy);
+  CheckWith(kHostCopies, kModules, kHostCopies);
+}
+
 }  // namespace
 }  // namespace ditserve

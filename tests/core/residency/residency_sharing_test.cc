@@ -176,7 +176,7 @@ TEST_P(ResidencySharingTest, ARiderThatWaitsForASweepCanBeCancelled) {
 
 TEST_P(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
   Fixture fixture = MakeFixture(4);
-  absl::Notification begun, told;
+  absl::Notification begun, told, ended;
   absl::StatusOr<std::unique_ptr<Rider>> first =
       fixture.manager->Join(fixture.model, Fixture::Disk(), {}, [&](const absl::Status&) { begun.Notify(); });
   begun.WaitForNotification();
@@ -191,8 +191,10 @@ TEST_P(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
   fixture.executor(0).Post([&] {  // In one piece, so that nobody is told in between.
     (*second)->Cancel(absl::CancelledError("gone"));
     first->reset();
+    ended.Notify();
   });
   told.WaitForNotification();
+  ended.WaitForNotification();
   EXPECT_THAT(why, StatusIs(absl::StatusCode::kCancelled, "gone"));
   second->reset();
 }

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
-#include "core/placement/route.h"
+#include "core/placement/route_maker.h"
 #include "tests/testing/fake_device.h"
 #include "tests/testing/faulty_file_calls.h"
 #include "tests/testing/safetensors_fixture.h"

@@ -13,7 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
-#include "core/placement/route.h"
+#include "core/placement/route_maker.h"
 #include "core/residency/transfer_engine.h"
 #include "tests/testing/device_double.h"
 #include "tests/testing/faulty_file_calls.h"

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,7 +35,7 @@ struct Flight {
   }
 };
 
-// The CPU, and a word to whoever asks for it before memory is given back.
+// The CPU, with the memory that a test says; and a word to whoever asks for it before memory is given back.
 class WatchedDevice final : public Device {
  public:
   const std::string& name() const override { return cpu_->name(); }
@@ -64,9 +65,12 @@ class WatchedDevice final : public Device {
     return cpu_->Move(memory, from, to, bytes);
   }
   int64_t granule_bytes(Memory memory) const override { return cpu_->granule_bytes(memory); }
-  absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override { return cpu_->MemoryStatusOf(memory); }
+  absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override {
+    return told_memory ? *told_memory : cpu_->MemoryStatusOf(memory);
+  }
 
   std::function<void()> before_decommit;
+  std::optional<MemoryStatus> told_memory;  // In the place of the machine's.
 
  private:
   const std::unique_ptr<Device> cpu_ = MakeCpuDevice(CpuBFloat16::kFloat32);

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <limits>
 #include <thread>
+#include <vector>
 
 #include "core/storage/checkpoint.h"
 #include "tests/server/engine/local_engine_fixture.h"
@@ -178,11 +179,9 @@ TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
   ForwardCall call = MakeCall(ProfileNamed("disk"));
   call.deadline = absl::Now();
   const auto second = Send(*engine, std::move(call));
-  // Its end is told on the executor, which the first call holds.
-  while (engine->Residency().waiting == 0) {
-  }
-  go.Notify();
   EXPECT_THAT(second->Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded, "deadline"));
+  EXPECT_EQ(engine->Residency().waiting, 0);
+  go.Notify();  // Until now the first call held the executor.
   EXPECT_THAT(first->Wait(), IsOk());
 }
 
@@ -191,6 +190,16 @@ TEST_F(LocalEngineTest, TellsHowLargeAMemoryIs) {
   for (const Memory memory : {Memory::kDevice, Memory::kHost}) {
     EXPECT_EQ(*engine->MemoryBytes(memory), device_->MemoryStatusOf(memory)->total_bytes);
   }
+}
+
+TEST_F(LocalEngineTest, WhatThisProcessHoldsCountsForNobodyElse) {
+  const auto engine = MakeEngine();
+  const std::vector<char> own(64 << 20, 'x');
+  device_->told_memory = MemoryStatus{int64_t{1} << 40, (int64_t{1} << 40) - (32 << 20)};
+  EXPECT_EQ(engine->Residency().other_processes_bytes, 0);
+  device_->told_memory->available_bytes = 0;
+  EXPECT_LE(engine->Residency().other_processes_bytes, (int64_t{1} << 40) - (64 << 20));
+  EXPECT_GT(engine->Residency().other_processes_bytes, int64_t{1} << 39);
 }
 
 TEST_F(LocalEngineTest, SaysWhatWouldFitInsteadOfWhatNeverCan) {

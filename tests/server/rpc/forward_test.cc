@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "core/residency/rider.h"
+#include "core/residency/policy_options.h"
 #include "google/protobuf/util/time_util.h"
 #include "server/rpc/tensor_codec.h"
 #include "tests/server/server_fixture.h"

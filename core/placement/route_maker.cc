@@ -1,4 +1,4 @@
-#include "core/placement/route.h"
+#include "core/placement/route_maker.h"
 
 #include <algorithm>
 #include <cstddef>

@@ -1,14 +1,21 @@
-// Loads: what is missing and needed soonest, as far as there is room for it.
-#include <algorithm>
-#include <limits>
-#include <utility>
+#include "core/residency/loads.h"
 
-#include "core/residency/policy.h"
+#include <algorithm>
+#include <utility>
 
 namespace ditserve {
 
-bool Policy::LoadNext(Device& device, Actions& actions) {
-  if (device.loads >= options_.max_loads) return false;
+Loads::Loads(PolicyState& state, Room& room)
+    : options_(state.options),
+      leads_(state.leads),
+      devices_(state.devices),
+      budgets_(state.budgets),
+      copies_(state.copies),
+      sweeps_(state.sweeps),
+      room_(room) {}
+
+bool Loads::StartNext(DeviceState& device, Actions& actions) {
+  if (!HasSlot(device)) return false;
   claims_.clear();
   for (PolicyRider& rider : sweeps_.riders()) {
     if (!rider.rides() || rider.itinerary->device != device.memory || device.elder.rider == &rider) continue;
@@ -29,7 +36,7 @@ bool Policy::LoadNext(Device& device, Actions& actions) {
   return false;
 }
 
-std::optional<ModuleIndex> Policy::NextMissing(const PolicyRider& rider) const {
+std::optional<ModuleIndex> Loads::NextMissing(const PolicyRider& rider) const {
   const Itinerary& itinerary = *rider.itinerary;
   ModuleIndex counted = rider.next;
   int64_t ahead_bytes = 0;  // Of copies before the module in question that it has yet to use.
@@ -44,14 +51,14 @@ std::optional<ModuleIndex> Policy::NextMissing(const PolicyRider& rider) const {
       if (copy != nullptr && !copy->used) ahead_bytes += copy->bytes;
     }
     const int64_t allowance = std::max(Sweeps::kLimitedAheadModules * itinerary.widest_bytes - ahead_bytes,
-                                       *itinerary.limit_bytes - DeviceUse(itinerary.device));
+                                       *itinerary.limit_bytes - room_.DeviceUse(itinerary.device));
     if (i > rider.next && itinerary.route(i).compute_bytes > allowance) return std::nullopt;
     return i;
   }
   return std::nullopt;
 }
 
-Policy::Claim Policy::ClaimFor(PolicyRider& rider, ModuleIndex module) {
+Loads::Claim Loads::ClaimFor(PolicyRider& rider, ModuleIndex module) {
   Claim claim = {&rider, module, sweeps_.SecondsUntil(rider, module), rider.pending && module == rider.next};
   for (const PolicyRider& other : sweeps_.riders()) {
     if (&other == &rider || !Sweeps::IsLed(rider, other, module)) continue;
@@ -61,7 +68,7 @@ Policy::Claim Policy::ClaimFor(PolicyRider& rider, ModuleIndex module) {
   return claim;
 }
 
-bool Policy::TryLoad(Device& device, const Claim& claim, Actions& actions) {
+bool Loads::TryLoad(DeviceState& device, const Claim& claim, Actions& actions) {
   const Itinerary& itinerary = *claim.rider->itinerary;
   const Route& route = itinerary.route(claim.module);
   bool loading = false;
@@ -72,22 +79,22 @@ bool Policy::TryLoad(Device& device, const Claim& claim, Actions& actions) {
     const CopyKey key = {itinerary.weights, claim.module, stop.form, itinerary.MemoryOf(stop.tier)};
     if (!itinerary.Computes(key) || !itinerary.MayStay(claim.module, static_cast<int>(i))) continue;
     const int64_t bytes = route.stop_bytes[i];
-    if (!MakeRoom(key.memory, bytes, RoomFor(key.memory, claim.urgent), claim.next_use, Taking::kSpare, source,
-                  /*insist=*/false, actions)) {
+    if (!room_.Make(key.memory, bytes, room_.BytesFor(key.memory, claim.urgent), claim.next_use, Taking::kSpare, source,
+                    /*insist=*/false, actions)) {
       continue;
     }
-    Start(device, *claim.rider, claim.module, source, Place(key, bytes, /*streams=*/false), actions);
+    Start(device, *claim.rider, claim.module, source, room_.Place(key, bytes, /*streams=*/false), actions);
     return true;
   }
   const int64_t bytes = route.compute_bytes;
   const auto make_room = [&](const Copy* spare) {
-    const int64_t room = RoomFor(device.memory, claim.urgent);
-    return MakeRoom(device.memory, bytes, room, claim.next_use, Taking::kSpare, spare, false, actions) ||
+    const int64_t room = room_.BytesFor(device.memory, claim.urgent);
+    return room_.Make(device.memory, bytes, room, claim.next_use, Taking::kSpare, spare, false, actions) ||
            (claim.urgent &&
-            MakeRoom(device.memory, bytes, room, claim.next_use, Taking::kAnything, spare, false, actions));
+            room_.Make(device.memory, bytes, room, claim.next_use, Taking::kAnything, spare, false, actions));
   };
-  if (!claim.urgent &&
-      Budget(device.memory).streaming_bytes + bytes > Sweeps::kAheadModules * Budget(device.memory).widest_bytes) {
+  if (!claim.urgent && budgets_[Index(device.memory)].streaming_bytes + bytes >
+                           Sweeps::kAheadModules * budgets_[Index(device.memory)].widest_bytes) {
     return false;
   }
   if (!make_room(source)) {
@@ -96,12 +103,13 @@ bool Policy::TryLoad(Device& device, const Claim& claim, Actions& actions) {
     source = FindSource(itinerary, claim.module, &loading);
     if (source == nullptr && loading) return true;  // Read once: made from what arrives.
   }
-  Copy& computable = Place({itinerary.weights, claim.module, route.compute, device.memory}, bytes, /*streams=*/true);
+  Copy& computable =
+      room_.Place({itinerary.weights, claim.module, route.compute, device.memory}, bytes, /*streams=*/true);
   Start(device, *claim.rider, claim.module, source, computable, actions);
   return true;
 }
 
-Copy* Policy::FindSource(const Itinerary& itinerary, ModuleIndex module, bool* loading) const {
+Copy* Loads::FindSource(const Itinerary& itinerary, ModuleIndex module, bool* loading) const {
   const FormId form = itinerary.route(module).compute;
   Copy* best = nullptr;
   *loading = false;
@@ -117,35 +125,56 @@ Copy* Policy::FindSource(const Itinerary& itinerary, ModuleIndex module, bool* l
   return best;
 }
 
-Copy& Policy::Place(const CopyKey& key, int64_t bytes, bool streams) {
-  MemoryBudget& budget = Budget(key.memory);
-  // What the cache has less of lies in pieces, which cost more than fresh memory does: so the cache stays below the
-  // largest copy where the budget is no reason to use it up.
-  const bool grows = budget.cached_bytes < bytes && budget.used_bytes() + bytes <= budget.force_bytes();
-  const int64_t reused = grows ? 0 : std::min(bytes, budget.cached_bytes);
-  budget.cached_bytes -= reused;
-  budget.copy_bytes += bytes;
-  if (streams) budget.streaming_bytes += bytes;
-  Copy& copy = copies_.Add(key, bytes, bytes - reused);
-  copy.streams = streams;
-  sweeps_.CopyCame(key);
-  return copy;
-}
-
-void Policy::Start(Device& device, PolicyRider& rider, ModuleIndex module, Copy* source, Copy& computable,
-                   Actions& actions) {
-  Load load{device.memory, rider.id, source != nullptr ? Pin(*source) : Pin(), {}};
-  AddStops(rider, module, source, load.targets, actions);
-  load.targets.push_back(&computable);
-  actions.push_back(StartLoad{next_load_, rider.itinerary->weights, module, device.memory, source, load.targets});
+void Loads::Start(DeviceState& device, PolicyRider& rider, ModuleIndex module, Copy* source, Copy& computable,
+                  Actions& actions) {
+  std::vector<Copy*> targets;
+  Load load{device.memory, rider.id, source != nullptr ? Pin(*source) : Pin(), {}, computable.bytes};
+  AddStops(rider, module, source, targets, actions);
+  targets.push_back(&computable);
+  for (const Copy* target : targets) load.targets.push_back(target->key);
+  actions.push_back(StartLoad{next_load_, rider.itinerary->weights, module, device.memory, source, std::move(targets)});
   loads_.emplace(next_load_++, std::move(load));
   ++device.loads;
 }
 
+void Loads::SetReady(LoadId load) {
+  for (const CopyKey& target : loads_.at(load).targets) copies_.SetReady(*copies_.Find(target));
+}
+
+void Loads::Finish(LoadId load, Actions& actions) {
+  Load finished = Remove(load);
+  Copy* const source = finished.source.copy();
+  finished.source = Pin();
+  for (const CopyKey& target : finished.targets) {
+    if (Copy* const copy = copies_.Find(target)) room_.DropUnlessWanted(*copy, actions);
+  }
+  if (source != nullptr) room_.DropUnlessWanted(*source, actions);
+}
+
+void Loads::TakeBack(LoadId load, Actions& actions) {
+  Load failed = Remove(load);
+  for (const CopyKey& target : failed.targets) room_.Drop(*copies_.Find(target), actions);
+  Copy* const source = failed.source.copy();
+  failed.source = Pin();
+  if (source != nullptr) room_.DropUnlessWanted(*source, actions);
+}
+
+bool Loads::Has(WeightsId weights) const {
+  return std::any_of(loads_.begin(), loads_.end(),
+                     [weights](const auto& load) { return load.second.targets.front().weights == weights; });
+}
+
+Loads::Load Loads::Remove(LoadId load) {
+  Load removed = std::move(loads_.at(load));
+  loads_.erase(load);
+  --devices_[Index(removed.device) - 1].loads;
+  return removed;
+}
+
 // Copies at stops on the way, where there is room for them; they never wait for it. They are needed again only in the
 // next sweep.
-void Policy::AddStops(PolicyRider& rider, ModuleIndex module, const Copy* source, std::vector<Copy*>& targets,
-                      Actions& actions) {
+void Loads::AddStops(PolicyRider& rider, ModuleIndex module, const Copy* source, std::vector<Copy*>& targets,
+                     Actions& actions) {
   const Itinerary& itinerary = *rider.itinerary;
   const Route& route = itinerary.route(module);
   const double next_use = sweeps_.SecondsUntil(rider, module) + itinerary.modules() * sweeps_.pace_seconds(itinerary);
@@ -160,10 +189,10 @@ void Policy::AddStops(PolicyRider& rider, ModuleIndex module, const Copy* source
     }
     const int64_t bytes = route.stop_bytes[i];
     const bool limited = static_cast<int>(i) == route.limited && itinerary.limit_bytes;
-    if (limited && DeviceUse(itinerary.device) + bytes > *itinerary.limit_bytes) continue;
-    const int64_t room = RoomFor(key.memory, /*urgent=*/false);
-    if (!MakeRoom(key.memory, bytes, room, next_use, Taking::kSpare, source, /*insist=*/false, actions)) continue;
-    targets.push_back(&Place(key, bytes, /*streams=*/false));
+    if (limited && room_.DeviceUse(itinerary.device) + bytes > *itinerary.limit_bytes) continue;
+    const int64_t room = room_.BytesFor(key.memory, /*urgent=*/false);
+    if (!room_.Make(key.memory, bytes, room, next_use, Taking::kSpare, source, /*insist=*/false, actions)) continue;
+    targets.push_back(&room_.Place(key, bytes, /*streams=*/false));
   }
 }
 

@@ -1,26 +1,33 @@
-// Admission: who may ride, from when, and what may stay meanwhile.
+#include "core/residency/admission.h"
+
 #include <algorithm>
-#include <limits>
+#include <optional>
 #include <tuple>
 #include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
-#include "core/residency/keep_plan.h"
-#include "core/residency/policy.h"
-#include "core/residency/rider.h"
 
 namespace ditserve {
 namespace {
 
 constexpr absl::Duration kShortestRetry = absl::Seconds(1);
 
-// Of the room that copies have, what is left to those that stream: enough for kAheadModules where there is plenty.
-constexpr int kStreamingShare = 4;
-
 }  // namespace
 
-absl::Status Policy::CheckFits(const PolicyRider& rider) const {
+Admission::Admission(PolicyState& state, Room& room, Idle& idle)
+    : options_(state.options),
+      now_(state.now),
+      devices_(state.devices),
+      budgets_(state.budgets),
+      copies_(state.copies),
+      sweeps_(state.sweeps),
+      estimates_(state.estimates),
+      stored_bytes_(state.stored_bytes),
+      room_(room),
+      idle_(idle) {}
+
+absl::Status Admission::CheckFits(const PolicyRider& rider) const {
   const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
   const int64_t widest = rider.itinerary->widest_bytes;
   if (rider.activation_bytes <= budget.configured_bytes - budget.fixed_bytes - widest) return absl::OkStatus();
@@ -31,7 +38,7 @@ absl::Status Policy::CheckFits(const PolicyRider& rider) const {
 
 // A place is had, on a device that lets nobody else in before, by whoever is let in at once; in a full queue by whoever
 // is more urgent than the last of those who wait, which is sent away.
-absl::Status Policy::MakePlaceInQueue(const PolicyRider& rider, Actions& actions) {
+absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& actions) {
   int waiting = 0;
   PolicyRider* last = nullptr;
   bool alone = true;
@@ -44,7 +51,8 @@ absl::Status Policy::MakePlaceInQueue(const PolicyRider& rider, Actions& actions
   if (waiting < options_.max_waiting) return absl::OkStatus();
   const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
   if (alone && FitsNow(devices_[Index(rider.itinerary->device) - 1], rider) &&
-      budget.used_bytes() - budget.cached_bytes - EvictableBytes(rider.itinerary->device) + rider.activation_bytes <=
+      budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(rider.itinerary->device) +
+              rider.activation_bytes <=
           budget.allowed_bytes()) {
     return absl::OkStatus();
   }
@@ -54,7 +62,7 @@ absl::Status Policy::MakePlaceInQueue(const PolicyRider& rider, Actions& actions
   return absl::OkStatus();
 }
 
-absl::Status Policy::QueueIsFull(int waiting) const {
+absl::Status Admission::QueueIsFull(int waiting) const {
   const auto active = std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(),
                                     [](const PolicyRider& rider) { return rider.admitted; });
   const absl::Duration retry =
@@ -66,7 +74,7 @@ absl::Status Policy::QueueIsFull(int waiting) const {
   return status;
 }
 
-bool Policy::FitsNow(const Device& device, const PolicyRider& rider) const {
+bool Admission::FitsNow(const DeviceState& device, const PolicyRider& rider) const {
   const MemoryBudget& budget = budgets_[Index(device.memory)];
   int admitted = 0;
   for (const PolicyRider& other : sweeps_.riders()) {
@@ -77,9 +85,9 @@ bool Policy::FitsNow(const Device& device, const PolicyRider& rider) const {
          budget.fixed_bytes + budget.activation_bytes + rider.activation_bytes + widest <= budget.allowed_bytes();
 }
 
-PolicyRider* Policy::HeadOf(const Device& device) {
+PolicyRider* Admission::HeadOf(const DeviceState& device) {
   const auto rank = [this](const PolicyRider& rider) {
-    const bool patient = now_ - rider.joined < kPatienceInQueue * options_.ageing;
+    const bool patient = now_ - rider.joined < kPatience * options_.ageing;
     return std::tuple(patient, patient ? rider.priority : Priority::kInteractive, rider.joined, rider.id);
   };
   PolicyRider* head = nullptr;
@@ -90,7 +98,7 @@ PolicyRider* Policy::HeadOf(const Device& device) {
   return head;
 }
 
-void Policy::WatchHead(Device& device) {
+void Admission::WatchHead(DeviceState& device) {
   const PolicyRider* head = HeadOf(device);
   if (head != nullptr && !FitsNow(device, *head)) head = nullptr;
   if (head == device.head) return;
@@ -98,14 +106,14 @@ void Policy::WatchHead(Device& device) {
   device.head_since = now_;
 }
 
-bool Policy::AdmitHead(Device& device, Actions& actions) {
+bool Admission::AdmitHead(DeviceState& device, Actions& actions) {
   device.head_bytes = 0;
   PolicyRider* const head = HeadOf(device);
   if (head == nullptr || !FitsNow(device, *head)) return false;  // Nobody overtakes.
   return TryAdmit(device, *head, actions);
 }
 
-bool Policy::TryAdmit(Device& device, PolicyRider& rider, Actions& actions) {
+bool Admission::TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actions) {
   MemoryBudget& budget = Budget(device.memory);
   const int64_t bytes = rider.activation_bytes;
   const size_t before = actions.size();
@@ -114,15 +122,15 @@ bool Policy::TryAdmit(Device& device, PolicyRider& rider, Actions& actions) {
   const bool is_elder = device.elder.rider == &rider;
   if (device.elder.rider != nullptr && !is_elder && free() < bytes + device.elder.bytes) return false;
   if (free() < bytes) {
-    if (device.planned_for != &rider) Plan(device, &rider, actions);
+    if (device.planned_for != &rider) room_.Plan(device, &rider, actions);
     if (!is_elder) device.head_bytes = bytes;
     const int64_t missing = bytes - free() - budget.leaving_bytes;
     if (missing > budget.cached_bytes) {
-      MakeRoom(device.memory, missing, budget.cached_bytes, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
+      room_.Make(device.memory, missing, budget.cached_bytes, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
     }
-    Trim(device.memory, missing, actions);
+    room_.Trim(device.memory, missing, actions);
     const int64_t still = bytes - free() - budget.leaving_bytes;
-    if (is_elder && still > 0) Doom(device, still);
+    if (is_elder && still > 0) room_.Doom(device.memory, still);
   }
   if (free() < bytes) return actions.size() > before;
   budget.activation_bytes += bytes;
@@ -131,16 +139,16 @@ bool Policy::TryAdmit(Device& device, PolicyRider& rider, Actions& actions) {
   ++rider.itinerary->riders;
   actions.push_back(Admit{&rider});
   device.head_bytes = 0;
-  if (device.elder.rider == &rider) ReserveFor(device, nullptr);
+  if (device.elder.rider == &rider) room_.ReserveFor(device, nullptr);
   UpdateWidest(device);
-  Plan(device, nullptr, actions);
-  idle_since_.reset();
+  room_.Plan(device, nullptr, actions);
+  idle_.Ends();
   rider.after = ChooseSweep(rider);
   if (rider.after == nullptr) BeginRider(rider, actions);
   return true;
 }
 
-void Policy::UpdateWidest(const Device& device) {
+void Admission::UpdateWidest(const DeviceState& device) {
   int64_t widest = 0;
   for (const PolicyRider& rider : sweeps_.riders()) {
     if (rider.admitted && rider.itinerary->device == device.memory) {
@@ -150,7 +158,7 @@ void Policy::UpdateWidest(const Device& device) {
   Budget(device.memory).widest_bytes = widest;
 }
 
-void Policy::BeginRider(PolicyRider& rider, Actions& actions) {
+void Admission::BeginRider(PolicyRider& rider, Actions& actions) {
   rider.stage = PolicyRider::Stage::kRiding;
   rider.after = nullptr;
   rider.begun = now_;
@@ -163,7 +171,7 @@ void Policy::BeginRider(PolicyRider& rider, Actions& actions) {
   actions.push_back(Begin{&rider});
 }
 
-void Policy::BeginThoseAfter(const PolicyRider& rider, Actions& actions) {
+void Admission::BeginThoseAfter(const PolicyRider& rider, Actions& actions) {
   for (PolicyRider& next : sweeps_.riders()) {
     if (next.stage == PolicyRider::Stage::kAdmitted && next.after == &rider) BeginRider(next, actions);
   }
@@ -171,7 +179,7 @@ void Policy::BeginThoseAfter(const PolicyRider& rider, Actions& actions) {
 
 // After which rider it begins, by its policy; null: now. Never after one of a lower priority, which may itself wait
 // long.
-const PolicyRider* Policy::ChooseSweep(PolicyRider& rider) const {
+const PolicyRider* Admission::ChooseSweep(PolicyRider& rider) const {
   const PolicyRider* first = nullptr;  // Of those under way: the nearest to its end, and the farthest from it.
   const PolicyRider* last = nullptr;
   for (const PolicyRider& other : sweeps_.riders()) {
@@ -191,7 +199,7 @@ const PolicyRider* Policy::ChooseSweep(PolicyRider& rider) const {
   return rider.waited_for_sweep ? first : nullptr;
 }
 
-JoinSituation Policy::SituationOf(const PolicyRider& rider, const PolicyRider& last) const {
+JoinSituation Admission::SituationOf(const PolicyRider& rider, const PolicyRider& last) const {
   const WeightsId weights = rider.itinerary->weights;
   const std::vector<int64_t>& stored = stored_bytes_[static_cast<size_t>(weights)];
   const ModuleSet& computable = rider.itinerary->computable;
@@ -216,43 +224,35 @@ JoinSituation Policy::SituationOf(const PolicyRider& rider, const PolicyRider& l
   return situation;
 }
 
-void Policy::Plan(Device& device, const PolicyRider* admitting, Actions& actions) {
-  int64_t activations = 0, widest = 0;
-  std::vector<Itinerary*> itineraries;
-  std::vector<KeepWish> wishes;
-  for (Itinerary& itinerary : sweeps_.itineraries()) {
-    if (itinerary.device != device.memory) continue;
-    const bool rides = itinerary.riders > 0 || (admitting != nullptr && admitting->itinerary == &itinerary);
-    itinerary.kept.clear();
-    if (!rides) continue;
-    widest = std::max(widest, itinerary.widest_bytes);
-    itineraries.push_back(&itinerary);
-    wishes.push_back({itinerary.weights, &itinerary.routes});
+// Whoever waited for something is told; who computes is told when it acquires next.
+void Admission::EndRider(PolicyRider& rider, const absl::Status& why, Actions& actions) {
+  rider.ended = why;
+  rider.after = nullptr;
+  copies_.FulfilAll(rider.id);
+  if (rider.pending || !rider.riding()) actions.push_back(End{&rider, why});
+  rider.pending = false;
+  rider.stage = PolicyRider::Stage::kEnding;
+  BeginThoseAfter(rider, actions);
+}
+
+void Admission::Leave(PolicyRider& rider, Actions& actions) {
+  DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
+  copies_.FulfilAll(rider.id);
+  rider.stage = PolicyRider::Stage::kEnding;
+  if (device.planned_for == &rider) device.planned_for = nullptr;
+  BeginThoseAfter(rider, actions);
+  if (rider.admitted) {
+    Budget(device.memory).activation_bytes -= rider.activation_bytes;
+    --rider.itinerary->riders;
+    idle_.Mark(rider, actions);
   }
-  const MemoryBudget& budget = budgets_[Index(device.memory)];
-  const MemoryBudget& host = budgets_[Index(Memory::kHost)];
-  activations = budget.activation_bytes + (admitting != nullptr ? admitting->activation_bytes : 0);
-  const int64_t room = budget.force_bytes() - budget.fixed_bytes - activations;
-  const auto plan = [&](bool streams) {
-    for (size_t i = 0; i < wishes.size(); ++i) {
-      wishes[i].limited_bytes = KeepWish::kUnlimited;
-      if (!itineraries[i]->limit_bytes) continue;
-      wishes[i].limited_bytes = *itineraries[i]->limit_bytes - activations;
-      if (streams) wishes[i].limited_bytes -= Sweeps::kLimitedAheadModules * itineraries[i]->widest_bytes;
-    }
-    const int64_t streaming =
-        streams ? std::clamp(room / kStreamingShare, std::min(widest, room), Sweeps::kAheadModules * widest) : 0;
-    return PlanKept(wishes, {room - streaming, host.force_bytes() - host.fixed_bytes}, device.in_host_memory);
-  };
-  KeepPlan chosen = plan(/*streams=*/false);
-  device.streams = !chosen.complete;
-  if (device.streams) chosen = plan(/*streams=*/true);
-  for (size_t i = 0; i < itineraries.size(); ++i) itineraries[i]->kept = std::move(chosen.kept[i]);
-  device.planned_for = admitting;
-  for (const auto& copy : copies_.slots()) {
-    if (copy == nullptr || (copy->key.memory != device.memory && !IsHost(copy->key.memory))) continue;
-    DropUnlessWanted(*copy, actions);
+  const bool admitted = rider.admitted;
+  sweeps_.riders().remove_if([&rider](const PolicyRider& each) { return &each == &rider; });
+  if (admitted) {
+    UpdateWidest(device);
+    room_.Plan(device, nullptr, actions);
   }
+  if (sweeps_.riders().empty()) idle_.Begins();
 }
 
 }  // namespace ditserve

@@ -1,0 +1,37 @@
+#ifndef DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_
+#define DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_
+
+#include <deque>
+#include <vector>
+
+#include "core/devices/device.h"
+#include "core/placement/copy_form.h"
+#include "core/placement/profile.h"
+#include "core/placement/route.h"
+#include "core/storage/model_weights.h"
+
+namespace ditserve {
+
+// Gives equal forms equal numbers, so that copies can be told apart by comparing integers.
+//
+// Thread safety: thread-compatible. A form, once interned, stays the same at the same address as long as the table
+// lives, so that it may be read without the lock that guards the table.
+class FormTable {
+ public:
+  FormId Intern(const CopyForm& form);
+  const CopyForm& form(FormId id) const { return forms_[id]; }
+  // Whether `to` can be made from `from`: each parameter of the one from that of the other.
+  bool Leads(FormId from, FormId to) const { return leads_[from][to]; }
+
+ private:
+  std::deque<CopyForm> forms_;
+  std::vector<std::vector<bool>> leads_;  // Of each to each.
+};
+
+// The routes of all modules of `model` under `profile`, in execution order.
+std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile, const Device& device,
+                              FormTable& forms);
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_

@@ -1,0 +1,70 @@
+#ifndef DITSERVE_CORE_RESIDENCY_ADMISSION_H_
+#define DITSERVE_CORE_RESIDENCY_ADMISSION_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "core/base/memory.h"
+#include "core/residency/actions.h"
+#include "core/residency/idle.h"
+#include "core/residency/join_policy.h"
+#include "core/residency/policy_state.h"
+#include "core/residency/room.h"
+#include "core/residency/sweeps.h"
+
+namespace ditserve {
+
+// Who may ride, from when, and until when.
+class Admission {
+ public:
+  // Who waited for so many times Options::ageing is admitted by arrival alone.
+  static constexpr int kPatience = 8;
+
+  Admission(PolicyState& state, Room& room, Idle& idle);
+
+  // Errors: FailedPrecondition if the rider can never fit, saying what would.
+  absl::Status CheckFits(const PolicyRider& rider) const;
+  // Errors: ResourceExhausted, with kRetryAfterPayload, if too many wait.
+  absl::Status MakePlaceInQueue(const PolicyRider& rider, Actions& actions);
+
+  // Notes since when the head of the queue fits.
+  void WatchHead(DeviceState& device);
+  bool AdmitHead(DeviceState& device, Actions& actions);
+  // Makes room for the rider, and admits it once there is.
+  bool TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actions);
+
+  // Those who wait for the sweep of `rider`, which is over, begin.
+  void BeginThoseAfter(const PolicyRider& rider, Actions& actions);
+  // Whoever waited for something is told; who computes is told when it acquires next.
+  void EndRider(PolicyRider& rider, const absl::Status& why, Actions& actions);
+  // The rider is gone.
+  void Leave(PolicyRider& rider, Actions& actions);
+
+ private:
+  absl::Status QueueIsFull(int waiting) const;
+  bool FitsNow(const DeviceState& device, const PolicyRider& rider) const;
+  PolicyRider* HeadOf(const DeviceState& device);
+  void BeginRider(PolicyRider& rider, Actions& actions);
+  const PolicyRider* ChooseSweep(PolicyRider& rider) const;
+  JoinSituation SituationOf(const PolicyRider& rider, const PolicyRider& last) const;
+  void UpdateWidest(const DeviceState& device);
+
+  MemoryBudget& Budget(Memory memory) { return budgets_[Index(memory)]; }
+
+  const PolicyOptions& options_;
+  const absl::Duration& now_;
+  std::vector<DeviceState>& devices_;
+  std::vector<MemoryBudget>& budgets_;
+  CopyStore& copies_;
+  Sweeps& sweeps_;
+  const Estimates& estimates_;
+  const std::vector<std::vector<int64_t>>& stored_bytes_;
+  Room& room_;
+  Idle& idle_;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_RESIDENCY_ADMISSION_H_

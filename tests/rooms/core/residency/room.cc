@@ -1,0 +1,2 @@
+// As policy.h, which includes its header.
+#include <thread>
