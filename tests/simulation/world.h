@@ -91,6 +91,7 @@ class World {
     WeightsId weights;
     ModuleIndex module;
     absl::StatusCode why;
+    int refused = 0;  // So many riders were told that there is no memory.
   };
 
   int64_t Random(int64_t below) {

@@ -102,7 +102,10 @@ absl::Status World::EndOf(const End& end) {
   const bool lost = lost_ && lost_->why == code && lost_->weights == rider.itinerary->weights &&
                     lost_->module == rider.next && !displaced;
   if (lost && code == absl::StatusCode::kUnavailable) return absl::OkStatus();
-  if (lost && ride.refusals >= kMostRefusals) return absl::OkStatus();
+  if (lost && ride.refusals >= kMostRefusals) {
+    if (++lost_->refused == 1) return absl::OkStatus();
+    return absl::InternalError("one refusal ends more than one rider");
+  }
   return absl::InternalError(absl::StrCat("rider ", rider.id, " ends: ", std::string(end.why.message())));
 }
 
