@@ -61,6 +61,13 @@ absl::Status Queue::Check(absl::Duration now) const {
     if (rider.after == nullptr || !rider.after->riding() || rider.after->passed_all()) {
       return absl::InternalError(absl::StrCat("rider ", rider.id, " waits for a sweep that is over"));
     }
+    if (rider.after->itinerary->weights != rider.itinerary->weights ||
+        rider.after->itinerary->device != rider.itinerary->device) {
+      return absl::InternalError(absl::StrCat("rider ", rider.id, " waits for a sweep that it could not live off"));
+    }
+    if (rider.join == JoinPolicy::kImmediate) {
+      return absl::InternalError(absl::StrCat("rider ", rider.id, " waits for a sweep, and wants to begin at once"));
+    }
     if (rider.after->priority > rider.priority) {
       return absl::InternalError(absl::StrCat("rider ", rider.id, " waits for the sweep of a less urgent one"));
     }

@@ -19,7 +19,8 @@ class Queue {
   const PolicyRider* HeadThatFits(Memory device, absl::Duration now) const;
   // Nobody was overtaken, and who is admitted fits beside the others.
   absl::Status CheckAdmitted(const PolicyRider& rider, absl::Duration now) const;
-  // No more wait than may, and nobody waits for a sweep that is over, or for one of a lower priority.
+  // No more wait than may, and nobody waits for a sweep that is over, of other weights, or of a lower priority, or does
+  // not want to wait.
   absl::Status Check(absl::Duration now) const;
 
  private:

@@ -12,9 +12,11 @@ void Tally::Add(const Tally& other) {
   seeds += other.seeds;
   steps += other.steps;
   quiet_steps += other.quiet_steps;
-  moved_bytes += other.moved_bytes;
   failures += other.failures;
   cut_off += other.cut_off;
+  moved_bytes += other.moved_bytes;
+  stalled += other.stalled;
+  queued += other.queued;
   if (other.worst_wait > worst_wait) worst_wait = other.worst_wait, worst_seed = other.worst_seed;
 }
 
@@ -24,8 +26,8 @@ absl::Status RunScenario(const Scenario& scenario, uint64_t seed, Tally& tally, 
   absl::Status status = world.Run(kMostSteps);
   if (trace) world.Dump();
   if (status.ok() && world.cut_off()) status = absl::InternalError("it does not end");
-  tally.Add({1, world.steps(), world.quiet_steps(), world.moved_bytes(), !status.ok(), world.cut_off(),
-             world.worst_wait(), seed});
+  tally.Add({1, world.steps(), world.quiet_steps(), !status.ok(), world.cut_off(), world.moved_bytes(), world.stalled(),
+             world.queued(), world.worst_wait(), seed});
   return status;
 }
 

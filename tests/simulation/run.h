@@ -14,7 +14,9 @@ constexpr int64_t kMostSteps = 2'000'000;
 
 // What came of seeds.
 struct Tally {
-  int64_t seeds = 0, steps = 0, quiet_steps = 0, moved_bytes = 0, failures = 0, cut_off = 0;
+  int64_t seeds = 0, steps = 0, quiet_steps = 0, failures = 0, cut_off = 0;
+  // What it cost: bytes of the copies that loads made, and ticks that riders waited for modules, and to begin.
+  int64_t moved_bytes = 0, stalled = 0, queued = 0;
   double worst_wait = 0;  // As a share of its bound.
   uint64_t worst_seed = 0;
 

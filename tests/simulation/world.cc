@@ -70,6 +70,7 @@ absl::Status World::Step() {
   if (event.what == What::kDisturb && !Faulty()) return absl::OkStatus();
   now_ = event.time;
   ++steps_;
+  lost_.reset();
   books_.Note(policy_->sweeps().riders());
   if (absl::Status status = Handle(event); !status.ok()) return status;
   if (Faulty() && steps_ > scenario_.faults_until) BecomeQuiet();
@@ -136,6 +137,7 @@ void World::Join(size_t client) {
   waits_.Came();
   const int64_t id = next_ride_++;
   rides_[id] = {client, *rider};
+  rides_[id].waits_since = now_;
   ride_of_[*rider] = id;
   if (about.cancels_at >= 0) Post(std::max<int64_t>(0, about.cancels_at - now_), What::kCancel, id);
 }
@@ -157,10 +159,7 @@ void World::LoadEnds(LoadId id) {
   if (loading.refused) {
     Refuse(id, *loading.refused);
   } else if (Faulty() && !scenario_.only_budgets && Random(100) < kFailurePercent) {
-    const Loading failed = std::move(loading);
-    loads_.erase(id);
-    books_.TakenBack(failed.load, std::vector<int64_t>(scenario_.budget_bytes.size()));
-    policy_->Failed(id, absl::UnavailableError("failed"), Now(), actions_);
+    Fail(id);
   } else {
     loading.enqueued = true;
     Post(scenario_.late_finish ? Random(scenario_.transfer) : 0, What::kFinished, id);
@@ -169,10 +168,26 @@ void World::LoadEnds(LoadId id) {
   }
 }
 
+void World::Fail(LoadId id) {
+  const Loading failed = std::move(loads_.at(id));
+  loads_.erase(id);
+  lost_ = {failed.load.weights, failed.load.module, absl::StatusCode::kUnavailable};
+  for (auto& [ride_id, ride] : rides_) {
+    if (ride.rider->itinerary->weights == lost_->weights) ride.failed.insert(lost_->module);
+  }
+  books_.TakenBack(failed.load, std::vector<int64_t>(scenario_.budget_bytes.size()));
+  policy_->Failed(id, absl::UnavailableError("failed"), Now(), actions_);
+}
+
 // What the system gave to other targets stays; of those that it was to grow for some, or all, is given back.
 void World::Refuse(LoadId id, Memory memory) {
   const Loading refused = std::move(loads_.at(id));
   loads_.erase(id);
+  lost_ = {refused.load.weights, refused.load.module, absl::StatusCode::kResourceExhausted};
+  for (auto& [ride_id, ride] : rides_) {
+    const PolicyRider& rider = *ride.rider;
+    ride.refusals += rider.pending && rider.itinerary->weights == lost_->weights && rider.next == lost_->module;
+  }
   std::vector<int64_t> lost(scenario_.budget_bytes.size());
   for (const Copy* target : refused.load.targets) {
     if (target->key.memory != memory || target->grown_bytes == 0) continue;
@@ -227,16 +242,26 @@ void World::Renew() {
 
 void World::AcquireNext(int64_t id) {
   Ride& ride = rides_.at(id);
+  ride.refusals = 0;
   absl::StatusOr<std::optional<Pin>> pin = policy_->Acquire(*ride.rider, ride.rider->next, Now(), actions_);
   waits_.Acquired(*ride.rider, Now());
   if (!pin.ok()) {
     ride.over = true;
+    if (absl::Status status = CheckNotAcquired(ride, pin.status()); !status.ok()) wrong_ = status;
   } else if (*pin) {
     if (absl::Status status = books_.Pinned(*ride.rider, *(*pin)->copy()); !status.ok()) wrong_ = status;
     ride.pin = *std::move(pin);
     ride.granted_at = now_;
     ride.most_granted = 0;
+  } else {
+    ride.waits_since = now_;
   }
+}
+
+void World::EndWait(Ride& ride) {
+  if (ride.waits_since < 0) return;
+  (ride.began ? stalled_ : queued_) += now_ - ride.waits_since;
+  ride.waits_since = -1;
 }
 
 // The executor: of those who have a copy, who waited long goes first, then by priority and what they had of it.

@@ -7,6 +7,7 @@
 #include <optional>
 #include <queue>
 #include <random>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,6 +37,9 @@ class World {
   // Of these steps waiting was looked at.
   int64_t quiet_steps() const { return quiet_steps_; }
   int64_t moved_bytes() const { return books_.moved_bytes(); }
+  // Ticks that riders waited, all together: to begin, and for modules.
+  int64_t queued() const { return queued_; }
+  int64_t stalled() const { return stalled_; }
   // The longest wait as a share of its bound.
   double worst_wait() const { return waits_.worst(); }
   void Trace() { trace_ = true; }
@@ -70,6 +74,10 @@ class World {
     bool computing = false;
     bool over = false;    // It leaves as soon as it does not compute.
     bool leaves = false;  // That is on its way.
+    bool began = false;
+    int64_t waits_since = -1;      // To begin, then for a module; -1: it does not.
+    int refusals = 0;              // Of memory for the module that it waits for.
+    std::set<ModuleIndex> failed;  // Modules that could not be loaded while it was there.
     int64_t granted_at = 0;
     int64_t most_granted = 0;  // So long may a granted copy wait for the executor.
   };
@@ -77,6 +85,13 @@ class World {
     StartLoad load;
     std::optional<Memory> refused;
     bool enqueued = false;
+  };
+  // A load that came to nothing in this step.
+  struct Lost {
+    WeightsId weights;
+    ModuleIndex module;
+    absl::StatusCode why;
+    int refused = 0;  // So many riders were told that there is no memory.
   };
 
   int64_t Random(int64_t below) {
@@ -93,11 +108,13 @@ class World {
   void Join(size_t client);
   void OperationEnds(int64_t ride, int64_t took);
   void LoadEnds(LoadId id);
+  void Fail(LoadId id);
   void Refuse(LoadId id, Memory memory);
   void Disturb();
   void BecomeQuiet();
   void Renew();
   void AcquireNext(int64_t ride);
+  void EndWait(Ride& ride);
   void Compute(int device);
   void Leave(int64_t ride);
   bool AnyLeft() const;
@@ -108,7 +125,10 @@ class World {
   absl::Status Start(StartLoad& load);
   std::optional<Memory> RefusedBy(const StartLoad& load);
   absl::Status EndOf(const End& end);
+  absl::Status CheckNotAcquired(const Ride& ride, const absl::Status& why) const;
   absl::Status CheckRefusal(const Scenario::Client& client, const absl::Status& why) const;
+  // The least that the client needs, of the budget of its device.
+  int64_t LeastBytes(const Scenario::Client& client) const;
   absl::Status Check();
   absl::Status CheckLoads();
   absl::Status CheckExecutor();
@@ -126,12 +146,14 @@ class World {
   Actions actions_;
   absl::Status wrong_;  // Found where no status can be returned.
   int64_t now_ = 0, steps_ = 0, quiet_steps_ = 0, order_ = 0, next_ride_ = 0, tick_at_ = -1, to_come_ = 0;
+  int64_t queued_ = 0, stalled_ = 0;
   bool quiet_ = false, cut_off_ = false, closing_ = false;
   std::priority_queue<Event> events_;
   std::map<int64_t, Ride> rides_;
   std::map<const PolicyRider*, int64_t> ride_of_;
   std::vector<int64_t> computing_;  // The ride, by device; -1: none.
   std::map<LoadId, Loading> loads_;
+  std::optional<Lost> lost_;
   std::vector<WeightsId> weights_;  // By place in the scenario.
 };
 

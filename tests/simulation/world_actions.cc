@@ -58,6 +58,7 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
     Ride& ride = rides_.at(ride_of_.at(grant->rider));
     if (ride.pin) return absl::InternalError("a second copy is granted");
     if (absl::Status status = books_.Pinned(*grant->rider, *grant->pin.copy()); !status.ok()) return status;
+    EndWait(ride);
     ride.pin = std::move(grant->pin);
     ride.granted_at = now_;
     ride.most_granted = 0;
@@ -70,7 +71,10 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
     return queue_.CheckAdmitted(*admit->rider, Now());
   }
   if (const auto* begin = std::get_if<Begin>(&action)) {
-    began.push_back(ride_of_.at(begin->rider));
+    const int64_t id = ride_of_.at(begin->rider);
+    EndWait(rides_.at(id));
+    rides_.at(id).began = true;
+    began.push_back(id);
     return absl::OkStatus();
   }
   return EndOf(std::get<End>(action));
@@ -81,25 +85,46 @@ absl::Status World::EndOf(const End& end) {
   Ride& ride = rides_.at(ride_of_.at(end.rider));
   if (ride.over) return absl::InternalError("a rider is told twice that it ends");
   ride.over = true;
+  EndWait(ride);
   books_.Settled(*end.rider);
+  const PolicyRider& rider = *end.rider;
   const absl::StatusCode code = end.why.code();
+  if (code == absl::StatusCode::kCancelled) return absl::OkStatus();
   const bool displaced = code == absl::StatusCode::kResourceExhausted && end.why.GetPayload(kRetryAfterPayload);
-  if (code == absl::StatusCode::kCancelled || displaced) return absl::OkStatus();
+  if (displaced && !rider.admitted) return absl::OkStatus();
   // Who was not admitted may be told that it never fits; nobody else, and only by a budget that was set.
-  if (code == absl::StatusCode::kFailedPrecondition && !end.rider->admitted && scenario_.faults_until > 0) {
-    return absl::OkStatus();
+  if (code == absl::StatusCode::kFailedPrecondition && !rider.admitted) {
+    const int64_t budget = policy_->budget(rider.itinerary->device).configured_bytes;
+    if (LeastBytes(ClientOf(ride)) > budget) return absl::OkStatus();
+    return absl::InternalError(absl::StrCat("rider ", rider.id, " is told that it never fits, and it would"));
   }
-  if (code == absl::StatusCode::kUnavailable && scenario_.faults_until > 0) return absl::OkStatus();
-  // The system refuses for good, and what is there could not make room.
-  if (code == absl::StatusCode::kResourceExhausted && scenario_.faults_until > 0) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("rider ", end.rider->id, " ends: ", std::string(end.why.message())));
+  // What it waits for could not be loaded, and not only before. Memory is asked for more than once.
+  const bool lost = lost_ && lost_->why == code && lost_->weights == rider.itinerary->weights &&
+                    lost_->module == rider.next && !displaced;
+  if (lost && code == absl::StatusCode::kUnavailable) return absl::OkStatus();
+  if (lost && ride.refusals >= kMostRefusals) {
+    if (++lost_->refused == 1) return absl::OkStatus();
+    return absl::InternalError("one refusal ends more than one rider");
+  }
+  return absl::InternalError(absl::StrCat("rider ", rider.id, " ends: ", std::string(end.why.message())));
+}
+
+// Who stands at a module that could not be loaded is told so; nobody else who was not told to end.
+absl::Status World::CheckNotAcquired(const Ride& ride, const absl::Status& why) const {
+  if (why == ride.rider->ended || ride.failed.contains(ride.rider->next)) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat("rider ", ride.rider->id, " ends at module ", ride.rider->next, ": ", std::string(why.message())));
+}
+
+int64_t World::LeastBytes(const Scenario::Client& client) const {
+  int64_t widest = 0;
+  for (const Route& route : client.request.routes) widest = std::max(widest, route.compute_bytes);
+  return scenario_.fixed_bytes[Index(client.request.device)] + client.request.activation_bytes + widest;
 }
 
 absl::Status World::CheckRefusal(const Scenario::Client& client, const absl::Status& why) const {
   const MemoryBudget& budget = policy_->budget(client.request.device);
-  int64_t widest = 0;
-  for (const Route& route : client.request.routes) widest = std::max(widest, route.compute_bytes);
-  const int64_t least = budget.fixed_bytes + client.request.activation_bytes + widest;
+  const int64_t least = LeastBytes(client);
   if (absl::IsFailedPrecondition(why)) {
     if (least > budget.configured_bytes) return absl::OkStatus();
     return absl::InternalError("a client is told that it never fits, and it would");

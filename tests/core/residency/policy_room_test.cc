@@ -64,6 +64,40 @@ TEST_F(PolicyRoomTest, ALimitLeavesTwoModulesToStreamInBesideActivations) {
   EXPECT_EQ(policy_->budget(Memory::kDevice).copy_bytes, 30);
 }
 
+TEST_F(PolicyRoomTest, OverItsLimitNothingStaysOnceItWasUsed) {
+  for (const int64_t limit : {41, 42}) {
+    Make({10}, kPlenty);
+    others_ = -1;
+    PolicyRider& other = Join(RequestOther(30, 1));
+    const Pin held = Get(other);
+    PolicyRider& rider = Join(Keeping(1, limit));  // With its module, 42 bytes are used.
+    Release(rider, Get(rider));
+    EXPECT_EQ(CopyOf(weights_, 0) != nullptr, limit == 42);
+  }
+}
+
+TEST_F(PolicyRoomTest, OverItsLimitNothingStaysOnceItsRiderLeft) {
+  for (const int64_t limit : {40, 41}) {
+    Make({10}, kPlenty);
+    others_ = -1;
+    PolicyRider& other = Join(RequestOther(30, 1));
+    const Pin held = Get(other);
+    PolicyRider& rider = Join(Keeping(1, limit));
+    ArriveAll();
+    policy_->Leave(rider, now_, actions_);  // With its module, 41 bytes are used from here on.
+    EXPECT_EQ(CopyOf(weights_, 0) != nullptr, limit == 41);
+  }
+}
+
+TEST_F(PolicyRoomTest, WhatStreamsGoesWithItsRider) {
+  Make(std::vector<int64_t>(20, 10), 1 + 40);
+  PolicyRider& rider = Join(Keeping(1));
+  ArriveAll();
+  ASSERT_GT(policy_->budget(Memory::kDevice).streaming_bytes, 0);
+  policy_->Leave(rider, now_, actions_);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).streaming_bytes, 0);
+}
+
 // --- what is loaded ahead
 
 TEST_F(PolicyRoomTest, ThreeModulesAreLoadedAhead) {
@@ -138,6 +172,27 @@ TEST_F(PolicyRoomTest, TheCopyWhoseNextUseIsFarthestGivesWay) {
   Acquire(Join(RequestOther(10, 1)));
   EXPECT_NE(CopyOf(weights_, 1), nullptr);
   EXPECT_EQ(CopyOf(weights_, 2), nullptr);
+}
+
+TEST_F(PolicyRoomTest, NextUsesAreComparedInPredictedTimeNotInModules) {
+  Make({10, 10}, 2 + 50);
+  PolicyRider& taught = Join(Request(1));
+  while (!taught.passed_all()) {
+    Pin pin = Get(taught);
+    now_ += absl::Seconds(1);
+    Release(taught, std::move(pin));
+  }
+  PolicyRider& slow = Join(Request(1));
+  policy_->Leave(taught, now_, actions_);
+  const Pin held = Get(slow);
+  ASSERT_NE(CopyOf(weights_, 1), nullptr);  // It is used in a second, one module ahead.
+  Policy::JoinRequest request = Request(1);
+  request.weights = policy_->AddWeights({20, 10, 10});
+  request.routes = {{{}, {}, 20, -1, -1, 0}, {{}, {}, 10, -1, -1, 0}, {{}, {}, 10, -1, -1, 0}};
+  Join(request);
+  ArriveAll();
+  EXPECT_NE(CopyOf(request.weights, 2), nullptr);  // In two milliseconds, as long as its pace is not known.
+  EXPECT_EQ(CopyOf(weights_, 1), nullptr);
 }
 
 TEST_F(PolicyRoomTest, NothingGivesWayToWhatIsNeededLater) {

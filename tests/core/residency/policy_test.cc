@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "tests/core/residency/policy_fixture.h"
@@ -58,6 +60,45 @@ TEST_F(PolicyTest, AFullQueueSendsTheLeastUrgentAwayForAMoreUrgentOne) {
   EXPECT_EQ(ends[0].rider, &waiting);
 }
 
+TEST_F(PolicyTest, OfTheLeastUrgentTheLastIsSentAway) {
+  PolicyOptions options;
+  options.max_waiting = 2;
+  Make({10, 10}, 100, options);
+  Join(Request(50));
+  Policy::JoinRequest batch = Request(80);
+  batch.priority = Priority::kBatch;
+  PolicyRider& first = Join(batch);
+  PolicyRider& last = Join(batch);
+  EXPECT_TRUE(policy_->Join(Request(80), now_, actions_).ok());
+  EXPECT_TRUE(first.ended.ok());
+  EXPECT_FALSE(last.ended.ok());
+}
+
+TEST_F(PolicyTest, WhoIsAboutToBeLetInBeyondAFullQueueIsNotSentAway) {
+  PolicyOptions options;
+  options.max_waiting = 0;
+  Make({40, 40}, 100, options);
+  Lap(Join(Request(1)));
+  Policy::JoinRequest batch = Request(60);
+  batch.priority = Priority::kBatch;
+  PolicyRider& head = Join(batch);
+  ASSERT_FALSE(head.admitted);  // Memory is on its way back to the system for it.
+  EXPECT_EQ(policy_->Join(Request(1), now_, actions_).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(head.ended.ok());
+}
+
+TEST_F(PolicyTest, BeyondAFullQueueNobodyIsLetInWhoWouldWaitForMemory) {
+  PolicyOptions options;
+  options.max_waiting = 0;
+  Make({10, 10}, 100, options);
+  PolicyRider& rider = Join(Request(1));
+  const Pin held = Get(rider);
+  const Pin other = Get(Join(RequestOther(10, 1)));
+  // Beside the widest module either would fit; but twenty bytes are leased.
+  EXPECT_EQ(policy_->Join(Request(79), now_, actions_).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(policy_->Join(Request(78), now_, actions_).ok());
+}
+
 TEST_F(PolicyTest, ALoadIsReadOnceForAllWhoWaitForIt) {
   PolicyOptions options;
   options.max_loads = 4;
@@ -67,6 +108,48 @@ TEST_F(PolicyTest, ALoadIsReadOnceForAllWhoWaitForIt) {
   Acquire(first);
   Acquire(second);
   EXPECT_EQ(Take<StartLoad>().size(), 1u);  // The second is made from what arrives.
+}
+
+TEST_F(PolicyTest, WhatFailedAheadIsNotLoadedAgainAndToldWhereItIsReached) {
+  Make({10, 10}, 100);
+  PolicyRider& rider = Join(Request(1));
+  const std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 2u);
+  policy_->Failed(loads[1].load, absl::UnavailableError("failed"), now_, actions_);
+  Arrive(loads[0].load);
+  Release(rider, Get(rider));
+  EXPECT_TRUE(Take<StartLoad>().empty());
+  EXPECT_EQ(policy_->Acquire(rider, 1, now_, actions_).status().message(), "failed");
+}
+
+TEST_F(PolicyTest, OfTwoFailuresTheNearerOneIsTold) {
+  Make({10, 10, 10}, 100);
+  PolicyRider& rider = Join(Request(1));
+  const std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 3u);
+  policy_->Failed(loads[2].load, absl::UnavailableError("the farther one"), now_, actions_);
+  policy_->Failed(loads[1].load, absl::UnavailableError("the nearer one"), now_, actions_);
+  Arrive(loads[0].load);
+  Release(rider, Get(rider));
+  EXPECT_EQ(policy_->Acquire(rider, 1, now_, actions_).status().message(), "the nearer one");
+}
+
+// Operations of both devices read host memory in place, so a copy there that fails is one that either could have read.
+TEST_F(PolicyTest, AFailureThatWasPassedIsForgotten) {
+  policy_.emplace(PolicyOptions(), std::vector<PolicyDevice>{{true}, {true}}, std::vector<int64_t>{0, 0, 0},
+                  std::vector<int64_t>{100, 100, 100}, [](FormId from, FormId to) { return from == to; });
+  modules_ = {10, 10, 10, 10};
+  weights_ = policy_->AddWeights(modules_);
+  PolicyRider& rider = Join(Request(1));
+  Pin held = Get(rider);
+  Policy::JoinRequest request = Request(1, {{Tier::kHost, 0}});
+  request.device = DeviceMemory(1);
+  Join(request);
+  const std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.at(0).module, 0);
+  policy_->Failed(loads[0].load, absl::UnavailableError("failed"), now_, actions_);
+  Release(rider, std::move(held));
+  Lap(rider);
 }
 
 TEST_F(PolicyTest, ARefusedModuleIsAskedForAgainAfterAPauseAndThenToldToItsRiderAlone) {
@@ -117,6 +200,27 @@ TEST_F(PolicyTest, WhoRidesAfterAnotherBeginsWhenThatOneEnds) {
   EXPECT_FALSE(second.riding());
   policy_->Cancel(first, absl::CancelledError("gone"), now_, actions_);
   EXPECT_TRUE(second.riding());
+}
+
+TEST_F(PolicyTest, WhoHasNotBegunNeedsWhatWasLoadedForItAndNotWhatAnotherHasUsed) {
+  Make({10, 10}, 100);
+  PolicyRider& first = Join(Request(1));
+  Policy::JoinRequest request = Request(1);
+  request.join = JoinPolicy::kWait;
+  PolicyRider& second = Join(request);
+  Pin held = Get(first);
+  const auto drops = [&] {
+    return std::count_if(actions_.begin(), actions_.end(),
+                         [](const Action& each) { return std::holds_alternative<DropCopy>(each); });
+  };
+  EXPECT_EQ(drops(), 0);
+  Release(first, std::move(held));
+  EXPECT_EQ(drops(), 1);
+  held = Get(first);
+  ArriveAll();
+  ASSERT_FALSE(second.riding());
+  EXPECT_EQ(drops(), 1);
+  EXPECT_NE(CopyOf(weights_, 0), nullptr);  // It was loaded once more.
 }
 
 TEST_F(PolicyTest, NobodyRidesAfterALessUrgentRider) {
