@@ -131,13 +131,13 @@ MUTANTS = [
     ("a refusal is told the first time", [("policy.cc", ">= kMostRefusals", ">= 1")]),
     # --- what is loaded
     ("who waits is not loaded for first", [("loads.cc", "    if (a.urgent != b.urgent) return a.urgent;\n", "")]),
-    ("who waits is not loaded for beyond three modules", [("loads.cc", "if (!claim.urgent && budgets_", "if (budgets_")]),
+    ("who waits is not loaded for beyond three modules", [("loads.cc", "if (!claim.urgent && enough_ahead)", "if (enough_ahead)")]),
     # --- the queue
     ("who is about to be let in is sent away", [("admission.cc", "const bool has_place = waiting <= options_.max_waiting;", "const bool has_place = true;")]),
     ("the first of the least urgent is sent away", [("admission.cc", "other.priority >= last->priority", "other.priority > last->priority")]),
     ("beyond a full queue one waits behind others", [("admission.cc", "alone &= other.itinerary->device != rider.itinerary->device;", "static_cast<void>(alone);")]),
     ("beyond a full queue one waits for room", [("admission.cc",
-                                                 "budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(rider.itinerary->device) +\n              rider.activation_bytes <=", "0 <=")]),
+                                                 "held_bytes + rider.activation_bytes <= budget", "0 <= budget")]),
     # --- after
     ("after a rider of other weights", [("admission.cc", "other.itinerary->weights != rider.itinerary->weights || other.itinerary->device", "other.itinerary->device")]),
     ("after a rider on another device", [("admission.cc", " || other.itinerary->device != rider.itinerary->device) {\n      continue;", ") {\n      continue;")]),
@@ -186,8 +186,8 @@ COSTS = [
     ("nothing is left to stream in", [("room.cc", "  if (!chosen.complete) chosen = plan(/*streams=*/true);\n", "")]),
     ("room to stream in is left where all fits", [("room.cc", "chosen = plan(/*streams=*/false);", "chosen = plan(/*streams=*/true);")]),
     ("a limit leaves nothing to stream in", [("room.cc", "      if (streams) wishes[i].limited_bytes -= Sweeps::kLimitedAheadModules * itineraries[i]->widest_bytes;\n", "")]),
-    ("more than three modules are loaded ahead", [("loads.cc", "Sweeps::kAheadModules * budgets_[Index(device.memory)].widest_bytes) {", "INT64_MAX) {")]),
-    ("less than three modules are loaded ahead", [("loads.cc", ".streaming_bytes + bytes >\n", ".streaming_bytes + bytes >=\n")]),
+    ("more than three modules are loaded ahead", [("loads.cc", "budget.streaming_bytes + bytes > Sweeps::kAheadModules * budget.widest_bytes;", "false;")]),
+    ("less than three modules are loaded ahead", [("loads.cc", "budget.streaming_bytes + bytes > Sweeps", "budget.streaming_bytes + bytes >= Sweeps")]),
     # --- who goes together
     ("who does not ride leads", [("sweeps.cc", "if (!behind.riding() || behind", "if (behind")]),
     ("who rides with other weights leads", [("sweeps.cc", "!behind.riding() || behind.itinerary->weights != rider.itinerary->weights)", "!behind.riding())")]),
