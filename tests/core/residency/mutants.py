@@ -89,7 +89,7 @@ MUTANTS = [
     ("addresses are not merged", [(ARENA, "before->first + before->second == range.offset_bytes", "false"),
                                   (ARENA, "next != fresh_.end() && next->first", "false && next->first")]),
     ("garbage is not of the arena any more", [(ARENA, "  used_bytes_ += SizeOf(garbage.ranges_);\n", "")]),
-    ("the policy trims parts of granules", [("core/residency/policy_room.cc", "  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;\n", "")]),
+    ("the policy trims parts of granules", [("core/residency/room.cc", "  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;\n", "")]),
     # --- the pressure of others
     ("a device that computes in host memory has what is free once more", [(GUARD, "if (device_.computes_in_host_memory()) {", "if (false) {")]),
     ("what the device gets the host gets too", [(GUARD, "    host_spare -= device_spare;\n", "")]),
