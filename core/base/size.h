@@ -11,8 +11,8 @@ namespace ditserve {
 // The most bytes that a size may be.
 inline constexpr int64_t kMaxSizeBytes = int64_t{1} << 50;
 
-// "1073741824", "512MiB", "1.5 GiB": 0 to kMaxSizeBytes bytes, with at most one unit; nullopt for anything else. Flags and
-// the configuration's YAML are read alike, which is why this is not left to the flags' library.
+// "1073741824", "512MiB", "1.5 GiB": 0 to kMaxSizeBytes bytes, with at most one unit; nullopt for anything else.
+// Flags and the configuration's YAML are read alike, which is why this is not left to the flags' library.
 std::optional<int64_t> ParseSize(absl::string_view text);
 
 }  // namespace ditserve

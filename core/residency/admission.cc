@@ -223,7 +223,6 @@ JoinSituation Admission::SituationOf(const PolicyRider& rider, const PolicyRider
   return situation;
 }
 
-// Whoever waited for something is told; who computes is told when it acquires next.
 void Admission::EndRider(PolicyRider& rider, const absl::Status& why, Actions& actions) {
   rider.ended = why;
   rider.after = nullptr;

@@ -19,7 +19,7 @@ namespace ditserve {
 // Who may ride, from when, and until when.
 class Admission {
  public:
-  // Who waited for so many times Options::ageing is admitted by arrival alone.
+  // Who waited for so many times PolicyOptions::ageing is admitted by arrival alone.
   static constexpr int kPatience = 8;
 
   Admission(PolicyState& state, Room& room, Idle& idle);

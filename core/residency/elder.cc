@@ -1,8 +1,5 @@
 #include "core/residency/elder.h"
 
-#include <algorithm>
-#include <utility>
-
 namespace ditserve {
 namespace {
 

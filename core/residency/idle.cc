@@ -49,9 +49,4 @@ void Idle::Trim(Actions& actions) {
   }
 }
 
-absl::Duration Idle::NextTick() const {
-  const absl::Duration trims = since_ ? *since_ + options_.idle_release : absl::InfiniteDuration();
-  return trims > now_ ? std::min(next_, trims) : next_;
-}
-
 }  // namespace ditserve

@@ -27,8 +27,9 @@ class Idle {
   void ReleaseCopies(Actions& actions);
   // What is in no copy goes back to the system, once nobody rode for long.
   void Trim(Actions& actions);
-  // When one of them has something to do; infinite if never.
-  absl::Duration NextTick() const;
+  // When they have something to do; infinite if never.
+  absl::Duration copies_due() const { return next_; }
+  absl::Duration trim_due() const { return since_ ? *since_ + options_.idle_release : absl::InfiniteDuration(); }
 
  private:
   const PolicyOptions& options_;

@@ -198,6 +198,7 @@ void Policy::Decide(Actions& actions) {
     changed |= GrantPending(actions);
   }
   idle_.Trim(actions);
+  next_tick_ = FindNextTick();
 }
 
 bool Policy::GrantPending(Actions& actions) {
@@ -223,7 +224,7 @@ void Policy::ForEachUser(const CopyKey& key, const std::function<void(PolicyRide
   }
 }
 
-absl::Duration Policy::NextTick() const {
+absl::Duration Policy::FindNextTick() const {
   absl::Duration next = absl::InfiniteDuration();
   const auto at = [&](absl::Duration time) {
     if (time > state_.now) next = std::min(next, time);
@@ -240,7 +241,8 @@ absl::Duration Policy::NextTick() const {
   for (const MemoryBudget& budget : state_.budgets) {
     if (waits) at(budget.grows_from);
   }
-  at(idle_.NextTick());
+  at(idle_.copies_due());
+  at(idle_.trim_due());
   return next;
 }
 

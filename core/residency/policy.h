@@ -93,8 +93,8 @@ class Policy {
 
   // Time passed.
   void Tick(absl::Duration now, Actions& actions);
-  // When Tick has something to do next, after the last event; infinite if never.
-  absl::Duration NextTick() const;
+  // When Tick has something to do next; infinite if never. It stays until that is done, also when it is past.
+  absl::Duration NextTick() const { return next_tick_; }
 
   // --- what is known
   const MemoryBudget& budget(Memory memory) const { return state_.budgets[Index(memory)]; }
@@ -120,6 +120,8 @@ class Policy {
   // Everything that follows from an event, until nothing more does.
   void Decide(Actions& actions);
   bool GrantPending(Actions& actions);
+  // What is due by now has been done.
+  absl::Duration FindNextTick() const;
 
   PolicyState state_;
   CopyStore& copies_ = state_.copies;
@@ -130,6 +132,7 @@ class Policy {
   Admission admission_{state_, room_, idle_};
   Elder elder_{state_, room_, admission_, loads_};
   RiderId next_rider_ = 1;
+  absl::Duration next_tick_ = absl::InfiniteDuration();
 };
 
 }  // namespace ditserve

@@ -70,12 +70,12 @@ void ResidencyManager::Keep() {
       // (Not longer than a timer bears.)
       const absl::Duration sleep = std::min(sleeps_until_ - clock_->Now(), absl::Hours(1));
       if (!stopping_ && refusals_.empty() && sleep > absl::ZeroDuration()) sooner_.WaitWithTimeout(&mutex_, sleep);
-      if (stopping_) return;
-      ticks = next_tick_ <= clock_->Now();
+      if (stopping_ && refusals_.empty()) return;
+      ticks = !stopping_ && next_tick_ <= clock_->Now();
       refusals = std::exchange(refusals_, {});
     }
-    for (auto& refusal : refusals) std::move(refusal)();
-    if (ticks) Tick();
+    if (ticks) Tick();  // First: those who are told may take their time.
+    for (auto& refusal : refusals) std::exchange(refusal, nullptr)();
   }
 }
 
@@ -139,9 +139,12 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
     state.admitted = std::move(admitted);
     state.joined = clock_->Now();
     joined = JoinLocked(state, profile, options);
-    if (joined.ok()) rider.reset(new Rider(this, &state));
-    ApplyLocked(deferred);
-    if (!joined.ok()) riders_.pop_back();
+    if (joined.ok()) {
+      rider.reset(new Rider(this, &state));
+      ApplyLocked(deferred);
+    } else {
+      riders_.pop_back();
+    }
   }
   Finish(std::move(deferred));
   if (!joined.ok()) return joined;

@@ -75,7 +75,8 @@ class ResidencyManager {
   ~ResidencyManager();
 
   ModelId AddModel(std::unique_ptr<ModelWeights> weights) ABSL_LOCKS_EXCLUDED(mutex_);
-  // All copies of it go. Errors: FailedPrecondition while requests ride on it, or a transfer is under way.
+  // All copies of it go. Errors: FailedPrecondition while requests ride on it, or a transfer of its weights is
+  // under way.
   absl::Status RemoveModel(ModelId model) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Lets a request ride. `admitted` is called once: on the device's executor with OK when the rider may acquire, or on

@@ -175,7 +175,7 @@ bool Room::Shrink(Memory memory, Actions& actions) {
 }
 
 void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& actions) {
-  int64_t activations = 0, widest = 0;
+  int64_t widest = 0;
   std::vector<Itinerary*> itineraries;
   std::vector<KeepWish> wishes;
   for (Itinerary& itinerary : sweeps_.itineraries()) {
@@ -189,7 +189,7 @@ void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& acti
   }
   const MemoryBudget& budget = budgets_[Index(device.memory)];
   const MemoryBudget& host = budgets_[Index(Memory::kHost)];
-  activations = budget.activation_bytes + (admitting != nullptr ? admitting->activation_bytes : 0);
+  const int64_t activations = budget.activation_bytes + (admitting != nullptr ? admitting->activation_bytes : 0);
   const int64_t room = budget.force_bytes() - budget.fixed_bytes - activations;
   const auto plan = [&](bool streams) {
     for (size_t i = 0; i < wishes.size(); ++i) {

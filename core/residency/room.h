@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "core/base/memory.h"
 #include "core/residency/actions.h"
 #include "core/residency/budgets.h"

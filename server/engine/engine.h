@@ -75,7 +75,7 @@ struct ModelInfo {
 
 // Runs forward passes: what RPC handlers see of everything behind them.
 //
-// Thread safety: thread-safe. Callbacks run on the engine's threads, which compute, and must return quickly.
+// Thread safety: thread-safe. Callbacks run on the engine's threads, and must return quickly.
 class Engine {
  public:
   using ProgressCallback = absl::AnyInvocable<void(const ForwardProgress&)>;

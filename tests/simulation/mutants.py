@@ -15,6 +15,7 @@ MUTANTS = [
     ("age is not summed over a lap", [("elder.h", "now_ - rider.since + rider.debt >=", "now_ - rider.since >=")]),
     ("aged only after the tick", [("elder.h", "rider.debt >= options_.ageing", "rider.debt > options_.ageing")]),
     ("no tick when a rider ages", [("policy.cc", "if (rider.pending) at(rider.since + state_.options.ageing - rider.debt);", "")]),
+    ("what is due is forgotten by what decides nothing", [("policy.h", "return next_tick_; }", "return next_tick_ > state_.now ? next_tick_ : absl::InfiniteDuration(); }")]),
     ("served riders get no promise", [("elder.cc", "if (copy != nullptr && !copy->doomed) copies_.Promise(*copy, rider.id);", "")]),
     ("a promise leaks when it is granted", [("policy.cc", "    copies_.FulfilAll(rider.id);\n    rider.pending = false;",
                                              "    rider.pending = false;")]),

@@ -123,7 +123,7 @@ int64_t BytesMovedIn(const Laps& about, int profiles, uint64_t seed) {
   return BytesMoved(s, seed);
 }
 
-// As Policy::Plan: of the room, what is left to those that stream, where not all can stay.
+// As Room::Plan: of the room, what is left to those that stream, where not all can stay.
 int64_t StreamingShare(const Laps& about) {
   return about.fits ? 0 : std::clamp(about.room / 4, about.widest, Sweeps::kAheadModules * about.widest);
 }

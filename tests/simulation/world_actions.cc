@@ -180,11 +180,10 @@ std::optional<Memory> World::RefusedBy(const StartLoad& load) {
 
 void World::PostTick() {
   const absl::Duration next = policy_->NextTick();
-  if (next == absl::InfiniteDuration()) return;
-  const int64_t at = std::max(absl::ToInt64Microseconds(next), now_ + 1);
-  if (tick_at_ >= 0 && at >= tick_at_) return;
-  tick_at_ = at;
-  events_.push({at, order_++, What::kTick, 0});
+  const int64_t at = next == absl::InfiniteDuration() ? -1 : std::max(absl::ToInt64Microseconds(next), now_);
+  if (at == tick_at_) return;
+  tick_at_ = at;  // As told, and no earlier: who forgets what is due is not helped.
+  if (at >= 0) events_.push({at, order_++, What::kTick, 0});
 }
 
 absl::Status World::Check() {

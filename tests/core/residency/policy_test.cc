@@ -233,6 +233,36 @@ TEST_F(PolicyTest, NobodyRidesAfterALessUrgentRider) {
   EXPECT_TRUE(Join(request).riding());
 }
 
+TEST_F(PolicyTest, WhatIsDueStaysDueUntilItIsDone) {
+  Make({100}, 100);
+  PolicyRider& rider = Join(RequestOther(50, 0));
+  Acquire(rider);
+  PolicyRider& gone = Join(RequestOther(50, 0));
+  policy_->Cancel(gone, absl::CancelledError("gone"), now_, actions_);
+  const absl::Duration due = policy_->NextTick();
+  now_ = due + kAgeing;  // Told late, after events that decide nothing.
+  EXPECT_FALSE(policy_->Join(Request(1), now_, actions_).ok());
+  EXPECT_EQ(policy_->NextTick(), due);
+  policy_->Cancel(gone, absl::CancelledError("gone"), now_, actions_);
+  EXPECT_EQ(policy_->NextTick(), due);
+  policy_->Tick(now_, actions_);
+  EXPECT_GT(policy_->NextTick(), now_);
+}
+
+TEST_F(PolicyTest, WhatIsDueForIdleMemoryStaysDueUntilItIsDone) {
+  Make({100}, 100);
+  PolicyRider& rider = Join(RequestOther(50, 0));
+  Acquire(rider);
+  ArriveAll();
+  actions_.clear();  // Its lease is not used.
+  policy_->Leave(rider, now_, actions_);
+  const absl::Duration due = policy_->NextTick();
+  ASSERT_LT(due, absl::InfiniteDuration());
+  now_ = due;
+  EXPECT_FALSE(policy_->Join(Request(1), now_, actions_).ok());
+  EXPECT_EQ(policy_->NextTick(), due);
+}
+
 TEST_F(PolicyTest, MemoryThatNobodyUsesGoesBackOnceNobodyRodeForLong) {
   Make({10}, 100);
   PolicyRider& rider = Join(Request(1));

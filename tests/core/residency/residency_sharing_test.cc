@@ -167,8 +167,8 @@ TEST_P(ResidencySharingTest, ARiderThatWaitsForASweepCanBeCancelled) {
   first.AwaitHeld();
   Pass second(fixture, Fixture::Disk(), {kCopy, Priority::kInteractive, JoinPolicy::kWait});
   second.Cancel(absl::CancelledError("gone"));
-  first.Go();
   EXPECT_THAT(second.Wait(), StatusIs(absl::StatusCode::kCancelled, "gone"));
+  first.Go();
   EXPECT_THAT(first.Wait(), IsOk());
   fixture.ReleaseIdle();
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
@@ -188,10 +188,10 @@ TEST_P(ResidencySharingTest, ARiderThatIsCancelledAsItsTurnComesIsToldOnce) {
         why = std::move(status);
         told.Notify();
       });
-  fixture.executor(0).Post([&] {  // In one piece, so that nobody is told in between.
+  fixture.executor(0).Post([&] {
     (*second)->Cancel(absl::CancelledError("gone"));
     first->reset();
-    ended.Notify();
+    fixture.executor(0).Post([&] { ended.Notify(); });  // Behind what would tell it once more.
   });
   told.WaitForNotification();
   ended.WaitForNotification();

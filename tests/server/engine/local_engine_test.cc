@@ -172,10 +172,13 @@ TEST_F(LocalEngineTest, ACallThatEndsFreesMemoryUnderNoLock) {
 
 TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
   const auto engine = MakeEngine(64 << 20, /*max_riders=*/1);
-  absl::Notification go;
+  absl::Notification held, go;
   const auto first = Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
-    if (progress.modules_done == 1) go.WaitForNotification();
+    if (progress.modules_done != 1) return;
+    held.Notify();
+    go.WaitForNotification();
   });
+  held.WaitForNotification();
   ForwardCall call = MakeCall(ProfileNamed("disk"));
   call.deadline = absl::Now();
   const auto second = Send(*engine, std::move(call));
@@ -195,11 +198,13 @@ TEST_F(LocalEngineTest, TellsHowLargeAMemoryIs) {
 TEST_F(LocalEngineTest, WhatThisProcessHoldsCountsForNobodyElse) {
   const auto engine = MakeEngine();
   const std::vector<char> own(64 << 20, 'x');
+  const volatile char* const read = own.data();  // Or there need be no such memory.
   device_->told_memory = MemoryStatus{int64_t{1} << 40, (int64_t{1} << 40) - (32 << 20)};
   EXPECT_EQ(engine->Residency().other_processes_bytes, 0);
   device_->told_memory->available_bytes = 0;
   EXPECT_LE(engine->Residency().other_processes_bytes, (int64_t{1} << 40) - (64 << 20));
   EXPECT_GT(engine->Residency().other_processes_bytes, int64_t{1} << 39);
+  EXPECT_EQ(read[own.size() - 1], 'x');
 }
 
 TEST_F(LocalEngineTest, SaysWhatWouldFitInsteadOfWhatNeverCan) {
