@@ -393,7 +393,8 @@ TEST(ResidencyManagerTest, AModelThatIsRemovedLeavesNothing) {
 
 TEST(ResidencyManagerTest, AModelCanBeRemovedWhileAnotherIsMoved) {
   Fixture fixture(kModules);
-  const ModelId other = fixture.manager->AddModel(fixture.model_of.Write(fixture.path, fixture.files));
+  const ModelId other =
+      fixture.manager->AddModel(fixture.model_of.Write(fixture.folder / "other.safetensors", fixture.files));
   absl::Notification reads, go;
   std::atomic<bool> first = true;
   fixture.files.BeforeEachRead([&](void*, size_t) {
