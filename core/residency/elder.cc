@@ -25,8 +25,7 @@ bool Elder::Serve(DeviceState& device, Actions& actions) {
   if (elder == nullptr) return false;
   if (!elder->admitted) {
     device.elder.bytes = elder->activation_bytes;
-    if (admission_.TryAdmit(device, *elder, actions)) return true;
-    return false;
+    return admission_.TryAdmit(device, *elder, actions);
   }
   return LoadFor(device, *elder, actions);
 }

@@ -144,7 +144,7 @@ void ResidencyManager::GrantLocked(RiderState& rider, Pin pin, Deferred& deferre
 
 void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Deferred& deferred) {
   if (rider.admitted != nullptr) {
-    refusals_.push_back(
+    refusals_.emplace_back(
         [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); });
     sooner_.Signal();
   } else if (rider.acquisition != nullptr) {

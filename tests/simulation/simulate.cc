@@ -163,4 +163,7 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace
 }  // namespace ditserve::simulation
 
-int main(int argc, char** argv) { return ditserve::simulation::Main({argv + 1, argv + argc}); }
+// An exception, of memory or of threads that are not to be had, ends it.
+int main(int argc, char** argv) {  // NOLINT(bugprone-exception-escape)
+  return ditserve::simulation::Main({argv + 1, argv + argc});
+}

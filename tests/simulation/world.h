@@ -106,17 +106,17 @@ class World {
   absl::Status Step();
   absl::Status Handle(const Event& event);
   void Join(size_t client);
-  void OperationEnds(int64_t ride, int64_t took);
+  void OperationEnds(int64_t id, int64_t took);
   void LoadEnds(LoadId id);
   void Fail(LoadId id);
   void Refuse(LoadId id, Memory memory);
   void Disturb();
   void BecomeQuiet();
   void Renew();
-  void AcquireNext(int64_t ride);
+  void AcquireNext(int64_t id);
   void EndWait(Ride& ride);
   void Compute(int device);
-  void Leave(int64_t ride);
+  void Leave(int64_t id);
   bool AnyLeft() const;
 
   // --- world_actions.cc: what the policy decides, and what must hold afterwards

@@ -29,7 +29,7 @@ class MovedClock final : public Clock {
   void PassAtEachLook(absl::Duration by) { each_look_ = absl::ToInt64Nanoseconds(by); }
 
  private:
-  const SteadyClock steady_;
+  const SteadyClock steady_ = {};
   mutable std::atomic<int64_t> added_ = 0;
   std::atomic<int64_t> each_look_ = 0;
 };

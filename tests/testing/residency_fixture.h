@@ -104,7 +104,7 @@ class ResidencyFixture : public FixtureProfiles {
       return status_;
     }
     bool admitted() const { return admitted_.HasBeenNotified(); }
-    void Cancel(absl::Status why) { rider_->Cancel(std::move(why)); }
+    void Cancel(const absl::Status& why) { rider_->Cancel(why); }
     const RiderAccount& account() const { return account_; }
 
    private:
@@ -188,8 +188,8 @@ class ResidencyFixture : public FixtureProfiles {
     manager->Tick();
   }
 
-  int64_t device_weights() { return ledger.Usage(Memory::kDevice).weights_bytes; }
-  int64_t host_weights() { return ledger.Usage(Memory::kHost).weights_bytes; }
+  int64_t device_weights() const { return ledger.Usage(Memory::kDevice).weights_bytes; }
+  int64_t host_weights() const { return ledger.Usage(Memory::kHost).weights_bytes; }
 
   Executor& executor(int of_device) { return *executors[static_cast<size_t>(of_device)]; }
 

@@ -71,7 +71,7 @@ MUTANTS = [
     ("who begins to wait is not looked after", [(RIDERS, "if (!at_once || !actions_.empty()) ApplyLocked", "if (!actions_.empty()) ApplyLocked")]),
     ("a failed load is told as done", [(ACTIONS, "      failed_[load] = std::move(status);  // Until nothing is under way any more.\n      return;\n", "")]),
     ("who was never admitted is told on the executor", [(ACTIONS,
-        "    refusals_.push_back(\n        [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); });\n    sooner_.Signal();\n",
+        "    refusals_.emplace_back(\n        [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); });\n    sooner_.Signal();\n",
         "    Executor::Work end = [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); };\n"
         "    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});\n")]),
     ("a model stays while another is moved", [("core/residency/residency_manager.cc", "ridden || policy_.IsLoading(model)", "ridden || policy_.loads() > 0")]),
