@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -119,12 +120,18 @@ def machine() -> str:
             f"{wide}), {memory:.0f} GiB of memory, {platform.system()} {platform.release().split('-')[0]}")
 
 
+def commit() -> str:
+    """The commit of this tree, from which a build is taken to be."""
+    described = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=, with changes"]
+    return subprocess.run(described, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
 def heading(checkpoint: Path, full: Path | None, name: str | None) -> list[str]:
     blocks = json.loads((checkpoint / "config.json").read_text())["num_layers"]
     columns = COLUMNS_OF_BUILDS if name else COLUMNS
     how = "make bench" + (" FULL=1" if full else "") + (f" AGAINST={name}" if name else "")
     return [f"# Against {name}" if name else "# What was measured", "",
-            f"In one run of `{how}`, on {machine()}. A seeded checkpoint of {blocks} blocks in bfloat16, float32 "
+            f"In one run of `{how}` at commit {commit()}, on {machine()}. A seeded checkpoint of {blocks} blocks in bfloat16, float32 "
             "arithmetic, 5 prompt tokens, where nothing else is said. Times are of the forward pass as the server "
             "accounts for it. Both sides took turns; figures are medians (least to largest), ratios are of turns that "
             "followed each other. Less is better in every row.", "",
