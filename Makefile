@@ -117,7 +117,7 @@ install:  ## Installs to PREFIX=, a folder that can be moved
 
 .PHONY: deb
 deb:  ## Makes a Debian package in build/
-	$(call build,$(BUILD),ditserve ditctl)
+	$(call build,$(BUILD),ditserve ditctl,deb)
 	cpack --config $(build_dir)/CPackConfig.cmake -B build
 
 .PHONY: check-targets

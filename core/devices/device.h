@@ -45,7 +45,8 @@ class Device {
   // Its own; on a processor that computes in host memory, the part of that memory that counts as its own.
   virtual Memory memory() const = 0;
 
-  // Whether operations can read host memory in place.
+  // Whether operations can read host memory in place. Then each is finished when its call ends, and events of them are
+  // null: what several devices read says of one at most who reads it.
   virtual bool computes_in_host_memory() const = 0;
 
   // Whether files can be read into `memory`.

@@ -22,7 +22,6 @@ Admission::Admission(PolicyState& state, Room& room, Idle& idle)
       budgets_(state.budgets),
       copies_(state.copies),
       sweeps_(state.sweeps),
-      estimates_(state.estimates),
       stored_bytes_(state.stored_bytes),
       room_(room),
       idle_(idle) {}
@@ -49,23 +48,24 @@ absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& acti
     if (last == nullptr || other.priority >= last->priority) last = &other;
   }
   if (waiting < options_.max_waiting) return absl::OkStatus();
-  const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
-  const int64_t held_bytes = budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(rider.itinerary->device);
-  if (alone && FitsNow(devices_[Index(rider.itinerary->device) - 1], rider) &&
-      held_bytes + rider.activation_bytes <= budget.allowed_bytes()) {
+  const DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
+  const MemoryBudget& budget = budgets_[Index(device.memory)];
+  const int64_t held_bytes = budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(device.memory);
+  if (alone && FitsNow(device, rider) && held_bytes + rider.activation_bytes <= budget.allowed_bytes()) {
     return absl::OkStatus();
   }
   const bool has_place = waiting <= options_.max_waiting;  // And was not just about to be let in beyond it.
-  if (!has_place || last == nullptr || last->priority <= rider.priority) return QueueIsFull(waiting);
-  EndRider(*last, QueueIsFull(waiting), actions);
+  if (!has_place || last == nullptr || last->priority <= rider.priority) return QueueIsFull(device, waiting);
+  EndRider(*last, QueueIsFull(devices_[Index(last->itinerary->device) - 1], waiting), actions);
   return absl::OkStatus();
 }
 
-absl::Status Admission::QueueIsFull(int waiting) const {
-  const auto active = std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(),
-                                    [](const PolicyRider& rider) { return rider.admitted; });
-  const absl::Duration retry =
-      std::max(estimates_.usual_ride.value_or(kShortestRetry) / std::max<int64_t>(active, 1), kShortestRetry);
+absl::Status Admission::QueueIsFull(const DeviceState& device, int waiting) const {
+  const auto active = std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(), [&](const PolicyRider& rider) {
+    return rider.admitted && rider.itinerary->device == device.memory;
+  });
+  const absl::Duration ride = device.estimates.usual_ride.value_or(kShortestRetry);
+  const absl::Duration retry = std::max(ride / std::max<int64_t>(active, 1), kShortestRetry);
   absl::Status status = absl::ResourceExhaustedError(
       absl::StrCat(waiting, " requests are waiting already, the most the server lets wait: try again in about ",
                    absl::ToInt64Seconds(retry), " s"));
@@ -164,7 +164,8 @@ void Admission::BeginRider(PolicyRider& rider, Actions& actions) {
   rider.debt = absl::ZeroDuration();
   std::optional<absl::Duration> least;
   for (const PolicyRider& other : sweeps_.riders()) {
-    if (&other != &rider && other.riding()) least = std::min(least.value_or(other.attained), other.attained);
+    if (&other == &rider || !other.riding() || other.itinerary->device != rider.itinerary->device) continue;
+    least = std::min(least.value_or(other.attained), other.attained);
   }
   rider.attained = least.value_or(absl::ZeroDuration());  // As if it had always been there: no better, no worse.
   actions.push_back(Begin{&rider});
@@ -206,17 +207,19 @@ JoinSituation Admission::SituationOf(const PolicyRider& rider, const PolicyRider
   for (ModuleIndex i = computable.NextMissing(0); i < computable.modules(); i = computable.NextMissing(i + 1)) {
     (i < last.next ? passed : ahead) += static_cast<double>(stored[static_cast<size_t>(i)]);
   }
-  const auto learned = estimates_.computing_per_byte.find(weights);
-  const double per_byte = learned == estimates_.computing_per_byte.end() ? 0 : learned->second;
+  const Estimates& estimates = devices_[Index(rider.itinerary->device) - 1].estimates;
+  const auto learned = estimates.computing_per_byte.find(weights);
+  const double per_byte = learned == estimates.computing_per_byte.end() ? 0 : learned->second;
   const auto computing = [per_byte](const PolicyRider& each) {
     return absl::Seconds(per_byte * static_cast<double>(each.activation_bytes));
   };
   JoinSituation situation;
-  situation.move_passed = absl::Seconds(passed / estimates_.bytes_per_second());
-  situation.move_ahead = absl::Seconds(ahead / estimates_.bytes_per_second());
+  situation.move_passed = absl::Seconds(passed / estimates.bytes_per_second());
+  situation.move_ahead = absl::Seconds(ahead / estimates.bytes_per_second());
   situation.compute_own = computing(rider);
   for (const PolicyRider& other : sweeps_.riders()) {
     if (!other.riding() || other.itinerary->weights != weights || &other == &rider) continue;
+    if (other.itinerary->device != rider.itinerary->device) continue;
     const double left = 1 - static_cast<double>(other.next) / other.itinerary->modules();
     situation.compute_others += left * computing(other);
   }

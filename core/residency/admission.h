@@ -43,7 +43,7 @@ class Admission {
   void Leave(PolicyRider& rider, Actions& actions);
 
  private:
-  absl::Status QueueIsFull(int waiting) const;
+  absl::Status QueueIsFull(const DeviceState& device, int waiting) const;
   bool FitsNow(const DeviceState& device, const PolicyRider& rider) const;
   PolicyRider* HeadOf(const DeviceState& device);
   void BeginRider(PolicyRider& rider, Actions& actions);
@@ -59,7 +59,6 @@ class Admission {
   std::vector<MemoryBudget>& budgets_;
   CopyStore& copies_;
   Sweeps& sweeps_;
-  const Estimates& estimates_;
   const std::vector<std::vector<int64_t>>& stored_bytes_;
   Room& room_;
   Idle& idle_;

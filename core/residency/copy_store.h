@@ -43,6 +43,7 @@ struct Copy {
   const int64_t grown_bytes;                 // Of these, what was not in its memory's cache when it was placed.
   bool streams = false;                      // It was loaded for who passes, not to stay.
   bool used = false;                         // An operation has read it.
+  bool may_stay = false;                     // By the last plan, for somebody who rides.
   bool rests = false;                        // A profile that was used rests here.
   bool doomed = false;                       // It goes to make room for the elder, as soon as nothing holds it.
   std::optional<absl::Duration> idle_since;  // When a rider that kept it left.

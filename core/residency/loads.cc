@@ -7,7 +7,9 @@ namespace ditserve {
 
 Loads::Loads(PolicyState& state, Room& room)
     : options_(state.options),
+      now_(state.now),
       leads_(state.leads),
+      stored_bytes_(state.stored_bytes),
       devices_(state.devices),
       budgets_(state.budgets),
       copies_(state.copies),
@@ -133,11 +135,15 @@ void Loads::Start(DeviceState& device, PolicyRider& rider, ModuleIndex module, C
   for (const Copy* target : targets) load.targets.push_back(target->key);
   actions.push_back(StartLoad{next_load_, rider.itinerary->weights, module, device.memory, source, std::move(targets)});
   loads_.emplace(next_load_++, std::move(load));
-  ++device.loads;
+  if (++device.loads == 1) device.estimates.moving_since = now_;
 }
 
 void Loads::SetReady(LoadId load) {
-  for (const CopyKey& target : loads_.at(load).targets) copies_.SetReady(*copies_.Find(target));
+  const Load& enqueued = loads_.at(load);
+  for (const CopyKey& target : enqueued.targets) copies_.SetReady(*copies_.Find(target));
+  const CopyKey& key = enqueued.targets.back();
+  devices_[Index(enqueued.device) - 1].estimates.moved_bytes +=
+      stored_bytes_[static_cast<size_t>(key.weights)][static_cast<size_t>(key.module)];
 }
 
 void Loads::Finish(LoadId load, Actions& actions) {
@@ -166,7 +172,9 @@ bool Loads::Has(WeightsId weights) const {
 Loads::Load Loads::Remove(LoadId load) {
   Load removed = std::move(loads_.at(load));
   loads_.erase(load);
-  --devices_[Index(removed.device) - 1].loads;
+  DeviceState& device = devices_[Index(removed.device) - 1];
+  --device.loads;
+  device.estimates.moving += now_ - std::exchange(device.estimates.moving_since, now_);
   return removed;
 }
 

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "core/base/memory.h"
 #include "core/residency/actions.h"
 #include "core/residency/copy_store.h"
@@ -65,7 +66,9 @@ class Loads {
   Load Remove(LoadId load);
 
   const PolicyOptions& options_;
+  const absl::Duration& now_;
   const std::function<bool(FormId, FormId)>& leads_;
+  const std::vector<std::vector<int64_t>>& stored_bytes_;
   std::vector<DeviceState>& devices_;
   std::vector<MemoryBudget>& budgets_;
   CopyStore& copies_;

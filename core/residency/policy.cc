@@ -29,7 +29,8 @@ WeightsId Policy::AddWeights(std::vector<int64_t> stored_bytes) {
   return id;
 }
 
-void Policy::RemoveWeights(WeightsId weights, Actions& actions) {
+void Policy::RemoveWeights(WeightsId weights, absl::Duration now, Actions& actions) {
+  state_.now = now;
   for (ModuleIndex i = 0; i < copies_.modules(weights); ++i) {
     while (!copies_.Of(weights, i).empty()) room_.Drop(*copies_.Of(weights, i).front(), actions);
   }
@@ -81,9 +82,10 @@ void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Dur
   rider.computing += took;
   if (rider.next == key.module) ++rider.next;
   if (rider.passed_all()) {
-    state_.estimates.usual_ride = now - rider.begun;
+    Estimates& estimates = state_.device(rider.itinerary->device).estimates;
+    estimates.usual_ride = now - rider.begun;
     sweeps_.LearnPace(*rider.itinerary, now - rider.begun);
-    state_.estimates.computing_per_byte[rider.itinerary->weights] =
+    estimates.computing_per_byte[rider.itinerary->weights] =
         absl::ToDoubleSeconds(rider.computing) / static_cast<double>(std::max<int64_t>(rider.activation_bytes, 1));
   }
   // It may have passed more than the one that it read.
@@ -259,6 +261,9 @@ absl::Status Policy::Check() const {
     if (copy == nullptr) continue;
     bytes[Index(copy->key.memory)] += copy->bytes;
     if (copy->streams) streaming[Index(copy->key.memory)] += copy->bytes;
+    if (copy->may_stay != room_.MayStay(copy->key)) {
+      return absl::InternalError(absl::StrCat("copy ", copy->id, " may ", copy->may_stay ? "not " : "", "stay"));
+    }
   }
   for (const PolicyRider& rider : sweeps_.riders()) {
     if (!rider.admitted) continue;

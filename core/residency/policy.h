@@ -50,7 +50,7 @@ class Policy {
   // `stored_bytes`: of each module.
   WeightsId AddWeights(std::vector<int64_t> stored_bytes);
   // All copies go. Nobody may ride or have a load under way with them.
-  void RemoveWeights(WeightsId weights, Actions& actions);
+  void RemoveWeights(WeightsId weights, absl::Duration now, Actions& actions);
 
   struct JoinRequest {
     WeightsId weights = -1;
@@ -100,7 +100,7 @@ class Policy {
   const MemoryBudget& budget(Memory memory) const { return state_.budgets[Index(memory)]; }
   const CopyStore& copies() const { return state_.copies; }
   const Sweeps& sweeps() const { return state_.sweeps; }
-  Estimates& estimates() { return state_.estimates; }
+  const Estimates& estimates(Memory device) const { return state_.device(device).estimates; }
   int64_t evictions(Memory memory) const { return state_.budgets[Index(memory)].evictions; }
   int loads() const { return loads_.count(); }
   bool IsLoading(WeightsId weights) const { return loads_.Has(weights); }

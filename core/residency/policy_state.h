@@ -28,6 +28,7 @@ struct DeviceState {
   Memory memory = Memory::kDevice;
   bool in_host_memory = false;  // Operations read host copies in place.
   int loads = 0;
+  Estimates estimates;
   ElderShare elder;
   int64_t elder_turns = 0;            // How often that changed.
   const PolicyRider* head = nullptr;  // Of admission, while it would fit.
@@ -46,7 +47,6 @@ struct PolicyState {
   CopyStore copies;
   Sweeps sweeps{copies};
   std::vector<std::vector<int64_t>> stored_bytes;  // By weights and module.
-  Estimates estimates;
 
   DeviceState& device(Memory memory) { return devices[Index(memory) - 1]; }
   const DeviceState& device(Memory memory) const { return devices[Index(memory) - 1]; }

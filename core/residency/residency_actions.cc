@@ -81,7 +81,6 @@ void ResidencyManager::HoldLocked(const Copy& copy) {
 }
 
 void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
-  if (policy_.loads() == 1) loading_since_ = clock_->Now();
   Transfer transfer;
   transfer.device = devices_[static_cast<size_t>(DeviceOf(load.device))].device;
   transfer.model = models_[static_cast<size_t>(load.weights)].get();
@@ -196,7 +195,6 @@ void ResidencyManager::OnDone(LoadId load, int device, const std::vector<Copy*>&
   {
     const absl::MutexLock lock(&mutex_);
     const absl::Duration now = clock_->Now();
-    if (policy_.loads() == 1) policy_.estimates().moving += now - loading_since_;
     if (auto failed = failed_.extract(load)) {
       FailedLocked(load, targets, failed.mapped());
     } else {
@@ -222,7 +220,6 @@ void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const Tr
   }
   moved_.disk_read_bytes += cost.disk_read_bytes;
   moved_.device_copy_bytes += cost.device_copy_bytes;
-  policy_.estimates().moved_bytes += models_[static_cast<size_t>(key.weights)]->module(key.module).stored_bytes;
 }
 
 void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why) {

@@ -110,7 +110,7 @@ absl::Status ResidencyManager::RemoveModel(ModelId model) {
           absl::StrCat("model ", models_[static_cast<size_t>(model)]->name(),
                        " is in use: requests ride on it, or its weights are being moved"));
     }
-    policy_.RemoveWeights(model, actions_);
+    policy_.RemoveWeights(model, clock_->Now(), actions_);
     ApplyLocked(deferred);
     removed = std::move(models_[static_cast<size_t>(model)]);
   }

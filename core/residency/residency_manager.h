@@ -204,7 +204,6 @@ class ResidencyManager {
   absl::flat_hash_map<LoadId, absl::Status> failed_ ABSL_GUARDED_BY(mutex_);  // Until their transfers are done.
   std::vector<Trimmed> still_read_ ABSL_GUARDED_BY(mutex_);  // Freed once nothing reads it; nobody waits for that.
   TransferCost moved_ ABSL_GUARDED_BY(mutex_);               // Since the start.
-  absl::Duration loading_since_ ABSL_GUARDED_BY(mutex_);     // While loads are under way.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
   std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);  // To be told by Keep.

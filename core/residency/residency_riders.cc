@@ -1,5 +1,6 @@
 // Riders of the ResidencyManager: acquiring and releasing leases, leaving.
 #include <algorithm>
+#include <cassert>
 #include <utility>
 
 #include "core/residency/residency_manager.h"
@@ -64,6 +65,7 @@ void ResidencyManager::Release(RiderState* rider, Pin pin) {
     const absl::Duration now = clock_->Now();
     if (operations.ok()) {
       if (*operations != nullptr) {
+        assert(!IsHost(pin.copy()->key.memory));  // That several devices read.
         holdings_[static_cast<size_t>(pin.copy()->id)]->buffer.InUseUntil(*std::move(operations));
       }
     } else {

@@ -60,10 +60,9 @@ bool Room::Make(Memory memory, int64_t bytes, int64_t room_bytes, double next_us
   victims_.clear();
   for (const auto& copy : copies_.slots()) {
     if (copy == nullptr || copy->key.memory != memory || !copy->IsEvictable() || copy.get() == spare) continue;
-    const bool kept = MayStay(copy->key);
-    if (kept && taking == Taking::kSpare) continue;
+    if (copy->may_stay && taking == Taking::kSpare) continue;
     const double use = sweeps_.NextUse(*copy);
-    if (use > next_use) victims_.push_back({kept, use, copy.get()});
+    if (use > next_use) victims_.push_back({copy->may_stay, use, copy.get()});
   }
   int64_t available = room_bytes;
   for (const Victim& victim : victims_) available += victim.copy->bytes;
@@ -121,6 +120,7 @@ Copy& Room::Place(const CopyKey& key, int64_t bytes, bool streams) {
   if (streams) budget.streaming_bytes += bytes;
   Copy& copy = copies_.Add(key, bytes, bytes - reused);
   copy.streams = streams;
+  copy.may_stay = MayStay(key);
   sweeps_.CopyCame(key);
   return copy;
 }
@@ -208,6 +208,7 @@ void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& acti
   device.planned_for = admitting;
   for (const auto& copy : copies_.slots()) {
     if (copy == nullptr || (copy->key.memory != device.memory && !IsHost(copy->key.memory))) continue;
+    copy->may_stay = MayStay(copy->key);
     DropUnlessWanted(*copy, actions);
   }
 }

@@ -53,7 +53,7 @@ class Room {
 
   // Decides again what may stay, for those who ride and `admitting`.
   void Plan(DeviceState& device, const PolicyRider* admitting, Actions& actions);
-  // By the last plan.
+  // By the last plan, for somebody who rides; copies know it (Copy::may_stay).
   bool MayStay(const CopyKey& key) const;
 
  private:

@@ -43,23 +43,28 @@ int Itinerary::StopOf(const CopyKey& key) const {
 
 Itinerary& Sweeps::Intern(WeightsId weights, Memory device, bool in_host_memory, std::vector<Route> routes,
                           std::optional<int64_t> limit_bytes) {
+  Itinerary* place = nullptr;  // Of those that nobody rides any more, the one that was asked for the longest ago.
+  int unused = 0;
   for (Itinerary& itinerary : itineraries_) {
     if (itinerary.weights == weights && itinerary.device == device && itinerary.limit_bytes == limit_bytes &&
         EqualRoutes(itinerary.routes, routes)) {
+      itinerary.asked_for = ++asked_for_;
       return itinerary;
     }
+    const bool used = std::any_of(riders_.begin(), riders_.end(),
+                                  [&](const PolicyRider& rider) { return rider.itinerary == &itinerary; });
+    if (used) continue;
+    ++unused;
+    if (place == nullptr || itinerary.asked_for < place->asked_for) place = &itinerary;
   }
-  // One that nobody rides any more makes place: limits are the client's, and there is no end of them.
-  auto place = std::find_if(itineraries_.begin(), itineraries_.end(), [&](const Itinerary& each) {
-    return std::none_of(riders_.begin(), riders_.end(), [&](const PolicyRider& r) { return r.itinerary == &each; });
-  });
-  if (place == itineraries_.end()) {
-    itineraries_.emplace_back().id = static_cast<int>(pace_seconds_.size());
+  // Limits are the client's, and there is no end of them.
+  if (unused < kRemembered) {
+    place = &itineraries_.emplace_back();
+    place->id = static_cast<int>(pace_seconds_.size());
     pace_seconds_.push_back(0);
-    place = std::prev(itineraries_.end());
   }
   Itinerary& itinerary = *place;
-  itinerary = {itinerary.id, weights, device, in_host_memory, std::move(routes), limit_bytes};
+  itinerary = {itinerary.id, weights, device, in_host_memory, std::move(routes), limit_bytes, ++asked_for_};
   pace_seconds_[static_cast<size_t>(itinerary.id)] = 0;
   itinerary.computable = ModuleSet(itinerary.modules());
   for (ModuleIndex i = 0; i < itinerary.modules(); ++i) {

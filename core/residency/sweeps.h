@@ -27,6 +27,7 @@ struct Itinerary {
   bool in_host_memory = false;  // Operations read host copies in place.
   std::vector<Route> routes;
   std::optional<int64_t> limit_bytes;  // vram_limit.
+  int64_t asked_for = 0;               // When last, by count.
   int64_t widest_bytes = 0;            // The largest module as operations read it.
 
   ModuleSet computable;        // Modules of which a copy that operations can read is there or on its way.
@@ -93,6 +94,8 @@ class Sweeps {
   static constexpr int kAheadModules = 3;
   // A rider with a limit has at most so many ahead of it: one that is computed with, one that arrives.
   static constexpr int kLimitedAheadModules = 2;
+  // So many itineraries that nobody rides keep their pace.
+  static constexpr int kRemembered = 8;
 
   explicit Sweeps(const CopyStore& copies) : copies_(copies) {}
 
@@ -139,6 +142,7 @@ class Sweeps {
 
   const CopyStore& copies_;
   std::deque<Itinerary> itineraries_;
+  int64_t asked_for_ = 0;
   std::vector<double> pace_seconds_;  // By itinerary; 0: not known yet.
   std::list<PolicyRider> riders_;
 };

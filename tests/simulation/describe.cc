@@ -51,12 +51,12 @@ std::string Describe(const Scenario& s) {
   absl::StrAppend(&text, "s.fixed_bytes = ", Numbers(s.fixed_bytes), ";\ns.budget_bytes = ", Numbers(s.budget_bytes),
                   ";\n");
   for (const auto& modules : s.weights) absl::StrAppend(&text, "s.weights.push_back(", Numbers(modules), ");\n");
-  absl::StrAppend(&text, "s.parents = {", absl::StrJoin(s.parents, ", "), "};\ns.transfer = ", s.transfer,
-                  ", s.operation = ", s.operation, ", s.freeing = ", s.freeing,
-                  ";\ns.late_finish = ", s.late_finish ? "true" : "false",
-                  ", s.only_budgets = ", s.only_budgets ? "true" : "false", ";\ns.faults_until = ", s.faults_until,
-                  ", s.fault_gap = ", s.fault_gap, ", s.system_bytes = ", s.system_bytes, ", s.renew_at = ", s.renew_at,
-                  ";\n");
+  absl::StrAppend(
+      &text, "s.parents = {", absl::StrJoin(s.parents, ", "), "};\ns.transfer = ", s.transfer,
+      ", s.operation = ", s.operation, ", s.freeing = ", s.freeing,
+      ";\ns.late_finish = ", s.late_finish ? "true" : "false", ", s.only_budgets = ", s.only_budgets ? "true" : "false",
+      ", s.pressed = ", s.pressed ? "true" : "false", ";\ns.faults_until = ", s.faults_until,
+      ", s.fault_gap = ", s.fault_gap, ", s.system_bytes = ", s.system_bytes, ", s.renew_at = ", s.renew_at, ";\n");
   for (const Scenario::Client& client : s.clients) absl::StrAppend(&text, DescribeClient(client));
   return text;
 }

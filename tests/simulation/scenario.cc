@@ -66,6 +66,7 @@ class Maker {
       s_.fault_gap = 20 + Below(Below(2) == 0 ? 800 : 100);
     }
     if (kind == Kind::kRefusals) s_.system_bytes = s_.budget_bytes[1] / 2 + Below(s_.budget_bytes[1] / 2 + 1);
+    s_.pressed = kind != Kind::kCalm && Below(2) == 0;
     return std::move(s_);
   }
 

@@ -97,6 +97,7 @@ class Shrinker {
     smaller |= Halve([](Scenario& s) -> int64_t& { return s.renew_at; });
     if (best_.scenario.transfer > 1) smaller |= Try([](Scenario& s) { s.transfer /= 2; });
     if (best_.scenario.late_finish) smaller |= Try([](Scenario& s) { s.late_finish = false; });
+    if (best_.scenario.pressed) smaller |= Try([](Scenario& s) { s.pressed = false; });
     if (best_.scenario.system_bytes > 0) smaller |= Try([](Scenario& s) { s.system_bytes = 0; });
     if (best_.scenario.options.max_loads > 1) smaller |= Try([](Scenario& s) { s.options.max_loads = 1; });
     if (best_.scenario.options.ageing > absl::ZeroDuration()) {

@@ -66,7 +66,7 @@ TEST(DescribeTest, AScenarioIsPrintedAsWhatCanBePastedIntoATest) {
   s.weights.push_back({8192, 4096});
   s.parents = {-1, 0};
   s.transfer = 179, s.operation = 40, s.freeing = 3;
-  s.late_finish = true, s.only_budgets = false;
+  s.late_finish = true, s.only_budgets = false, s.pressed = true;
   s.faults_until = 9, s.fault_gap = 600, s.system_bytes = 16384, s.renew_at = 0;
   s.clients.push_back({{0,
                         DeviceMemory(0),
@@ -90,7 +90,7 @@ s.budget_bytes = {8192, 32768};
 s.weights.push_back({8192, 4096});
 s.parents = {-1, 0};
 s.transfer = 179, s.operation = 40, s.freeing = 3;
-s.late_finish = true, s.only_budgets = false;
+s.late_finish = true, s.only_budgets = false, s.pressed = true;
 s.faults_until = 9, s.fault_gap = 600, s.system_bytes = 16384, s.renew_at = 0;
 s.clients.push_back({{0, DeviceMemory(0), {
     {{{Tier::kHost, 0}, {Tier::kDevice, 1}}, {8192, 8192}, 8192, 0, 1, 1},

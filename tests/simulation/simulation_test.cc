@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "tests/simulation/run.h"
 
 namespace ditserve::simulation {
@@ -17,17 +19,22 @@ void ExpectNoFailure(Kind kind, uint64_t from, int64_t count) {
   EXPECT_GT(tally.quiet_steps, tally.steps / 2);
 }
 
-TEST(SimulationTest, WhereNothingGoesWrongEverybodyGetsOn) { ExpectNoFailure(Kind::kCalm, 1, 2000); }
+// A kind, and which slice of its seeds: together a minute of a processor, in parts that run beside each other.
+class SimulationSeedsTest : public ::testing::TestWithParam<std::tuple<Kind, int>> {};
 
-TEST(SimulationTest, WhereNothingGoesWrongEverybodyElseGetsOn) { ExpectNoFailure(Kind::kCalm, 2001, 2000); }
-
-TEST(SimulationTest, OnceFaultsStopEverybodyGetsOn) { ExpectNoFailure(Kind::kFaults, 1, 2500); }
-
-TEST(SimulationTest, OnceMoreFaultsStopEverybodyGetsOn) { ExpectNoFailure(Kind::kFaults, 2501, 2500); }
-
-TEST(SimulationTest, WhereTheSystemGivesLessThanTheBudgetEverybodyGetsOnOrIsTold) {
-  ExpectNoFailure(Kind::kRefusals, 1, 2500);
+TEST_P(SimulationSeedsTest, EverybodyGetsOnOrIsTold) {
+  constexpr int64_t kSeeds = 2500;
+  const auto [kind, slice] = GetParam();
+  ExpectNoFailure(kind, static_cast<uint64_t>(slice * kSeeds + 1), kSeeds);
 }
+
+const auto kNames = [](const auto& each) {
+  return absl::StrCat(Name(std::get<0>(each.param)), "_", std::get<1>(each.param));
+};
+INSTANTIATE_TEST_SUITE_P(Of, SimulationSeedsTest,
+                         ::testing::Combine(::testing::Values(Kind::kCalm, Kind::kFaults, Kind::kRefusals),
+                                            ::testing::Range(0, 4)),
+                         kNames);
 
 // A load failed beside a copy that its rider computed with; the rider then took every later module for one that can't
 // be loaded, and got on by ageing alone.

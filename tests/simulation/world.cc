@@ -48,7 +48,7 @@ bool World::AnyLeft() const {
 }
 
 absl::Status World::Run(int64_t most_steps) {
-  while (!events_.empty() || (Faulty() && !rides_.empty())) {
+  while (!events_.empty() || ((Faulty() || pressed_) && !rides_.empty())) {
     if (absl::Status status = Step(); !status.ok()) return Wrong(status);
     if (to_come_ == 0 && !AnyLeft()) closing_ = true;  // Who comes again comes no more.
     if (steps_ >= most_steps) {
@@ -61,7 +61,7 @@ absl::Status World::Run(int64_t most_steps) {
 
 absl::Status World::Step() {
   if (events_.empty()) {
-    BecomeQuiet();
+    Faulty() ? BecomeQuiet() : Relieve();
     return Apply();
   }
   const Event event = events_.top();
@@ -74,6 +74,12 @@ absl::Status World::Step() {
   books_.Note(policy_->sweeps().riders());
   if (absl::Status status = Handle(event); !status.ok()) return status;
   if (Faulty() && steps_ > scenario_.faults_until) BecomeQuiet();
+  // Those who come again may go on for ever while the others wait for what was taken.
+  if (pressed_ && std::none_of(rides_.begin(), rides_.end(), [this](const auto& ride) {
+        return ride.second.rider->admitted && !ClientOf(ride.second).comes_again;
+      })) {
+    Relieve();
+  }
   if (absl::Status status = Apply(); !status.ok()) return status;
   return Check();
 }
@@ -216,9 +222,16 @@ void World::Disturb() {
   Post(1 + Random(scenario_.fault_gap), What::kDisturb, 0);
 }
 
-// Nothing goes wrong any more; what a lasting fault left behind stays: a system that gives less than the budget.
+// Nothing goes wrong any more; what a lasting fault left behind stays: a system that gives less than the budget, and in
+// some scenarios pressure.
 void World::BecomeQuiet() {
   quiet_ = true;
+  pressed_ = scenario_.pressed;
+  if (!pressed_) Relieve();
+}
+
+void World::Relieve() {
+  pressed_ = false;
   for (size_t i = 0; i < scenario_.budget_bytes.size(); ++i) {
     policy_->SetPressure(static_cast<Memory>(i), MemoryBudget::kUnlimited, Now(), actions_);
   }
@@ -236,7 +249,7 @@ void World::Renew() {
   for (const auto& [id, loading] : loads_) {
     if (loading.load.weights == old) return;
   }
-  policy_->RemoveWeights(old, actions_);
+  policy_->RemoveWeights(old, Now(), actions_);
   weights_[place] = policy_->AddWeights(scenario_.weights[place]);
 }
 

@@ -112,6 +112,7 @@ class World {
   void Refuse(LoadId id, Memory memory);
   void Disturb();
   void BecomeQuiet();
+  void Relieve();
   void Renew();
   void AcquireNext(int64_t id);
   void EndWait(Ride& ride);
@@ -147,7 +148,7 @@ class World {
   absl::Status wrong_;  // Found where no status can be returned.
   int64_t now_ = 0, steps_ = 0, quiet_steps_ = 0, order_ = 0, next_ride_ = 0, tick_at_ = -1, to_come_ = 0;
   int64_t queued_ = 0, stalled_ = 0;
-  bool quiet_ = false, cut_off_ = false, closing_ = false;
+  bool quiet_ = false, pressed_ = false, cut_off_ = false, closing_ = false;
   std::priority_queue<Event> events_;
   std::map<int64_t, Ride> rides_;
   std::map<const PolicyRider*, int64_t> ride_of_;

@@ -14,13 +14,14 @@ namespace ditserve {
 
 inline constexpr absl::Duration kAgeing = absl::Milliseconds(10);
 
-// One device, one set of weights, forms that are all made from the first; each test tells the events.
+// One set of weights, forms that are all made from the first; each test tells the events.
 class PolicyTest : public testing::Test {
  protected:
-  void Make(std::vector<int64_t> modules, int64_t device_budget, PolicyOptions options = {}) {
+  void Make(std::vector<int64_t> modules, int64_t device_budget, PolicyOptions options = {}, size_t devices = 1) {
     options.ageing = kAgeing;
-    policy_.emplace(options, std::vector<PolicyDevice>{{}}, std::vector<int64_t>{0, 0},
-                    std::vector<int64_t>{0, device_budget},
+    std::vector<int64_t> budgets(devices + 1, device_budget);
+    budgets.front() = 0;
+    policy_.emplace(options, std::vector<PolicyDevice>(devices), std::vector<int64_t>(devices + 1), budgets,
                     [](FormId from, FormId to) { return from == 0 || from == to; });
     modules_ = modules;
     weights_ = policy_->AddWeights(std::move(modules));

@@ -280,6 +280,99 @@ TEST_F(PolicyTest, MemoryThatNobodyUsesGoesBackOnceNobodyRodeForLong) {
   EXPECT_EQ(trims[0].bytes, 10);
 }
 
+TEST_F(PolicyTest, EachDeviceHasAPaceOfItsOwn) {
+  PolicyOptions options;
+  options.max_loads = 1;
+  Make({10, 20}, 100, options, /*devices=*/2);
+  std::vector<PolicyRider*> riders;
+  for (const Memory memory : {DeviceMemory(0), DeviceMemory(1)}) {
+    Policy::JoinRequest request = Request(5);
+    request.device = memory;
+    riders.push_back(&Join(request));
+  }
+  const auto pace = [this](int device) { return policy_->estimates(DeviceMemory(device)).bytes_per_second(); };
+  EXPECT_EQ(pace(0), Estimates::kAssumedBytesPerSecond);
+  std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 2);
+  now_ += absl::Seconds(2);
+  Arrive(loads[0].load);
+  EXPECT_EQ(pace(0), 5) << "10 bytes in 2 s, though the next are on their way";
+  now_ += absl::Seconds(3);
+  Arrive(loads[1].load);
+  EXPECT_EQ(pace(1), 2) << "10 bytes in 5 s";
+  loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 2);
+  Arrive(loads[0].load);
+  EXPECT_EQ(pace(0), 6) << "30 bytes in 5 s, without a gap";
+  now_ += absl::Seconds(1);
+  Arrive(loads[1].load);
+  EXPECT_EQ(pace(1), 5) << "30 bytes in 6 s";
+  for (PolicyRider* rider : riders) {
+    std::optional<Pin> pin = Acquire(*rider);
+    ASSERT_TRUE(pin.has_value());
+    policy_->Release(*rider, *std::move(pin), absl::Seconds(rider == riders[0] ? 1 : 4), now_, actions_);
+    Lap(*rider);
+  }
+  const auto computing = [this](int device) {
+    return policy_->estimates(DeviceMemory(device)).computing_per_byte.at(weights_);
+  };
+  EXPECT_DOUBLE_EQ(computing(0), 1.0 / 5);
+  EXPECT_DOUBLE_EQ(computing(1), 4.0 / 5);
+}
+
+TEST_F(PolicyTest, OnlyThoseOnItsDeviceCountForWhoJoins) {
+  Make({10, 20}, 100, {}, /*devices=*/2);
+  const auto request = [this](int device, JoinPolicy join) {
+    Policy::JoinRequest request = Request(5);
+    request.device = DeviceMemory(device);
+    request.join = join;
+    return request;
+  };
+  const auto compute = [this](PolicyRider& rider, absl::Duration took) {
+    Pin pin = Get(rider);
+    policy_->Release(rider, std::move(pin), took, now_, actions_);
+  };
+  PolicyRider& before = Join(request(0, JoinPolicy::kImmediate));
+  compute(before, absl::Seconds(2));
+  Lap(before);
+  PolicyRider& beside = Join(request(1, JoinPolicy::kImmediate));
+  compute(beside, absl::Seconds(1));
+  PolicyRider& first = Join(request(0, JoinPolicy::kImmediate));
+  compute(first, absl::Seconds(3));
+  EXPECT_EQ(Join(request(0, JoinPolicy::kImmediate)).attained, absl::Seconds(3))
+      << "as the one that computes beside it";
+  const PolicyRider& last = Join(request(0, JoinPolicy::kAuto));
+  ASSERT_TRUE(last.join_costs.has_value());
+  // The first has half of its 2 s to compute, the others all; to move 30 bytes takes no time.
+  EXPECT_NEAR(absl::ToDoubleSeconds(last.join_costs->immediate), (3 + 2) + (2 + 2), 1e-3);
+}
+
+TEST_F(PolicyTest, ProfilesThatTakeTurnsKeepTheirPace) {
+  Make({10, 20}, 100);
+  const auto request = [this](int64_t limit_bytes) {
+    Policy::JoinRequest request = Request(0);
+    request.limit_bytes = limit_bytes;
+    return request;
+  };
+  const auto pace = [this](const PolicyRider& rider) { return policy_->sweeps().pace_seconds(*rider.itinerary); };
+  const auto lap = [&](int64_t limit_bytes, absl::Duration time) {
+    PolicyRider& rider = Join(request(limit_bytes));
+    Pin pin = Get(rider);
+    now_ += time;
+    Release(rider, std::move(pin));
+    Lap(rider);
+  };
+  lap(100, absl::Seconds(2));
+  for (int64_t other = 1; other < Sweeps::kRemembered; ++other) lap(100 + other, absl::Seconds(6));
+  PolicyRider& again = Join(request(100));
+  EXPECT_EQ(pace(again), 1);
+  Lap(again);
+  // But the limits of clients don't stay for ever.
+  for (int64_t other = 0; other < 3 * Sweeps::kRemembered; ++other) lap(200 + other, absl::Seconds(6));
+  EXPECT_LT(pace(Join(request(100))), 1);
+  EXPECT_LE(policy_->sweeps().itineraries().size(), Sweeps::kRemembered + 1);
+}
+
 TEST_F(PolicyTest, CopiesOfRemovedWeightsLeaveTheirMemoryToNobodyForLong) {
   Make({10}, 100);
   Policy::JoinRequest request = Request(1, {{Tier::kDevice, 0}});
@@ -293,7 +386,7 @@ TEST_F(PolicyTest, CopiesOfRemovedWeightsLeaveTheirMemoryToNobodyForLong) {
   now_ += PolicyOptions().idle_release;
   policy_->Tick(now_, actions_);
   EXPECT_EQ(policy_->budget(Memory::kDevice).copy_bytes, 10);  // It rests there.
-  policy_->RemoveWeights(weights_, actions_);
+  policy_->RemoveWeights(weights_, now_, actions_);
   EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 0);
 }
 

@@ -2,7 +2,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <memory>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/testing/device_double.h"
@@ -48,6 +51,13 @@ class OnBothDevices : public ::testing::TestWithParam<bool> {
                       const ResidencyManager::Options& options = {}) {
     if (!GetParam() || in_host_memory) return Fixture(device_copies, host_copies, in_host_memory, options);
     return Fixture(FixtureModel::Even(), world_, {host_copies * kCopy, device_copies * kCopy}, options);
+  }
+  Fixture MakeUneven(int64_t device_bytes, const ResidencyManager::Options& options = {}) {
+    const std::vector<int64_t> budgets = {0, device_bytes};
+    if (GetParam()) return Fixture(FixtureModel::Uneven(), world_, budgets, options);
+    std::vector<std::unique_ptr<FakeDevice>> devices;
+    devices.push_back(std::make_unique<FakeDevice>());
+    return Fixture(FixtureModel::Uneven(), std::move(devices), nullptr, budgets, options);
   }
 
  private:
@@ -305,6 +315,41 @@ TEST_P(ResidencyBudgetTest, TheTransferSlotsAlwaysStay) {
   Fixture fixture = MakeFixture(4);
   EXPECT_THAT(fixture.manager->SetBudget(Memory::kHost, 1000),
               StatusIs(absl::StatusCode::kFailedPrecondition, "a budget of 1000 bytes"));
+}
+
+// Modules of 1 to 40 pages: with room for the widest alone, what a copy is made from is in its way.
+TEST_P(ResidencyBudgetTest, WhatIsResidentMakesWayForWhatIsMadeFromIt) {
+  Fixture fixture = MakeUneven(1 << 20);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  fixture.Settle();
+  const int64_t window = fixture.manager->WindowBytes(fixture.model, Fixture::HostOffloadInFloat32());
+  ASSERT_LT(window, fixture.device_weights());
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, window), IsOk());
+  EXPECT_THAT(Pass(fixture, Fixture::HostOffloadInFloat32()).Wait(), IsOk());
+  fixture.Settle();
+  EXPECT_THAT(fixture.manager->Check(), IsOk());
+  EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), window);
+}
+
+TEST_P(ResidencyBudgetTest, ALargeRequestGetsOnBesideSmallOnesThatNeverEnd) {
+  constexpr int kSmall = 4;
+  ResidencyManager::Options options;
+  options.ageing = absl::Milliseconds(5);
+  Fixture fixture = MakeUneven(1 << 20, options);
+  const int64_t window = fixture.manager->WindowBytes(fixture.model, Fixture::HostOffloadInFloat32());
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, window), IsOk());
+  std::atomic<bool> over = false;
+  std::vector<std::thread> small;
+  for (int i = 0; i < kSmall; ++i) {
+    small.emplace_back([&] {
+      while (!over) EXPECT_THAT(Pass(fixture, Fixture::Disk(), With(JoinPolicy::kImmediate)).Wait(), IsOk());
+    });
+  }
+  EXPECT_THAT(Pass(fixture, Fixture::HostOffloadInFloat32()).Wait(), IsOk());
+  over = true;
+  for (std::thread& each : small) each.join();
+  fixture.Settle();
+  EXPECT_THAT(fixture.manager->Check(), IsOk());
 }
 
 TEST_P(ResidencyBudgetTest, AnyBudgetAtAnyModuleGivesTheSameValues) {
