@@ -1,6 +1,7 @@
 #include "models/ops.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/native/CPUBlas.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
@@ -58,13 +59,15 @@ int64_t ProductWorkspaceBytes() { return at::get_num_threads() * (int64_t{256} <
 
 // What LibTorch's attention takes: scores and sums of a block of queries and a block of keys for each thread, in
 // float32, the scores again in the arithmetic's dtype, and a logarithm for each query. Blocks and widths can be padded
-// to 64.
-int64_t AttentionWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim) {
+// to 64. Where the processor multiplies tiles (AMX), keys and values once more in the order that it wants, if there are
+// enough of them for that to pay.
+int64_t AttentionWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim, at::ScalarType dtype) {
   const auto padded = [](int64_t width) { return (width + 63) / 64 * 64; };
   const int64_t queries = std::min<int64_t>(tokens, tokens >= 768 ? 256 : tokens >= 192 ? 64 : 32);
   const int64_t keys = padded(std::min<int64_t>(tokens, 512));
   const int64_t floats = queries * (keys + 2 + padded(head_dim));
-  return at::get_num_threads() * (floats * 4 + queries * keys * 2) + heads * tokens * 4;
+  const int64_t packed = at::native::cpublas::could_pack(dtype) ? 2 * heads * head_dim * (tokens + 1) * 2 : 0;
+  return at::get_num_threads() * (floats * 4 + queries * keys * 2) + heads * tokens * 4 + packed;
 }
 
 // Whether a product may be added without being rounded first. The references round it: below float32 that shows, and in
@@ -185,7 +188,9 @@ at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   // Meta tensors would take the path that holds all scores, which no device does.
   if (q.is_meta()) {
     at::Tensor out = at::empty_like(q);
-    if (IsLibTorchs(q)) CountWorkspace(q, AttentionWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim));
+    if (IsLibTorchs(q)) {
+      CountWorkspace(q, AttentionWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim, q.scalar_type()));
+    }
     return out;
   }
   if (IsFloatRows(q) && head_dim <= kMaxHeadDim) {

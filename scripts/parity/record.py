@@ -5,7 +5,7 @@
     python scripts/parity/record.py ONE TWO tests/models/parity/expected.safetensors
 
 needs the packages of requirements.txt. Outputs are stored in float32; the metadata describes each case, and how far each
-implementation's bfloat16 result is from its own float32 result.
+implementation's bfloat16 result is from its own float32 result (root of the mean square, relative).
 """
 
 import json
@@ -36,8 +36,8 @@ def main() -> None:
             for case in cases:
                 if case.bfloat16:
                     exact = outputs[f"{case.name}.{numerics}"]
-                    error = (reference.run(case) - exact).abs().max() / exact.abs().max()
-                    metadata[f"bfloat16_error.{case.name}.{numerics}"] = f"{error.item():.6f}"
+                    error = ((reference.run(case) - exact).square().mean() / exact.square().mean()).sqrt()
+                    metadata[f"bfloat16_rms_error.{case.name}.{numerics}"] = f"{error.item():.6f}"
             del reference
         for case in cases:
             metadata[case.name] = json.dumps(

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -127,8 +128,13 @@ class ParityTest : public ::testing::Test {
     return tensor;
   }
 
-  // The largest error relative to the output's largest magnitude, with the weights of a checkpoint of as many blocks.
-  static double ErrorOf(const TensorEntry& entry, const LoadedWeights& weights) {
+  struct Error {
+    double largest;  // Relative to the output's largest magnitude.
+    double rms;      // Likewise: the root of the mean square, relative to the output's.
+  };
+
+  // With the weights of a checkpoint of as many blocks.
+  static Error ErrorOf(const TensorEntry& entry, const LoadedWeights& weights) {
     const c10::InferenceMode no_autograd;
     const nlohmann::json description = DescriptionOf(entry);
     QwenImageDiTConfig config;
@@ -142,7 +148,9 @@ class ParityTest : public ::testing::Test {
     const at::Tensor output = pass.Result();
     const at::Tensor expected = Expected(entry);
     EXPECT_EQ(output.sizes(), expected.sizes()) << entry.name;
-    return output.sub(expected).abs().max().item<double>() / expected.abs().max().item<double>();
+    const at::Tensor error = output.sub(expected);
+    return {error.abs().max().item<double>() / expected.abs().max().item<double>(),
+            std::sqrt(error.square().mean().item<double>() / expected.square().mean().item<double>())};
   }
 
   static nlohmann::json DescriptionOf(const TensorEntry& entry) {
@@ -161,7 +169,7 @@ TEST_F(ParityTest, Float32EqualsBothReferences) {
     const LoadedWeights weights(*checkpoints_[blocks], DType::kFloat32);
     for (const TensorEntry& entry : header_.tensors) {
       if (DescriptionOf(entry)["blocks"] != blocks) continue;
-      EXPECT_LE(ErrorOf(entry, weights), kTolerance) << entry.name;
+      EXPECT_LE(ErrorOf(entry, weights).largest, kTolerance) << entry.name;
       ++compared;
     }
   }
@@ -169,17 +177,18 @@ TEST_F(ParityTest, Float32EqualsBothReferences) {
 }
 
 TEST_F(ParityTest, BFloat16IsWithinWhatTheReferencesDifferFromFloat32) {
-  // The largest of thousands of roundings differs between processors, which sum in different orders.
-  constexpr double kBetweenProcessors = 1.25;
+  // Processors sum in different orders: the largest of thousands of roundings differs by a third between them, their
+  // root mean square by a few hundredths.
+  constexpr double kBetweenProcessors = 1.1;
   int compared = 0;
   for (const int blocks : {1, 2}) {
     const LoadedWeights weights(*checkpoints_[blocks], DType::kBFloat16);
     for (const TensorEntry& entry : header_.tensors) {
-      const auto bound = header_.metadata.find("bfloat16_error." + entry.name);
+      const auto bound = header_.metadata.find("bfloat16_rms_error." + entry.name);
       if (bound == header_.metadata.end() || DescriptionOf(entry)["blocks"] != blocks) continue;
       double reference = 0;
       ASSERT_TRUE(absl::SimpleAtod(bound->second, &reference));
-      const double error = ErrorOf(entry, weights);
+      const double error = ErrorOf(entry, weights).rms;
       EXPECT_LE(error, kBetweenProcessors * reference) << entry.name;
       RecordProperty(entry.name, absl::StrCat(error, ", the reference's ", reference));
       ++compared;
