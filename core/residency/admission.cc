@@ -162,12 +162,12 @@ void Admission::BeginRider(PolicyRider& rider, Actions& actions) {
   rider.after = nullptr;
   rider.begun = now_;
   rider.debt = absl::ZeroDuration();
-  std::optional<absl::Duration> least;
+  std::optional<double> least;
   for (const PolicyRider& other : sweeps_.riders()) {
     if (&other == &rider || !other.riding() || other.itinerary->device != rider.itinerary->device) continue;
-    least = std::min(least.value_or(other.attained), other.attained);
+    least = std::min(least.value_or(other.attained_seconds()), other.attained_seconds());
   }
-  rider.attained = least.value_or(absl::ZeroDuration());  // As if it had always been there: no better, no worse.
+  rider.entered_at = least.value_or(0);  // As if it had always been there: no better, no worse.
   actions.push_back(Begin{&rider});
 }
 

@@ -49,6 +49,10 @@ absl::StatusOr<PolicyRider*> Policy::Join(JoinRequest request, absl::Duration no
   rider.joined = now;
   if (absl::Status fits = admission_.CheckFits(rider); !fits.ok()) return fits;
   if (absl::Status place = admission_.MakePlaceInQueue(rider, actions); !place.ok()) return place;
+  for (const PolicyRider& other : sweeps_.riders()) {
+    const bool alike = other.itinerary == rider.itinerary && other.activation_bytes == rider.activation_bytes;
+    if (alike) rider.alike = other.alike;
+  }
   ++next_rider_;
   PolicyRider& joined = sweeps_.riders().emplace_back(std::move(rider));
   Decide(actions);
@@ -78,8 +82,9 @@ void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Dur
   const CopyKey key = pin.copy()->key;
   pin.copy()->used = true;
   { const Pin ended = std::move(pin); }
-  rider.attained += took;
   rider.computing += took;
+  rider.alike->seconds += absl::ToDoubleSeconds(took);
+  ++rider.alike->modules;
   if (rider.next == key.module) ++rider.next;
   if (rider.passed_all()) {
     Estimates& estimates = state_.device(rider.itinerary->device).estimates;

@@ -155,7 +155,7 @@ class ResidencyManager {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   RiderState& StateOf(const PolicyRider* rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return *states_.at(rider); }
   Turn TurnOf(const RiderState& rider) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return {rider.policy->priority, rider.policy->attained};
+    return {rider.policy->priority, absl::Seconds(rider.policy->attained_seconds())};
   }
 
   // --- actions (residency_actions.cc)

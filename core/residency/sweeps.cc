@@ -139,8 +139,7 @@ bool Sweeps::IsLed(const PolicyRider& rider, const PolicyRider& behind, ModuleIn
   if (behind.itinerary->device != rider.itinerary->device || behind.next >= rider.next) return false;
   if (behind.itinerary->route(module).compute != rider.itinerary->route(module).compute) return false;
   if (behind.priority > rider.priority) return false;
-  return absl::ToDoubleSeconds(behind.attained - rider.attained) * std::max(behind.next, 1) <=
-         kPatienceModules * absl::ToDoubleSeconds(behind.computing);
+  return behind.attained_seconds() - rider.attained_seconds() <= kPatienceModules * behind.alike->module_seconds();
 }
 
 double Sweeps::pace_seconds(const Itinerary& itinerary) const {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -46,6 +47,16 @@ struct Itinerary {
   }
 };
 
+// What computing a module takes riders that are alike: of one itinerary, with as many bytes of activations. Who is
+// ahead of them finds weights in the processor's caches that those behind do not, so that its own modules would tell
+// that it is due less than they are, and take it farther ahead.
+struct RidersAlike {
+  double seconds = 0;  // What they computed, those who left too.
+  int64_t modules = 0;
+
+  double module_seconds() const { return modules > 0 ? seconds / static_cast<double>(modules) : 0; }
+};
+
 // A request as the policy sees it.
 struct PolicyRider {
   enum class Stage : uint8_t {
@@ -69,9 +80,10 @@ struct PolicyRider {
   absl::Duration since;                // From when on.
   absl::Duration debt;                 // What it waited before in this lap.
   absl::Duration joined;
-  absl::Duration attained;   // Its place among those that compute.
   absl::Duration computing;  // What it has computed.
   absl::Duration begun;
+  double entered_at = 0;  // What the least of the others had attained when it began.
+  std::shared_ptr<RidersAlike> alike = std::make_shared<RidersAlike>();
   bool admitted = false;                                           // Its activations are reserved.
   bool refused = false;                                            // Memory for the module it waits for was refused.
   int refusals = 0;                                                // So often with nothing left that could make room.
@@ -83,6 +95,8 @@ struct PolicyRider {
   bool rides() const { return stage == Stage::kAdmitted || stage == Stage::kRiding; }
   bool riding() const { return stage == Stage::kRiding; }
   bool passed_all() const { return next >= itinerary->modules(); }
+  // Its place among those that compute: seconds of the executor's time, in fair shares.
+  double attained_seconds() const { return entered_at + next * alike->module_seconds(); }
 };
 
 // Who rides, how far, on which routes, and what that says of copies.

@@ -178,6 +178,8 @@ COSTS = [
     ("what may stay gives way first", [("room.cc", "return b.kept;", "return a.kept;")]),
     ("what may stay gives way to what is loaded ahead", [("room.cc", "    if (copy->may_stay && taking == Taking::kSpare) continue;\n", "")]),
     ("next uses are compared in modules", [("sweeps.cc", "(Distance(rider, module)) * pace_seconds(*rider.itinerary);", "(Distance(rider, module)) * kAssumedPaceSeconds;")]),
+    ("who computed for less goes first", [("sweeps.h", "return entered_at + next * alike->module_seconds();", "return entered_at + absl::ToDoubleSeconds(computing);")]),
+    ("those alike have each their own time", [("policy.cc", "if (alike) rider.alike = other.alike;", "static_cast<void>(alike);")]),
     ("the pace of a profile that nobody rides is forgotten", [("sweeps.h", "kRemembered = 8", "kRemembered = 1")]),
     ("the profile that was asked for last is forgotten", [("sweeps.cc", "itinerary.asked_for < place->asked_for", "itinerary.asked_for > place->asked_for")]),
     ("what one device moves is another's pace", [("loads.cc", "devices_[Index(enqueued.device) - 1].estimates", "devices_.front().estimates")]),
@@ -204,7 +206,7 @@ COSTS = [
     ("who is ahead leads", [("sweeps.cc", " || behind.next >= rider.next) return", ") return")]),
     ("who computes in another form leads", [("sweeps.cc", "  if (behind.itinerary->route(module).compute != rider.itinerary->route(module).compute) return false;\n", "")]),
     ("who is less urgent leads", [("sweeps.cc", "  if (behind.priority > rider.priority) return false;\n", "")]),
-    ("who is much slower leads", [("sweeps.cc", "kPatienceModules * absl::ToDoubleSeconds(behind.computing);", "1e30;")]),
+    ("who is much slower leads", [("sweeps.cc", "kPatienceModules * behind.alike->module_seconds();", "1e30;")]),
     # --- which sweep
     ("after as is dearer", [("admission.cc", "rider.join_costs->wait < rider.join_costs->immediate", "rider.join_costs->wait > rider.join_costs->immediate")]),
     ("after, even if nothing was passed", [("admission.cc", "cheaper && situation.move_passed > absl::ZeroDuration());", "cheaper);")]),

@@ -339,12 +339,32 @@ TEST_F(PolicyTest, OnlyThoseOnItsDeviceCountForWhoJoins) {
   compute(beside, absl::Seconds(1));
   PolicyRider& first = Join(request(0, JoinPolicy::kImmediate));
   compute(first, absl::Seconds(3));
-  EXPECT_EQ(Join(request(0, JoinPolicy::kImmediate)).attained, absl::Seconds(3))
-      << "as the one that computes beside it";
+  EXPECT_EQ(Join(request(0, JoinPolicy::kImmediate)).attained_seconds(), 3) << "as the one that computes beside it";
   const PolicyRider& last = Join(request(0, JoinPolicy::kAuto));
   ASSERT_TRUE(last.join_costs.has_value());
   // The first has half of its 2 s to compute, the others all; to move 30 bytes takes no time.
   EXPECT_NEAR(absl::ToDoubleSeconds(last.join_costs->immediate), (3 + 2) + (2 + 2), 1e-3);
+}
+
+TEST_F(PolicyTest, WhoIsAheadOfThoseAlikeGoesAfterThemHoweverQuickItIs) {
+  Make({10, 10, 10}, 100);
+  const auto compute = [this](PolicyRider& rider, absl::Duration took) {
+    policy_->Release(rider, Get(rider), took, now_, actions_);
+  };
+  PolicyRider& one = Join(Request(5));
+  PolicyRider& other = Join(Request(5));
+  PolicyRider& larger = Join(Request(6));
+  compute(other, absl::Seconds(5));
+  compute(one, absl::Seconds(1));
+  EXPECT_EQ(one.attained_seconds(), other.attained_seconds());
+  compute(one, absl::Seconds(0.1));
+  EXPECT_GT(one.attained_seconds(), other.attained_seconds()) << "though it computed for less";
+  compute(other, absl::Seconds(5));
+  EXPECT_EQ(one.attained_seconds(), other.attained_seconds());
+  // Others have their own time.
+  compute(larger, absl::Seconds(2));
+  EXPECT_EQ(larger.attained_seconds(), 2);
+  EXPECT_DOUBLE_EQ(one.attained_seconds(), (5 + 1 + 0.1 + 5) / 2);
 }
 
 TEST_F(PolicyTest, ProfilesThatTakeTurnsKeepTheirPace) {
