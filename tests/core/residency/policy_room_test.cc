@@ -257,6 +257,22 @@ TEST_F(PolicyRoomTest, NobodyIsHeldBackByALessUrgentFollower) {
   EXPECT_NE(CopyOf(weights_, 2), nullptr);
 }
 
+TEST_F(PolicyRoomTest, NobodyIsHeldBackByAFollowerThatIsMuchSlower) {
+  constexpr int kTogether = 10;
+  Make(std::vector<int64_t>(kTogether + 3, 10), 3 + 20);
+  PolicyRider& leader = Join(Request(1));
+  PolicyRider& follower = Join(Request(2));
+  for (int i = 0; i < kTogether; ++i) {
+    Release(leader, Get(leader));
+    policy_->Release(follower, Get(follower), absl::Seconds(1), now_, actions_);
+  }
+  for (int i = 0; i < 2; ++i) Release(leader, Get(leader));
+  const Pin held = Get(follower);
+  Acquire(leader);
+  EXPECT_EQ(CopyOf(weights_, kTogether + 1), nullptr);
+  EXPECT_NE(CopyOf(weights_, kTogether + 2), nullptr);
+}
+
 // --- what goes when a budget falls
 
 TEST_F(PolicyRoomTest, WhatAFallenBudgetDoesNotAllowGoesBackToTheSystem) {
