@@ -7,8 +7,8 @@ namespace ditserve {
 namespace {
 
 // Libraries choose how they compute by the alignment of what they read, up to this one: results are the same wherever a
-// copy lies only if it is never less. What is read as it is stored has its file's places instead, the same each time, in
-// host memory.
+// copy lies only if it is never less. What is read as it is stored has its file's places instead, the same each time,
+// in host memory.
 constexpr int64_t kParameterAlignment = 256;
 constexpr int64_t kPageBytes = Checkpoint::kReadAlignment;
 

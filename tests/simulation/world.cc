@@ -285,7 +285,8 @@ void World::Compute(int device) {
   const int64_t ageing = absl::ToInt64Microseconds(scenario_.options.ageing);
   const auto rank = [&](const Ride& ride) {
     const bool aged = now_ - ride.granted_at >= ageing;
-    return std::tuple(!aged, aged ? ride.granted_at : 0, ride.rider->priority, ride.rider->attained_seconds(), ride.rider->id);
+    return std::tuple(!aged, aged ? ride.granted_at : 0, ride.rider->priority, ride.rider->attained_seconds(),
+                      ride.rider->id);
   };
   for (auto& [id, ride] : rides_) {
     if (!ride.pin || ride.over || DeviceOf(ride.rider->itinerary->device) != device) continue;

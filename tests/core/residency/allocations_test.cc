@@ -10,7 +10,6 @@
 
 #include "absl/synchronization/notification.h"
 #include "tests/testing/residency_fixture.h"
-#include "tests/testing/status_matchers.h"
 
 namespace {
 
@@ -44,7 +43,7 @@ int64_t MostAllocations(Fixture& fixture) {
   absl::Notification joined, ended;
   std::unique_ptr<Rider> rider =
       *fixture.manager->Join(fixture.model, Fixture::Resident(), {}, [&](const absl::Status& admitted) {
-        EXPECT_THAT(admitted, IsOk());
+        EXPECT_TRUE(admitted.ok()) << admitted;
         joined.WaitForNotification();
         for (ModuleIndex module = 0; module < Fixture::kModules; ++module) {
           const int64_t before = allocations;
@@ -65,7 +64,7 @@ int64_t MostAllocations(Fixture& fixture) {
 
 TEST(AllocationsTest, ALeaseOfWhatIsThereTakesNone) {
   Fixture fixture(2 * Fixture::kModules);
-  EXPECT_THAT(Fixture::Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_TRUE(Fixture::Pass(fixture, Fixture::Resident()).Wait().ok());
   fixture.Settle();
   MostAllocations(fixture);  // Vectors that are used again grow once.
   EXPECT_EQ(MostAllocations(fixture), 0);
