@@ -131,9 +131,9 @@ def heading(checkpoint: Path, full: Path | None, name: str | None) -> list[str]:
     columns = COLUMNS_OF_BUILDS if name else COLUMNS
     how = "make bench" + (" FULL=1" if full else "") + (f" AGAINST={name}" if name else "")
     return [f"# Against {name}" if name else "# What was measured", "",
-            f"In one run of `{how}` at commit {commit()}, on {machine()}. A seeded checkpoint of {blocks} blocks in bfloat16, float32 "
-            "arithmetic, 5 prompt tokens, where nothing else is said. Times are of the forward pass as the server "
-            "accounts for it. Both sides took turns; figures are medians (least to largest), ratios are of turns that "
+            f"In one run of `{how}` at commit {commit()}, on {machine()}. A seeded checkpoint of {blocks} blocks in "
+            "bfloat16, float32 arithmetic, 5 prompt tokens, where nothing else is said. Times are of the forward pass "
+            "as the server accounts for it. Both sides took turns; figures are medians (least to largest), ratios are of turns that "
             "followed each other. Less is better in every row.", "",
             "A time is limited by the disk where ditserve's passes waited for weights more than a tenth of theirs, "
             "else by computing; where that changed from turn to turn, what it was more often stands first. Behind the "

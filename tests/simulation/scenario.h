@@ -44,7 +44,7 @@ struct Scenario {
   int64_t faults_until = 0;   // Steps; 0: nothing goes wrong.
   int64_t fault_gap = 600;    // Ticks between changes of budgets, pressure and cancellations.
   bool only_budgets = false;  // Nothing else is disturbed.
-  bool pressed = false;       // What others left of memory in the end stays so, while others ride than who comes again.
+  bool pressed = false;       // Pressure stays when faults stop, until nobody rides but who comes again.
   int64_t system_bytes = 0;   // The most that the system gives of the first device's memory; 0: as much as the budget.
   int64_t renew_at = 0;       // Ticks between attempts to unload weights that nobody uses; 0: never.
   int64_t check_every = 1;    // Steps between recounts of everything.

@@ -31,10 +31,8 @@ class Waits {
   absl::Status Check(absl::Duration now);
   // Something went wrong once more: every wait counts from here.
   void Restart();
-  // One more is to be answered: until all are counts from here.
-  void Came() { answers_ = {}; }
-  // Some may not be admitted, as things are: until all are answered counts from here.
-  void NotAllFit() { answers_ = {}; }
+  // One more is to be answered, or not all can be, as things are: until all are counts from here.
+  void RestartAnswers() { answers_ = {}; }
   // It was the head until then, if only for a moment: who is the head now is so from here.
   void Admitted(const PolicyRider& rider) { heads_[static_cast<size_t>(DeviceOf(rider.itinerary->device))] = {}; }
   // The rider asked for its next module, and maybe got it; it was granted it later.

@@ -140,7 +140,7 @@ void World::Join(size_t client) {
     if (about.comes_again) Post(1 + Random(500), What::kJoin, static_cast<int64_t>(client));
     return;
   }
-  waits_.Came();
+  waits_.RestartAnswers();
   const int64_t id = next_ride_++;
   rides_[id] = {client, *rider};
   rides_[id].waits_since = now_;

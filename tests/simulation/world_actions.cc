@@ -199,7 +199,7 @@ absl::Status World::Check() {
   if (Faulty()) return absl::OkStatus();
   ++quiet_steps_;
   if (absl::Status status = CheckExecutor(); !status.ok()) return status;
-  if (pressed_) waits_.NotAllFit();
+  if (pressed_) waits_.RestartAnswers();
   return waits_.Check(Now());
 }
 
