@@ -2,9 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <memory>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -334,27 +332,6 @@ TEST_P(ResidencyBudgetTest, WhatIsResidentMakesWayForWhatIsMadeFromIt) {
   fixture.Settle();
   EXPECT_THAT(fixture.manager->Check(), IsOk());
   EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), window);
-}
-
-TEST_P(ResidencyBudgetTest, ALargeRequestGetsOnBesideSmallOnesThatNeverEnd) {
-  constexpr int kSmall = 4;
-  ResidencyManager::Options options;
-  options.ageing = absl::Milliseconds(5);
-  Fixture fixture = MakeFixtureOf(FixtureModel::Uneven(), 1 << 20, options);
-  const int64_t window = fixture.manager->WindowBytes(fixture.model, Fixture::HostOffloadInFloat32());
-  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, window), IsOk());
-  std::atomic<bool> over = false;
-  std::vector<std::thread> small;
-  for (int i = 0; i < kSmall; ++i) {
-    small.emplace_back([&] {
-      while (!over) EXPECT_THAT(Pass(fixture, Fixture::Disk(), With(JoinPolicy::kImmediate)).Wait(), IsOk());
-    });
-  }
-  EXPECT_THAT(Pass(fixture, Fixture::HostOffloadInFloat32()).Wait(), IsOk());
-  over = true;
-  for (std::thread& each : small) each.join();
-  fixture.Settle();
-  EXPECT_THAT(fixture.manager->Check(), IsOk());
 }
 
 TEST_P(ResidencyBudgetTest, AnyBudgetAtAnyModuleGivesTheSameValues) {
