@@ -30,7 +30,7 @@ class Server:
         self.folder = tempfile.TemporaryDirectory()
         self.address = f"unix:{self.folder.name}/socket"
         self.process = subprocess.Popen(
-            [binaries / "ditserve", "--listen", self.address, "--metrics-listen", "none", "--log-level", "warn",
+            [binaries / "ditserve", "--listen", self.address, *peers.no_other_ports(binaries), "--log-level", "warn",
              "--model", f"bench={checkpoint}", *flags], stdout=subprocess.PIPE, text=True)
         self.process.stdout.readline()
 

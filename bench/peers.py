@@ -18,6 +18,12 @@ PROMPT_TOKENS = 5
 CONFIG = {"offload_dtype": "disk", "offload_device": "disk", "onload_dtype": "disk", "onload_device": "disk"}
 
 
+def no_other_ports(binaries: Path) -> list[str]:
+    """Flags of a server that listens for what is measured alone. Earlier builds have fewer ports, and flags."""
+    flags = subprocess.run([binaries / "ditserve", "--help"], check=True, capture_output=True, text=True).stdout
+    return [word for flag in ("--admin-listen", "--metrics-listen") if flag in flags for word in (flag, "none")]
+
+
 def status_bytes(pid: int | str, field: str) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
@@ -80,7 +86,7 @@ def ditserve(binaries: Path, checkpoint: Path, size: int) -> tuple[dict, int]:
     config = CONFIG | dict.fromkeys(("preparing_dtype", "computation_dtype"), "float32")
     with tempfile.TemporaryDirectory() as folder:
         address = f"unix:{folder}/socket"
-        command = [binaries / "ditserve", "--listen", address, "--metrics-listen", "none", "--log-level", "warn",
+        command = [binaries / "ditserve", "--listen", address, *no_other_ports(binaries), "--log-level", "warn",
                    "--model", f"bench={checkpoint}"]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
