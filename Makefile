@@ -40,7 +40,8 @@ run:  ## Starts a server, sends it one forward pass and shows what came of it; M
 
 .PHONY: test
 test:  ## Runs every test
-	$(call build,$(BUILD))
+	$(call build,$(BUILD),,python)
+	scripts/python-environment "$$CACHE/inference" tests/system/inference/requirements.txt
 	ctest --preset $(BUILD)
 
 .PHONY: serve

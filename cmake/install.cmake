@@ -1,7 +1,8 @@
 # `cmake --install` makes a prefix that can be moved: programs find their libraries relative to themselves.
 # LibTorch's CPU half goes along; gRPC and the other system libraries come from the distribution's packages.
 install(TARGETS ditserve ditctl RUNTIME DESTINATION bin)
-install(DIRECTORY config proto DESTINATION share/ditserve FILES_MATCHING PATTERN "*.yaml" PATTERN "*.proto")
+install(DIRECTORY config DESTINATION share/ditserve FILES_MATCHING PATTERN "*.yaml")
+install(DIRECTORY proto DESTINATION share/ditserve FILES_MATCHING PATTERN "*.proto")
 install(FILES LICENSE DESTINATION share/doc/ditserve)
 
 # libtorch_cpu looks for the libraries it needs in its own folder too. A LibTorch that was built without CUDA, or with

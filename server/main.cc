@@ -5,6 +5,7 @@
 
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
+#include <spdlog/async.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
@@ -12,6 +13,8 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -30,9 +33,15 @@
 #include "core/devices/cpu_device.h"
 #include "core/devices/device_module.h"
 #include "server/config/config.h"
+#include "server/config/token_file.h"
 #include "server/engine/local_engine.h"
+#include "server/observe/http_endpoint.h"
+#include "server/observe/json_log.h"
 #include "server/observe/metrics.h"
+#include "server/observe/request_log.h"
+#include "server/observe/status_page.h"
 #include "server/rpc/grpc_server.h"
+#include "server/rpc/probe.h"
 #include "server/stop_signal.h"
 
 namespace ditserve {
@@ -44,9 +53,21 @@ constexpr int kWrongUsage = 2;
 // How long clients have to take the answers of calls that are done.
 constexpr absl::Duration kAnswerGrace = absl::Seconds(10);
 
+constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
+
 int Fail(const absl::Status& status, int code) {
   std::fprintf(stderr, "ditserve: %s\n", std::string(status.message()).c_str());
   return code;
+}
+
+// The same where there was to be a server: Kubernetes looks here for why a container ended.
+int FailToServe(const absl::Status& status, int code) {
+  constexpr char kTerminationLog[] = "/dev/termination-log";
+  std::error_code ignored;  // It is mostly not there.
+  if (std::filesystem::is_regular_file(kTerminationLog, ignored)) {
+    std::ofstream(kTerminationLog) << "ditserve: " << std::string(status.message()) << "\n";
+  }
+  return Fail(status, code);
 }
 
 // gRPC's own lines go where ours go; what it calls an error is news to nobody but a developer.
@@ -57,11 +78,28 @@ void LogFromProtobuf(google::protobuf::LogLevel, const char*, int, const std::st
   spdlog::debug("protobuf: {}", message);
 }
 
-void StartLogging(const std::string& level) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt("ditserve"));
-  spdlog::set_level(spdlog::level::from_str(level));
+// Of each request a line, written by a thread of its own: a log that is read slowly, or not at all, loses some of them
+// and holds no request up.
+struct RequestLines {
+  std::shared_ptr<spdlog::details::thread_pool> writer;
+  std::unique_ptr<RequestLog> log;
+};
+
+RequestLines StartLogging(const ServerConfig& config) {
+  constexpr size_t kMostLines = 4096;
+  const bool json = config.log_format == "json";
+  const std::shared_ptr<spdlog::logger> logger = spdlog::stderr_color_mt("ditserve");
+  if (json) logger->set_formatter(MakeJsonFormatter());
+  auto writer = std::make_shared<spdlog::details::thread_pool>(kMostLines, 1);
+  auto lines = std::make_shared<spdlog::async_logger>(json ? kFieldsLogger : "requests", logger->sinks().front(),
+                                                      writer, spdlog::async_overflow_policy::overrun_oldest);
+  spdlog::register_logger(lines);
+  spdlog::set_default_logger(logger);
+  spdlog::set_level(spdlog::level::from_str(config.log_level));
   gpr_set_log_function(LogFromGrpc);
   google::protobuf::SetLogHandler(LogFromProtobuf);
+  return {std::move(writer),
+          std::make_unique<RequestLog>(lines, json ? RequestLog::Form::kJson : RequestLog::Form::kText)};
 }
 
 // A server that runs out of descriptors can stay deaf.
@@ -106,13 +144,18 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& conf
 }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, Engine* engine,
-                                                   const ProfileCatalogue* catalogue, RequestObserver* observer) {
+                                                   const ProfileCatalogue* catalogue,
+                                                   std::vector<RequestObserver*> observers,
+                                                   const AccessControl* access) {
   GrpcServerOptions options;
   options.address = config.listen_address;
   options.max_concurrent_calls = config.max_concurrent_calls;
   options.max_receive_message_bytes = static_cast<int>(config.max_receive_message_bytes);
   options.request_limits = {config.max_batch, config.max_side_pixels};
-  options.observer = observer;
+  options.version = DITSERVE_VERSION;
+  options.observers = std::move(observers);
+  options.admin_address = config.admin_address == "none" ? "" : config.admin_address;
+  options.access = access;
   return GrpcServer::Start(options, engine, catalogue);
 }
 
@@ -122,44 +165,61 @@ std::vector<std::string> NamesOf(const ProfileCatalogue& catalogue) {
   return names;
 }
 
-absl::Status ListenForScrapes(const ServerConfig& config, Metrics& metrics) {
-  if (config.metrics_address == "none") return absl::OkStatus();
-  DITSERVE_ASSIGN_OR_RETURN(const int port, metrics.Listen(config.metrics_address));
-  spdlog::info("metrics on port {} of {}", port, config.metrics_address);
-  return absl::OkStatus();
+// Null where nobody is to watch.
+absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConfig& config, const Metrics& metrics,
+                                                                const Engine& engine) {
+  if (config.metrics_address == "none") return nullptr;
+  DITSERVE_ASSIGN_OR_RETURN(
+      std::unique_ptr<HttpEndpoint> endpoint,
+      HttpEndpoint::Listen(
+          config.metrics_address,
+          {{"/", "text/html; charset=utf-8", [] { return std::string(kStatusPage); }},
+           {"/status.json", "application/json", [&] { return StatusJson(engine.Residency(), DITSERVE_VERSION); }},
+           {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&] { return metrics.Scrape(); }}}));
+  spdlog::info("metrics and the status page on port {} of {}", endpoint->port(), config.metrics_address);
+  return endpoint;
 }
 
-// Reads the configuration again and sets its budgets. An invalid one changes nothing.
-absl::Status Reload(const CommandLine& line, const Device& device, Engine& engine) {
+// Reads the configuration again, sets its budgets and the log's level, and says what of it needs a restart. One that is
+// invalid, in whatever part, changes nothing.
+absl::Status Reload(const CommandLine& line, const ServerConfig& running, const Device& device, Engine& engine) {
   DITSERVE_ASSIGN_OR_RETURN(const ServerConfig config, LoadConfig(line));
+  const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(config);
+  if (!catalogue.ok()) return catalogue.status();
   DITSERVE_ASSIGN_OR_RETURN(const auto budgets, Budgets(config, device));
   // The host's first: only of it the server always needs some, so that it alone can be refused.
   DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kHost, budgets.second));
   DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kDevice, budgets.first));
+  spdlog::set_level(spdlog::level::from_str(config.log_level));
+  for (const std::string& key : KeysThatNeedARestart(running, config)) {
+    spdlog::warn("SIGHUP: {} has changed, and stays as it was until the server is restarted", key);
+  }
   spdlog::info("SIGHUP: budgets of {} bytes of device memory, {} of host memory", budgets.first, budgets.second);
   return absl::OkStatus();
 }
 
 // Waits for a signal to stop; follows those to reload meanwhile.
-int AwaitStop(StopSignal& stop, const CommandLine& line, const Device& device, Engine& engine) {
+int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& config, const Device& device,
+              Engine& engine) {
   for (;;) {
     const int signal = stop.Wait();
     if (signal != SIGHUP) return signal;
-    const absl::Status reloaded = Reload(line, device, engine);
+    const absl::Status reloaded = Reload(line, config, device, engine);
     if (!reloaded.ok()) spdlog::error("SIGHUP: {}", std::string(reloaded.message()));
   }
 }
 
 // Begins with health checks and refusals while models load; ends with accepted calls answered.
 absl::Status Serve(const CommandLine& line, const ServerConfig& config, const ProfileCatalogue& catalogue,
-                   StopSignal& stop) {
+                   RequestLog& requests, const AccessControl* access, StopSignal& stop) {
   const SteadyClock clock;
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(config));
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, device.get(), &clock));
   const std::unique_ptr<Metrics> metrics = Metrics::Make(engine.get(), NamesOf(catalogue), DITSERVE_VERSION);
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
-                            Listen(config, engine.get(), &catalogue, metrics.get()));
-  DITSERVE_RETURN_IF_ERROR(ListenForScrapes(config, *metrics));
+                            Listen(config, engine.get(), &catalogue, {metrics.get(), &requests}, access));
+  if (!server->admin_address().empty()) spdlog::info("AdminService on {}", server->admin_address());
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<HttpEndpoint> endpoint, ListenForWatchers(config, *metrics, *engine));
   for (const ModelSource& source : config.models) {
     spdlog::info("loading model {}", source.name);
     DITSERVE_RETURN_IF_ERROR(engine->LoadModel(source));
@@ -171,7 +231,7 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   std::printf("ditserve: serving %s on %s\n", names.c_str(), server->address().c_str());
   std::fflush(stdout);
 
-  const int signal = AwaitStop(stop, line, *device, *engine);
+  const int signal = AwaitStop(stop, line, config, *device, *engine);
   spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
   engine->Drain(config.drain_timeout);
@@ -182,25 +242,37 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
 
 int Main(absl::Span<const char* const> arguments) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(arguments);
-  if (!line.ok()) return Fail(line.status(), kWrongUsage);
+  if (!line.ok()) return FailToServe(line.status(), kWrongUsage);
   if (!line->help.empty() || line->version) {
     std::fputs(line->help.empty() ? "ditserve " DITSERVE_VERSION "\n" : line->help.c_str(), stdout);
     return 0;
   }
+  const auto fail = line->check || line->probe ? Fail : FailToServe;
   const absl::StatusOr<ServerConfig> config = LoadConfig(*line);
-  if (!config.ok()) return Fail(config.status(), kWrongUsage);
+  if (!config.ok()) return fail(config.status(), kWrongUsage);
   const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
-  if (!catalogue.ok()) return Fail(catalogue.status(), kWrongUsage);
+  if (!catalogue.ok()) return fail(catalogue.status(), kWrongUsage);
   if (line->check) {
     std::puts("ditserve: the configuration is valid");
     return 0;
   }
+  if (line->probe) {
+    const absl::Status ready = Probe(config->listen_address, kProbeTimeout);
+    return ready.ok() ? 0 : fail(ready, kFailed);
+  }
+  std::unique_ptr<TokenFile> tokens;
+  if (!config->tokens_file.empty()) {
+    absl::StatusOr<std::unique_ptr<TokenFile>> opened = TokenFile::Open(config->tokens_file);
+    if (!opened.ok()) return fail(opened.status(), kWrongUsage);
+    tokens = *std::move(opened);
+  }
   StopSignal stop;
   signal(SIGPIPE, SIG_IGN);
-  StartLogging(config->log_level);
+  RequestLines requests = StartLogging(*config);
   RaiseDescriptorLimit();
-  const absl::Status served = Serve(*line, *config, *catalogue, stop);
-  return served.ok() ? 0 : Fail(served, kFailed);
+  const absl::Status served = Serve(*line, *config, *catalogue, *requests.log, tokens.get(), stop);
+  requests.writer.reset();  // It ends with what was told: that stands before why the server ends.
+  return served.ok() ? 0 : fail(served, kFailed);
 }
 
 }  // namespace

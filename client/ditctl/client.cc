@@ -6,10 +6,11 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "client/ditctl/error_text.h"
+#include "ditserve/v1/residency_service.grpc.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 
 namespace ditserve::ditctl {
@@ -19,39 +20,6 @@ constexpr absl::Duration kInterruptPoll = absl::Milliseconds(50);
 constexpr absl::Duration kReadyPoll = absl::Milliseconds(100);
 constexpr absl::Duration kReadyTimeout = absl::Seconds(1);  // Of one question.
 constexpr int kMaxReconnectMs = 500;
-
-// What to do about an error, by its code and what it says.
-std::string Hint(const grpc::Status& status, const std::string& address) {
-  const std::string& message = status.error_message();
-  switch (status.error_code()) {
-    case grpc::StatusCode::UNAVAILABLE:
-      if (absl::StrContains(message, "loading") || absl::StrContains(message, "loaded yet")) {
-        return "try again once it is loaded: `ditctl forward --wait-seconds N`";
-      }
-      return absl::StrCat("is the server running and ready at ", address, "? see `ditctl health`");
-    case grpc::StatusCode::NOT_FOUND:
-      if (absl::StartsWith(message, "profile")) return "see `ditctl profiles`";
-      if (absl::StartsWith(message, "model")) return "see `ditctl models`";
-      return "";
-    case grpc::StatusCode::RESOURCE_EXHAUSTED:
-      if (absl::StrContains(message, "larger than max")) {  // gRPC's own words.
-        return "send less at a time, or raise the server's max_receive_message_bytes";
-      }
-      return "the server is full now: try again later, or lower what the request takes";
-    case grpc::StatusCode::FAILED_PRECONDITION:
-      return "this server can never run the request as it is: see `ditctl residency` for its device and budgets";
-    case grpc::StatusCode::DEADLINE_EXCEEDED:
-      return absl::StrCat("the server at ", address, " took too long; `ditctl forward` waits --deadline-seconds");
-    case grpc::StatusCode::DATA_LOSS:
-      return "the checkpoint changed underneath the server: restore it and restart the server";
-    case grpc::StatusCode::UNIMPLEMENTED:
-      return absl::StrCat("what listens at ", address, " is no ditserve of this version");
-    case grpc::StatusCode::INTERNAL:
-      return "a fault of the server: its log says more";
-    default:
-      return "";
-  }
-}
 
 }  // namespace
 
@@ -65,15 +33,11 @@ std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
   return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
 }
 
-std::string CodeName(grpc::StatusCode code) {
-  const std::string name = absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
-  return name.empty() ? absl::StrCat("code ", static_cast<int>(code)) : name;
-}
-
-std::string ErrorText(const grpc::Status& status, const std::string& address) {
-  const std::string hint = Hint(status, address);
-  return absl::StrCat("ditctl: ", CodeName(status.error_code()), ": ", status.error_message(), "\n",
-                      hint.empty() ? "" : absl::StrCat("  ", hint, "\n"));
+grpc::Status GetResidency(const std::string& address, grpc::ClientContext& context, v1::Residency& residency) {
+  v1::GetResidencyResponse response;
+  grpc::Status status = v1::ResidencyService::NewStub(Connect(address))->GetResidency(&context, {}, &response);
+  residency.Swap(response.mutable_residency());
+  return status;
 }
 
 std::optional<int> Parse(CLI::App& app, const std::vector<std::string>& arguments, const Environment& environment) {
@@ -137,7 +101,8 @@ absl::Status WaitUntilReady(const std::string& address, absl::Duration timeout, 
     if (environment.interrupted) return absl::CancelledError("interrupted");
     if (status.ok() && response.status() == HealthCheckResponse::SERVING) return absl::OkStatus();
     if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED) {
-      return absl::FailedPreconditionError(Hint(status, address));
+      return absl::FailedPreconditionError(
+          absl::StrCat("what listens at ", address, " is no ditserve of this version, or its other port"));
     }
     if (absl::Now() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(

@@ -13,17 +13,15 @@
 #include "absl/time/time.h"
 #include "client/ditctl/commands.h"
 #include "core/base/flags.h"
+#include "ditserve/v1/residency.pb.h"
 
 namespace ditserve::ditctl {
 
 // A channel without the client's default limit of 4 MiB a message.
 std::shared_ptr<grpc::Channel> Connect(const std::string& address);
 
-// The name of a gRPC code: "RESOURCE_EXHAUSTED".
-std::string CodeName(grpc::StatusCode code);
-
-// What a user reads of a failed call: code, message, and what to do about it.
-std::string ErrorText(const grpc::Status& status, const std::string& address);
+// Asks where every byte is.
+grpc::Status GetResidency(const std::string& address, grpc::ClientContext& context, v1::Residency& residency);
 
 // Parses the arguments of a command. What it returns is its exit code: they are wrong, or ask for help, which is
 // printed.

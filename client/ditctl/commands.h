@@ -11,6 +11,7 @@ namespace ditserve::ditctl {
 // What main hands to every command.
 struct Environment {
   std::string default_address;
+  std::string default_admin_address;
   std::ostream& out;
   std::ostream& err;
   bool out_is_terminal;                  // What is live is then drawn over itself.

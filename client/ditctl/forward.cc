@@ -18,7 +18,6 @@
 #include "client/ditctl/tensors.h"
 #include "client/ditctl/vram_config.h"
 #include "core/base/status_macros.h"
-#include "ditserve/v1/residency_service.grpc.pb.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
 
 namespace ditserve::ditctl {
@@ -98,7 +97,7 @@ absl::StatusOr<v1::ForwardRequest> MakeRequest(const Options& options) {
   if (options.vram_config) {
     DITSERVE_ASSIGN_OR_RETURN(*request.mutable_vram_config(), ParseVramConfig(*options.vram_config));
   }
-  if (options.vram_limit_gib) request.mutable_vram_limit_gib()->set_value(*options.vram_limit_gib);
+  if (options.vram_limit_gib) request.set_vram_limit_gib(*options.vram_limit_gib);
   request.set_output_layout(options.layout == "latents" ? v1::OUTPUT_LAYOUT_LATENTS : v1::OUTPUT_LAYOUT_PATCHES);
   DITSERVE_RETURN_IF_ERROR(FillInputs(options.inputs, request));
   return request;
@@ -139,11 +138,11 @@ grpc::Status Send(const Options& options, v1::ForwardRequest request, const Envi
   return grpc::Status(grpc::StatusCode::INTERNAL, "the server ended the stream without a response");
 }
 
-grpc::Status GetResidency(const Options& options, const Environment& environment, v1::GetResidencyResponse& residency) {
+grpc::Status ResidencyAfterwards(const Options& options, const Environment& environment, v1::Residency& residency) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kResidencyTimeout));
   const CancelOnInterrupt interrupt(context, environment);
-  return v1::ResidencyService::NewStub(Connect(options.address))->GetResidency(&context, {}, &residency);
+  return GetResidency(options.address, context, residency);
 }
 
 // Saves and prints the response; returns the exit code.
@@ -159,9 +158,9 @@ int Report(const Options& options, const v1::ForwardResponse& response, const En
   const Statistics statistics = StatisticsOf(response.output());
   environment.err << NonFiniteWarning(statistics);
   if (!options.json) environment.out << Describe(response.output(), statistics) << Describe(response.stats());
-  std::optional<v1::GetResidencyResponse> residency;
+  std::optional<v1::Residency> residency;
   if (options.show_residency) {
-    const grpc::Status status = GetResidency(options, environment, residency.emplace());
+    const grpc::Status status = ResidencyAfterwards(options, environment, residency.emplace());
     if (!status.ok()) return Fail(status, options.address, environment);
     if (!options.json) environment.out << "\n" << Describe(*residency);
   }

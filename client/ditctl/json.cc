@@ -20,7 +20,7 @@ std::string ToJson(const google::protobuf::Message& message) {
 }
 
 std::string ForwardJson(const v1::ForwardResponse& response, const Statistics& statistics,
-                        const v1::GetResidencyResponse* residency) {
+                        const v1::Residency* residency) {
   const auto& shape = response.output().shape();
   nlohmann::ordered_json json;
   json["output"] = {{"dtype", DTypeName(response.output().dtype())},

@@ -17,7 +17,7 @@ std::string ToJson(const google::protobuf::Message& message);
 // What `ditctl forward --json` prints: the output's shape, dtype and statistics (not its data), the request's
 // accounting, and, where it is not nullptr, where every byte is.
 std::string ForwardJson(const v1::ForwardResponse& response, const Statistics& statistics,
-                        const v1::GetResidencyResponse* residency);
+                        const v1::Residency* residency);
 
 }  // namespace ditserve::ditctl
 

@@ -36,7 +36,7 @@ std::string UseBar(const v1::MemoryUse& memory) {
 
 std::string MemoryLine(const v1::MemoryUse& memory) {
   const int64_t total = memory.weights_bytes() + memory.staging_bytes() + memory.activations_bytes();
-  return absl::StrFormat("%-7s %s %s of %s (W %s, s %s, a %s)\n", memory.memory(), UseBar(memory), Bytes(total),
+  return absl::StrFormat("%-13s %s %s of %s (W %s, s %s, a %s)\n", MemoryName(memory), UseBar(memory), Bytes(total),
                          Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()), Bytes(memory.staging_bytes()),
                          Bytes(memory.activations_bytes()));
 }
@@ -47,14 +47,14 @@ std::string RiderLine(const v1::Rider& rider) {
   return absl::StrFormat("[%s] %4d/%d  %s, %s%s%s, stall %s\n", bar, rider.modules_done(), rider.modules_total(),
                          rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
                          rider.priority() == v1::PRIORITY_BATCH ? ", batch" : "",
-                         rider.waiting() ? ", waits for the next sweep" : "", Seconds(rider.stall()));
+                         rider.awaits_sweep() ? ", waits for the next sweep" : "", Seconds(rider.stall()));
 }
 
 }  // namespace
 
 std::string LiveView::Show(const v1::WatchResidencyResponse& update) {
-  const v1::GetResidencyResponse& now = update.residency();
-  std::string text = absl::StrCat("ditserve on ", now.device(), "    W weights  s staging  a activations\n\n");
+  const v1::Residency& now = update.residency();
+  std::string text = "ditserve    W weights  s staging  a activations\n\n";
   for (const v1::MemoryUse& memory : now.memories()) absl::StrAppend(&text, MemoryLine(memory));
   absl::StrAppend(&text, "\n");
   std::vector<std::vector<std::string>> rows = {{"MODEL", "DEVICE", "HOST", "DISK"}};
@@ -62,7 +62,7 @@ std::string LiveView::Show(const v1::WatchResidencyResponse& update) {
     rows.push_back({model.model(), Bytes(model.device_bytes()), Bytes(model.host_bytes()), Bytes(model.disk_bytes())});
   }
   absl::StrAppend(&text, Table(rows), "\n", Transfers(update), "\n", "riders: ", now.riders_size(),
-                  ", waiting: ", now.waiting(), "\n");
+                  ", waiting: ", now.requests_waiting(), "\n");
   for (const v1::Rider& rider : now.riders()) absl::StrAppend(&text, RiderLine(rider));
   last_ = update;
   return text;
@@ -78,8 +78,8 @@ std::string LiveView::Transfers(const v1::WatchResidencyResponse& update) const 
       rate = static_cast<int64_t>(static_cast<double>(transfers[i].bytes() - last_->residency().transfers(i).bytes()) /
                                   seconds);
     }
-    absl::StrAppend(&text, transfers[i].from(), " -> ", transfers[i].to(), "  ", Bytes(rate), "/s  (",
-                    Bytes(transfers[i].bytes()), " in all)\n");
+    absl::StrAppend(&text, TierName(transfers[i].from()), " -> ", TierName(transfers[i].to()), "  ", Bytes(rate),
+                    "/s  (", Bytes(transfers[i].bytes()), " in all)\n");
   }
   return text;
 }
@@ -94,7 +94,7 @@ std::string Fit(const std::string& text, size_t rows, size_t columns) {
 }
 
 std::string DescribeBudget(const v1::MemoryUse& memory) {
-  std::string text = absl::StrCat(memory.memory(), ": a budget of ", Bytes(memory.wanted_budget_bytes()), "\n");
+  std::string text = absl::StrCat(MemoryName(memory), ": a budget of ", Bytes(memory.wanted_budget_bytes()), "\n");
   if (memory.budget_bytes() > memory.wanted_budget_bytes()) {
     absl::StrAppend(&text, "until running requests end: ", Bytes(memory.budget_bytes()), "\n");
   }

@@ -23,7 +23,7 @@ constexpr int kMaxRank = 8;
 
 struct NpyType {
   absl::string_view descr;
-  v1::DType dtype;
+  v1::Dtype dtype;
 };
 constexpr std::array<NpyType, 7> kTypes = {{{"<f4", v1::DTYPE_FLOAT32},
                                             {"<f2", v1::DTYPE_FLOAT16},

@@ -24,8 +24,15 @@ std::string ShapeText(const google::protobuf::RepeatedField<int64_t>& shape) {
 
 }  // namespace
 
-std::string DTypeName(v1::DType dtype) {
-  return absl::AsciiStrToLower(absl::StripPrefix(v1::DType_Name(dtype), "DTYPE_"));
+std::string DTypeName(v1::Dtype dtype) {
+  return absl::AsciiStrToLower(absl::StripPrefix(v1::Dtype_Name(dtype), "DTYPE_"));
+}
+
+std::string TierName(v1::Tier tier) { return absl::AsciiStrToLower(absl::StripPrefix(v1::Tier_Name(tier), "TIER_")); }
+
+std::string MemoryName(const v1::MemoryUse& memory) {
+  return memory.device().empty() ? TierName(memory.tier())
+                                 : absl::StrCat(TierName(memory.tier()), " ", memory.device());
 }
 
 std::string Bytes(int64_t bytes) {
@@ -104,13 +111,13 @@ std::string Describe(const v1::ForwardStats& stats) {
                       stats.riders(), "\n");
 }
 
-std::string Describe(const v1::GetResidencyResponse& residency) {
+std::string Describe(const v1::Residency& residency) {
   std::vector<std::vector<std::string>> rows = {{"MEMORY", "BUDGET", "WEIGHTS", "STAGING", "ACTIVATIONS", "PEAK"}};
   for (const v1::MemoryUse& memory : residency.memories()) {
-    rows.push_back({memory.memory(), Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()),
+    rows.push_back({MemoryName(memory), Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()),
                     Bytes(memory.staging_bytes()), Bytes(memory.activations_bytes()), Bytes(memory.peak_bytes())});
   }
-  std::string text = absl::StrCat("Computes on ", residency.device(), "\n\n", Table(rows), "\n");
+  std::string text = absl::StrCat(Table(rows), "\n");
   rows = {{"MODEL", "DEVICE", "HOST", "DISK"}};
   for (const v1::ModelResidency& model : residency.models()) {
     rows.push_back({model.model(), Bytes(model.device_bytes()), Bytes(model.host_bytes()), Bytes(model.disk_bytes())});
@@ -120,13 +127,13 @@ std::string Describe(const v1::GetResidencyResponse& residency) {
     rows = {{"RIDER", "PROFILE", "MODULES", "STALL"}};
     for (const v1::Rider& rider : residency.riders()) {
       rows.push_back({rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
-                      rider.waiting() ? "waits for the next sweep"
-                                      : absl::StrCat(rider.modules_done(), " of ", rider.modules_total()),
+                      rider.awaits_sweep() ? "waits for the next sweep"
+                                           : absl::StrCat(rider.modules_done(), " of ", rider.modules_total()),
                       Seconds(rider.stall())});
     }
     absl::StrAppend(&text, "\n", Table(rows));
   }
-  if (residency.waiting() > 0) absl::StrAppend(&text, "\n", residency.waiting(), " requests wait\n");
+  if (residency.requests_waiting() > 0) absl::StrAppend(&text, "\n", residency.requests_waiting(), " requests wait\n");
   return text;
 }
 
@@ -140,7 +147,7 @@ std::string Describe(const v1::ListProfilesResponse& profiles) {
                     Station(config.onload_dtype(), config.onload_device()),
                     Station(config.preparing_dtype(), config.preparing_device()),
                     Station(config.computation_dtype(), config.computation_device()),
-                    profile.has_vram_limit_gib() ? absl::StrCat(profile.vram_limit_gib().value(), " GiB") : "budget",
+                    profile.has_vram_limit_gib() ? absl::StrCat(profile.vram_limit_gib(), " GiB") : "budget",
                     profile.description()});
   }
   return Table(rows) + "* for requests that name none\n";
@@ -152,7 +159,8 @@ std::string Describe(const v1::ListModelsResponse& models) {
   for (const v1::Model& model : models.models()) {
     rows.push_back({model.name(), model.type(), absl::StrCat(model.blocks()),
                     absl::StrFormat("%.2f B", 1e-9 * static_cast<double>(model.parameters())),
-                    Bytes(model.stored_bytes()), model.numerics(),
+                    Bytes(model.stored_bytes()),
+                    absl::AsciiStrToLower(absl::StripPrefix(v1::Numerics_Name(model.numerics()), "NUMERICS_")),
                     model.state() == v1::MODEL_STATE_READY ? "ready" : "loading"});
   }
   return Table(rows);
@@ -166,8 +174,9 @@ std::string DescribeModules(const v1::GetModelResponse& model) {
       parameters.push_back(
           absl::StrCat(parameter.name(), " ", ShapeText(parameter.shape()), " ", DTypeName(parameter.dtype())));
     }
-    rows.push_back(
-        {module.path(), module.type(), absl::StrJoin(parameters, ", "), absl::StrJoin(module.tiers(), ", ")});
+    std::vector<std::string> tiers;
+    for (int i = 0; i < module.tiers_size(); ++i) tiers.push_back(TierName(module.tiers(i)));
+    rows.push_back({module.path(), module.type(), absl::StrJoin(parameters, ", "), absl::StrJoin(tiers, ", ")});
   }
   return Table(rows);
 }

@@ -6,13 +6,19 @@
 #include <vector>
 
 #include "ditserve/v1/model_service.pb.h"
-#include "ditserve/v1/residency_service.pb.h"
+#include "ditserve/v1/residency.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
 
 namespace ditserve::ditctl {
 
 // "bfloat16"
-std::string DTypeName(v1::DType dtype);
+std::string DTypeName(v1::Dtype dtype);
+
+// "device"
+std::string TierName(v1::Tier tier);
+
+// "device cuda:0", "host".
+std::string MemoryName(const v1::MemoryUse& memory);
 
 // "512 B", "1.5 MiB".
 std::string Bytes(int64_t bytes);
@@ -42,7 +48,7 @@ std::string NonFiniteWarning(const Statistics& statistics);
 std::string Describe(const v1::ForwardStats& stats);
 
 // Where every byte is.
-std::string Describe(const v1::GetResidencyResponse& residency);
+std::string Describe(const v1::Residency& residency);
 
 std::string Describe(const v1::ListProfilesResponse& profiles);
 std::string Describe(const v1::ListModelsResponse& models);

@@ -8,7 +8,6 @@
 #include "client/ditctl/print.h"
 #include "core/base/status_macros.h"
 #include "ditserve/v1/model_service.grpc.pb.h"
-#include "ditserve/v1/residency_service.grpc.pb.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 
 namespace ditserve::ditctl {
@@ -89,12 +88,12 @@ int Profiles(const std::vector<std::string>& arguments, const Environment& envir
 
 int Residency(const std::vector<std::string>& arguments, const Environment& environment) {
   Query query("residency", "Shows where every byte is.", environment);
-  return query.Run<v1::GetResidencyResponse>(
+  return query.Run<v1::Residency>(
       arguments,
-      [&](grpc::ClientContext& context, v1::GetResidencyResponse& response) {
-        return v1::ResidencyService::NewStub(Connect(query.address))->GetResidency(&context, {}, &response);
+      [&](grpc::ClientContext& context, v1::Residency& residency) {
+        return GetResidency(query.address, context, residency);
       },
-      [](const v1::GetResidencyResponse& response) { return Describe(response); });
+      [](const v1::Residency& residency) { return Describe(residency); });
 }
 
 int Health(const std::vector<std::string>& arguments, const Environment& environment) {

@@ -32,7 +32,8 @@ std::string Usage() {
       "Usage: ditctl COMMAND [flags]     (ditctl COMMAND --help tells a command's flags)\n";
   for (const Command& command : kCommands) absl::StrAppendFormat(&usage, "  %-17s %s\n", command.name, command.summary);
   return usage +
-         "\nThe server's address is --address, else the environment's DITSERVE_ADDRESS, else 127.0.0.1:50051.\n"
+         "\nThe server's address is --address, else the environment's DITSERVE_ADDRESS, else 127.0.0.1:50051;\n"
+         "budget's is that of its AdminService: --address, else DITSERVE_ADMIN_ADDRESS, else 127.0.0.1:50052.\n"
          "Exits with 0; 1 if the call failed; 2 for a mistake in the command line; 130 if interrupted.\n";
 }
 

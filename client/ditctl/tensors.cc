@@ -29,13 +29,13 @@ int64_t Count(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-std::optional<DType> FromProto(v1::DType dtype) {
-  return DTypeFromName(absl::AsciiStrToLower(absl::StripPrefix(v1::DType_Name(dtype), kDTypePrefix)));
+std::optional<DType> FromProto(v1::Dtype dtype) {
+  return DTypeFromName(absl::AsciiStrToLower(absl::StripPrefix(v1::Dtype_Name(dtype), kDTypePrefix)));
 }
 
-v1::DType ToProto(DType dtype) {
-  v1::DType proto = v1::DTYPE_UNSPECIFIED;
-  v1::DType_Parse(absl::StrCat(kDTypePrefix, absl::AsciiStrToUpper(Name(dtype))), &proto);
+v1::Dtype ToProto(DType dtype) {
+  v1::Dtype proto = v1::DTYPE_UNSPECIFIED;
+  v1::Dtype_Parse(absl::StrCat(kDTypePrefix, absl::AsciiStrToUpper(Name(dtype))), &proto);
   return proto;
 }
 

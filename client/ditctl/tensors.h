@@ -16,8 +16,8 @@ namespace ditserve::ditctl {
 constexpr int64_t kMaxMessageBytes = (int64_t{1} << 31) - 1;
 
 // The API's dtype and ours; nullopt where the other has none.
-std::optional<DType> FromProto(v1::DType dtype);
-v1::DType ToProto(DType dtype);  // DTYPE_UNSPECIFIED where the API has none.
+std::optional<DType> FromProto(v1::Dtype dtype);
+v1::Dtype ToProto(DType dtype);  // DTYPE_UNSPECIFIED where the API has none.
 
 // Bytes that shape and dtype take; nullopt if they are more than 2^63 - 1 or the dtype is unknown.
 std::optional<int64_t> BytesOf(const v1::Tensor& tensor);

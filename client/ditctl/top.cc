@@ -1,4 +1,4 @@
-// `ditctl top`: a live view of residency. `ditctl budget`: what it leads one to change.
+// `ditctl top`: a live view of residency.
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -14,13 +14,11 @@
 #include "client/ditctl/json.h"
 #include "client/ditctl/live_view.h"
 #include "client/ditctl/quit_key.h"
-#include "core/base/budget_spec.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 
 namespace ditserve::ditctl {
 namespace {
 
-constexpr absl::Duration kTimeout = absl::Seconds(10);
 constexpr const char* kClearScreen = "\x1b[H\x1b[2J";
 
 // What of `text` standard output's terminal shows, whatever its size is now.
@@ -81,39 +79,6 @@ int Top(const std::vector<std::string>& arguments, const Environment& environmen
       static_cast<int32_t>(absl::ToInt64Nanoseconds(duration - absl::Floor(duration, absl::Seconds(1)))));
   const grpc::Status status = Watch(address, request, count, json, environment);
   return status.ok() ? kOk : Fail(status, address, environment);
-}
-
-int Budget(const std::vector<std::string>& arguments, const Environment& environment) {
-  std::string address = environment.default_address, bytes;
-  v1::SetBudgetRequest request;
-  CLI::App app("Changes the budget of a memory while the server serves.", "ditctl budget");
-  app.add_option("MEMORY", *request.mutable_memory(), "host or device")->type_name("");
-  AddFlag(app, "bytes", "BYTES", "the new budget: 4GiB, 512MiB, or a share of the memory: 60%", &bytes);
-  AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &address);
-  bool json = false;
-  app.add_flag("--json", json, "prints the memory after the change as JSON");
-  if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
-  const std::optional<BudgetSpec> budget = ParseBudget(bytes);
-  if (!budget) {
-    return Fail(absl::InvalidArgumentError(absl::StrCat("--bytes: ", kBudgetForm, ", found '", bytes, "'")),
-                environment);
-  }
-  if (budget->bytes) {
-    request.set_budget_bytes(*budget->bytes);
-  } else {
-    request.set_share(budget->share);
-  }
-  grpc::ClientContext context;
-  context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
-  v1::SetBudgetResponse response;
-  const grpc::Status status = v1::ResidencyService::NewStub(Connect(address))->SetBudget(&context, request, &response);
-  if (status.error_code() == grpc::StatusCode::FAILED_PRECONDITION) {  // The hint for that is about requests.
-    environment.err << "ditctl: " << CodeName(status.error_code()) << ": " << status.error_message() << "\n";
-    return kFailed;
-  }
-  if (!status.ok()) return Fail(status, address, environment);
-  environment.out << (json ? ToJson(response) : DescribeBudget(response.memory()));
-  return kOk;
 }
 
 }  // namespace ditserve::ditctl

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 
 namespace ditserve {
@@ -77,7 +78,14 @@ class Resolver {
 
  private:
   absl::Status Wrong(absl::string_view key, absl::string_view what) const {
-    return absl::InvalidArgumentError(absl::StrCat(field_, ".", key, ": ", what));
+    return FieldError(absl::StrCat(field_, ".", key), what);
+  }
+
+  absl::Status NotHere(absl::string_view key, absl::string_view device) const {
+    return FieldError(absl::StrCat(field_, ".", key),
+                      absl::StrCat(Quoted(device), " is not here: this server computes on ", target_.device,
+                                   "; 'accelerator' is valid on every server"),
+                      absl::StatusCode::kFailedPrecondition);
   }
 
   absl::StatusOr<Tier> TierOf(absl::string_view key, absl::string_view device) const {
@@ -88,9 +96,7 @@ class Resolver {
       return Wrong(key, absl::StrCat("unknown device ", Quoted(device), "; valid: ", kDevices));
     }
     if (device == "cuda" && absl::StartsWith(target_.device, "cuda")) return Tier::kDevice;
-    return absl::FailedPreconditionError(absl::StrCat(field_, ".", key, ": ", Quoted(device),
-                                                      " is not here: this server computes on ", target_.device,
-                                                      "; 'accelerator' is valid on every server"));
+    return NotHere(key, device);
   }
 
   absl::StatusOr<DType> ComputationDType(const std::optional<std::string>& written) const {
@@ -113,11 +119,7 @@ class Resolver {
     DITSERVE_ASSIGN_OR_RETURN(const Tier tier,
                               TierOf("computation_device", config.computation_device.value_or("accelerator")));
     if (tier == Tier::kDisk) return Wrong("computation_device", "'disk' can't compute; valid: accelerator");
-    if (tier == Tier::kHost && target_.device != "cpu") {
-      return absl::FailedPreconditionError(absl::StrCat(field_, ".computation_device: 'cpu' is not here: this server ",
-                                                        "computes on ", target_.device,
-                                                        "; 'accelerator' is valid on every server"));
-    }
+    if (tier == Tier::kHost && target_.device != "cpu") return NotHere("computation_device", "cpu");
     return Station{Tier::kDevice, dtype};
   }
 
@@ -208,8 +210,7 @@ absl::StatusOr<Profile> ResolveProfile(const std::string& name, const VramConfig
 
 absl::StatusOr<int64_t> VramLimitBytes(double vram_limit_gib, const std::string& field) {
   if (!(vram_limit_gib >= 0 && vram_limit_gib <= static_cast<double>(kMaxLimitGib))) {  // Also refuses NaN.
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, ": expected 0 to ", kMaxLimitGib, " GiB, found ", vram_limit_gib));
+    return FieldError(field, absl::StrCat("expected 0 to ", kMaxLimitGib, " GiB, found ", vram_limit_gib));
   }
   return static_cast<int64_t>(std::floor(vram_limit_gib * 0x1p30));
 }

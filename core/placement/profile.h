@@ -25,6 +25,8 @@ struct VramConfig {
   std::optional<std::string> computation_dtype, computation_device;
   // Module type to wrapper: {"torch.nn.Linear": "AutoWrappedLinear"}. Empty: the model class's default map.
   std::map<std::string, std::string> module_map;
+
+  friend bool operator==(const VramConfig&, const VramConfig&) = default;
 };
 
 // One of the places a module passes on its way from the checkpoint to the operation.

@@ -5,8 +5,8 @@
 #include <tuple>
 #include <utility>
 
-#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/error_details.h"
 
 namespace ditserve {
 namespace {
@@ -30,9 +30,11 @@ absl::Status Admission::CheckFits(const PolicyRider& rider) const {
   const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
   const int64_t widest = rider.itinerary->widest_bytes;
   if (rider.activation_bytes <= budget.configured_bytes - budget.fixed_bytes - widest) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("the request takes ", rider.activation_bytes, " bytes of device memory for activations and ", widest,
-                   " to stream the model through; the device budget is ", budget.configured_bytes, " bytes"));
+  return WithShortage(
+      absl::FailedPreconditionError(absl::StrCat(
+          "the request takes ", rider.activation_bytes, " bytes of device memory for activations and ", widest,
+          " to stream the model through; the device budget is ", budget.configured_bytes, " bytes")),
+      {rider.itinerary->device, budget.fixed_bytes + widest + rider.activation_bytes, budget.configured_bytes});
 }
 
 // A place is had, on a device that lets nobody else in before, by whoever is let in at once; in a full queue by whoever
@@ -61,16 +63,30 @@ absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& acti
 }
 
 absl::Status Admission::QueueIsFull(const DeviceState& device, int waiting) const {
+  const absl::Duration retry = std::max(UntilAPlaceIsFree(device), kShortestRetry);
+  return WithRetryAfter(
+      absl::ResourceExhaustedError(
+          absl::StrCat(waiting, " requests are waiting already, the most the server lets wait: try again in about ",
+                       absl::ToInt64Seconds(retry), " s")),
+      retry);
+}
+
+absl::Duration Admission::UntilAPlaceIsFree(const DeviceState& device) const {
   const auto active = std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(), [&](const PolicyRider& rider) {
     return rider.admitted && rider.itinerary->device == device.memory;
   });
-  const absl::Duration ride = device.estimates.usual_ride.value_or(kShortestRetry);
-  const absl::Duration retry = std::max(ride / std::max<int64_t>(active, 1), kShortestRetry);
-  absl::Status status = absl::ResourceExhaustedError(
-      absl::StrCat(waiting, " requests are waiting already, the most the server lets wait: try again in about ",
-                   absl::ToInt64Seconds(retry), " s"));
-  status.SetPayload(kRetryAfterPayload, absl::Cord(absl::StrCat(absl::ToInt64Milliseconds(retry))));
-  return status;
+  return device.estimates.usual_ride.value_or(kShortestRetry) / std::max<int64_t>(active, 1);
+}
+
+absl::Duration Admission::PredictedWait(const DeviceState& device) const {
+  int64_t waiting = 0, active = 0;
+  for (const PolicyRider& rider : sweeps_.riders()) {
+    if (rider.itinerary->device != device.memory) continue;
+    waiting += rider.stage == PolicyRider::Stage::kWaiting;
+    active += rider.admitted;
+  }
+  if (waiting == 0 && active < options_.max_riders) return absl::ZeroDuration();
+  return UntilAPlaceIsFree(device) * (waiting + 1);
 }
 
 bool Admission::FitsNow(const DeviceState& device, const PolicyRider& rider) const {

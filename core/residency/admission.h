@@ -24,10 +24,14 @@ class Admission {
 
   Admission(PolicyState& state, Room& room, Idle& idle);
 
-  // Errors: FailedPrecondition if the rider can never fit, saying what would.
+  // Errors: FailedPrecondition, with a ShortageOf, if the rider can never fit, saying what would.
   absl::Status CheckFits(const PolicyRider& rider) const;
-  // Errors: ResourceExhausted, with kRetryAfterPayload, if too many wait.
+  // Errors: ResourceExhausted, with a RetryAfterOf, if too many wait.
   absl::Status MakePlaceInQueue(const PolicyRider& rider, Actions& actions);
+
+  // How long a request that came now would wait to be admitted, if it is as those before it were: none where nobody
+  // waits and a place is free.
+  absl::Duration PredictedWait(const DeviceState& device) const;
 
   // Notes since when the head of the queue fits.
   void WatchHead(DeviceState& device);
@@ -43,6 +47,7 @@ class Admission {
   void Leave(PolicyRider& rider, Actions& actions);
 
  private:
+  absl::Duration UntilAPlaceIsFree(const DeviceState& device) const;
   absl::Status QueueIsFull(const DeviceState& device, int waiting) const;
   bool FitsNow(const DeviceState& device, const PolicyRider& rider) const;
   PolicyRider* HeadOf(const DeviceState& device);

@@ -62,8 +62,8 @@ class Policy {
     JoinPolicy join = JoinPolicy::kAuto;
   };
   // --- events; each with the time at which it is told
-  // The rider stays until Leave. Errors: FailedPrecondition if it can never fit, saying what would; ResourceExhausted,
-  // with kRetryAfterPayload, if too many wait.
+  // The rider stays until Leave. Errors: FailedPrecondition, with a ShortageOf, if it can never fit, saying what would;
+  // ResourceExhausted, with a RetryAfterOf, if too many wait.
   absl::StatusOr<PolicyRider*> Join(JoinRequest request, absl::Duration now, Actions& actions);
   // The rider wants its next module: a pin of a copy that operations can read, nullopt if a Grant or End follows.
   // Errors: why it ends, or why the module could not be loaded.
@@ -112,6 +112,8 @@ class Policy {
   void ForEachUser(const CopyKey& key, const std::function<void(PolicyRider&)>& visit);
 
   int64_t AdmittedTo(Memory device) const;
+  // As Admission's.
+  absl::Duration PredictedWait(Memory device) const { return admission_.PredictedWait(state_.device(device)); }
 
   // Recomputes from nothing what is kept up to date. Internal that says what differs.
   absl::Status Check() const;

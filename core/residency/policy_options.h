@@ -8,9 +8,6 @@ namespace ditserve {
 // So often is memory for one module refused, with no copy left that could make room, before its rider fails.
 inline constexpr int kMostRefusals = 3;
 
-// The payload of a ResourceExhausted that says when to try again, in milliseconds.
-inline constexpr char kRetryAfterPayload[] = "ditserve/retry-after-ms";
-
 struct PolicyOptions {
   int max_riders = 16;                                    // Admitted at one time, on one device.
   int max_waiting = 64;                                   // Riders that wait for admission.

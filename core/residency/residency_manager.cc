@@ -243,6 +243,7 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
   snapshot.host = UsageLocked(Memory::kHost);
   snapshot.transfers = {{Tier::kDisk, Tier::kHost, moved_.disk_read_bytes},
                         {Tier::kHost, Tier::kDevice, moved_.device_copy_bytes}};
+  snapshot.predicted_wait = policy_.PredictedWait(Memory::kDevice);
   snapshot.evictions = {policy_.evictions(Memory::kDevice), policy_.evictions(Memory::kHost)};
   for (size_t m = 0; m < models_.size(); ++m) {
     if (models_[m] == nullptr) continue;

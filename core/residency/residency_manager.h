@@ -83,8 +83,8 @@ class ResidencyManager {
   // a thread of the manager's, which no computing holds up, with why not: what was said of it to Cancel,
   // FailedPrecondition if a budget became too small while it waited, or ResourceExhausted if a more urgent request took
   // its place in the queue.
-  // Errors: FailedPrecondition if it can never fit, saying what would; ResourceExhausted, with kRetryAfterPayload, if
-  // too many wait.
+  // Errors: FailedPrecondition, with a ShortageOf, if it can never fit, saying what would; ResourceExhausted, with a
+  // RetryAfterOf, if too many wait.
   absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, const RideOptions& options,
                                               absl::AnyInvocable<void(absl::Status) &&> admitted)
       ABSL_LOCKS_EXCLUDED(mutex_);

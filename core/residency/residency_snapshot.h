@@ -47,6 +47,8 @@ struct ResidencySnapshot {
   std::vector<TierBytes> models;
   std::vector<RiderInfo> riders;
   int waiting = 0;  // Requests not yet admitted.
+  // How long one that came now would wait for admission, if it is as those before it were.
+  absl::Duration predicted_wait;
   std::vector<TransferTotal> transfers;
   std::array<int64_t, 2> evictions = {};  // Copies dropped for others since the start: of device, of host memory.
   int64_t other_processes_bytes = 0;      // Device memory that other processes hold.

@@ -29,7 +29,7 @@ class Server:
         self.binaries, self.folder = binaries, folder
         self.address = f"unix:{folder}/socket"
         model = f"parity={checkpoint},numerics={numerics}"
-        self.command = [binaries / "ditserve", "--listen", self.address, "--metrics-listen", "none", "--model", model, "--log-level", "warn"]
+        self.command = [binaries / "ditserve", "--listen", self.address, "--admin-listen", "none", "--metrics-listen", "none", "--model", model, "--log-level", "warn"]
 
     def __enter__(self) -> "Server":
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL)

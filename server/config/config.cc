@@ -2,15 +2,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <filesystem>
 #include <map>
-#include <memory>
 #include <tuple>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -19,51 +15,15 @@
 #include "core/base/flags.h"
 #include "core/base/size.h"
 #include "core/base/status_macros.h"
-#include "core/storage/file.h"
+#include "server/config/config_file.h"
 #include "server/config/default_config.h"
+#include "server/config/forms.h"
 #include "server/config/yaml_map.h"
 
 namespace ditserve {
 namespace {
 
-constexpr int64_t kMaxConfigBytes = 1 << 20;
 constexpr int kMaxSeconds = 30 * 24 * 3600;
-
-// host:port or unix:/path; a path has at most what sockaddr_un takes.
-bool IsListenAddress(absl::string_view address) {
-  constexpr size_t kMaxUnixPath = 107;
-  if (absl::ConsumePrefix(&address, "unix:")) return absl::StartsWith(address, "/") && address.size() <= kMaxUnixPath;
-  const size_t colon = address.rfind(':');
-  if (colon == absl::string_view::npos || colon == 0) return false;
-  const absl::string_view port = address.substr(colon + 1);
-  int number = 0;
-  return !port.empty() && port.size() <= 5 && std::all_of(port.begin(), port.end(), absl::ascii_isdigit) &&
-         absl::SimpleAtoi(port, &number) && number <= 65535;
-}
-// host:port or "none".
-bool IsMetricsAddress(absl::string_view address) {
-  return address == "none" || (!absl::StartsWith(address, "unix:") && IsListenAddress(address));
-}
-constexpr absl::string_view kMetricsForm = "expected host:port with a port from 0 to 65535, or none";
-
-constexpr absl::string_view kListenForm =
-    "expected host:port with a port from 0 to 65535, or unix:/path of at most 107 bytes";
-
-// Names appear in URLs, metrics and logs.
-bool IsName(absl::string_view name) {
-  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](char c) {
-    return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
-  });
-}
-constexpr absl::string_view kNameForm = "a name has 1 to 64 letters, digits, '.', '_' or '-'";
-
-bool IsDevice(absl::string_view device) { return device == "cpu" || (device != "cuda" && IsCudaDevice(device)); }
-constexpr absl::string_view kDeviceForm = "expected cpu or cuda:N";
-
-bool IsLogLevel(absl::string_view level) {
-  return level == "debug" || level == "info" || level == "warn" || level == "error";
-}
-constexpr absl::string_view kLogLevelForm = "expected debug, info, warn or error";
 
 // Runs each reader in turn up to the first error.
 template <typename... Readers>
@@ -197,6 +157,14 @@ absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& co
 absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfig& config) {
   DITSERVE_ASSIGN_OR_RETURN(YamlMap document, YamlMap::Parse(yaml, file));
   return InTurn([&] { return document.ReadMap("listen", [&](YamlMap& map) { return ReadListen(map, config); }); },
+                [&] {
+                  return document.ReadMap("admin", [&](YamlMap& map) {
+                    DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.admin_address));
+                    if (!IsAdminAddress(config.admin_address)) return map.Wrong("address", kAdminForm);
+                    DITSERVE_RETURN_IF_ERROR(map.ReadString("tokens", &config.tokens_file));
+                    return map.RefuseOthers();
+                  });
+                },
                 [&] { return document.ReadMap("device", [&](YamlMap& map) { return ReadDevice(map, config); }); },
                 [&] {
                   return document.ReadMap("memory", [&](YamlMap& map) {
@@ -217,7 +185,9 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
                 [&] {
                   return document.ReadMap("log", [&](YamlMap& map) {
                     DITSERVE_RETURN_IF_ERROR(map.ReadString("level", &config.log_level));
-                    return IsLogLevel(config.log_level) ? map.RefuseOthers() : map.Wrong("level", kLogLevelForm);
+                    if (!IsLogLevel(config.log_level)) return map.Wrong("level", kLogLevelForm);
+                    DITSERVE_RETURN_IF_ERROR(map.ReadString("format", &config.log_format));
+                    return IsLogFormat(config.log_format) ? map.RefuseOthers() : map.Wrong("format", kLogFormatForm);
                   });
                 },
                 [&] {
@@ -239,16 +209,6 @@ absl::Status WrongFlag(absl::string_view flag, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", what));
 }
 
-absl::Status ReadConfigFile(const std::string& path, std::string& text) {
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, File::Open(path));
-  if (file->size_bytes() > kMaxConfigBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(file->name(), ": ", file->size_bytes(), " bytes; expected at most ", kMaxConfigBytes));
-  }
-  text.resize(static_cast<size_t>(file->size_bytes()));
-  return file->ReadAt(0, absl::MakeSpan(reinterpret_cast<std::byte*>(text.data()), text.size()));
-}
-
 absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (flags.listen) config.listen_address = *flags.listen;
   if (!IsListenAddress(config.listen_address)) return WrongFlag("--listen", kListenForm);
@@ -260,8 +220,12 @@ absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   }
   if (flags.metrics_listen) config.metrics_address = *flags.metrics_listen;
   if (!IsMetricsAddress(config.metrics_address)) return WrongFlag("--metrics-listen", kMetricsForm);
+  if (flags.admin_listen) config.admin_address = *flags.admin_listen;
+  if (!IsAdminAddress(config.admin_address)) return WrongFlag("--admin-listen", kAdminForm);
   if (flags.log_level) config.log_level = *flags.log_level;
   if (!IsLogLevel(config.log_level)) return WrongFlag("--log-level", kLogLevelForm);
+  if (flags.log_format) config.log_format = *flags.log_format;
+  if (!IsLogFormat(config.log_format)) return WrongFlag("--log-format", kLogFormatForm);
   for (const auto& [flag, text, budget] : {std::tuple("--device-budget", &flags.device_budget, &config.device_budget),
                                            std::tuple("--host-budget", &flags.host_budget, &config.host_budget)}) {
     if (!*text) continue;
@@ -322,8 +286,11 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
   AddFlag(app, "host-budget", "BYTES", "e.g. 1536MiB or 60%", &line.host_budget);
   AddFlag(app, "default-profile", "NAME", "for requests that name none", &line.default_profile);
   AddFlag(app, "metrics-listen", "ADDRESS", "host:port for Prometheus, or none", &line.metrics_listen);
+  AddFlag(app, "admin-listen", "ADDRESS", "host:port or unix:/path for AdminService, or none", &line.admin_listen);
   AddFlag(app, "log-level", "LEVEL", "debug, info, warn or error", &line.log_level);
+  AddFlag(app, "log-format", "FORMAT", "text or json", &line.log_format);
   app.add_flag("--check", line.check, "validate the configuration and exit");
+  app.add_flag("--probe", line.probe, "ask the server at --listen whether it is ready, and exit: with 0 if it is");
   app.add_flag("--version", line.version, "print the version and exit");
   DITSERVE_RETURN_IF_ERROR(ParseFlags(app, {arguments.begin(), arguments.end()}, &line.help));
   for (const std::string& text : models) {
@@ -346,21 +313,49 @@ absl::StatusOr<ServerConfig> ParseConfig(const std::string& yaml, const std::str
 }
 
 absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line) {
-  std::string text;
-  if (!command_line.config_file.empty()) {
-    const absl::Status read = ReadConfigFile(command_line.config_file, text);
-    if (!read.ok()) {
-      // It names the file without its folder, for it does not know who reads.
-      const std::filesystem::path folder = std::filesystem::path(command_line.config_file).parent_path();
-      return absl::Status(read.code(), absl::StrCat("--config: ", (folder / std::string(read.message())).string()));
-    }
-  }
-  DITSERVE_ASSIGN_OR_RETURN(ServerConfig config, ParseConfig(text, command_line.config_file));
+  absl::StatusOr<std::string> text("");
+  if (!command_line.config_file.empty()) text = ReadConfigFile(command_line.config_file);
+  if (!text.ok()) return absl::Status(text.status().code(), absl::StrCat("--config: ", text.status().message()));
+  DITSERVE_ASSIGN_OR_RETURN(ServerConfig config, ParseConfig(*text, command_line.config_file));
   DITSERVE_RETURN_IF_ERROR(ApplyFlags(command_line, config));
-  if (config.models.empty()) {
+  if (config.tokens_file.empty() && config.admin_address != "none" && !IsLocalAddress(config.admin_address)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "admin.address: ", config.admin_address,
+        " can be reached from other machines: name a file of tokens in admin.tokens, or listen on 127.0.0.1"));
+  }
+  if (config.models.empty() && !command_line.probe) {
     return absl::InvalidArgumentError("no model is configured: give --model NAME=PATH, or 'models' in the file");
   }
   return config;
+}
+
+std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const ServerConfig& wanted) {
+  std::vector<std::string> keys;
+  const auto compare = [&](const char* key, auto ServerConfig::*value) {
+    if (!(running.*value == wanted.*value)) keys.emplace_back(key);
+  };
+  compare("listen.address", &ServerConfig::listen_address);
+  compare("listen.max_receive_message_bytes", &ServerConfig::max_receive_message_bytes);
+  compare("listen.max_concurrent_calls", &ServerConfig::max_concurrent_calls);
+  compare("device.name", &ServerConfig::device);
+  compare("device.bfloat16_arithmetic", &ServerConfig::bfloat16_arithmetic);
+  compare("device.threads", &ServerConfig::threads);
+  compare("device.transfer_threads", &ServerConfig::transfer_threads);
+  compare("memory.follow_pressure", &ServerConfig::follow_pressure);
+  compare("models", &ServerConfig::models);
+  compare("requests.max_active", &ServerConfig::max_active);
+  compare("requests.max_queue", &ServerConfig::max_queue);
+  compare("requests.max_side_pixels", &ServerConfig::max_side_pixels);
+  compare("requests.max_batch", &ServerConfig::max_batch);
+  compare("requests.drain_timeout_seconds", &ServerConfig::drain_timeout);
+  compare("requests.idle_release_seconds", &ServerConfig::idle_release);
+  compare("admin.address", &ServerConfig::admin_address);
+  compare("admin.tokens", &ServerConfig::tokens_file);
+  compare("metrics.address", &ServerConfig::metrics_address);
+  compare("log.format", &ServerConfig::log_format);
+  compare("default_profile", &ServerConfig::default_profile);
+  compare("profiles", &ServerConfig::profiles);
+  return keys;
 }
 
 absl::StatusOr<ProfileCatalogue> MakeCatalogue(const ServerConfig& config) {

@@ -25,6 +25,12 @@ struct ProfileSpec {
   VramConfig vram_config;
   std::optional<double> vram_limit_gib;
   std::map<std::string, std::string> places;  // As YamlMap::Places.
+
+  // But for where they were written.
+  friend bool operator==(const ProfileSpec& a, const ProfileSpec& b) {
+    return a.name == b.name && a.description == b.description && a.vram_config == b.vram_config &&
+           a.vram_limit_gib == b.vram_limit_gib;
+  }
 };
 
 // What a server is told to do. config/ditserve.yaml documents every key and holds the defaults.
@@ -51,8 +57,11 @@ struct ServerConfig {
   absl::Duration idle_release;
 
   std::string metrics_address;  // host:port, or "none".
+  std::string admin_address;    // host:port, unix:/path or "none".
+  std::string tokens_file;      // Empty: nobody is asked for a token.
 
   std::string log_level;
+  std::string log_format;  // "text" or "json".
 
   std::string default_profile;
   std::string default_profile_place;  // What an error about it begins with: where it was set.
@@ -63,8 +72,10 @@ struct ServerConfig {
 struct CommandLine {
   std::string config_file;  // Empty: defaults only.
   std::vector<ModelSource> models;
-  std::optional<std::string> listen, device, default_profile, device_budget, host_budget, metrics_listen, log_level;
+  std::optional<std::string> listen, device, default_profile, device_budget, host_budget, metrics_listen, admin_listen,
+      log_level, log_format;
   bool check = false;    // Validate the configuration and exit.
+  bool probe = false;    // Ask the server of this configuration whether it is ready, and exit.
   bool version = false;  // Print the version and exit.
   std::string help;      // Not empty: print it and exit.
 };
@@ -78,6 +89,10 @@ absl::StatusOr<ServerConfig> ParseConfig(const std::string& yaml, const std::str
 
 // Reads the file that the command line names and applies the flags. Errors: InvalidArgument; NotFound.
 absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line);
+
+// The keys that two configurations differ in and that a running server does not take over, by their paths:
+// "requests.max_batch", "profiles".
+std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const ServerConfig& wanted);
 
 // Checks the configured profiles against the device. Errors: as ResolveProfile; NotFound for an unknown default.
 absl::StatusOr<ProfileCatalogue> MakeCatalogue(const ServerConfig& config);

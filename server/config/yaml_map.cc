@@ -134,6 +134,18 @@ absl::Status YamlMap::ReadNumber(const std::string& key, int64_t min, int64_t ma
   return absl::OkStatus();
 }
 
+absl::Status YamlMap::ReadStrings(const std::string& key, std::vector<std::string>* target) {
+  const YAML::Node value = Take(key);
+  if (!value.IsDefined()) return absl::OkStatus();
+  if (!value.IsSequence()) return Wrong(key, "expected a list");
+  target->clear();
+  for (const YAML::Node& item : value) {
+    DITSERVE_ASSIGN_OR_RETURN(std::string text, Scalar(key, item));
+    target->push_back(std::move(text));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status YamlMap::ReadMap(const std::string& key, const std::function<absl::Status(YamlMap&)>& read) {
   const YAML::Node value = Take(key);
   if (!value.IsDefined()) return absl::OkStatus();

@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "core/base/error_details.h"
 #include "core/base/executor.h"
 #include "core/base/status_macros.h"
 #include "core/memory/ledger.h"
@@ -476,7 +477,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
       const int64_t available = residency_->Snapshot().device.wanted_bytes - window;
       fits = call->model().WhatFits(shape, call->arithmetic(), available);
     }));
-    return absl::FailedPreconditionError(absl::StrCat(rider.status().message(), fits));
+    return WithMessage(rider.status(), absl::StrCat(rider.status().message(), fits));
   }
   return rider;
 }

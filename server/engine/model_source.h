@@ -12,6 +12,8 @@ struct ModelSource {
   std::string name;
   std::string path;  // As Checkpoint::Open takes it.
   Numerics numerics = Numerics::kDiffSynth;
+
+  friend bool operator==(const ModelSource&, const ModelSource&) = default;
 };
 
 }  // namespace ditserve

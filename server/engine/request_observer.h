@@ -4,19 +4,25 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "server/engine/engine.h"
 
 namespace ditserve {
 
-// A call of TransformerService that has ended.
+// A forward pass that was asked for and has ended.
 struct EndedRequest {
-  const char* rpc;  // "Forward", "ForwardStream".
+  const char* rpc = "";  // "Forward", "ForwardStream", "ModelInfer".
   absl::StatusCode code = absl::StatusCode::kOk;
-  std::string profile;                      // Its name; empty if it was given inline or never decoded.
+  std::string message;    // What its client was told of an error.
+  std::string model;      // Both empty if it was never decoded.
+  std::string profile;    // Empty if it was given inline.
+  std::string trace_id;   // As its client told (W3C Trace Context); empty if it did not.
+  std::string parent_id;  // The client's span in that trace.
+  absl::Duration duration;
   const ForwardAccount* account = nullptr;  // Null unless it was answered.
 };
 
-// Is told of every call of TransformerService once it has ended.
+// Is told of every forward pass once it has ended.
 //
 // Thread safety: thread-safe.
 class RequestObserver {

@@ -1,22 +1,19 @@
 // The one file that knows prometheus-cpp. Its exposer would add series about itself that have no prefix of ours, so
-// civetweb, which is below it, serves the text.
+// HttpEndpoint serves the text.
 #include "server/observe/metrics.h"
 
-#include <CivetServer.h>
 #include <prometheus/counter.h>
 #include <prometheus/family.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
-#include <exception>
 #include <iterator>
 #include <set>
 #include <sstream>
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 
 namespace ditserve {
@@ -109,6 +106,10 @@ class EngineCollector {
         MemoryBytes(snapshot),
         ByMemory(Gauge("ditserve_memory_budget_bytes", "The budget in force."), snapshot.device.budget_bytes,
                  snapshot.host.budget_bytes),
+        ByMemory(
+            Gauge("ditserve_memory_wanted_budget_bytes",
+                  "The budget that was asked for. The one in force is less while other processes need the memory."),
+            snapshot.device.wanted_bytes, snapshot.host.wanted_bytes),
         ByMemory(Gauge("ditserve_memory_peak_bytes", "Most reserved bytes at one time since the start."),
                  snapshot.device.peak_bytes, snapshot.host.peak_bytes),
         Gauge("ditserve_device_other_processes_bytes", "Device memory that other processes hold.")
@@ -122,6 +123,10 @@ class EngineCollector {
             .Build(),
         Gauge("ditserve_requests_waiting", "Requests that wait for admission or for the next sweep.")
             .Add({}, waiting)
+            .Build(),
+        Gauge("ditserve_predicted_wait_seconds",
+              "How long a request that came now would wait for admission, if it is as those before it were.")
+            .Add({}, absl::ToDoubleSeconds(snapshot.predicted_wait))
             .Build(),
         Gauge("ditserve_sweep_riders", "Requests in a sweep.").Add({}, riding).Build(),
         LoadProgress(),
@@ -144,14 +149,14 @@ class EngineCollector {
   const std::string version_;
 };
 
-class MetricsImpl final : public Metrics, private CivetHandler {
+class MetricsImpl final : public Metrics {
  public:
   MetricsImpl(const Engine* engine, const std::vector<std::string>& profiles, const std::string& version)
       : profiles_(profiles.begin(), profiles.end()),
         engine_(engine, version),
         requests_(prometheus::BuildCounter()
                       .Name("ditserve_requests_total")
-                      .Help("Calls that have ended, by method and gRPC code.")
+                      .Help("Forward passes that were asked for and have ended, by method, gRPC code and model.")
                       .Register(registry_)),
         durations_(prometheus::BuildHistogram()
                        .Name("ditserve_forward_duration_seconds")
@@ -160,16 +165,26 @@ class MetricsImpl final : public Metrics, private CivetHandler {
         stages_(prometheus::BuildHistogram()
                     .Name("ditserve_stage_duration_seconds")
                     .Help("What answered calls spent their time on.")
-                    .Register(registry_)) {}
+                    .Register(registry_)) {
+    // A series that begins with its first fault would not be seen to rise.
+    for (const ModelInfo& model : engine->Models()) {
+      for (const char* rpc : {"Forward", "ForwardStream", "ModelInfer"}) {
+        for (const absl::StatusCode code : {absl::StatusCode::kOk, absl::StatusCode::kDataLoss,
+                                            absl::StatusCode::kInternal, absl::StatusCode::kResourceExhausted}) {
+          Ended(rpc, code, model.name);
+        }
+      }
+    }
+  }
 
   void OnEnd(const EndedRequest& request) override {
-    requests_.Add({{"rpc", request.rpc}, {"code", absl::StatusCodeToString(request.code)}}).Increment();
+    Ended(request.rpc, request.code, request.model).Increment();
     if (request.account == nullptr) return;
     const std::string profile = profiles_.contains(request.profile) ? request.profile : "inline";
-    Observe(durations_, {{"profile", profile}}, request.account->total);
-    Observe(stages_, {{"stage", "queue"}}, request.account->queue);
-    Observe(stages_, {{"stage", "stall"}}, request.account->stall);
-    Observe(stages_, {{"stage", "compute"}}, request.account->compute);
+    Observe(durations_, {{"model", request.model}, {"profile", profile}}, request.account->total);
+    Observe(stages_, {{"model", request.model}, {"stage", "queue"}}, request.account->queue);
+    Observe(stages_, {{"model", request.model}, {"stage", "stall"}}, request.account->stall);
+    Observe(stages_, {{"model", request.model}, {"stage", "compute"}}, request.account->compute);
   }
 
   std::string Scrape() const override {
@@ -181,22 +196,9 @@ class MetricsImpl final : public Metrics, private CivetHandler {
     return text.str();
   }
 
-  absl::StatusOr<int> Listen(const std::string& address) override {
-    try {
-      server_ = std::make_unique<CivetServer>(std::vector<std::string>{"listening_ports", address, "num_threads", "2"});
-      server_->addHandler("/metrics", this);
-      return server_->getListeningPorts().at(0);
-    } catch (const std::exception& error) {
-      return absl::UnavailableError(absl::StrCat("cannot listen on ", address, " for metrics: ", error.what()));
-    }
-  }
-
  private:
-  bool handleGet(CivetServer*, mg_connection* connection) override {
-    const std::string text = Scrape();
-    mg_send_http_ok(connection, "text/plain; version=0.0.4; charset=utf-8", static_cast<int64_t>(text.size()));
-    mg_write(connection, text.data(), text.size());
-    return true;
+  prometheus::Counter& Ended(const char* rpc, absl::StatusCode code, const std::string& model) {
+    return requests_.Add({{"rpc", rpc}, {"code", absl::StatusCodeToString(code)}, {"model", model}});
   }
 
   static void Observe(prometheus::Family<prometheus::Histogram>& family, const prometheus::Labels& labels,
@@ -210,7 +212,6 @@ class MetricsImpl final : public Metrics, private CivetHandler {
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Histogram>& durations_;
   prometheus::Family<prometheus::Histogram>& stages_;
-  std::unique_ptr<CivetServer> server_;  // Last: its threads use the rest.
 };
 
 }  // namespace

@@ -2,27 +2,60 @@
 
 #include <spdlog/spdlog.h>
 
+#include <optional>
 #include <string>
 
-#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "core/residency/policy_options.h"
+#include "absl/strings/strip.h"
+#include "core/base/error_details.h"
+#include "core/base/quoted.h"
+#include "google/protobuf/util/time_util.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
 
 namespace ditserve {
 namespace {
 
-// Clients refuse a response whose headers and trailers exceed 8 KiB; percent-encoding triples a byte at most.
-constexpr size_t kMaxMessageBytes = 2048;
-constexpr absl::string_view kCut = "...";
+// Clients refuse a response whose headers and trailers exceed 8 KiB. The message is told percent-encoded, which triples
+// a byte at most, and up to three times among the details, whose encoding adds a third.
+constexpr size_t kMaxMessageBytes = 960;
+constexpr size_t kMaxFieldBytes = 256;
 
-// `message`, cut between two UTF-8 characters.
-std::string Shortened(absl::string_view message) {
-  if (message.size() <= kMaxMessageBytes) return std::string(message);
-  size_t length = kMaxMessageBytes - kCut.size();
-  while (length > 0 && (static_cast<unsigned char>(message[length]) & 0xC0) == 0x80) --length;
-  std::string shortened(message.substr(0, length));
-  shortened.append(kCut.data(), kCut.size());
-  return shortened;
+// Where nobody knows better: a second is about what a queue needs to move, and short beside a forward pass.
+constexpr absl::Duration kUsualRetry = absl::Seconds(1);
+
+std::optional<absl::Duration> RetryOf(const absl::Status& status) {
+  const std::optional<absl::Duration> told = RetryAfterOf(status);
+  return told || !absl::IsResourceExhausted(status) ? told : kUsualRetry;
+}
+
+void AddDetails(const absl::Status& status, google::rpc::Status& rich) {
+  if (const std::string field = FieldOf(status); !field.empty()) {
+    google::rpc::BadRequest bad_request;
+    google::rpc::BadRequest::FieldViolation& violation = *bad_request.add_field_violations();
+    violation.set_field(Shortened(field, kMaxFieldBytes));
+    violation.set_description(std::string(absl::StripPrefix(rich.message(), field + ": ")));
+    rich.add_details()->PackFrom(bad_request);
+  }
+  if (const std::optional<MemoryShortage> shortage = ShortageOf(status)) {
+    const std::string memory(Name(IsHost(shortage->memory) ? Tier::kHost : Tier::kDevice));
+    google::rpc::QuotaFailure failure;
+    google::rpc::QuotaFailure::Violation& violation = *failure.add_violations();
+    violation.set_subject("memory:" + memory);
+    violation.set_description(rich.message());
+    violation.set_quota_metric("ditserve_memory_budget_bytes");
+    violation.set_quota_value(shortage->budget_bytes);
+    (*violation.mutable_quota_dimensions())["memory"] = memory;
+    (*violation.mutable_quota_dimensions())["needed_bytes"] = absl::StrCat(shortage->needed_bytes);
+    rich.add_details()->PackFrom(failure);
+  }
+  if (const std::optional<absl::Duration> retry = RetryOf(status)) {
+    google::rpc::RetryInfo info;
+    *info.mutable_retry_delay() =
+        google::protobuf::util::TimeUtil::MillisecondsToDuration(absl::ToInt64Milliseconds(*retry));
+    rich.add_details()->PackFrom(info);
+  }
 }
 
 }  // namespace
@@ -33,14 +66,18 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
     spdlog::error("internal error: {}", status.ToString());
     return {grpc::StatusCode::INTERNAL, "internal error; the server's log says more"};
   }
-  return {static_cast<grpc::StatusCode>(status.code()), Shortened(status.message())};
+  google::rpc::Status rich;
+  rich.set_code(static_cast<int>(status.code()));
+  rich.set_message(Shortened(status.message(), kMaxMessageBytes));
+  AddDetails(status, rich);
+  const auto code = static_cast<grpc::StatusCode>(status.code());
+  if (rich.details().empty()) return {code, rich.message()};
+  return {code, rich.message(), rich.SerializeAsString()};
 }
 
 grpc::Status EndOfCall(const absl::Status& status, grpc::CallbackServerContext& context) {
-  if (absl::IsResourceExhausted(status)) {
-    // Where nobody knows better: a second is about what a queue needs to move, and short beside a forward pass.
-    const std::string retry(status.GetPayload(kRetryAfterPayload).value_or(absl::Cord("1000")));
-    context.AddTrailingMetadata("grpc-retry-pushback-ms", retry);
+  if (const std::optional<absl::Duration> retry = RetryOf(status)) {
+    context.AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrCat(absl::ToInt64Milliseconds(*retry)));
   }
   return ToGrpcStatus(status);
 }

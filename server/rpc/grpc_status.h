@@ -9,10 +9,12 @@
 namespace ditserve {
 
 // What a client is told of `status`: the same code and message, the message cut where it would not fit into a
-// trailer. Of errors that are ours (Internal, Unknown) it is told no more than that; the message goes to the log.
+// trailer, and google.rpc's details (docs/errors.md). Of errors that are ours (Internal, Unknown) it is told no more
+// than that; the message goes to the log.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
-// The same for the end of a call. ResourceExhausted carries gRPC's retry hint, the trailer "grpc-retry-pushback-ms".
+// The same for the end of a call. What is worth trying again carries gRPC's hint, the trailer "grpc-retry-pushback-ms",
+// beside RetryInfo.
 // To be called before the call's last operation starts.
 grpc::Status EndOfCall(const absl::Status& status, grpc::CallbackServerContext& context);
 

@@ -9,6 +9,7 @@
 #include "ditserve/v1/model_service.grpc.pb.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
+#include "inference/grpc_service.grpc.pb.h"
 
 namespace ditserve {
 namespace {
@@ -19,9 +20,12 @@ using grpc::health::v1::HealthCheckResponse;
 constexpr absl::string_view kLiveness = "liveness";
 
 bool FollowsReadiness(absl::string_view service) {
-  const std::array<absl::string_view, 5> names = {"", "readiness", v1::TransformerService::service_full_name(),
+  const std::array<absl::string_view, 6> names = {"",
+                                                  "readiness",
+                                                  v1::TransformerService::service_full_name(),
                                                   v1::ModelService::service_full_name(),
-                                                  v1::ResidencyService::service_full_name()};
+                                                  v1::ResidencyService::service_full_name(),
+                                                  inference::GRPCInferenceService::service_full_name()};
   return std::find(names.begin(), names.end(), service) != names.end();
 }
 
@@ -103,6 +107,11 @@ void HealthService::SetReady(bool ready) {
     ready_ = ready;
   }
   AdvanceWatchers();
+}
+
+bool HealthService::ready() const {
+  absl::MutexLock lock(&mutex_);
+  return ready_;
 }
 
 void HealthService::Close() {

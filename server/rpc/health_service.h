@@ -26,6 +26,8 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   // Not ready until it is said to be.
   void SetReady(bool ready) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  bool ready() const ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Ends every Watch, now and later, so that the gRPC server can end.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -43,7 +45,7 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   // Has each watcher do what is due.
   void AdvanceWatchers() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  absl::Mutex mutex_;  // Guards the watchers' state too.
+  mutable absl::Mutex mutex_;  // Guards the watchers' state too.
   bool ready_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::shared_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mutex_);

@@ -6,6 +6,7 @@
 #include "core/base/status_macros.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/request_decoder.h"
+#include "server/rpc/residency_encoder.h"
 #include "server/rpc/tensor_codec.h"
 
 namespace ditserve {
@@ -21,7 +22,8 @@ void Encode(const ModelInfo& info, v1::Model& proto) {
   proto.set_stored_bytes(info.stored_bytes);
   if (info.model == nullptr) return;
   proto.set_blocks(static_cast<int32_t>(info.model->config().num_layers));
-  proto.set_numerics(std::string(Name(info.model->config().numerics)));
+  proto.set_numerics(info.model->config().numerics == Numerics::kDiffusers ? v1::NUMERICS_DIFFUSERS
+                                                                           : v1::NUMERICS_DIFFSYNTH);
 }
 
 // `stored` walks through the dtypes of the model's parameters.
@@ -53,7 +55,7 @@ void Encode(const Profile& profile, v1::Profile& proto) {
   proto.set_description(profile.description);
   Encode(ToVramConfig(profile), *proto.mutable_vram_config());
   if (profile.vram_limit_bytes) {
-    proto.mutable_vram_limit_gib()->set_value(static_cast<double>(*profile.vram_limit_bytes) / kGiB);
+    proto.set_vram_limit_gib(static_cast<double>(*profile.vram_limit_bytes) / kGiB);
   }
 }
 
@@ -83,7 +85,7 @@ absl::Status ModelService::Describe(const v1::GetModelRequest& request, v1::GetM
   for (size_t i = 0; i < info.model->modules().size(); ++i) {
     v1::Module& module = *response.add_modules();
     Encode(info.model->modules()[i], stored, module);
-    for (Tier tier : tiers[i]) module.add_tiers(std::string(Name(tier)));
+    for (Tier tier : tiers[i]) module.add_tiers(ToProto(tier));
   }
   return absl::OkStatus();
 }

@@ -10,6 +10,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "core/base/error_details.h"
+#include "core/base/quoted.h"
 #include "core/base/status_macros.h"
 #include "server/rpc/tensor_codec.h"
 
@@ -19,12 +21,6 @@ namespace {
 constexpr int64_t kLatentPixels = 8;  // Pixels of an image that a latent stands for, a side.
 constexpr int64_t kSideStep = 16;     // A patch of 2 x 2 latents.
 constexpr int64_t kMaxTextTokens = 1024;
-
-// A client's word as it is repeated to it.
-std::string Quoted(absl::string_view word) {
-  constexpr size_t kMaxLength = 80;
-  return word.size() <= kMaxLength ? absl::StrCat("\"", word, "\"") : "a name that is too long";
-}
 
 // `"a", "b"`.
 template <typename Items>
@@ -57,7 +53,7 @@ absl::Status CheckFinite(const at::Tensor& tensor, absl::string_view field) {
   const int64_t first =
       tensor.element_size() == 4 ? FirstNonFinite<uint32_t>(tensor) : FirstNonFinite<uint16_t>(tensor);
   if (first == tensor.numel()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, ".data: element ", first, " is NaN or infinite"));
+  return FieldError(absl::StrCat(field, ".data"), absl::StrCat("element ", first, " is NaN or infinite"));
 }
 
 // What the model's forward takes; a pipeline counts from 0 to 1000.
@@ -65,8 +61,8 @@ absl::Status CheckTimestep(const at::Tensor& timestep) {
   for (int64_t i = 0; i < timestep.numel(); ++i) {
     const double value = timestep[i].item<double>();
     if (value >= 0 && value <= 1) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("timestep.data: element ", i, " is ", value, ", expected 0 to 1 (a pipeline's timestep / 1000)"));
+    return FieldError("timestep.data",
+                      absl::StrCat("element ", i, " is ", value, ", expected 0 to 1 (a pipeline's timestep / 1000)"));
   }
   return absl::OkStatus();
 }
@@ -74,14 +70,14 @@ absl::Status CheckTimestep(const at::Tensor& timestep) {
 absl::Status CheckShape(const at::Tensor& tensor, c10::IntArrayRef expected, absl::string_view meaning,
                         absl::string_view field) {
   if (tensor.sizes() == expected) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, ".shape: ", ShapeText(tensor.sizes()), ", expected ",
-                                                 ShapeText(expected), " (", meaning, ")"));
+  return FieldError(absl::StrCat(field, ".shape"),
+                    absl::StrCat(ShapeText(tensor.sizes()), ", expected ", ShapeText(expected), " (", meaning, ")"));
 }
 
 absl::Status CheckRank(const at::Tensor& tensor, int64_t rank, absl::string_view meaning, absl::string_view field) {
   if (tensor.dim() == rank) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(field, ".shape: ", ShapeText(tensor.sizes()), ", expected ", rank, " dimensions ", meaning));
+  return FieldError(absl::StrCat(field, ".shape"),
+                    absl::StrCat(ShapeText(tensor.sizes()), ", expected ", rank, " dimensions ", meaning));
 }
 
 absl::StatusOr<at::Tensor> FloatingTensor(const v1::Tensor& proto, absl::string_view field) {
@@ -92,8 +88,8 @@ absl::StatusOr<at::Tensor> FloatingTensor(const v1::Tensor& proto, absl::string_
     case at::ScalarType::Half:
       return tensor;
     default:
-      return absl::InvalidArgumentError(
-          absl::StrCat(field, ".dtype: ", Name(proto.dtype()), ", expected float32, bfloat16 or float16"));
+      return FieldError(absl::StrCat(field, ".dtype"),
+                        absl::StrCat(Name(proto.dtype()), ", expected float32, bfloat16 or float16"));
   }
 }
 
@@ -105,8 +101,7 @@ absl::StatusOr<at::Tensor> DecodePrompt(const v1::Tensor& proto, int64_t batch, 
   DITSERVE_RETURN_IF_ERROR(CheckRank(prompt, 3, kMeaning, kField));
   const int64_t tokens = prompt.size(1);
   if (tokens > kMaxTextTokens) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(kField, ".shape: ", tokens, " tokens, expected at most ", kMaxTextTokens));
+    return FieldError("prompt_emb.shape", absl::StrCat(tokens, " tokens, expected at most ", kMaxTextTokens));
   }
   DITSERVE_RETURN_IF_ERROR(CheckShape(prompt, {batch, tokens, width}, kMeaning, kField));
   return prompt;
@@ -125,7 +120,7 @@ absl::StatusOr<at::Tensor> DecodeMask(const v1::Tensor& proto, int64_t batch, in
   constexpr absl::string_view kField = "prompt_emb_mask";
   DITSERVE_ASSIGN_OR_RETURN(const at::Tensor given, ViewTensor(proto, kField));
   if (proto.dtype() == v1::DTYPE_FLOAT8_E4M3FN) {
-    return absl::InvalidArgumentError(absl::StrCat(kField, ".dtype: float8_e4m3fn, expected any other dtype"));
+    return FieldError("prompt_emb_mask.dtype", "float8_e4m3fn, expected any other dtype");
   }
   DITSERVE_RETURN_IF_ERROR(CheckShape(given, {batch, tokens}, "[B, T] of prompt_emb", kField));
   at::Tensor mask = at::empty({batch, tokens}, at::TensorOptions().dtype(at::kBool));
@@ -138,8 +133,8 @@ absl::StatusOr<at::Tensor> DecodeMask(const v1::Tensor& proto, int64_t batch, in
       any |= * to++ = Counts(from, size, given.is_floating_point());
     }
     if (!any) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(kField, ".data: row ", row, " is all zero, expected at least one token that counts"));
+      return FieldError("prompt_emb_mask.data",
+                        absl::StrCat("row ", row, " is all zero, expected at least one token that counts"));
     }
   }
   return mask;
@@ -172,9 +167,16 @@ absl::StatusOr<v1::OutputLayout> DecodeLayout(v1::OutputLayout layout) {
     case v1::OUTPUT_LAYOUT_LATENTS:
       return v1::OUTPUT_LAYOUT_LATENTS;
     default:
-      return absl::InvalidArgumentError(absl::StrCat("output_layout: ", static_cast<int>(layout),
-                                                     ", expected OUTPUT_LAYOUT_PATCHES or OUTPUT_LAYOUT_LATENTS"));
+      return FieldError("output_layout", absl::StrCat(static_cast<int>(layout),
+                                                      ", expected OUTPUT_LAYOUT_PATCHES or OUTPUT_LAYOUT_LATENTS"));
   }
+}
+
+// How long a client is told to wait for a model that is not there yet.
+constexpr absl::Duration kLoadingRetry = absl::Seconds(1);
+
+absl::Status Loading(absl::string_view what) {
+  return WithRetryAfter(FieldError("model", what, absl::StatusCode::kUnavailable), kLoadingRetry);
 }
 
 absl::StatusOr<Priority> DecodePriority(v1::Priority priority) {
@@ -185,8 +187,8 @@ absl::StatusOr<Priority> DecodePriority(v1::Priority priority) {
     case v1::PRIORITY_BATCH:
       return Priority::kBatch;
     default:
-      return absl::InvalidArgumentError(
-          absl::StrCat("priority: ", static_cast<int>(priority), ", expected PRIORITY_INTERACTIVE or PRIORITY_BATCH"));
+      return FieldError("priority",
+                        absl::StrCat(static_cast<int>(priority), ", expected PRIORITY_INTERACTIVE or PRIORITY_BATCH"));
   }
 }
 
@@ -200,25 +202,26 @@ absl::StatusOr<JoinPolicy> DecodeJoin(v1::Join join) {
     case v1::JOIN_WAIT:
       return JoinPolicy::kWait;
     default:
-      return absl::InvalidArgumentError(
-          absl::StrCat("join: ", static_cast<int>(join), ", expected JOIN_AUTO, JOIN_IMMEDIATE or JOIN_WAIT"));
+      return FieldError("join",
+                        absl::StrCat(static_cast<int>(join), ", expected JOIN_AUTO, JOIN_IMMEDIATE or JOIN_WAIT"));
   }
 }
 
 }  // namespace
 
 absl::StatusOr<ModelInfo> FindModel(const std::vector<ModelInfo>& models, const std::string& name) {
-  if (models.empty()) return absl::UnavailableError("model: none is loaded yet");
+  if (models.empty()) return Loading("none is loaded yet");
   if (name.empty() && models.size() > 1) {
-    return absl::InvalidArgumentError(absl::StrCat("model: not given, expected one of ", QuotedNames(models)));
+    return FieldError("model", absl::StrCat("not given, expected one of ", QuotedNames(models)));
   }
   const auto found = name.empty() ? models.begin()
                                   : std::find_if(models.begin(), models.end(),
                                                  [&](const ModelInfo& info) { return info.name == name; });
   if (found == models.end()) {
-    return absl::NotFoundError(absl::StrCat("model: ", Quoted(name), ", expected one of ", QuotedNames(models)));
+    return FieldError("model", absl::StrCat(Quoted(name), ", expected one of ", QuotedNames(models)),
+                      absl::StatusCode::kNotFound);
   }
-  if (!found->ready) return absl::UnavailableError(absl::StrCat("model: \"", found->name, "\" is still loading"));
+  if (!found->ready) return Loading(absl::StrCat("\"", found->name, "\" is still loading"));
   return *found;
 }
 
@@ -266,8 +269,7 @@ absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const v1::ForwardReques
                                      "latents"));
   const int64_t batch = latents.size(0);
   if (batch > limits_.max_batch) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("latents.shape: a batch of ", batch, ", expected at most ", limits_.max_batch));
+    return FieldError("latents.shape", absl::StrCat("a batch of ", batch, ", expected at most ", limits_.max_batch));
   }
   const int64_t channels = config.in_channels / (config.patch_size * config.patch_size);
   DITSERVE_RETURN_IF_ERROR(
@@ -278,8 +280,8 @@ absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const v1::ForwardReques
 
 absl::Status RequestDecoder::CheckSide(int64_t pixels, absl::string_view field) const {
   if (pixels >= kSideStep && pixels <= limits_.max_side && pixels % kSideStep == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(field, ": ", pixels, ", expected a multiple of ", kSideStep, " from ",
-                                                 kSideStep, " to ", limits_.max_side));
+  return FieldError(field, absl::StrCat(pixels, ", expected a multiple of ", kSideStep, " from ", kSideStep, " to ",
+                                        limits_.max_side));
 }
 
 absl::StatusOr<Profile> RequestDecoder::DecodeProfile(const v1::ForwardRequest& request) const {
@@ -288,8 +290,7 @@ absl::StatusOr<Profile> RequestDecoder::DecodeProfile(const v1::ForwardRequest& 
           ? ResolveProfile("", FromProto(request.vram_config()), std::nullopt, catalogue_.target, "vram_config")
           : ConfiguredProfile(request.has_profile() ? request.profile() : catalogue_.default_profile);
   if (profile.ok() && request.has_vram_limit_gib()) {
-    DITSERVE_ASSIGN_OR_RETURN(profile->vram_limit_bytes,
-                              VramLimitBytes(request.vram_limit_gib().value(), "vram_limit_gib"));
+    DITSERVE_ASSIGN_OR_RETURN(profile->vram_limit_bytes, VramLimitBytes(request.vram_limit_gib(), "vram_limit_gib"));
   }
   return profile;
 }
@@ -299,7 +300,8 @@ absl::StatusOr<Profile> RequestDecoder::ConfiguredProfile(const std::string& nam
   const auto found =
       std::find_if(profiles.begin(), profiles.end(), [&](const Profile& profile) { return profile.name == name; });
   if (found != profiles.end()) return *found;
-  return absl::NotFoundError(absl::StrCat("profile: ", Quoted(name), ", expected one of ", QuotedNames(profiles)));
+  return FieldError("profile", absl::StrCat(Quoted(name), ", expected one of ", QuotedNames(profiles)),
+                    absl::StatusCode::kNotFound);
 }
 
 }  // namespace ditserve

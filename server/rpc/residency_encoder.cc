@@ -18,22 +18,38 @@ void Encode(const RiderInfo& rider, v1::Rider& proto) {
   proto.set_modules_done(rider.modules_done);
   proto.set_modules_total(rider.modules_total);
   proto.set_priority(rider.priority == Priority::kBatch ? v1::PRIORITY_BATCH : v1::PRIORITY_INTERACTIVE);
-  proto.set_waiting(rider.waiting);
+  proto.set_awaits_sweep(rider.waiting);
   EncodeDuration(rider.stall, *proto.mutable_stall());
 }
 
 void Encode(const TransferTotal& total, v1::TransferTotal& proto) {
-  proto.set_from(std::string(Name(total.from)));
-  proto.set_to(std::string(Name(total.to)));
+  proto.set_from(ToProto(total.from));
+  proto.set_to(ToProto(total.to));
   proto.set_bytes(total.bytes);
 }
 
 }  // namespace
 
+v1::Tier ToProto(Tier tier) {
+  switch (tier) {
+    case Tier::kDisk:
+      return v1::TIER_DISK;
+    case Tier::kHost:
+      return v1::TIER_HOST;
+    case Tier::kDevice:
+      return v1::TIER_DEVICE;
+  }
+  return v1::TIER_UNSPECIFIED;
+}
+
 void EncodeMemory(const ResidencySnapshot& snapshot, Memory memory, v1::MemoryUse& proto) {
   const bool device = memory == Memory::kDevice;
   const MemoryUsage& usage = device ? snapshot.device : snapshot.host;
-  proto.set_memory(device ? "device" : "host");
+  proto.set_tier(device ? v1::TIER_DEVICE : v1::TIER_HOST);
+  if (device) {
+    proto.set_device(snapshot.device_name);
+    proto.set_other_processes_bytes(snapshot.other_processes_bytes);
+  }
   proto.set_budget_bytes(usage.budget_bytes);
   proto.set_weights_bytes(usage.weights_bytes);
   proto.set_staging_bytes(usage.staging_bytes);
@@ -43,16 +59,13 @@ void EncodeMemory(const ResidencySnapshot& snapshot, Memory memory, v1::MemoryUs
   proto.set_evictions(snapshot.evictions[IsHost(memory) ? 1 : 0]);
 }
 
-void EncodeResidency(const ResidencySnapshot& snapshot, v1::GetResidencyResponse& response) {
-  response.set_device(snapshot.device_name);
-  for (const Memory memory : {Memory::kDevice, Memory::kHost}) {
-    EncodeMemory(snapshot, memory, *response.add_memories());
-  }
-  for (const TierBytes& model : snapshot.models) Encode(model, *response.add_models());
-  for (const RiderInfo& rider : snapshot.riders) Encode(rider, *response.add_riders());
-  for (const TransferTotal& total : snapshot.transfers) Encode(total, *response.add_transfers());
-  response.set_waiting(snapshot.waiting);
-  response.set_other_processes_bytes(snapshot.other_processes_bytes);
+void EncodeResidency(const ResidencySnapshot& snapshot, v1::Residency& proto) {
+  for (const Memory memory : {Memory::kDevice, Memory::kHost}) EncodeMemory(snapshot, memory, *proto.add_memories());
+  for (const TierBytes& model : snapshot.models) Encode(model, *proto.add_models());
+  for (const RiderInfo& rider : snapshot.riders) Encode(rider, *proto.add_riders());
+  for (const TransferTotal& total : snapshot.transfers) Encode(total, *proto.add_transfers());
+  proto.set_requests_waiting(snapshot.waiting);
+  EncodeDuration(snapshot.predicted_wait, *proto.mutable_predicted_wait());
 }
 
 }  // namespace ditserve

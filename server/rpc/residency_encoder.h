@@ -3,11 +3,13 @@
 
 #include "core/memory/ledger.h"
 #include "core/residency/residency_snapshot.h"
-#include "ditserve/v1/residency_service.pb.h"
+#include "ditserve/v1/residency.pb.h"
 
 namespace ditserve {
 
-void EncodeResidency(const ResidencySnapshot& snapshot, v1::GetResidencyResponse& response);
+v1::Tier ToProto(Tier tier);
+
+void EncodeResidency(const ResidencySnapshot& snapshot, v1::Residency& proto);
 
 // One memory of the snapshot.
 void EncodeMemory(const ResidencySnapshot& snapshot, Memory memory, v1::MemoryUse& proto);

@@ -1,14 +1,13 @@
 #include "server/rpc/residency_service.h"
 
+#include <grpc/support/time.h>
 #include <grpcpp/alarm.h>
 
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "core/base/budget_spec.h"
-#include "core/base/status_macros.h"
+#include "core/base/error_details.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/residency_encoder.h"
 #include "server/rpc/response_encoder.h"
@@ -25,40 +24,7 @@ absl::StatusOr<absl::Duration> DecodeInterval(const v1::WatchResidencyRequest& r
   const absl::Duration interval =
       absl::Seconds(request.interval().seconds()) + absl::Nanoseconds(request.interval().nanos());
   if (interval >= kShortestInterval && interval <= kLongestInterval) return interval;
-  return absl::InvalidArgumentError(
-      absl::StrCat("interval: ", absl::FormatDuration(interval), ", expected 0.1 to 60 seconds"));
-}
-
-absl::StatusOr<Memory> DecodeMemory(const std::string& memory) {
-  if (memory == "device") return Memory::kDevice;
-  if (memory == "host") return Memory::kHost;
-  return absl::InvalidArgumentError("memory: expected \"device\" or \"host\"");
-}
-
-// In bytes; a share is of `memory`.
-absl::StatusOr<int64_t> DecodeBudget(const Engine& engine, Memory memory, const v1::SetBudgetRequest& request) {
-  if (!request.has_share()) {
-    if (request.budget_bytes() >= 0) return request.budget_bytes();
-    return absl::InvalidArgumentError(absl::StrCat("budget_bytes: ", request.budget_bytes(), ", expected 0 or more"));
-  }
-  const double share = request.share();
-  if (request.budget_bytes() != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("share: ", share, " beside budget_bytes: ", request.budget_bytes(), ", expected one of them"));
-  }
-  if (!(share > 0 && share <= 1)) {
-    return absl::InvalidArgumentError(absl::StrCat("share: ", share, ", expected above 0 and up to 1"));
-  }
-  DITSERVE_ASSIGN_OR_RETURN(const int64_t total_bytes, engine.MemoryBytes(memory));
-  return ResolveBudget({.share = share}, total_bytes);
-}
-
-absl::Status SetBudgetIn(Engine& engine, const v1::SetBudgetRequest& request, v1::SetBudgetResponse& response) {
-  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request.memory()));
-  DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, DecodeBudget(engine, memory, request));
-  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(memory, bytes));
-  EncodeMemory(engine.Residency(), memory, *response.mutable_memory());
-  return absl::OkStatus();
+  return FieldError("interval", absl::StrCat(absl::FormatDuration(interval), ", expected 0.1 to 60 seconds"));
 }
 
 }  // namespace
@@ -90,7 +56,10 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
       if (waiting_) {
         // Not in the callback, which the alarm keeps when it has passed.
         self_ = shared_from_this();
-        alarm_.Set(absl::ToChronoTime(absl::Now() + interval_), [this](bool) { OnAlarm(); });
+        // On the monotonic clock: a step of the wall clock is no reason to be silent, or to be in haste.
+        alarm_.Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
+                                gpr_time_from_millis(absl::ToInt64Milliseconds(interval_), GPR_TIMESPAN)),
+                   [this](bool) { OnAlarm(); });
         return;
       }
     }
@@ -146,7 +115,7 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
   grpc::Alarm alarm_;
 };
 
-ResidencyService::ResidencyService(Engine* engine) : engine_(*engine) {}
+ResidencyService::ResidencyService(const Engine* engine) : engine_(*engine) {}
 ResidencyService::~ResidencyService() = default;
 
 void ResidencyService::Close() {
@@ -162,7 +131,7 @@ void ResidencyService::Close() {
 grpc::ServerUnaryReactor* ResidencyService::GetResidency(grpc::CallbackServerContext* context,
                                                          const v1::GetResidencyRequest*,
                                                          v1::GetResidencyResponse* response) {
-  EncodeResidency(engine_.Residency(), *response);
+  EncodeResidency(engine_.Residency(), *response->mutable_residency());
   auto* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
@@ -186,14 +155,6 @@ grpc::ServerWriteReactor<v1::WatchResidencyResponse>* ResidencyService::WatchRes
     watcher->Begin();
   }
   return watcher.get();
-}
-
-grpc::ServerUnaryReactor* ResidencyService::SetBudget(grpc::CallbackServerContext* context,
-                                                      const v1::SetBudgetRequest* request,
-                                                      v1::SetBudgetResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(SetBudgetIn(engine_, *request, *response)));
-  return reactor;
 }
 
 }  // namespace ditserve

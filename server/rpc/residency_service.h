@@ -12,12 +12,12 @@
 
 namespace ditserve {
 
-// Tells where every byte is, and changes budgets.
+// Tells where every byte is.
 //
 // Thread safety: thread-safe. Ownership: `engine` must outlive it; it must outlive the gRPC server.
 class ResidencyService final : public v1::ResidencyService::CallbackService {
  public:
-  explicit ResidencyService(Engine* engine);
+  explicit ResidencyService(const Engine* engine);
   ~ResidencyService() override;
 
   // Ends all Watch streams with UNAVAILABLE.
@@ -28,13 +28,11 @@ class ResidencyService final : public v1::ResidencyService::CallbackService {
   grpc::ServerWriteReactor<v1::WatchResidencyResponse>* WatchResidency(
       grpc::CallbackServerContext* context, const v1::WatchResidencyRequest* request) override
       ABSL_LOCKS_EXCLUDED(mutex_);
-  grpc::ServerUnaryReactor* SetBudget(grpc::CallbackServerContext* context, const v1::SetBudgetRequest* request,
-                                      v1::SetBudgetResponse* response) override;
 
  private:
   class Watcher;
 
-  Engine& engine_;
+  const Engine& engine_;
   absl::Mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::shared_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mutex_);

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 
 namespace ditserve {
@@ -23,14 +24,14 @@ constexpr int kMaxRank = 8;
 // The API's names are this and PyTorch's.
 constexpr absl::string_view kDTypePrefix = "DTYPE_";
 
-std::optional<DType> FromProto(v1::DType proto) {
-  return DTypeFromName(absl::AsciiStrToLower(absl::StripPrefix(v1::DType_Name(proto), kDTypePrefix)));
+std::optional<DType> FromProto(v1::Dtype proto) {
+  return DTypeFromName(absl::AsciiStrToLower(absl::StripPrefix(v1::Dtype_Name(proto), kDTypePrefix)));
 }
 
 std::string KnownDTypes() {
   std::vector<absl::string_view> names;
-  for (int proto = v1::DTYPE_UNSPECIFIED + 1; proto < v1::DType_ARRAYSIZE; ++proto) {
-    names.push_back(Name(static_cast<v1::DType>(proto)));
+  for (int proto = v1::DTYPE_UNSPECIFIED + 1; proto < v1::Dtype_ARRAYSIZE; ++proto) {
+    names.push_back(Name(static_cast<v1::Dtype>(proto)));
   }
   return absl::StrJoin(names, ", ");
 }
@@ -42,17 +43,17 @@ c10::IntArrayRef ShapeOf(const v1::Tensor& tensor) {
 // Bytes that elements of this shape take.
 absl::StatusOr<int64_t> ByteSize(c10::IntArrayRef shape, int64_t element_bytes, absl::string_view field) {
   if (shape.size() > kMaxRank) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(field, ".shape: has ", shape.size(), " dimensions, expected at most ", kMaxRank));
+    return FieldError(absl::StrCat(field, ".shape"),
+                      absl::StrCat("has ", shape.size(), " dimensions, expected at most ", kMaxRank));
   }
   int64_t bytes = element_bytes;
   for (int64_t length : shape) {
     if (length < 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(field, ".shape: ", ShapeText(shape), ", expected lengths of at least 1"));
+      return FieldError(absl::StrCat(field, ".shape"),
+                        absl::StrCat(ShapeText(shape), ", expected lengths of at least 1"));
     }
     if (bytes > std::numeric_limits<int64_t>::max() / length) {
-      return absl::InvalidArgumentError(absl::StrCat(field, ".shape: ", ShapeText(shape), " is too large"));
+      return FieldError(absl::StrCat(field, ".shape"), absl::StrCat(ShapeText(shape), " is too large"));
     }
     bytes *= length;
   }
@@ -61,14 +62,14 @@ absl::StatusOr<int64_t> ByteSize(c10::IntArrayRef shape, int64_t element_bytes, 
 
 }  // namespace
 
-absl::string_view Name(v1::DType dtype) {
+absl::string_view Name(v1::Dtype dtype) {
   const std::optional<DType> known = FromProto(dtype);
   return known ? Name(*known) : "unspecified";
 }
 
-v1::DType ToProto(DType dtype) {
-  v1::DType proto = v1::DTYPE_UNSPECIFIED;
-  v1::DType_Parse(absl::StrCat(kDTypePrefix, absl::AsciiStrToUpper(Name(dtype))), &proto);
+v1::Dtype ToProto(DType dtype) {
+  v1::Dtype proto = v1::DTYPE_UNSPECIFIED;
+  v1::Dtype_Parse(absl::StrCat(kDTypePrefix, absl::AsciiStrToUpper(Name(dtype))), &proto);
   return proto;
 }
 
@@ -77,14 +78,15 @@ std::string ShapeText(c10::IntArrayRef shape) { return absl::StrCat("[", absl::S
 absl::StatusOr<at::Tensor> ViewTensor(const v1::Tensor& tensor, absl::string_view field) {
   const std::optional<DType> dtype = FromProto(tensor.dtype());
   if (!dtype) {
-    return absl::InvalidArgumentError(absl::StrCat(field, ".dtype: ", static_cast<int>(tensor.dtype()),
-                                                   " is no dtype, expected one of ", KnownDTypes()));
+    return FieldError(absl::StrCat(field, ".dtype"),
+                      absl::StrCat(static_cast<int>(tensor.dtype()), " is no dtype, expected one of ", KnownDTypes()));
   }
   const c10::IntArrayRef shape = ShapeOf(tensor);
   DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, ByteSize(shape, SizeOf(*dtype), field));
   if (static_cast<uint64_t>(bytes) != tensor.data().size()) {
-    return absl::InvalidArgumentError(absl::StrCat(field, ".data: holds ", tensor.data().size(), " bytes, shape ",
-                                                   ShapeText(shape), " of ", Name(*dtype), " needs ", bytes));
+    return FieldError(absl::StrCat(field, ".data"),
+                      absl::StrCat("holds ", tensor.data().size(), " bytes, shape ", ShapeText(shape), " of ",
+                                   Name(*dtype), " needs ", bytes));
   }
   // LibTorch knows no tensor of constant elements; callers are told not to write.
   char* const data = const_cast<char*>(tensor.data().data());

@@ -15,10 +15,10 @@
 namespace ditserve {
 
 // PyTorch's name: "bfloat16"; "unspecified" for anything that is no dtype of the API.
-absl::string_view Name(v1::DType dtype);
+absl::string_view Name(v1::Dtype dtype);
 
 // The API's word for a dtype; DTYPE_UNSPECIFIED for one it has no word for.
-v1::DType ToProto(DType dtype);
+v1::Dtype ToProto(DType dtype);
 
 // "[1, 16, 8, 8]".
 std::string ShapeText(c10::IntArrayRef shape);

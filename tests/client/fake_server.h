@@ -16,6 +16,7 @@
 
 #include "client/ditctl/commands.h"
 #include "client/ditctl/tensors.h"
+#include "ditserve/v1/admin_service.grpc.pb.h"
 #include "ditserve/v1/model_service.grpc.pb.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
@@ -28,6 +29,7 @@ namespace ditserve::ditctl {
 class FakeServer : public v1::TransformerService::Service,
                    public v1::ModelService::Service,
                    public v1::ResidencyService::Service,
+                   public v1::AdminService::Service,
                    public grpc::health::v1::Health::Service {
  public:
   FakeServer() {
@@ -46,6 +48,7 @@ class FakeServer : public v1::TransformerService::Service,
     builder.RegisterService(static_cast<v1::TransformerService::Service*>(this));
     builder.RegisterService(static_cast<v1::ModelService::Service*>(this));
     builder.RegisterService(static_cast<v1::ResidencyService::Service*>(this));
+    builder.RegisterService(static_cast<v1::AdminService::Service*>(this));
     builder.RegisterService(static_cast<grpc::health::v1::Health::Service*>(this));
     server_ = builder.BuildAndStart();
     address = "127.0.0.1:" + std::to_string(port);
@@ -89,7 +92,7 @@ class FakeServer : public v1::TransformerService::Service,
   }
   grpc::Status GetResidency(grpc::ServerContext*, const v1::GetResidencyRequest*,
                             v1::GetResidencyResponse* reply) override {
-    *reply = residency;
+    *reply->mutable_residency() = residency;
     return status;
   }
   grpc::Status WatchResidency(grpc::ServerContext* context, const v1::WatchResidencyRequest* request_of_watch,
@@ -99,11 +102,14 @@ class FakeServer : public v1::TransformerService::Service,
     }
     return status;
   }
-  grpc::Status SetBudget(grpc::ServerContext*, const v1::SetBudgetRequest* budget_request,
+  grpc::Status SetBudget(grpc::ServerContext* context, const v1::SetBudgetRequest* budget_request,
                          v1::SetBudgetResponse* reply) override {
     set_budget = *budget_request;
-    reply->mutable_memory()->set_memory(budget_request->memory());
-    reply->mutable_memory()->set_wanted_budget_bytes(budget_request->budget_bytes());
+    const auto sent = context->client_metadata().find("authorization");
+    authorization =
+        sent == context->client_metadata().end() ? "" : std::string(sent->second.data(), sent->second.size());
+    reply->mutable_memory()->set_tier(budget_request->tier());
+    reply->mutable_memory()->set_wanted_budget_bytes(budget_request->bytes());
     return status;
   }
   grpc::Status Check(grpc::ServerContext*, const grpc::health::v1::HealthCheckRequest* health_request,
@@ -124,7 +130,7 @@ class FakeServer : public v1::TransformerService::Service,
   v1::GetModelResponse get_model;
   v1::ListModelsResponse list_models;
   v1::ListProfilesResponse list_profiles;
-  v1::GetResidencyResponse residency;
+  v1::Residency residency;
   v1::WatchResidencyResponse update;
   std::function<void(grpc::ServerContext*)> during;  // Between progress and response.
   std::function<void()> after;                       // Between response and end.
@@ -134,7 +140,7 @@ class FakeServer : public v1::TransformerService::Service,
   v1::WatchResidencyRequest watch_request;
   v1::SetBudgetRequest set_budget;
   bool had_deadline = false;
-  std::string model, health_service;
+  std::string model, health_service, authorization;
 
  private:
   std::unique_ptr<grpc::Server> server_;
@@ -146,8 +152,8 @@ class DitctlTest : public ::testing::Test {
   int Call(const std::vector<std::string>& arguments) {
     out.str("");
     err.str("");
-    return ditctl::Run(arguments,
-                       {server.address, out, err, /*out_is_terminal=*/false, /*err_is_terminal=*/false, interrupted});
+    return ditctl::Run(arguments, {server.address, server.address, out, err, /*out_is_terminal=*/false,
+                                   /*err_is_terminal=*/false, interrupted});
   }
   // A forward pass of the smallest size, with these flags.
   int Forward(const std::vector<std::string>& flags = {}) {

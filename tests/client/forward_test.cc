@@ -52,7 +52,7 @@ TEST_F(DitctlTest, AVramConfigIsPassedOnAsItIsWritten) {
   EXPECT_EQ(Forward({"--vram-limit-gib", "1.5", "--vram-config", config}), kOk);
   EXPECT_EQ(server.request.vram_config().computation_dtype(), "torch.bfloat16");
   EXPECT_EQ(server.request.vram_config().module_map().at("a.B"), "C");
-  EXPECT_EQ(server.request.vram_limit_gib().value(), 1.5);
+  EXPECT_EQ(server.request.vram_limit_gib(), 1.5);
   WriteFile(folder / "config.json", config);
   EXPECT_EQ(Forward({"--vram-config", folder / "config.json"}), kOk);
   EXPECT_EQ(server.request.vram_config().offload_dtype(), "disk");
@@ -164,15 +164,14 @@ TEST_F(DitctlTest, WarnsOfAnOutputThatIsNotFinite) {
 }
 
 TEST_F(DitctlTest, ShowsResidencyAfterwardsWhereAsked) {
-  server.residency.set_device("cpu");
   EXPECT_EQ(Forward(), kOk);
-  EXPECT_EQ(out.str().find("Computes on"), std::string::npos);
+  EXPECT_EQ(out.str().find("MEMORY"), std::string::npos);
   EXPECT_EQ(Forward({"--show-residency"}), kOk);
-  EXPECT_THAT(out.str(), HasSubstr("\n\nComputes on cpu\n"));
+  EXPECT_THAT(out.str(), HasSubstr("\n\nMEMORY  BUDGET"));
 }
 
 TEST_F(DitctlTest, JsonIsOneObjectWithEverything) {
-  server.residency.set_device("cpu");
+  server.residency.add_memories()->set_device("cpu");
   EXPECT_EQ(Forward({"--json", "--show-residency"}), kOk);
   const nlohmann::json json = nlohmann::json::parse(out.str());
   EXPECT_EQ(json["output"]["dtype"], "bfloat16");
@@ -180,7 +179,7 @@ TEST_F(DitctlTest, JsonIsOneObjectWithEverything) {
   EXPECT_FALSE(json["output"].contains("data"));
   EXPECT_EQ(json["stats"]["total"], "2s");
   EXPECT_EQ(json["stats"]["disk_read_bytes"], "3145728");
-  EXPECT_EQ(json["residency"]["device"], "cpu");
+  EXPECT_EQ(json["residency"]["memories"][0]["device"], "cpu");
 }
 
 }  // namespace

@@ -2,29 +2,27 @@
 
 #include <unistd.h>
 
-#include "absl/strings/str_cat.h"
 #include "tests/client/fake_server.h"
 #include "tests/testing/status_matchers.h"
 
 namespace ditserve::ditctl {
 namespace {
 
-using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 
 v1::WatchResidencyResponse Update(int64_t seconds, int64_t read_bytes) {
   v1::WatchResidencyResponse update;
   update.mutable_time()->set_seconds(seconds);
-  v1::GetResidencyResponse& residency = *update.mutable_residency();
-  residency.set_device("cpu");
+  v1::Residency& residency = *update.mutable_residency();
   v1::MemoryUse& memory = *residency.add_memories();
-  memory.set_memory("device");
+  memory.set_tier(v1::TIER_DEVICE);
+  memory.set_device("cpu");
   memory.set_budget_bytes(1000);
   memory.set_weights_bytes(500);
   memory.set_activations_bytes(1);
   v1::TransferTotal& transfer = *residency.add_transfers();
-  transfer.set_from("disk");
-  transfer.set_to("host");
+  transfer.set_from(v1::TIER_DISK);
+  transfer.set_to(v1::TIER_HOST);
   transfer.set_bytes(read_bytes);
   v1::Rider& rider = *residency.add_riders();
   rider.set_model("qwen");
@@ -44,7 +42,7 @@ TEST(LiveViewTest, ShowsRidersWhereTheyAre) {
   LiveView view;
   v1::WatchResidencyResponse update = Update(1, 0);
   EXPECT_THAT(view.Show(update), HasSubstr("[####################....................]    5/10  qwen, disk, stall"));
-  update.mutable_residency()->mutable_riders(0)->set_waiting(true);
+  update.mutable_residency()->mutable_riders(0)->set_awaits_sweep(true);
   update.mutable_residency()->mutable_riders(0)->set_priority(v1::PRIORITY_BATCH);
   EXPECT_THAT(view.Show(update), HasSubstr("qwen, disk, batch, waits for the next sweep"));
 }
@@ -65,7 +63,7 @@ TEST_F(DitctlTest, TopEndsAfterAsManyUpdatesAsItIsTold) {
   server.update = Update(1, 0);
   EXPECT_EQ(Call({"top", "--count", "2", "--interval-seconds", "0.25"}), kOk);
   EXPECT_EQ(server.watch_request.interval().nanos(), 250'000'000);
-  EXPECT_THAT(out.str(), HasSubstr("ditserve on cpu"));
+  EXPECT_THAT(out.str(), HasSubstr("device cpu"));
 }
 
 TEST_F(DitctlTest, TopEndsWhenQIsPressed) {
@@ -73,7 +71,7 @@ TEST_F(DitctlTest, TopEndsWhenQIsPressed) {
   int keys[2];
   ASSERT_EQ(pipe(keys), 0);
   ASSERT_EQ(write(keys[1], "xq", 2), 2);
-  EXPECT_EQ(ditctl::Run({"top"}, {server.address, out, err, false, false, interrupted, keys[0]}), kOk);
+  EXPECT_EQ(ditctl::Run({"top"}, {server.address, server.address, out, err, false, false, interrupted, keys[0]}), kOk);
   close(keys[0]);
   close(keys[1]);
 }
@@ -82,45 +80,6 @@ TEST_F(DitctlTest, TopEndsWithTheServersError) {
   server.status = grpc::Status(grpc::INVALID_ARGUMENT, "interval: 1ms, expected 0.1 to 60 seconds");
   EXPECT_EQ(Call({"top"}), kFailed);
   EXPECT_THAT(err.str(), HasSubstr("INVALID_ARGUMENT: interval: 1ms"));
-}
-
-TEST_F(DitctlTest, BudgetAsksForBytesOfAMemory) {
-  EXPECT_EQ(Call({"budget", "device", "--bytes", "1.5GiB"}), kOk);
-  EXPECT_EQ(server.set_budget.memory(), "device");
-  EXPECT_EQ(server.set_budget.budget_bytes(), 3 << 29);
-  EXPECT_THAT(out.str(), HasSubstr("a budget of 1.5 GiB"));
-}
-
-TEST_F(DitctlTest, BudgetAsksForAShareOfAMemory) {
-  EXPECT_EQ(Call({"budget", "host", "--bytes", "12.5%"}), kOk);
-  EXPECT_EQ(server.set_budget.memory(), "host");
-  EXPECT_EQ(server.set_budget.share(), 0.125);
-  EXPECT_EQ(server.set_budget.budget_bytes(), 0);
-}
-
-TEST_F(DitctlTest, BudgetsHelpNamesTheMemoriesThatServersTake) {
-  EXPECT_EQ(Call({"budget", "--help"}), kOk);
-  EXPECT_THAT(out.str(), ContainsRegex("MEMORY +host or device\n"));
-}
-
-TEST_F(DitctlTest, BudgetRefusesWhatIsNoBudget) {
-  for (const char* bytes : {"lots", "5GiBMiBKiB", "-1", "nan", "0%", "101%", "%"}) {
-    EXPECT_EQ(Call({"budget", "device", "--bytes", bytes}), kUsage) << bytes;
-    EXPECT_EQ(err.str(), absl::StrCat("ditctl: --bytes: expected 1 to 2^50 bytes, with KiB, MiB or GiB, or a share "
-                                      "above 0% and up to 100%, found '",
-                                      bytes, "'\n"));
-  }
-}
-
-TEST_F(DitctlTest, BudgetIsNotToldWhatHelpsARequest) {
-  server.status = grpc::Status(grpc::FAILED_PRECONDITION, "smaller than the transfer slots");
-  EXPECT_EQ(Call({"budget", "host", "--bytes", "1KiB"}), kFailed);
-  EXPECT_EQ(err.str(), "ditctl: FAILED_PRECONDITION: smaller than the transfer slots\n");
-}
-
-TEST_F(DitctlTest, BudgetPrintsJsonWhereAsked) {
-  EXPECT_EQ(Call({"budget", "device", "--bytes", "1MiB", "--json"}), kOk);
-  EXPECT_THAT(out.str(), HasSubstr("\"wanted_budget_bytes\": \"1048576\""));
 }
 
 TEST_F(DitctlTest, TopPrintsJsonWhereAsked) {

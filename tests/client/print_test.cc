@@ -68,10 +68,10 @@ TEST(PrintTest, StatsTellTimeBytesAndRiders) {
 }
 
 TEST(PrintTest, ResidencyTellsWhereEveryByteIs) {
-  v1::GetResidencyResponse residency;
-  residency.set_device("cpu");
+  v1::Residency residency;
   v1::MemoryUse& memory = *residency.add_memories();
-  memory.set_memory("device");
+  memory.set_tier(v1::TIER_DEVICE);
+  memory.set_device("cpu");
   memory.set_budget_bytes(int64_t{2} << 30);
   memory.set_weights_bytes(3 << 20);
   memory.set_staging_bytes(1 << 10);
@@ -84,11 +84,10 @@ TEST(PrintTest, ResidencyTellsWhereEveryByteIs) {
   rider.set_model("qwen");
   rider.set_modules_done(3);
   rider.set_modules_total(9);
-  residency.set_waiting(2);
+  residency.set_requests_waiting(2);
   EXPECT_EQ(Describe(residency),
-            "Computes on cpu\n\n"
-            "MEMORY  BUDGET   WEIGHTS  STAGING  ACTIVATIONS  PEAK\n"
-            "device  2.0 GiB  3.0 MiB  1.0 KiB  0 B          5.0 MiB\n\n"
+            "MEMORY      BUDGET   WEIGHTS  STAGING  ACTIVATIONS  PEAK\n"
+            "device cpu  2.0 GiB  3.0 MiB  1.0 KiB  0 B          5.0 MiB\n\n"
             "MODEL  DEVICE   HOST  DISK\n"
             "qwen   3.0 MiB  0 B   40.0 GiB\n\n"
             "RIDER  PROFILE   MODULES  STALL\n"
@@ -113,7 +112,7 @@ TEST(PrintTest, ProfilesShowStationsLimitAndDefault) {
     config.set_computation_device("accelerator");
     config.set_computation_dtype("float32");
   }
-  profiles.mutable_profiles(0)->mutable_vram_limit_gib()->set_value(1.5);
+  profiles.mutable_profiles(0)->set_vram_limit_gib(1.5);
   EXPECT_EQ(Describe(profiles),
             "PROFILE  OFFLOAD           ONLOAD                PREPARING                COMPUTATION             LIMIT"
             "    DESCRIPTION\n"
@@ -133,7 +132,7 @@ TEST(PrintTest, ModelsShowSizeAndState) {
   model.set_blocks(60);
   model.set_parameters(20'430'401'088);
   model.set_stored_bytes(int64_t{40'860'802'176});
-  model.set_numerics("diffusers");
+  model.set_numerics(v1::NUMERICS_DIFFUSERS);
   EXPECT_EQ(Describe(models),
             "MODEL  TYPE          BLOCKS  PARAMETERS  STORED    NUMERICS   STATE\n"
             "qwen   QwenImageDiT  60      20.43 B     38.1 GiB  diffusers  ready\n");
@@ -149,8 +148,8 @@ TEST(PrintTest, ModulesShowShapesDTypeAndTiers) {
   weight.add_shape(3072);
   weight.add_shape(64);
   weight.set_dtype(v1::DTYPE_BFLOAT16);
-  module.add_tiers("host");
-  module.add_tiers("disk");
+  module.add_tiers(v1::TIER_HOST);
+  module.add_tiers(v1::TIER_DISK);
   EXPECT_EQ(DescribeModules(model),
             "MODULE  TYPE    PARAMETERS                  TIERS\n"
             "img_in  Linear  weight [3072, 64] bfloat16  host, disk\n");

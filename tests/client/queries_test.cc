@@ -27,7 +27,7 @@ TEST_F(DitctlTest, QueriesPrintJsonWhereAsked) {
   server.list_models.add_models()->set_name("qwen");
   EXPECT_EQ(Call({"models", "--json"}), kOk);
   EXPECT_THAT(out.str(), HasSubstr("\"name\": \"qwen\""));
-  server.residency.set_device("cpu");
+  server.residency.add_memories()->set_device("cpu");
   EXPECT_EQ(Call({"residency", "--json"}), kOk);
   EXPECT_THAT(out.str(), HasSubstr("\"device\": \"cpu\""));
   server.get_model.set_tree("Tree()");
@@ -38,7 +38,7 @@ TEST_F(DitctlTest, QueriesPrintJsonWhereAsked) {
 TEST_F(DitctlTest, QueriesFailWithTheServersError) {
   server.status = grpc::Status(grpc::StatusCode::NOT_FOUND, "model: \"x\", expected one of \"qwen\"");
   EXPECT_EQ(Call({"model", "x"}), kFailed);
-  EXPECT_EQ(err.str(), "ditctl: NOT_FOUND: model: \"x\", expected one of \"qwen\"\n  see `ditctl models`\n");
+  EXPECT_EQ(err.str(), "ditctl: NOT_FOUND: model: \"x\", expected one of \"qwen\"\n");
   EXPECT_THAT(out.str(), IsEmpty());
 }
 

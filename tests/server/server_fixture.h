@@ -57,18 +57,25 @@ class ServerTest : public ::testing::Test {
  protected:
   static constexpr int kMaxConcurrentCalls = 64;
 
-  ServerTest() : engine_({TinyModelInfo()}), catalogue_(TinyCatalogue()) {
+  ServerTest() : engine_({TinyModelInfo()}), catalogue_(TinyCatalogue()) { Serve(nullptr); }
+
+  // Starts the server, in place of the one before. `access` is asked for tokens, and must outlive it.
+  void Serve(const AccessControl* access) {
+    server_.reset();
     GrpcServerOptions options;
     options.address = "127.0.0.1:0";
+    options.admin_address = "127.0.0.1:0";
+    options.access = access;
     options.max_concurrent_calls = kMaxConcurrentCalls;
     options.request_limits = {.max_batch = 4, .max_side = 64};
-    options.observer = &observer_;
+    options.observers = {&observer_};
     absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(options, &engine_, &catalogue_);
     EXPECT_TRUE(server.ok()) << server.status();
     if (!server.ok()) return;
     server_ = *std::move(server);
     server_->SetReady(true);
     channel_ = grpc::CreateChannel(server_->address(), grpc::InsecureChannelCredentials());
+    admin_channel_ = grpc::CreateChannel(server_->admin_address(), grpc::InsecureChannelCredentials());
     transformer_ = v1::TransformerService::NewStub(channel_);
   }
 
@@ -83,7 +90,7 @@ class ServerTest : public ::testing::Test {
   RecordingObserver observer_;
   const ProfileCatalogue catalogue_;
   std::unique_ptr<GrpcServer> server_;
-  std::shared_ptr<grpc::Channel> channel_;
+  std::shared_ptr<grpc::Channel> channel_, admin_channel_;
   std::unique_ptr<v1::TransformerService::Stub> transformer_;
 };
 

@@ -62,7 +62,7 @@ inline ProfileCatalogue TinyCatalogue() {
 }
 
 template <typename T>
-v1::Tensor MakeTensor(v1::DType dtype, std::initializer_list<int64_t> shape, const std::vector<T>& elements) {
+v1::Tensor MakeTensor(v1::Dtype dtype, std::initializer_list<int64_t> shape, const std::vector<T>& elements) {
   v1::Tensor tensor;
   tensor.set_dtype(dtype);
   tensor.mutable_shape()->Assign(shape.begin(), shape.end());

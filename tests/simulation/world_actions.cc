@@ -4,7 +4,7 @@
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
-#include "core/residency/policy_options.h"
+#include "core/base/error_details.h"
 #include "tests/simulation/world.h"
 
 namespace ditserve::simulation {
@@ -90,7 +90,7 @@ absl::Status World::EndOf(const End& end) {
   const PolicyRider& rider = *end.rider;
   const absl::StatusCode code = end.why.code();
   if (code == absl::StatusCode::kCancelled) return absl::OkStatus();
-  const bool displaced = code == absl::StatusCode::kResourceExhausted && end.why.GetPayload(kRetryAfterPayload);
+  const bool displaced = code == absl::StatusCode::kResourceExhausted && RetryAfterOf(end.why).has_value();
   if (displaced && !rider.admitted) return absl::OkStatus();
   // Who was not admitted may be told that it never fits; nobody else, and only by a budget that was set.
   if (code == absl::StatusCode::kFailedPrecondition && !rider.admitted) {

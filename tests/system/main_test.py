@@ -1,5 +1,6 @@
 """ditserve's main: flags, the check of a configuration, exit codes."""
 
+import json
 import socket
 import subprocess
 import unittest
@@ -36,7 +37,8 @@ class MainTest(ProgramTest):
         self.assert_ends(self.run_ditserve("--config", "none-such.yaml"), 2, err="none-such.yaml")
 
     def test_a_checkpoint_that_is_not_there_is_a_failure_that_names_its_whole_path(self):
-        done = self.run_ditserve("--listen", f"unix:{self.folder}/socket", "--metrics-listen", "none",
+        done = self.run_ditserve("--listen", f"unix:{self.folder}/socket", "--admin-listen", "none",
+                                 "--metrics-listen", "none",
                                  "--model", f"tiny={self.folder}/none-such")
         self.assert_ends(done, 1, err=f"{self.folder}/none-such")
 
@@ -45,7 +47,7 @@ class MainTest(ProgramTest):
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             address = f"127.0.0.1:{taken.getsockname()[1]}"
-            done = self.run_ditserve("--listen", address, "--metrics-listen", "none",
+            done = self.run_ditserve("--listen", address, "--admin-listen", "none", "--metrics-listen", "none",
                                      "--model", f"tiny={self.checkpoint}")
         self.assert_ends(done, 1, err=address)
 
@@ -55,6 +57,42 @@ class MainTest(ProgramTest):
             self.assertEqual(server.ditctl("health").returncode, 0)
             output, errors = server.forward(64).communicate()
             self.assertIn("output", output, errors)
+
+    def test_a_probe_tells_whether_the_server_is_ready(self):
+        flags = ["--model", f"tiny={self.checkpoint}"]
+        probe = ["--listen", f"unix:{self.folder}/socket", "--probe", *flags]
+        done = self.run_ditserve(*probe)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"ditserve: unix:{self.folder}/socket: ", done.stderr)
+        with Server(self.folder, *flags):
+            self.assertEqual(self.run_ditserve(*probe).returncode, 0)
+
+    def test_a_request_has_a_line_of_json(self):
+        with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--log-format", "json") as server:
+            self.assertEqual(server.forward(64).wait(), 0)
+            self.assertEqual(server.forward(64, "--profile", "none").wait(), 1)
+            server.await_log("NOT_FOUND")
+            lines = [json.loads(line) for line in (self.folder / "log").read_text().splitlines()]
+        answered, refused = [line for line in lines if line["message"] == "request"]
+        self.assertEqual((answered["code"], answered["model"], answered["profile"]), ("OK", "tiny", "disk"))
+        self.assertGreater(answered["disk_read_bytes"], 0)
+        self.assertGreaterEqual(answered["seconds"], answered["compute_seconds"])
+        self.assertIn('profile: "none"', refused["error"])
+
+    def test_an_administrator_needs_the_token_of_the_file(self):
+        tokens = self.write("tokens.yaml", "tokens: [{name: a, token: 0123456789abcdef, scopes: [admin]}]\n")
+        config = self.write("ditserve.yaml", f"admin: {{tokens: {tokens}}}\n")
+        token = self.write("token", "0123456789abcdef\n")
+        with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--config", config) as server:
+            refused = server.ditctl("budget", "device", "--bytes", "1GiB")
+            self.assertEqual(refused.returncode, 1)
+            self.assertIn("UNAUTHENTICATED: no bearer token came", refused.stderr)
+            self.assertEqual(server.ditctl("budget", "device", "--bytes", "1GiB", "--token-file", token).returncode, 0)
+            self.assertEqual(server.budgets()[0], 1 << 30)
+            other = f"tokens: [{{name: a, token: {'x' * 32}, scopes: [admin]}}]\n"
+            self.write("new.yaml", other).rename(tokens)
+            self.assertIn("is not one of this server's",
+                          server.ditctl("budget", "device", "--bytes", "2GiB", "--token-file", token).stderr)
 
     def test_a_share_is_the_same_budget_at_the_start_and_while_serving(self):
         with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--device-budget", "31%") as server:

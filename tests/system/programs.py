@@ -22,9 +22,11 @@ class Server:
     def __init__(self, folder: Path, *flags: str | Path, binaries: Path = BIN):
         self.binaries = binaries
         self.address = f"unix:{folder}/socket"
+        self.admin_address = f"unix:{folder}/admin"
         self.log = open(folder / "log", "w+")
         self.process = subprocess.Popen(
-            [binaries / "ditserve", "--listen", self.address, "--metrics-listen", "none", *flags],
+            [binaries / "ditserve", "--listen", self.address, "--admin-listen", self.admin_address,
+             "--metrics-listen", "none", *flags],
             stdout=subprocess.PIPE, stderr=self.log, text=True)
         self.greeting = self.process.stdout.readline()
 
@@ -37,7 +39,8 @@ class Server:
         self.log.close()
 
     def command(self, name: str, *arguments: str) -> list:
-        return [self.binaries / "ditctl", name, "--address", self.address, *arguments]
+        address = self.admin_address if name == "budget" else self.address
+        return [self.binaries / "ditctl", name, "--address", address, *arguments]
 
     def ditctl(self, name: str, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(self.command(name, *arguments), capture_output=True, text=True)
@@ -74,7 +77,7 @@ class Server:
 
     def count_requests(self) -> int:
         residency = self.residency()
-        return len(residency["riders"]) + residency["waiting"]
+        return len(residency["riders"]) + residency["requests_waiting"]
 
     def await_log(self, text: str) -> str:
         """Until a line of the log has the text; returns it."""

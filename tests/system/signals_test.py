@@ -76,6 +76,25 @@ class SignalsTest(ProgramTest):
             self.assertIn("a budget of 1024 bytes is less than", server.await_log("SIGHUP: "))
             self.assertEqual(server.budgets(), [2 * GIB, GIB])
 
+    def test_sighup_with_an_invalid_profile_changes_nothing(self):
+        config = self.write("ditserve.yaml", "memory: {device_budget: 2GiB, host_budget: 1GiB}\n")
+        with self.serve("--config", config) as server:
+            config.write_text("memory: {device_budget: 3GiB}\nprofiles:\n  mine: {computation_dtype: int4}\n")
+            server.process.send_signal(signal.SIGHUP)
+            self.assertIn("ditserve.yaml:3:10: profiles.mine.computation_dtype", server.await_log("SIGHUP: "))
+            self.assertEqual(server.budgets(), [2 * GIB, GIB])
+
+    def test_sighup_says_what_needs_a_restart(self):
+        config = self.write("ditserve.yaml", "memory: {device_budget: 2GiB}\n")
+        with self.serve("--config", config) as server:
+            config.write_text("memory: {device_budget: 3GiB}\nrequests: {max_batch: 3}\nlog: {level: debug}\n")
+            server.process.send_signal(signal.SIGHUP)
+            server.await_log("SIGHUP: budgets of")
+            log = (self.folder / "log").read_text()
+            self.assertIn("requests.max_batch has changed, and stays as it was until the server is restarted", log)
+            self.assertEqual(log.count("has changed"), 1)
+            self.assertEqual(server.budgets()[0], 3 * GIB)
+
     def test_sigterm_while_idle_ends_it_cleanly(self):
         with self.serve() as server:
             server.process.send_signal(signal.SIGTERM)

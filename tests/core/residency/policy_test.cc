@@ -45,6 +45,23 @@ TEST_F(PolicyTest, AnIdleServerWithoutAQueueAdmits) {
   EXPECT_EQ(policy_->Join(Request(80), now_, actions_).status().code(), absl::StatusCode::kResourceExhausted);
 }
 
+TEST_F(PolicyTest, PredictsAWaitOfARideForEachBeforeItOverThoseWhoRide) {
+  PolicyOptions options;
+  options.max_riders = 2;
+  Make({10, 10}, 100, options);
+  PolicyRider& first = Join(Request(1));
+  EXPECT_EQ(policy_->PredictedWait(Memory::kDevice), absl::ZeroDuration()) << "a place is free";
+  Join(Request(1));
+  EXPECT_EQ(policy_->PredictedWait(Memory::kDevice), absl::Milliseconds(500))
+      << "a second a ride, while none has ended";
+  now_ += absl::Seconds(8);
+  Lap(first);
+  Join(Request(1));
+  EXPECT_EQ(policy_->PredictedWait(Memory::kDevice), absl::Seconds(4)) << "two ride, and nobody waits";
+  Join(Request(1));
+  EXPECT_EQ(policy_->PredictedWait(Memory::kDevice), absl::Seconds(8)) << "one waits";
+}
+
 TEST_F(PolicyTest, AFullQueueSendsTheLeastUrgentAwayForAMoreUrgentOne) {
   PolicyOptions options;
   options.max_waiting = 1;

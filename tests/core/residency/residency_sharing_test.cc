@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/base/error_details.h"
 #include "tests/testing/device_double.h"
 #include "tests/testing/residency_fixture.h"
 #include "tests/testing/status_matchers.h"
@@ -248,7 +249,7 @@ TEST_P(ResidencySharingTest, AFullQueueTellsWhenToTryAgain) {
   absl::StatusOr<std::unique_ptr<Rider>> refused =
       fixture.manager->Join(fixture.model, Fixture::Disk(), {}, [](absl::Status) {});
   EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
-  EXPECT_EQ(refused.status().GetPayload(kRetryAfterPayload), absl::Cord("1000"));
+  EXPECT_EQ(RetryAfterOf(refused.status()), absl::Seconds(1));
   first.Go();
   EXPECT_THAT(first.Wait(), IsOk());
 }

@@ -126,6 +126,22 @@ TEST(LoadConfigTest, RefusesWrongValuesByFlag) {
   }
 }
 
+TEST(LoadConfigTest, ServesAdministratorsFromAfarOnlyWithTokens) {
+  for (const char* address : {"127.0.0.1:0", "127.8.9.1:1", "localhost:1", "[::1]:1", "unix:/tmp/admin", "none"}) {
+    EXPECT_THAT(Load({"--model", "a=/x", "--admin-listen", address}), IsOk()) << address;
+  }
+  for (const char* address : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "128.0.0.1:1", "gpu1.example.com:1"}) {
+    EXPECT_THAT(Load({"--model", "a=/x", "--admin-listen", address}),
+                StatusIs(kInvalid, absl::StrCat("admin.address: ", address, " can be reached from other machines")));
+  }
+  const TempFolder folder;
+  WriteFile(folder / "c.yaml", "admin: {address: '0.0.0.0:1', tokens: /etc/tokens.yaml}");
+  const absl::StatusOr<ServerConfig> config = Load({"--model", "a=/x", "--config", (folder / "c.yaml").c_str()});
+  ASSERT_THAT(config, IsOk());
+  EXPECT_EQ(config->admin_address, "0.0.0.0:1");
+  EXPECT_EQ(config->tokens_file, "/etc/tokens.yaml");
+}
+
 TEST(LoadConfigTest, NamesTheFlagOfADefaultProfileThatIsNotThere) {
   const absl::StatusOr<ServerConfig> config = Load({"--model", "a=/x", "--default-profile", "fast"});
   ASSERT_THAT(config, IsOk());

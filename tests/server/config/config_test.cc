@@ -57,6 +57,8 @@ TEST(ServerConfigTest, HasDefaultsForEverythingButModels) {
   EXPECT_EQ(config->drain_timeout, absl::Seconds(600));
   EXPECT_EQ(config->idle_release, absl::Seconds(60));
   EXPECT_EQ(config->metrics_address, "127.0.0.1:9464");
+  EXPECT_EQ(config->admin_address, "127.0.0.1:50052");
+  EXPECT_EQ(config->tokens_file, "");
   EXPECT_EQ(config->log_level, "info");
   EXPECT_EQ(config->default_profile, "disk");
   EXPECT_TRUE(config->models.empty());
@@ -212,11 +214,11 @@ TEST(ServerConfigTest, RefusesADefaultProfileThatIsNotThere) {
 }
 
 TEST(ServerConfigTest, RefusesUnknownKeysSayingWhere) {
-  ExpectRefused("log:\n  level: info\n  colour: red\n", "c.yaml:3:3: log.colour: unknown key; valid: level");
-  ExpectRefused(
-      "\nlisten: {}\nport: 1\n",
-      "c.yaml:3:1: port: unknown key; valid: listen, device, memory, models, requests, metrics, log, default_profile, "
-      "profiles");
+  ExpectRefused("log:\n  level: info\n  colour: red\n", "c.yaml:3:3: log.colour: unknown key; valid: level, format");
+  ExpectRefused("\nlisten: {}\nport: 1\n",
+                "c.yaml:3:1: port: unknown key; valid: listen, admin, device, memory, models, requests, metrics, log, "
+                "default_profile, "
+                "profiles");
   ExpectRefused("profiles:\n  p:\n    vram_limit: 1\n", "c.yaml:3:5: profiles.p.vram_limit: unknown key; valid: ");
   for (const char* room : {"listen", "device", "memory", "requests"}) {
     ExpectRefused(absl::StrCat(room, ": {x: 1}"),
@@ -300,6 +302,9 @@ TEST(ServerConfigTest, RefusesWrongWords) {
   ExpectRefused("metrics: {address: unix:/tmp/m}",
                 "metrics.address: expected host:port with a port from 0 to 65535, or none");
   ExpectRefused("metrics: {address: '9464'}", "metrics.address: expected host:port");
+  ExpectRefused(
+      "admin: {address: '50052'}",
+      "admin.address: expected host:port with a port from 0 to 65535, unix:/path of at most 107 bytes, or none");
   ExpectRefused("log: {level: trace}", "log.level: expected debug, info, warn or error");
 }
 
@@ -363,6 +368,46 @@ TEST(ServerConfigTest, RefusesWrongModels) {
 TEST(ServerConfigTest, RefusesWrongProfileNames) {
   ExpectRefused("profiles: {a b: {}}", "profiles.a b: a name has 1 to 64");
   ExpectRefused("profiles: {'': {}}", "a name has 1 to 64");
+}
+
+// Each key with a value that is not its default's.
+TEST(ServerConfigTest, KnowsWhichKeysNeedARestart) {
+  const std::vector<std::pair<std::string, std::string>> changes = {
+      {"listen: {address: '127.0.0.1:1'}", "listen.address"},
+      {"listen: {max_receive_message_bytes: 1MiB}", "listen.max_receive_message_bytes"},
+      {"listen: {max_concurrent_calls: 3}", "listen.max_concurrent_calls"},
+      {"device: {name: 'cuda:1'}", "device.name"},
+      {"device: {bfloat16_arithmetic: native}", "device.bfloat16_arithmetic"},
+      {"device: {threads: 3}", "device.threads"},
+      {"device: {transfer_threads: 3}", "device.transfer_threads"},
+      {"memory: {follow_pressure: false}", "memory.follow_pressure"},
+      {"models: [{name: a, path: /b}]", "models"},
+      {"requests: {max_active: 3}", "requests.max_active"},
+      {"requests: {max_queue: 3}", "requests.max_queue"},
+      {"requests: {max_side_pixels: 32}", "requests.max_side_pixels"},
+      {"requests: {max_batch: 3}", "requests.max_batch"},
+      {"requests: {drain_timeout_seconds: 3}", "requests.drain_timeout_seconds"},
+      {"requests: {idle_release_seconds: 3}", "requests.idle_release_seconds"},
+      {"admin: {address: none}", "admin.address"},
+      {"admin: {tokens: /t}", "admin.tokens"},
+      {"metrics: {address: none}", "metrics.address"},
+      {"log: {format: json}", "log.format"},
+      {"default_profile: resident", "default_profile"},
+      {"profiles: {disk: {computation_dtype: float32}}", "profiles"},
+      {"profiles: {mine: {computation_dtype: float32}}", "profiles"},
+  };
+  const absl::StatusOr<ServerConfig> running = Parse("");
+  ASSERT_THAT(running, IsOk());
+  for (const auto& [yaml, key] : changes) {
+    const absl::StatusOr<ServerConfig> wanted = Parse(yaml);
+    ASSERT_THAT(wanted, IsOk()) << yaml;
+    EXPECT_THAT(KeysThatNeedARestart(*running, *wanted), ::testing::ElementsAre(key));
+  }
+  for (const char* yaml : {"", "memory: {device_budget: 1GiB, host_budget: 1GiB}", "log: {level: debug}"}) {
+    const absl::StatusOr<ServerConfig> wanted = Parse(yaml);
+    ASSERT_THAT(wanted, IsOk()) << yaml;
+    EXPECT_THAT(KeysThatNeedARestart(*running, *wanted), ::testing::IsEmpty()) << yaml;
+  }
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
-#include "core/residency/policy_options.h"
+#include "core/base/error_details.h"
 #include "google/protobuf/util/time_util.h"
 #include "server/rpc/tensor_codec.h"
 #include "tests/server/server_fixture.h"
@@ -79,9 +79,7 @@ TEST_F(ForwardTest, KeepsTheCauseOfAnInternalErrorToItself) {
 
 TEST_F(ForwardTest, TellsWhenThereWillBeRoomWhereThatIsKnown) {
   engine_.AnswerAtOnce([](const ForwardCall&) {
-    absl::Status status = absl::ResourceExhaustedError("too many wait");
-    status.SetPayload(kRetryAfterPayload, absl::Cord("42000"));
-    return status;
+    return WithRetryAfter(absl::ResourceExhaustedError("too many wait"), absl::Seconds(42));
   });
   PendingForward pending(*transformer_, TinyRequest());
   EXPECT_THAT(pending.Wait(), Refused(StatusCode::RESOURCE_EXHAUSTED, "too many wait"));

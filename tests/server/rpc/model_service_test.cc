@@ -27,7 +27,7 @@ TEST_F(ModelServiceTest, ListsModelsWithTheirState) {
   EXPECT_EQ(response.models(0).blocks(), 1);
   EXPECT_EQ(response.models(0).parameters(), 12);
   EXPECT_EQ(response.models(0).stored_bytes(), 24);
-  EXPECT_EQ(response.models(0).numerics(), "diffsynth");
+  EXPECT_EQ(response.models(0).numerics(), v1::NUMERICS_DIFFSYNTH);
   EXPECT_EQ(response.models(1).name(), "b");
   EXPECT_EQ(response.models(1).state(), v1::MODEL_STATE_LOADING);
 }
@@ -53,8 +53,8 @@ TEST_F(ModelServiceTest, DescribesAModelDownToEachModulesTiers) {
       EXPECT_EQ(module.parameters(j).dtype(), v1::DTYPE_BFLOAT16);
     }
   }
-  EXPECT_THAT(response.modules(0).tiers(), ::testing::ElementsAre("disk"));
-  EXPECT_THAT(response.modules(1).tiers(), ::testing::ElementsAre("device", "host", "disk"));
+  EXPECT_THAT(response.modules(0).tiers(), ::testing::ElementsAre(v1::TIER_DISK));
+  EXPECT_THAT(response.modules(1).tiers(), ::testing::ElementsAre(v1::TIER_DEVICE, v1::TIER_HOST, v1::TIER_DISK));
 }
 
 TEST_F(ModelServiceTest, RefusesToDescribeAnUnknownModel) {
@@ -79,7 +79,7 @@ TEST_F(ModelServiceTest, ListsProfilesWithAllEightKeys) {
   const v1::Profile& disk = response.profiles(0);
   EXPECT_EQ(disk.name(), "disk");
   EXPECT_EQ(disk.description(), "Weights rest on disk");
-  EXPECT_EQ(disk.vram_limit_gib().value(), 1.5);
+  EXPECT_EQ(disk.vram_limit_gib(), 1.5);
   EXPECT_EQ(disk.vram_config().offload_dtype(), "disk");
   EXPECT_EQ(disk.vram_config().offload_device(), "disk");
   EXPECT_EQ(disk.vram_config().onload_dtype(), "bfloat16");

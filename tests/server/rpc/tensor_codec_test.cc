@@ -26,7 +26,7 @@ TEST(TensorCodecTest, ViewsTheMessagesBytes) {
 TEST(TensorCodecTest, WritesBackWhatItRead) {
   for (int dtype = v1::DTYPE_FLOAT32; dtype <= v1::DTYPE_BOOL; ++dtype) {
     v1::Tensor proto;
-    proto.set_dtype(static_cast<v1::DType>(dtype));
+    proto.set_dtype(static_cast<v1::Dtype>(dtype));
     proto.add_shape(1);
     for (size_t bytes = 1; bytes <= 8; bytes *= 2) {
       proto.set_data(std::string(bytes, '\1'));
@@ -54,7 +54,7 @@ TEST(TensorCodecTest, RefusesToWriteADTypeTheApiHasNoWordFor) {
 
 TEST(TensorCodecTest, RefusesAnUnknownDType) {
   v1::Tensor proto = Ramp({2});
-  proto.set_dtype(static_cast<v1::DType>(77));
+  proto.set_dtype(static_cast<v1::Dtype>(77));
   EXPECT_THAT(ViewTensor(proto, "latents"),
               StatusIs(kInvalid, "latents.dtype: 77 is no dtype, expected one of float32, bfloat16"));
   EXPECT_THAT(ViewTensor(v1::Tensor(), "latents"), StatusIs(kInvalid, "latents.dtype: 0 is no dtype"));

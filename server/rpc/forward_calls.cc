@@ -1,4 +1,4 @@
-#include "server/rpc/transformer_service.h"
+#include "server/rpc/forward_calls.h"
 
 #include <grpc/support/time.h>
 
@@ -11,10 +11,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "core/base/status_macros.h"
 #include "models/errors.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/patience.h"
-#include "server/rpc/response_encoder.h"
+#include "server/rpc/trace_context.h"
 
 namespace ditserve {
 namespace {
@@ -32,45 +33,65 @@ OutputForm FormOf(const v1::ForwardRequest& request, const DecodedForward& decod
   return {decoded.layout, request.height(), request.width(), decoded.model};
 }
 
-// Tells an observer how one call ended.
+// On a clock that no step of the wall clock moves.
+absl::Duration Now() {
+  const gpr_timespec now = gpr_now(GPR_CLOCK_MONOTONIC);
+  return absl::Seconds(now.tv_sec) + absl::Nanoseconds(now.tv_nsec);
+}
+
+// Tells observers how one call ended.
 class Report {
  public:
-  Report(RequestObserver* observer, const char* rpc) : observer_(observer), rpc_(rpc) {}
+  Report(const std::vector<RequestObserver*>& observers, const char* rpc, const grpc::CallbackServerContext& context)
+      : observers_(&observers), begun_(Now()) {
+    request_.rpc = rpc;
+    const auto told = context.client_metadata().find("traceparent");
+    if (told == context.client_metadata().end()) return;
+    if (std::optional<TraceContext> trace = ParseTraceparent({told->second.data(), told->second.size()})) {
+      request_.trace_id = std::move(trace->trace_id);
+      request_.parent_id = std::move(trace->parent_id);
+    }
+  }
 
-  void SetProfile(const std::string& profile) { profile_ = profile; }
-  // `account` counts where the call was answered.
-  void Send(const grpc::Status& status, const ForwardAccount* account = nullptr) const {
-    if (observer_ == nullptr) return;
-    observer_->OnEnd(
-        {rpc_, static_cast<absl::StatusCode>(status.error_code()), profile_, status.ok() ? account : nullptr});
+  void SetCall(const ForwardCall& call) {
+    request_.model = call.model;
+    request_.profile = call.profile.name;
+  }
+
+  // Once. `account` counts where the call was answered.
+  void Send(const grpc::Status& status, const ForwardAccount* account = nullptr) {
+    request_.code = static_cast<absl::StatusCode>(status.error_code());
+    request_.message = status.error_message();
+    request_.duration = Now() - begun_;
+    request_.account = status.ok() ? account : nullptr;
+    for (RequestObserver* observer : *observers_) observer->OnEnd(request_);
   }
 
  private:
-  RequestObserver* const observer_;
-  const char* const rpc_;
-  std::string profile_;
+  const std::vector<RequestObserver*>* observers_;
+  absl::Duration begun_;
+  EndedRequest request_;
 };
 
-// Serves one Forward. gRPC calls OnCancel and OnDone after the handler has returned, which is after Submit, and OnDone
-// after Finish, which only what the engine's `done` sets off calls: `this` and `call_` are there whenever they are
-// used.
+// Serves one unary call. gRPC calls OnCancel and OnDone after the handler has returned, which is after Submit, and
+// OnDone after Finish, which only what the engine's `done` sets off calls: `this` and `call_` are there whenever they
+// are used.
 class ForwardReactor final : public grpc::ServerUnaryReactor {
  public:
-  ForwardReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, v1::ForwardResponse* response,
-                 Report report)
+  ForwardReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, Report report, ForwardCalls::Answer answer)
       : slot_(std::move(slot)),
         context_(*context),
         time_given_(TimeLeft(*context)),
-        response_(*response),
-        report_(std::move(report)) {}
+        report_(std::move(report)),
+        answer_(std::move(answer)) {}
 
   void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
-    report_.SetProfile(call.profile.name);
+    report_.SetCall(call);
     call_ = engine.Submit(std::move(call), nullptr, [this, &encoder, form](absl::StatusOr<ForwardResult> result) {
       if (!result.ok()) return End(result.status());
       encoder.Post([this, form, result = *std::move(result)]() mutable {
         const ForwardAccount account = result.account;
-        const absl::Status encoded = EncodeResponse(std::move(result), form, response_);
+        const absl::Status encoded = answer_(std::move(result), form);
         End(encoded, &account);
       });
     });
@@ -93,8 +114,8 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
   CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
   const absl::Duration time_given_;
-  v1::ForwardResponse& response_;
   Report report_;
+  ForwardCalls::Answer answer_;
   std::shared_ptr<ForwardHandle> call_;
 };
 
@@ -115,7 +136,7 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
       : slot_(std::move(slot)), context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)) {}
 
   void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
-    report_.SetProfile(call.profile.name);
+    report_.SetCall(call);
     ForwardProgress queued;
     queued.modules_total = static_cast<int>(form.model->modules().size());
     OnProgress(queued);
@@ -221,33 +242,40 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
 
 }  // namespace
 
-TransformerService::TransformerService(Engine* engine, RequestDecoder decoder, int max_concurrent_calls,
-                                       RequestObserver* observer)
-    : engine_(*engine), decoder_(std::move(decoder)), slots_(max_concurrent_calls), observer_(observer), encoder_([] {
-      }) {}
+ForwardCalls::ForwardCalls(Engine* engine, RequestDecoder decoder, int max_concurrent_calls,
+                           std::vector<RequestObserver*> observers)
+    : engine_(*engine),
+      decoder_(std::move(decoder)),
+      slots_(max_concurrent_calls),
+      observers_(std::move(observers)),
+      encoder_([] {}) {}
 
-absl::StatusOr<TransformerService::Accepted> TransformerService::Accept(const grpc::CallbackServerContext& context,
-                                                                        const v1::ForwardRequest& request) {
+absl::StatusOr<ForwardCalls::Accepted> ForwardCalls::Accept(const grpc::CallbackServerContext& context,
+                                                            MakeRequest make_request) {
   Accepted accepted;
   accepted.slot = slots_.Take();
   if (!accepted.slot) {
     return absl::ResourceExhaustedError(absl::StrCat("max_concurrent_calls: ", slots_.limit(),
                                                      " calls are being served, which is this server's limit"));
   }
-  absl::StatusOr<DecodedForward> decoded;
-  const absl::Status caught = CatchStatus([&] { decoded = decoder_.Decode(request, engine_.Models()); });
-  if (!caught.ok()) return caught;
-  if (!decoded.ok()) return decoded.status();
-  accepted.decoded = *std::move(decoded);
+  absl::Status decoded;
+  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
+    decoded = [&]() -> absl::Status {
+      DITSERVE_ASSIGN_OR_RETURN(const v1::ForwardRequest* request, make_request());
+      DITSERVE_ASSIGN_OR_RETURN(accepted.decoded, decoder_.Decode(*request, engine_.Models()));
+      accepted.form = FormOf(*request, accepted.decoded);
+      return absl::OkStatus();
+    }();
+  }));
+  if (!decoded.ok()) return decoded;
   accepted.decoded.call.deadline = absl::Now() + TimeLeft(context);
   return accepted;
 }
 
-grpc::ServerUnaryReactor* TransformerService::Forward(grpc::CallbackServerContext* context,
-                                                      const v1::ForwardRequest* request,
-                                                      v1::ForwardResponse* response) {
-  Report report(observer_, "Forward");
-  absl::StatusOr<Accepted> accepted = Accept(*context, *request);
+grpc::ServerUnaryReactor* ForwardCalls::Serve(grpc::CallbackServerContext* context, const char* rpc,
+                                              MakeRequest make_request, Answer answer) {
+  Report report(observers_, rpc, *context);
+  absl::StatusOr<Accepted> accepted = Accept(*context, make_request);
   if (!accepted.ok()) {
     const grpc::Status end = EndOfCall(accepted.status(), *context);
     report.Send(end);
@@ -255,16 +283,16 @@ grpc::ServerUnaryReactor* TransformerService::Forward(grpc::CallbackServerContex
     refusal->Finish(end);
     return refusal;
   }
-  const OutputForm form = FormOf(*request, accepted->decoded);
-  auto* reactor = new ForwardReactor(std::move(accepted->slot), context, response, std::move(report));
-  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), form);
+  auto* reactor = new ForwardReactor(std::move(accepted->slot), context, std::move(report), std::move(answer));
+  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), accepted->form);
   return reactor;
 }
 
-grpc::ServerWriteReactor<v1::ForwardStreamResponse>* TransformerService::ForwardStream(
-    grpc::CallbackServerContext* context, const v1::ForwardStreamRequest* request) {
-  Report report(observer_, "ForwardStream");
-  absl::StatusOr<Accepted> accepted = Accept(*context, request->request());
+grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ForwardCalls::ServeStream(grpc::CallbackServerContext* context,
+                                                                               const char* rpc,
+                                                                               const v1::ForwardRequest& request) {
+  Report report(observers_, rpc, *context);
+  absl::StatusOr<Accepted> accepted = Accept(*context, [&] { return &request; });
   if (!accepted.ok()) {
     const grpc::Status end = EndOfCall(accepted.status(), *context);
     report.Send(end);
@@ -272,9 +300,8 @@ grpc::ServerWriteReactor<v1::ForwardStreamResponse>* TransformerService::Forward
     refusal->Finish(end);
     return refusal.get();
   }
-  const OutputForm form = FormOf(request->request(), accepted->decoded);
   const auto reactor = ForwardStreamReactor::Make(std::move(accepted->slot), context, std::move(report));
-  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), form);
+  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), accepted->form);
   return reactor.get();
 }
 

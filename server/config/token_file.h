@@ -1,0 +1,63 @@
+#ifndef DITSERVE_SERVER_CONFIG_TOKEN_FILE_H_
+#define DITSERVE_SERVER_CONFIG_TOKEN_FILE_H_
+
+#include <sys/stat.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "server/engine/access.h"
+
+namespace ditserve {
+
+// A bearer token and what it allows.
+struct AccessToken {
+  std::string name;  // What logs and errors call it.
+  std::string token;
+  std::vector<Scope> scopes;
+};
+
+// The tokens of a file's text; `file` names it. Errors: InvalidArgument with line, column and key. They never repeat a
+// token.
+absl::StatusOr<std::vector<AccessToken>> ParseTokens(const std::string& yaml, const std::string& file);
+
+// The bearer tokens in a file, which is read again when it changes: one that is invalid then leaves those that were
+// there, and is told in the log.
+//
+// Thread safety: thread-safe.
+class TokenFile final : public AccessControl {
+ public:
+  // Errors: as ParseTokens; NotFound.
+  static absl::StatusOr<std::unique_ptr<TokenFile>> Open(const std::string& path);
+
+  // Takes as long for a token that is nearly right as for one that is not.
+  absl::Status Check(absl::string_view token, Scope scope) const override ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  // What was read, and what the file was when it was.
+  struct Contents {
+    std::vector<AccessToken> tokens;
+    struct stat file = {};
+  };
+
+  TokenFile(std::string path, Contents contents)
+      : path_(std::move(path)), contents_(std::make_shared<Contents>(std::move(contents))) {}
+
+  // Reads the file without the mutex: a slow disk holds up whoever finds it changed, and nobody else.
+  std::shared_ptr<const Contents> Current() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  const std::string path_;
+  mutable absl::Mutex mutex_;
+  mutable std::shared_ptr<const Contents> contents_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_CONFIG_TOKEN_FILE_H_

@@ -1,0 +1,27 @@
+#ifndef DITSERVE_SERVER_ENGINE_ACCESS_H_
+#define DITSERVE_SERVER_ENGINE_ACCESS_H_
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace ditserve {
+
+// What a call needs to be allowed.
+enum class Scope {
+  kInfer,  // To compute.
+  kRead,   // To ask what there is and where every byte is.
+  kAdmin,  // To change the server.
+};
+
+// Who may do what, told by bearer tokens.
+class AccessControl {
+ public:
+  virtual ~AccessControl() = default;
+  // `token`: what the client sent, empty for none. Errors: Unauthenticated where it is none of ours; PermissionDenied
+  // where it does not have the scope. Thread-safe.
+  virtual absl::Status Check(absl::string_view token, Scope scope) const = 0;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_ENGINE_ACCESS_H_

@@ -1,0 +1,80 @@
+#include "server/rpc/admin_service.h"
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "core/base/budget_spec.h"
+#include "core/base/error_details.h"
+#include "core/base/quoted.h"
+#include "core/base/size.h"
+#include "core/base/status_macros.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/residency_encoder.h"
+
+namespace ditserve {
+namespace {
+
+constexpr absl::string_view kBearer = "bearer ";
+
+// The bearer token of a call; empty where it carries none. What stands before it is of either case (RFC 7235).
+absl::string_view TokenOf(const grpc::CallbackServerContext& context) {
+  const auto found = context.client_metadata().find("authorization");
+  if (found == context.client_metadata().end()) return "";
+  const absl::string_view value(found->second.data(), found->second.size());
+  return absl::StartsWithIgnoreCase(value, kBearer) ? value.substr(kBearer.size()) : "";
+}
+
+absl::StatusOr<Memory> DecodeMemory(const v1::SetBudgetRequest& request, const std::string& device) {
+  const bool of_device = request.tier() == v1::TIER_DEVICE;
+  if (!of_device && request.tier() != v1::TIER_HOST) {
+    return FieldError("tier", absl::StrCat(static_cast<int>(request.tier()), ", expected TIER_DEVICE or TIER_HOST"));
+  }
+  if (request.device().empty() || (of_device && request.device() == device)) {
+    return of_device ? Memory::kDevice : Memory::kHost;
+  }
+  if (!of_device) return FieldError("device", "given beside TIER_HOST, expected none");
+  return FieldError("device", absl::StrCat(Quoted(request.device()), ", expected \"", device, "\" or none"),
+                    absl::StatusCode::kNotFound);
+}
+
+// In bytes; a share is of `memory`.
+absl::StatusOr<int64_t> DecodeBudget(const Engine& engine, Memory memory, const v1::SetBudgetRequest& request) {
+  switch (request.budget_case()) {
+    case v1::SetBudgetRequest::kBytes:
+      if (request.bytes() >= 0 && request.bytes() <= kMaxSizeBytes) return request.bytes();
+      return FieldError("bytes", absl::StrCat(request.bytes(), ", expected 0 to 2^50"));
+    case v1::SetBudgetRequest::kShare: {
+      const double share = request.share();
+      if (!(share > 0 && share <= 1)) return FieldError("share", absl::StrCat(share, ", expected above 0 and up to 1"));
+      DITSERVE_ASSIGN_OR_RETURN(const int64_t total_bytes, engine.MemoryBytes(memory));
+      return ResolveBudget({.share = share}, total_bytes);
+    }
+    default:
+      return FieldError("budget", "not given, expected bytes or share");
+  }
+}
+
+}  // namespace
+
+absl::Status AdminService::SetBudget(const grpc::CallbackServerContext& context, const v1::SetBudgetRequest& request,
+                                     v1::SetBudgetResponse& response) {
+  if (access_ != nullptr) DITSERVE_RETURN_IF_ERROR(access_->Check(TokenOf(context), Scope::kAdmin));
+  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request, engine_.Residency().device_name));
+  DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, DecodeBudget(engine_, memory, request));
+  DITSERVE_RETURN_IF_ERROR(engine_.SetBudget(memory, bytes));
+  EncodeMemory(engine_.Residency(), memory, *response.mutable_memory());
+  return absl::OkStatus();
+}
+
+grpc::ServerUnaryReactor* AdminService::SetBudget(grpc::CallbackServerContext* context,
+                                                  const v1::SetBudgetRequest* request,
+                                                  v1::SetBudgetResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(SetBudget(*context, *request, *response)));
+  return reactor;
+}
+
+}  // namespace ditserve

@@ -1,0 +1,67 @@
+#ifndef DITSERVE_SERVER_RPC_FORWARD_CALLS_H_
+#define DITSERVE_SERVER_RPC_FORWARD_CALLS_H_
+
+#include <grpcpp/support/server_callback.h>
+
+#include <vector>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/base/executor.h"
+#include "ditserve/v1/transformer_service.pb.h"
+#include "server/engine/engine.h"
+#include "server/engine/request_observer.h"
+#include "server/rpc/call_slots.h"
+#include "server/rpc/request_decoder.h"
+#include "server/rpc/response_encoder.h"
+
+namespace ditserve {
+
+// Forward passes that were asked for, by whatever protocol: decodes, submits to the engine, has answers encoded on a
+// thread of their own.
+//
+// A call ends when the engine is done with it, also after the client has gone: so a request's bytes live as long as
+// the tensors that view them are read, and a call that still computes keeps its slot. The slot is free before the
+// client has its answer: one that reads slowly takes no other's place.
+//
+// Thread safety: thread-safe. Ownership: `engine` must outlive it; it must outlive the gRPC server.
+class ForwardCalls {
+ public:
+  // Writes the response. Errors end the call.
+  using Answer = absl::AnyInvocable<absl::Status(ForwardResult, const OutputForm&)>;
+
+  // More than `max_concurrent_calls` at one time are refused with ResourceExhausted.
+  // `observers` must outlive the gRPC server.
+  ForwardCalls(Engine* engine, RequestDecoder decoder, int max_concurrent_calls,
+               std::vector<RequestObserver*> observers);
+
+  // Makes the request; it must live until the call is done, which is when the answer is destroyed.
+  using MakeRequest = absl::FunctionRef<absl::StatusOr<const v1::ForwardRequest*>()>;
+
+  // Each serves one call of `rpc`.
+  grpc::ServerUnaryReactor* Serve(grpc::CallbackServerContext* context, const char* rpc, MakeRequest make_request,
+                                  Answer answer);
+  grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ServeStream(grpc::CallbackServerContext* context,
+                                                                   const char* rpc, const v1::ForwardRequest& request);
+
+ private:
+  // A request that may be submitted.
+  struct Accepted {
+    CallSlots::Slot slot;
+    DecodedForward decoded;
+    OutputForm form;
+  };
+  absl::StatusOr<Accepted> Accept(const grpc::CallbackServerContext& context, MakeRequest make_request);
+
+  Engine& engine_;
+  const RequestDecoder decoder_;
+  CallSlots slots_;
+  const std::vector<RequestObserver*> observers_;
+  Executor encoder_;  // A thread for answers: neither the engine's nor gRPC's wait while one is copied.
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_RPC_FORWARD_CALLS_H_
