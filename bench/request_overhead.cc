@@ -94,7 +94,7 @@ absl::Status Run() {
   DITSERVE_RETURN_IF_ERROR(engine->LoadModel({"tiny", folder / "model"}));
   GrpcServerOptions listen;
   listen.address = "127.0.0.1:0";
-  listen.max_concurrent_calls = config.max_concurrent_calls;
+  listen.limits.max_calls = config.max_concurrent_calls;
   listen.request_limits = {config.max_batch, config.max_side_pixels};
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
                             GrpcServer::Start(listen, engine.get(), &catalogue));

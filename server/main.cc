@@ -149,12 +149,14 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, E
                                                    const AccessControl* access) {
   GrpcServerOptions options;
   options.address = config.listen_address;
-  options.max_concurrent_calls = config.max_concurrent_calls;
-  options.max_receive_message_bytes = static_cast<int>(config.max_receive_message_bytes);
+  options.limits = {config.max_connections, config.max_concurrent_calls, config.message_memory_bytes};
+  options.max_receive_message_bytes = config.max_receive_message_bytes;
   options.request_limits = {config.max_batch, config.max_side_pixels};
   options.version = DITSERVE_VERSION;
   options.observers = std::move(observers);
   options.admin_address = config.admin_address == "none" ? "" : config.admin_address;
+  options.health_address = config.health_address == "none" ? "" : config.health_address;
+  options.tls = config.tls;
   options.access = access;
   return GrpcServer::Start(options, engine, catalogue);
 }
@@ -219,6 +221,10 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
                             Listen(config, engine.get(), &catalogue, {metrics.get(), &requests}, access));
   if (!server->admin_address().empty()) spdlog::info("AdminService on {}", server->admin_address());
+  if (!server->health_address().empty()) spdlog::info("health on {}", server->health_address());
+  if (config.plaintext_from_other_machines) {
+    spdlog::warn("other machines may connect without TLS: listen.plaintext_from_other_machines is set");
+  }
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<HttpEndpoint> endpoint, ListenForWatchers(config, *metrics, *engine));
   for (const ModelSource& source : config.models) {
     spdlog::info("loading model {}", source.name);
@@ -240,6 +246,13 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   return absl::OkStatus();
 }
 
+// Where health is asked without TLS.
+absl::Status ProbeServer(const ServerConfig& config) {
+  if (config.health_address != "none") return Probe(config.health_address, kProbeTimeout);
+  if (config.tls.certificate.empty()) return Probe(config.listen_address, kProbeTimeout);
+  return absl::FailedPreconditionError("under TLS --probe asks at listen.health_address, which is none");
+}
+
 int Main(absl::Span<const char* const> arguments) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(arguments);
   if (!line.ok()) return FailToServe(line.status(), kWrongUsage);
@@ -257,7 +270,7 @@ int Main(absl::Span<const char* const> arguments) {
     return 0;
   }
   if (line->probe) {
-    const absl::Status ready = Probe(config->listen_address, kProbeTimeout);
+    const absl::Status ready = ProbeServer(*config);
     return ready.ok() ? 0 : fail(ready, kFailed);
   }
   std::unique_ptr<TokenFile> tokens;

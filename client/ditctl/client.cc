@@ -1,7 +1,5 @@
 #include "client/ditctl/client.h"
 
-#include <grpcpp/create_channel.h>
-
 #include <algorithm>
 #include <thread>
 #include <utility>
@@ -19,33 +17,25 @@ namespace {
 constexpr absl::Duration kInterruptPoll = absl::Milliseconds(50);
 constexpr absl::Duration kReadyPoll = absl::Milliseconds(100);
 constexpr absl::Duration kReadyTimeout = absl::Seconds(1);  // Of one question.
-constexpr int kMaxReconnectMs = 500;
 
 }  // namespace
 
-std::shared_ptr<grpc::Channel> Connect(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);
-  arguments.SetMaxSendMessageSize(-1);
-  // gRPC would wait up to two minutes before it looks again for a server that is starting.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
-}
-
-grpc::Status GetResidency(const std::string& address, grpc::ClientContext& context, v1::Residency& residency) {
+grpc::Status GetResidency(const ServerAccess& server, grpc::ClientContext& context, v1::Residency& residency) {
   v1::GetResidencyResponse response;
-  grpc::Status status = v1::ResidencyService::NewStub(Connect(address))->GetResidency(&context, {}, &response);
+  grpc::Status status = v1::ResidencyService::NewStub(server.Connect())->GetResidency(&context, {}, &response);
   residency.Swap(response.mutable_residency());
   return status;
 }
 
-std::optional<int> Parse(CLI::App& app, const std::vector<std::string>& arguments, const Environment& environment) {
+std::optional<int> Parse(CLI::App& app, const std::vector<std::string>& arguments, const Environment& environment,
+                         ServerAccess* server) {
   std::string help;
   const absl::Status parsed = ParseFlags(app, arguments, &help);
   if (!parsed.ok()) return Fail(parsed, environment);
   environment.out << help;
-  return help.empty() ? std::nullopt : std::optional(kOk);
+  if (!help.empty()) return kOk;
+  const absl::Status loaded = server == nullptr ? absl::OkStatus() : server->Load();
+  return loaded.ok() ? std::nullopt : std::optional(Fail(loaded, environment));
 }
 
 int Fail(const absl::Status& status, const Environment& environment) {
@@ -86,9 +76,9 @@ CancelOnInterrupt::CancelOnInterrupt(grpc::ClientContext& context, const Environ
 
 CancelOnInterrupt::~CancelOnInterrupt() = default;
 
-absl::Status WaitUntilReady(const std::string& address, absl::Duration timeout, const Environment& environment) {
+absl::Status WaitUntilReady(const ServerAccess& server, absl::Duration timeout, const Environment& environment) {
   using grpc::health::v1::HealthCheckResponse;
-  const auto health = grpc::health::v1::Health::NewStub(Connect(address));
+  const auto health = grpc::health::v1::Health::NewStub(server.Connect());
   const absl::Time deadline = absl::Now() + timeout;
   while (true) {
     grpc::ClientContext context;
@@ -102,11 +92,11 @@ absl::Status WaitUntilReady(const std::string& address, absl::Duration timeout, 
     if (status.ok() && response.status() == HealthCheckResponse::SERVING) return absl::OkStatus();
     if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED) {
       return absl::FailedPreconditionError(
-          absl::StrCat("what listens at ", address, " is no ditserve of this version, or its other port"));
+          absl::StrCat("what listens at ", server.address(), " is no ditserve of this version, or its other port"));
     }
     if (absl::Now() >= deadline) {
       return absl::DeadlineExceededError(absl::StrCat(
-          "the server at ", address, " was not ready within ", absl::FormatDuration(timeout), ": ",
+          "the server at ", server.address(), " was not ready within ", absl::FormatDuration(timeout), ": ",
           status.ok() ? HealthCheckResponse::ServingStatus_Name(response.status()) : CodeName(status.error_code())));
     }
     absl::SleepFor(kReadyPoll);

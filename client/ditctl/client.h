@@ -1,7 +1,6 @@
 #ifndef DITSERVE_CLIENT_DITCTL_CLIENT_H_
 #define DITSERVE_CLIENT_DITCTL_CLIENT_H_
 
-#include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 
 #include <memory>
@@ -12,20 +11,19 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "client/ditctl/commands.h"
+#include "client/ditctl/server_access.h"
 #include "core/base/flags.h"
 #include "ditserve/v1/residency.pb.h"
 
 namespace ditserve::ditctl {
 
-// A channel without the client's default limit of 4 MiB a message.
-std::shared_ptr<grpc::Channel> Connect(const std::string& address);
-
 // Asks where every byte is.
-grpc::Status GetResidency(const std::string& address, grpc::ClientContext& context, v1::Residency& residency);
+grpc::Status GetResidency(const ServerAccess& server, grpc::ClientContext& context, v1::Residency& residency);
 
 // Parses the arguments of a command. What it returns is its exit code: they are wrong, or ask for help, which is
-// printed.
-std::optional<int> Parse(CLI::App& app, const std::vector<std::string>& arguments, const Environment& environment);
+// printed, or name files for `server` that can't be used.
+std::optional<int> Parse(CLI::App& app, const std::vector<std::string>& arguments, const Environment& environment,
+                         ServerAccess* server = nullptr);
 
 // Prints an error of usage or of a file; returns the exit code: of usage also where a file that is named is missing.
 int Fail(const absl::Status& status, const Environment& environment);
@@ -45,7 +43,7 @@ class CancelOnInterrupt {
 
 // Waits until the server's readiness is SERVING. Errors: DeadlineExceeded after `timeout`; FailedPrecondition if what
 // listens there tells no readiness; Cancelled when interrupted.
-absl::Status WaitUntilReady(const std::string& address, absl::Duration timeout, const Environment& environment);
+absl::Status WaitUntilReady(const ServerAccess& server, absl::Duration timeout, const Environment& environment);
 
 }  // namespace ditserve::ditctl
 

@@ -27,7 +27,8 @@ constexpr absl::Duration kResidencyTimeout = absl::Seconds(10);
 
 // What the command line asks for.
 struct Options {
-  std::string address, model, layout = "patches", output, priority = "interactive", join = "auto";
+  ServerAccess server;
+  std::string model, layout = "patches", output, priority = "interactive", join = "auto";
   std::optional<std::string> profile, vram_config;
   std::optional<double> vram_limit_gib, deadline_seconds, wait_seconds;
   InputOptions inputs;
@@ -35,7 +36,7 @@ struct Options {
 };
 
 void AddFlags(Options& options, CLI::App& app) {
-  AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &options.address);
+  options.server.AddFlags(app, "the server");
   AddFlag(app, "model", "NAME", "model; may be left out where the server has one", &options.model);
   AddFlag(app, "profile", "NAME", "configured profile (see `ditctl profiles`)", &options.profile);
   AddFlag(app, "vram-config", "JSON|FILE", "inline vram_config with DiffSynth-Studio's keys", &options.vram_config);
@@ -118,8 +119,9 @@ grpc::Status Send(const Options& options, v1::ForwardRequest request, const Envi
   if (options.deadline_seconds) {
     context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(*options.deadline_seconds)));
   }
+  options.server.Authorize(context);
   const CancelOnInterrupt interrupt(context, environment);
-  const auto stub = v1::TransformerService::NewStub(Connect(options.address));
+  const auto stub = v1::TransformerService::NewStub(options.server.Connect());
   v1::ForwardStreamRequest stream_request;
   *stream_request.mutable_request() = std::move(request);
   const auto reader = stub->ForwardStream(&context, stream_request);
@@ -141,8 +143,9 @@ grpc::Status Send(const Options& options, v1::ForwardRequest request, const Envi
 grpc::Status ResidencyAfterwards(const Options& options, const Environment& environment, v1::Residency& residency) {
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kResidencyTimeout));
+  options.server.Authorize(context);
   const CancelOnInterrupt interrupt(context, environment);
-  return GetResidency(options.address, context, residency);
+  return GetResidency(options.server, context, residency);
 }
 
 // Saves and prints the response; returns the exit code.
@@ -161,7 +164,7 @@ int Report(const Options& options, const v1::ForwardResponse& response, const En
   std::optional<v1::Residency> residency;
   if (options.show_residency) {
     const grpc::Status status = ResidencyAfterwards(options, environment, residency.emplace());
-    if (!status.ok()) return Fail(status, options.address, environment);
+    if (!status.ok()) return Fail(status, options.server.address(), environment);
     if (!options.json) environment.out << "\n" << Describe(*residency);
   }
   if (options.json) environment.out << ForwardJson(response, statistics, residency ? &*residency : nullptr);
@@ -171,11 +174,10 @@ int Report(const Options& options, const v1::ForwardResponse& response, const En
 }  // namespace
 
 int Forward(const std::vector<std::string>& arguments, const Environment& environment) {
-  Options options;
-  options.address = environment.default_address;
+  Options options{.server = ServerAccess(environment.default_address)};
   CLI::App app("Sends one forward pass and shows its result and what it took.", "ditctl forward");
   AddFlags(options, app);
-  if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
+  if (const std::optional<int> ended = Parse(app, arguments, environment, &options.server)) return *ended;
   if (options.random) {
     options.inputs.seed = std::random_device()();
     environment.err << "seed " << options.inputs.seed << "\n";
@@ -183,12 +185,12 @@ int Forward(const std::vector<std::string>& arguments, const Environment& enviro
   absl::StatusOr<v1::ForwardRequest> request = MakeRequest(options);
   if (!request.ok()) return Fail(request.status(), environment);
   if (options.wait_seconds) {
-    const absl::Status ready = WaitUntilReady(options.address, absl::Seconds(*options.wait_seconds), environment);
+    const absl::Status ready = WaitUntilReady(options.server, absl::Seconds(*options.wait_seconds), environment);
     if (!ready.ok()) return Fail(ready, environment);
   }
   v1::ForwardResponse response;
   const grpc::Status status = Send(options, *std::move(request), environment, response);
-  return status.ok() ? Report(options, response, environment) : Fail(status, options.address, environment);
+  return status.ok() ? Report(options, response, environment) : Fail(status, options.server.address(), environment);
 }
 
 }  // namespace ditserve::ditctl

@@ -19,8 +19,8 @@ constexpr absl::Duration kTimeout = absl::Seconds(10);
 class Query {
  public:
   Query(const std::string& command, const std::string& description, const Environment& environment)
-      : app(description, "ditctl " + command), address(environment.default_address), environment_(environment) {
-    AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &address);
+      : app(description, "ditctl " + command), server(environment.default_address), environment_(environment) {
+    server.AddFlags(app, "the server");
     app.add_flag("--json", json, "print JSON");
   }
 
@@ -29,19 +29,20 @@ class Query {
   int Run(const std::vector<std::string>& arguments,
           const std::function<grpc::Status(grpc::ClientContext&, Response&)>& call,
           const std::function<std::string(const Response&)>& print) {
-    if (const std::optional<int> ended = Parse(app, arguments, environment_)) return *ended;
+    if (const std::optional<int> ended = Parse(app, arguments, environment_, &server)) return *ended;
     grpc::ClientContext context;
     context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
+    server.Authorize(context);
     const CancelOnInterrupt interrupt(context, environment_);
     Response response;
     const grpc::Status status = call(context, response);
-    if (!status.ok()) return Fail(status, address, environment_);
+    if (!status.ok()) return Fail(status, server.address(), environment_);
     environment_.out << (json ? ToJson(response) : print(response));
     return kOk;
   }
 
   CLI::App app;
-  std::string address;
+  ServerAccess server;
   bool json = false;
 
  private:
@@ -59,7 +60,7 @@ int Model(const std::vector<std::string>& arguments, const Environment& environm
   return query.Run<v1::GetModelResponse>(
       arguments,
       [&](grpc::ClientContext& context, v1::GetModelResponse& response) {
-        return v1::ModelService::NewStub(Connect(query.address))->GetModel(&context, request, &response);
+        return v1::ModelService::NewStub(query.server.Connect())->GetModel(&context, request, &response);
       },
       [&](const v1::GetModelResponse& response) {
         return modules ? DescribeModules(response) : response.tree() + "\n";
@@ -71,7 +72,7 @@ int Models(const std::vector<std::string>& arguments, const Environment& environ
   return query.Run<v1::ListModelsResponse>(
       arguments,
       [&](grpc::ClientContext& context, v1::ListModelsResponse& response) {
-        return v1::ModelService::NewStub(Connect(query.address))->ListModels(&context, {}, &response);
+        return v1::ModelService::NewStub(query.server.Connect())->ListModels(&context, {}, &response);
       },
       [](const v1::ListModelsResponse& response) { return Describe(response); });
 }
@@ -81,7 +82,7 @@ int Profiles(const std::vector<std::string>& arguments, const Environment& envir
   return query.Run<v1::ListProfilesResponse>(
       arguments,
       [&](grpc::ClientContext& context, v1::ListProfilesResponse& response) {
-        return v1::ModelService::NewStub(Connect(query.address))->ListProfiles(&context, {}, &response);
+        return v1::ModelService::NewStub(query.server.Connect())->ListProfiles(&context, {}, &response);
       },
       [](const v1::ListProfilesResponse& response) { return Describe(response); });
 }
@@ -91,7 +92,7 @@ int Residency(const std::vector<std::string>& arguments, const Environment& envi
   return query.Run<v1::Residency>(
       arguments,
       [&](grpc::ClientContext& context, v1::Residency& residency) {
-        return GetResidency(query.address, context, residency);
+        return GetResidency(query.server, context, residency);
       },
       [](const v1::Residency& residency) { return Describe(residency); });
 }
@@ -107,7 +108,7 @@ int Health(const std::vector<std::string>& arguments, const Environment& environ
   const int code = query.Run<HealthCheckResponse>(
       arguments,
       [&](grpc::ClientContext& context, HealthCheckResponse& response) {
-        const auto stub = grpc::health::v1::Health::NewStub(Connect(query.address));
+        const auto stub = grpc::health::v1::Health::NewStub(query.server.Connect());
         grpc::Status status = stub->Check(&context, request, &response);
         serving = response.status() == HealthCheckResponse::SERVING;
         return status;

@@ -28,12 +28,13 @@ std::string FitTerminal(const std::string& text) {
 }
 
 // Prints each update until there were `count` (0: any number), the server ends the stream, or Ctrl-C.
-grpc::Status Watch(const std::string& address, const v1::WatchResidencyRequest& request, int64_t count, bool json,
+grpc::Status Watch(const ServerAccess& server, const v1::WatchResidencyRequest& request, int64_t count, bool json,
                    const Environment& environment) {
   grpc::ClientContext context;
+  server.Authorize(context);
   const CancelOnInterrupt interrupt(context, environment);
   const QuitKey quit(context, environment.keys);
-  const auto reader = v1::ResidencyService::NewStub(Connect(address))->WatchResidency(&context, request);
+  const auto reader = v1::ResidencyService::NewStub(server.Connect())->WatchResidency(&context, request);
   LiveView view;
   v1::WatchResidencyResponse update;
   for (int64_t shown = 0; (count == 0 || shown < count) && reader->Read(&update); ++shown) {
@@ -55,16 +56,16 @@ grpc::Status Watch(const std::string& address, const v1::WatchResidencyRequest& 
 }  // namespace
 
 int Top(const std::vector<std::string>& arguments, const Environment& environment) {
-  std::string address = environment.default_address;
+  ServerAccess server(environment.default_address);
   double interval = 1;
   int64_t count = 0;
   CLI::App app("Shows budgets, use, riders and transfers, live. q or Ctrl-C ends it.", "ditctl top");
-  AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &address);
+  server.AddFlags(app, "the server");
   AddFlag(app, "interval-seconds", "S", "between updates (default 1)", &interval);
   AddFlag(app, "count", "N", "ends after so many updates (default: never)", &count);
   bool json = false;
   app.add_flag("--json", json, "prints each update as JSON");
-  if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
+  if (const std::optional<int> ended = Parse(app, arguments, environment, &server)) return *ended;
   if (!(interval >= 0.1 && interval <= 60)) {
     return Fail(absl::InvalidArgumentError(absl::StrCat("--interval-seconds: expected 0.1 to 60, found ", interval)),
                 environment);
@@ -77,8 +78,8 @@ int Top(const std::vector<std::string>& arguments, const Environment& environmen
   request.mutable_interval()->set_seconds(absl::ToInt64Seconds(duration));
   request.mutable_interval()->set_nanos(
       static_cast<int32_t>(absl::ToInt64Nanoseconds(duration - absl::Floor(duration, absl::Seconds(1)))));
-  const grpc::Status status = Watch(address, request, count, json, environment);
-  return status.ok() ? kOk : Fail(status, address, environment);
+  const grpc::Status status = Watch(server, request, count, json, environment);
+  return status.ok() ? kOk : Fail(status, server.address(), environment);
 }
 
 }  // namespace ditserve::ditctl

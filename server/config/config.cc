@@ -33,19 +33,57 @@ absl::Status InTurn(Readers... readers) {
   return status;
 }
 
+absl::Status ReadBool(YamlMap& map, const char* key, bool* value) {
+  std::optional<std::string> text;
+  DITSERVE_RETURN_IF_ERROR(map.ReadString(key, &text));
+  if (!text) return absl::OkStatus();
+  if (*text != "true" && *text != "false") return map.Wrong(key, "expected true or false");
+  *value = *text == "true";
+  return absl::OkStatus();
+}
+
+absl::Status ReadBytes(YamlMap& map, const char* key, int64_t most, absl::string_view form, int64_t* bytes) {
+  std::optional<std::string> text;
+  DITSERVE_RETURN_IF_ERROR(map.ReadString(key, &text));
+  if (!text) return absl::OkStatus();
+  const std::optional<int64_t> parsed = ParseSize(*text);
+  if (!parsed || *parsed < 1 || *parsed > most) return map.Wrong(key, form);
+  *bytes = *parsed;
+  return absl::OkStatus();
+}
+
 absl::Status ReadListen(YamlMap& map, ServerConfig& config) {
-  std::optional<std::string> bytes;
-  DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.listen_address));
-  if (!IsListenAddress(config.listen_address)) return map.Wrong("address", kListenForm);
-  DITSERVE_RETURN_IF_ERROR(map.ReadString("max_receive_message_bytes", &bytes));
-  if (bytes) {
-    const std::optional<int64_t> parsed = ParseSize(*bytes);
-    if (!parsed || *parsed < 1 || *parsed > INT32_MAX) {
-      return map.Wrong("max_receive_message_bytes", "expected 1 to 2147483647 bytes, with KiB, MiB or GiB");
-    }
-    config.max_receive_message_bytes = *parsed;
+  return InTurn(
+      [&] { return map.ReadString("address", &config.listen_address); },
+      [&] { return IsListenAddress(config.listen_address) ? absl::OkStatus() : map.Wrong("address", kListenForm); },
+      [&] { return ReadBool(map, "plaintext_from_other_machines", &config.plaintext_from_other_machines); },
+      [&] {
+        return ReadBytes(map, "max_receive_message_bytes", INT32_MAX,
+                         "expected 1 to 2147483647 bytes, with KiB, MiB or GiB", &config.max_receive_message_bytes);
+      },
+      [&] { return map.ReadInteger("max_concurrent_calls", 1, 1 << 20, &config.max_concurrent_calls); },
+      [&] { return map.ReadInteger("max_connections", 1, 1 << 20, &config.max_connections); },
+      [&] {
+        return ReadBytes(map, "message_memory", kMaxSizeBytes, "expected 1 to 2^50 bytes, with KiB, MiB or GiB",
+                         &config.message_memory_bytes);
+      },
+      [&] { return map.ReadString("health_address", &config.health_address); },
+      [&] {
+        return IsMetricsAddress(config.health_address) ? absl::OkStatus() : map.Wrong("health_address", kMetricsForm);
+      },
+      [&] { return map.RefuseOthers(); });
+}
+
+absl::Status ReadTls(YamlMap& map, TlsFiles& tls) {
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("certificate", &tls.certificate));
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("private_key", &tls.private_key));
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("client_ca", &tls.client_ca));
+  if (tls.certificate.empty() != tls.private_key.empty()) {
+    return map.Wrong(tls.certificate.empty() ? "certificate" : "private_key", "the other of the two is given");
   }
-  DITSERVE_RETURN_IF_ERROR(map.ReadInteger("max_concurrent_calls", 1, 1 << 20, &config.max_concurrent_calls));
+  if (!tls.client_ca.empty() && tls.certificate.empty()) {
+    return map.Wrong("certificate", "client_ca is given: a server has to show a certificate too");
+  }
   return map.RefuseOthers();
 }
 
@@ -75,15 +113,6 @@ absl::Status ReadBudget(YamlMap& map, const std::string& key, BudgetSpec& budget
   const std::optional<BudgetSpec> parsed = ParseBudget(*text);
   if (!parsed) return map.Wrong(key, kBudgetForm);
   budget = *parsed;
-  return absl::OkStatus();
-}
-
-absl::Status ReadFollowPressure(YamlMap& map, ServerConfig& config) {
-  std::optional<std::string> text;
-  DITSERVE_RETURN_IF_ERROR(map.ReadString("follow_pressure", &text));
-  if (!text) return absl::OkStatus();
-  if (*text != "true" && *text != "false") return map.Wrong("follow_pressure", "expected true or false");
-  config.follow_pressure = *text == "true";
   return absl::OkStatus();
 }
 
@@ -161,6 +190,12 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
                   return document.ReadMap("admin", [&](YamlMap& map) {
                     DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.admin_address));
                     if (!IsAdminAddress(config.admin_address)) return map.Wrong("address", kAdminForm);
+                    return map.RefuseOthers();
+                  });
+                },
+                [&] { return document.ReadMap("tls", [&](YamlMap& map) { return ReadTls(map, config.tls); }); },
+                [&] {
+                  return document.ReadMap("access", [&](YamlMap& map) {
                     DITSERVE_RETURN_IF_ERROR(map.ReadString("tokens", &config.tokens_file));
                     return map.RefuseOthers();
                   });
@@ -170,7 +205,8 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
                   return document.ReadMap("memory", [&](YamlMap& map) {
                     return InTurn([&] { return ReadBudget(map, "device_budget", config.device_budget); },
                                   [&] { return ReadBudget(map, "host_budget", config.host_budget); },
-                                  [&] { return ReadFollowPressure(map, config); }, [&] { return map.RefuseOthers(); });
+                                  [&] { return ReadBool(map, "follow_pressure", &config.follow_pressure); },
+                                  [&] { return map.RefuseOthers(); });
                   });
                 },
                 [&] { return document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); }); },
@@ -207,6 +243,30 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
 
 absl::Status WrongFlag(absl::string_view flag, absl::string_view what) {
   return absl::InvalidArgumentError(absl::StrCat(flag, ": ", what));
+}
+
+absl::Status CheckDoors(const ServerConfig& config) {
+  const auto reached = [](absl::string_view key, absl::string_view address, absl::string_view unless) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(key, ": ", address, " can be reached from other machines: ", unless, ", or listen on 127.0.0.1"));
+  };
+  const bool is_open = config.tls.certificate.empty() && !config.plaintext_from_other_machines;
+  if (is_open && !IsLocalAddress(config.listen_address)) {
+    return reached("listen.address", config.listen_address,
+                   "configure tls, or set listen.plaintext_from_other_machines where something else closes the door");
+  }
+  if (config.admin_address != "none" && !IsLocalAddress(config.admin_address)) {
+    if (config.tokens_file.empty()) {
+      return reached("admin.address", config.admin_address, "name a file of tokens in access.tokens");
+    }
+    if (is_open) return reached("admin.address", config.admin_address, "configure tls");
+  }
+  if (config.message_memory_bytes < config.max_receive_message_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("listen.message_memory: ", config.message_memory_bytes,
+                                                   " bytes, less than listen.max_receive_message_bytes, ",
+                                                   config.max_receive_message_bytes));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
@@ -318,11 +378,7 @@ absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line) {
   if (!text.ok()) return absl::Status(text.status().code(), absl::StrCat("--config: ", text.status().message()));
   DITSERVE_ASSIGN_OR_RETURN(ServerConfig config, ParseConfig(*text, command_line.config_file));
   DITSERVE_RETURN_IF_ERROR(ApplyFlags(command_line, config));
-  if (config.tokens_file.empty() && config.admin_address != "none" && !IsLocalAddress(config.admin_address)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "admin.address: ", config.admin_address,
-        " can be reached from other machines: name a file of tokens in admin.tokens, or listen on 127.0.0.1"));
-  }
+  DITSERVE_RETURN_IF_ERROR(CheckDoors(config));
   if (config.models.empty() && !command_line.probe) {
     return absl::InvalidArgumentError("no model is configured: give --model NAME=PATH, or 'models' in the file");
   }
@@ -336,7 +392,12 @@ std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const
   };
   compare("listen.address", &ServerConfig::listen_address);
   compare("listen.max_receive_message_bytes", &ServerConfig::max_receive_message_bytes);
+  compare("listen.plaintext_from_other_machines", &ServerConfig::plaintext_from_other_machines);
   compare("listen.max_concurrent_calls", &ServerConfig::max_concurrent_calls);
+  compare("listen.max_connections", &ServerConfig::max_connections);
+  compare("listen.message_memory", &ServerConfig::message_memory_bytes);
+  compare("listen.health_address", &ServerConfig::health_address);
+  compare("tls", &ServerConfig::tls);
   compare("device.name", &ServerConfig::device);
   compare("device.bfloat16_arithmetic", &ServerConfig::bfloat16_arithmetic);
   compare("device.threads", &ServerConfig::threads);
@@ -350,7 +411,7 @@ std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const
   compare("requests.drain_timeout_seconds", &ServerConfig::drain_timeout);
   compare("requests.idle_release_seconds", &ServerConfig::idle_release);
   compare("admin.address", &ServerConfig::admin_address);
-  compare("admin.tokens", &ServerConfig::tokens_file);
+  compare("access.tokens", &ServerConfig::tokens_file);
   compare("metrics.address", &ServerConfig::metrics_address);
   compare("log.format", &ServerConfig::log_format);
   compare("default_profile", &ServerConfig::default_profile);

@@ -15,6 +15,7 @@
 #include "core/placement/profile.h"
 #include "server/engine/model_source.h"
 #include "server/engine/profile_catalogue.h"
+#include "server/gate/tls_certificates.h"
 
 namespace ditserve {
 
@@ -36,8 +37,15 @@ struct ProfileSpec {
 // What a server is told to do. config/ditserve.yaml documents every key and holds the defaults.
 struct ServerConfig {
   std::string listen_address;
+  bool plaintext_from_other_machines = false;
   int64_t max_receive_message_bytes = 0;
   int max_concurrent_calls = 0;
+  int max_connections = 0;
+  int64_t message_memory_bytes = 0;
+  std::string health_address;  // host:port, or "none".
+
+  TlsFiles tls;
+  std::string tokens_file;  // Empty: nobody is asked for a token.
 
   std::string device;
   CpuBFloat16 bfloat16_arithmetic = CpuBFloat16::kAuto;
@@ -58,7 +66,6 @@ struct ServerConfig {
 
   std::string metrics_address;  // host:port, or "none".
   std::string admin_address;    // host:port, unix:/path or "none".
-  std::string tokens_file;      // Empty: nobody is asked for a token.
 
   std::string log_level;
   std::string log_format;  // "text" or "json".

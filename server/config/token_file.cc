@@ -8,6 +8,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/size.h"
 #include "core/base/status_macros.h"
 #include "server/config/config_file.h"
 #include "server/config/forms.h"
@@ -48,25 +49,25 @@ bool Equal(absl::string_view secret, absl::string_view given) {
   return differences == 0;
 }
 
-// All zeros where there is no file.
-struct stat Look(const std::string& path) {
-  struct stat file = {};
-  if (stat(path.c_str(), &file) != 0) file = {};
-  return file;
-}
-
-bool Same(const struct stat& a, const struct stat& b) {
-  return a.st_dev == b.st_dev && a.st_ino == b.st_ino && a.st_size == b.st_size &&
-         a.st_ctim.tv_sec == b.st_ctim.tv_sec && a.st_ctim.tv_nsec == b.st_ctim.tv_nsec;
+absl::Status ReadMessageBytes(YamlMap& map, Caller& caller) {
+  std::optional<std::string> text;
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("max_message_bytes", &text));
+  if (!text) return absl::OkStatus();
+  const std::optional<int64_t> bytes = ParseSize(*text);
+  if (!bytes || *bytes < 1) return map.Wrong("max_message_bytes", "expected 1 to 2^50 bytes, with KiB, MiB or GiB");
+  caller.max_message_bytes = *bytes;
+  return absl::OkStatus();
 }
 
 absl::Status ReadToken(YamlMap& map, std::vector<AccessToken>& tokens) {
   AccessToken token;
   std::vector<std::string> scopes;
-  DITSERVE_RETURN_IF_ERROR(map.ReadString("name", &token.name));
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("name", &token.caller.name));
   DITSERVE_RETURN_IF_ERROR(map.ReadString("token", &token.token));
   DITSERVE_RETURN_IF_ERROR(map.ReadStrings("scopes", &scopes));
-  if (!IsName(token.name)) return map.Wrong("name", kNameForm);
+  DITSERVE_RETURN_IF_ERROR(map.ReadInteger("max_calls", 1, 1 << 20, &token.caller.max_calls));
+  DITSERVE_RETURN_IF_ERROR(ReadMessageBytes(map, token.caller));
+  if (!IsName(token.caller.name)) return map.Wrong("name", kNameForm);
   if (!IsToken(token.token)) {
     return map.Wrong("token", "expected 16 to 4096 printable characters of ASCII without spaces");
   }
@@ -76,8 +77,8 @@ absl::Status ReadToken(YamlMap& map, std::vector<AccessToken>& tokens) {
     token.scopes.push_back(*known);
   }
   for (const AccessToken& other : tokens) {
-    if (other.name == token.name) return map.Wrong("name", "another token has this name");
-    if (other.token == token.token) return map.Wrong("token", absl::StrCat("is that of ", other.name, " too"));
+    if (other.caller.name == token.caller.name) return map.Wrong("name", "another token has this name");
+    if (other.token == token.token) return map.Wrong("token", absl::StrCat("is that of ", other.caller.name, " too"));
   }
   tokens.push_back(std::move(token));
   return map.RefuseOthers();
@@ -101,7 +102,7 @@ absl::StatusOr<std::vector<AccessToken>> ParseTokens(const std::string& yaml, co
 
 absl::StatusOr<std::unique_ptr<TokenFile>> TokenFile::Open(const std::string& path) {
   Contents contents;
-  contents.file = Look(path);
+  contents.stamp = FileStamp::Of(path);
   DITSERVE_ASSIGN_OR_RETURN(contents.tokens, Read(path));
   return absl::WrapUnique(new TokenFile(path, std::move(contents)));
 }
@@ -113,8 +114,8 @@ std::shared_ptr<const TokenFile::Contents> TokenFile::Current() const {
     known = contents_;
   }
   Contents found;
-  found.file = Look(path_);  // Before it is read: what changes meanwhile is then read again.
-  if (Same(found.file, known->file)) return known;
+  found.stamp = FileStamp::Of(path_);  // Before it is read: what changes meanwhile is then read again.
+  if (found.stamp == known->stamp) return known;
   absl::StatusOr<std::vector<AccessToken>> tokens = Read(path_);
   if (tokens.ok()) {
     spdlog::info("tokens: {} of {}", tokens->size(), path_);
@@ -128,7 +129,7 @@ std::shared_ptr<const TokenFile::Contents> TokenFile::Current() const {
   return contents_;
 }
 
-absl::Status TokenFile::Check(absl::string_view token, Scope scope) const {
+absl::StatusOr<Caller> TokenFile::Check(absl::string_view token, Scope scope) const {
   if (token.empty()) return absl::UnauthenticatedError("no bearer token came in the metadata 'authorization'");
   const std::shared_ptr<const Contents> contents = Current();
   const AccessToken* found = nullptr;
@@ -136,8 +137,9 @@ absl::Status TokenFile::Check(absl::string_view token, Scope scope) const {
     if (Equal(known.token, token)) found = &known;
   }
   if (found == nullptr) return absl::UnauthenticatedError("the bearer token is not one of this server's");
-  if (std::find(found->scopes.begin(), found->scopes.end(), scope) != found->scopes.end()) return absl::OkStatus();
-  return absl::PermissionDeniedError(absl::StrCat("the token of ", found->name, " lacks the scope ", Name(scope)));
+  if (std::find(found->scopes.begin(), found->scopes.end(), scope) != found->scopes.end()) return found->caller;
+  return absl::PermissionDeniedError(
+      absl::StrCat("the token of ", found->caller.name, " lacks the scope ", Name(scope)));
 }
 
 }  // namespace ditserve

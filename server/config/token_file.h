@@ -1,8 +1,6 @@
 #ifndef DITSERVE_SERVER_CONFIG_TOKEN_FILE_H_
 #define DITSERVE_SERVER_CONFIG_TOKEN_FILE_H_
 
-#include <sys/stat.h>
-
 #include <memory>
 #include <string>
 #include <utility>
@@ -13,13 +11,14 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
-#include "server/engine/access.h"
+#include "server/gate/access.h"
+#include "server/gate/file_stamp.h"
 
 namespace ditserve {
 
 // A bearer token and what it allows.
 struct AccessToken {
-  std::string name;  // What logs and errors call it.
+  Caller caller;  // Its name is what logs and errors call it.
   std::string token;
   std::vector<Scope> scopes;
 };
@@ -38,13 +37,13 @@ class TokenFile final : public AccessControl {
   static absl::StatusOr<std::unique_ptr<TokenFile>> Open(const std::string& path);
 
   // Takes as long for a token that is nearly right as for one that is not.
-  absl::Status Check(absl::string_view token, Scope scope) const override ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<Caller> Check(absl::string_view token, Scope scope) const override ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   // What was read, and what the file was when it was.
   struct Contents {
     std::vector<AccessToken> tokens;
-    struct stat file = {};
+    FileStamp stamp;
   };
 
   TokenFile(std::string path, Contents contents)

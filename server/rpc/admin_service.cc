@@ -3,7 +3,6 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "core/base/budget_spec.h"
@@ -16,16 +15,6 @@
 
 namespace ditserve {
 namespace {
-
-constexpr absl::string_view kBearer = "bearer ";
-
-// The bearer token of a call; empty where it carries none. What stands before it is of either case (RFC 7235).
-absl::string_view TokenOf(const grpc::CallbackServerContext& context) {
-  const auto found = context.client_metadata().find("authorization");
-  if (found == context.client_metadata().end()) return "";
-  const absl::string_view value(found->second.data(), found->second.size());
-  return absl::StartsWithIgnoreCase(value, kBearer) ? value.substr(kBearer.size()) : "";
-}
 
 absl::StatusOr<Memory> DecodeMemory(const v1::SetBudgetRequest& request, const std::string& device) {
   const bool of_device = request.tier() == v1::TIER_DEVICE;
@@ -59,9 +48,7 @@ absl::StatusOr<int64_t> DecodeBudget(const Engine& engine, Memory memory, const 
 
 }  // namespace
 
-absl::Status AdminService::SetBudget(const grpc::CallbackServerContext& context, const v1::SetBudgetRequest& request,
-                                     v1::SetBudgetResponse& response) {
-  if (access_ != nullptr) DITSERVE_RETURN_IF_ERROR(access_->Check(TokenOf(context), Scope::kAdmin));
+absl::Status AdminService::SetBudget(const v1::SetBudgetRequest& request, v1::SetBudgetResponse& response) {
   DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request, engine_.Residency().device_name));
   DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, DecodeBudget(engine_, memory, request));
   DITSERVE_RETURN_IF_ERROR(engine_.SetBudget(memory, bytes));
@@ -73,7 +60,7 @@ grpc::ServerUnaryReactor* AdminService::SetBudget(grpc::CallbackServerContext* c
                                                   const v1::SetBudgetRequest* request,
                                                   v1::SetBudgetResponse* response) {
   auto* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(SetBudget(*context, *request, *response)));
+  reactor->Finish(ToGrpcStatus(SetBudget(*request, *response)));
   return reactor;
 }
 

@@ -78,12 +78,8 @@ class Report {
 // are used.
 class ForwardReactor final : public grpc::ServerUnaryReactor {
  public:
-  ForwardReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, Report report, ForwardCalls::Answer answer)
-      : slot_(std::move(slot)),
-        context_(*context),
-        time_given_(TimeLeft(*context)),
-        report_(std::move(report)),
-        answer_(std::move(answer)) {}
+  ForwardReactor(grpc::CallbackServerContext* context, Report report, ForwardCalls::Answer answer)
+      : context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)), answer_(std::move(answer)) {}
 
   void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
     report_.SetCall(call);
@@ -105,13 +101,11 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
 
  private:
   void End(const absl::Status& status, const ForwardAccount* account = nullptr) {
-    slot_ = {};
     const grpc::Status end = EndOfCall(status, context_);
     report_.Send(end, account);
     Finish(end);
   }
 
-  CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
   const absl::Duration time_given_;
   Report report_;
@@ -125,15 +119,14 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
 // Ownership: its own until OnDone, and shared with the engine's callbacks, of which `progress` may come late.
 class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardStreamResponse> {
  public:
-  static std::shared_ptr<ForwardStreamReactor> Make(CallSlots::Slot slot, grpc::CallbackServerContext* context,
-                                                    Report report) {
-    auto reactor = std::make_shared<ForwardStreamReactor>(std::move(slot), context, std::move(report));
+  static std::shared_ptr<ForwardStreamReactor> Make(grpc::CallbackServerContext* context, Report report) {
+    auto reactor = std::make_shared<ForwardStreamReactor>(context, std::move(report));
     reactor->self_ = reactor;
     return reactor;
   }
 
-  ForwardStreamReactor(CallSlots::Slot slot, grpc::CallbackServerContext* context, Report report)
-      : slot_(std::move(slot)), context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)) {}
+  ForwardStreamReactor(grpc::CallbackServerContext* context, Report report)
+      : context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)) {}
 
   void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
     report_.SetCall(call);
@@ -193,7 +186,6 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
 
   // The response is encoded, or there is none.
   void OnResult(const absl::Status& status, const ForwardAccount* account = nullptr) ABSL_LOCKS_EXCLUDED(mutex_) {
-    slot_ = {};
     const grpc::Status end = EndOfCall(status, context_);
     report_.Send(end, account);
     {
@@ -225,7 +217,6 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
     return *outcome_;
   }
 
-  CallSlots::Slot slot_;
   grpc::CallbackServerContext& context_;
   const absl::Duration time_given_;
   Report report_;
@@ -242,22 +233,12 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
 
 }  // namespace
 
-ForwardCalls::ForwardCalls(Engine* engine, RequestDecoder decoder, int max_concurrent_calls,
-                           std::vector<RequestObserver*> observers)
-    : engine_(*engine),
-      decoder_(std::move(decoder)),
-      slots_(max_concurrent_calls),
-      observers_(std::move(observers)),
-      encoder_([] {}) {}
+ForwardCalls::ForwardCalls(Engine* engine, RequestDecoder decoder, std::vector<RequestObserver*> observers)
+    : engine_(*engine), decoder_(std::move(decoder)), observers_(std::move(observers)), encoder_([] {}) {}
 
 absl::StatusOr<ForwardCalls::Accepted> ForwardCalls::Accept(const grpc::CallbackServerContext& context,
                                                             MakeRequest make_request) {
   Accepted accepted;
-  accepted.slot = slots_.Take();
-  if (!accepted.slot) {
-    return absl::ResourceExhaustedError(absl::StrCat("max_concurrent_calls: ", slots_.limit(),
-                                                     " calls are being served, which is this server's limit"));
-  }
   absl::Status decoded;
   DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
     decoded = [&]() -> absl::Status {
@@ -283,7 +264,7 @@ grpc::ServerUnaryReactor* ForwardCalls::Serve(grpc::CallbackServerContext* conte
     refusal->Finish(end);
     return refusal;
   }
-  auto* reactor = new ForwardReactor(std::move(accepted->slot), context, std::move(report), std::move(answer));
+  auto* reactor = new ForwardReactor(context, std::move(report), std::move(answer));
   reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), accepted->form);
   return reactor;
 }
@@ -296,11 +277,11 @@ grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ForwardCalls::ServeStream(g
   if (!accepted.ok()) {
     const grpc::Status end = EndOfCall(accepted.status(), *context);
     report.Send(end);
-    const auto refusal = ForwardStreamReactor::Make({}, context, std::move(report));
+    const auto refusal = ForwardStreamReactor::Make(context, std::move(report));
     refusal->Finish(end);
     return refusal.get();
   }
-  const auto reactor = ForwardStreamReactor::Make(std::move(accepted->slot), context, std::move(report));
+  const auto reactor = ForwardStreamReactor::Make(context, std::move(report));
   reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), accepted->form);
   return reactor.get();
 }

@@ -13,7 +13,6 @@
 #include "ditserve/v1/transformer_service.pb.h"
 #include "server/engine/engine.h"
 #include "server/engine/request_observer.h"
-#include "server/rpc/call_slots.h"
 #include "server/rpc/request_decoder.h"
 #include "server/rpc/response_encoder.h"
 
@@ -23,8 +22,7 @@ namespace ditserve {
 // thread of their own.
 //
 // A call ends when the engine is done with it, also after the client has gone: so a request's bytes live as long as
-// the tensors that view them are read, and a call that still computes keeps its slot. The slot is free before the
-// client has its answer: one that reads slowly takes no other's place.
+// the tensors that view them are read.
 //
 // Thread safety: thread-safe. Ownership: `engine` must outlive it; it must outlive the gRPC server.
 class ForwardCalls {
@@ -32,10 +30,8 @@ class ForwardCalls {
   // Writes the response. Errors end the call.
   using Answer = absl::AnyInvocable<absl::Status(ForwardResult, const OutputForm&)>;
 
-  // More than `max_concurrent_calls` at one time are refused with ResourceExhausted.
   // `observers` must outlive the gRPC server.
-  ForwardCalls(Engine* engine, RequestDecoder decoder, int max_concurrent_calls,
-               std::vector<RequestObserver*> observers);
+  ForwardCalls(Engine* engine, RequestDecoder decoder, std::vector<RequestObserver*> observers);
 
   // Makes the request; it must live until the call is done, which is when the answer is destroyed.
   using MakeRequest = absl::FunctionRef<absl::StatusOr<const v1::ForwardRequest*>()>;
@@ -49,7 +45,6 @@ class ForwardCalls {
  private:
   // A request that may be submitted.
   struct Accepted {
-    CallSlots::Slot slot;
     DecodedForward decoded;
     OutputForm form;
   };
@@ -57,7 +52,6 @@ class ForwardCalls {
 
   Engine& engine_;
   const RequestDecoder decoder_;
-  CallSlots slots_;
   const std::vector<RequestObserver*> observers_;
   Executor encoder_;  // A thread for answers: neither the engine's nor gRPC's wait while one is copied.
 };

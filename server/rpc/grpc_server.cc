@@ -1,13 +1,47 @@
 #include "server/rpc/grpc_server.h"
 
+#include <grpc/support/time.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/server_builder.h>
+#include <grpcpp/server_posix.h>
+
+#include <utility>
+
 #include "absl/memory/memory.h"
 #include "core/base/status_macros.h"
+#include "server/rpc/grpc_status.h"
+#include "server/rpc/served_methods.h"
 
 namespace ditserve {
 namespace {
 
-// Requests to change the server are short.
-constexpr int kMaxAdminMessageBytes = 64 << 10;
+// Threads of gRPC's that may block in a handler. Only reflection has such handlers.
+constexpr int kMaxThreads = 8;
+
+// Those who change the server or ask for health are few.
+constexpr DoorLimits kFewLimits = {.max_connections = 64, .max_calls = 64, .message_bytes = 1 << 20};
+
+// gRPC keeps a list of plugins for every server of the process.
+void EnableReflection() {
+  static const bool enabled = [] {
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  static_cast<void>(enabled);
+}
+
+// What clients may do is the gate's to say, and how long they may be silent.
+std::unique_ptr<grpc::Server> StartServer(std::initializer_list<grpc::Service*> services) {
+  EnableReflection();
+  grpc::ServerBuilder builder;
+  builder.SetMaxReceiveMessageSize(-1);
+  builder.SetMaxSendMessageSize(-1);
+  builder.SetResourceQuota(grpc::ResourceQuota("ditserve").SetMaxThreads(kMaxThreads));
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  for (grpc::Service* service : services) builder.RegisterService(service);
+  return builder.BuildAndStart();
+}
 
 }  // namespace
 
@@ -19,23 +53,36 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
 }
 
 GrpcServer::GrpcServer(const GrpcServerOptions& options, Engine* engine, const ProfileCatalogue* catalogue)
-    : calls_(engine, RequestDecoder(options.request_limits, catalogue), options.max_concurrent_calls,
-             options.observers),
+    : calls_(engine, RequestDecoder(options.request_limits, catalogue), options.observers),
       transformer_(&calls_),
       models_(engine, catalogue),
       residency_(engine),
       inference_(engine, &calls_, &health_, options.version),
-      admin_(engine, options.access) {}
+      admin_(engine) {}
 
 GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
 
 absl::Status GrpcServer::Listen(const GrpcServerOptions& options) {
+  server_ = StartServer({&transformer_, &models_, &residency_, &inference_, &health_, &admin_});
+  if (server_ == nullptr) return absl::InternalError("gRPC does not start");
+  const bool tls = !options.tls.certificate.empty();
+  const bool asks = options.access != nullptr;
+  GateOptions gate;
+  gate.doors.push_back({options.address, ClientMethods(options.max_receive_message_bytes), options.limits, tls, asks});
   if (!options.admin_address.empty()) {
-    DITSERVE_ASSIGN_OR_RETURN(admin_listener_,
-                              Listener::Start(options.admin_address, kMaxAdminMessageBytes, {&admin_}));
+    admin_door_ = gate.doors.size();
+    gate.doors.push_back({options.admin_address, AdminMethods(), kFewLimits, tls, asks});
   }
-  DITSERVE_ASSIGN_OR_RETURN(listener_, Listener::Start(options.address, options.max_receive_message_bytes,
-                                                       {&transformer_, &models_, &residency_, &inference_, &health_}));
+  if (!options.health_address.empty()) {
+    health_door_ = gate.doors.size();
+    gate.doors.push_back({options.health_address, HealthMethods(), kFewLimits});
+  }
+  gate.tls = options.tls;
+  gate.access = options.access;
+  gate.timeouts = options.timeouts;
+  gate.connect_server = [this](int descriptor) { grpc::AddInsecureChannelFromFd(server_.get(), descriptor); };
+  gate.trailers = TrailersOf;
+  DITSERVE_ASSIGN_OR_RETURN(gate_, Gate::Open(std::move(gate), &clock_));
   return absl::OkStatus();
 }
 
@@ -43,8 +90,8 @@ void GrpcServer::Shutdown(absl::Duration grace) {
   health_.SetReady(false);
   health_.Close();
   residency_.Close();
-  if (listener_ != nullptr) listener_->Shutdown(grace);
-  if (admin_listener_ != nullptr) admin_listener_->Shutdown(grace);
+  if (gate_ != nullptr) gate_->Shutdown(grace);
+  if (server_ != nullptr) server_->Shutdown(gpr_now(GPR_CLOCK_MONOTONIC));
 }
 
 }  // namespace ditserve

@@ -1,19 +1,22 @@
 #ifndef DITSERVE_SERVER_RPC_GRPC_SERVER_H_
 #define DITSERVE_SERVER_RPC_GRPC_SERVER_H_
 
+#include <grpcpp/server.h>
+
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "server/engine/access.h"
+#include "core/base/clock.h"
+#include "server/gate/gate.h"
 #include "server/rpc/admin_service.h"
 #include "server/rpc/forward_calls.h"
 #include "server/rpc/health_service.h"
 #include "server/rpc/inference_service.h"
-#include "server/rpc/listener.h"
 #include "server/rpc/model_service.h"
 #include "server/rpc/residency_service.h"
 #include "server/rpc/transformer_service.h"
@@ -21,30 +24,36 @@
 namespace ditserve {
 
 struct GrpcServerOptions {
-  std::string address;        // Of clients, as Listener::Start takes it.
-  std::string admin_address;  // Of who changes the server; empty: nobody does.
-  int max_concurrent_calls = 64;
-  int max_receive_message_bytes = 64 << 20;
+  std::string address;         // Of clients, as Listener::Open takes it.
+  std::string admin_address;   // Of who changes the server; empty: nobody does.
+  std::string health_address;  // Of who asks for health alone, without TLS or token; empty: nobody does.
+  DoorLimits limits;           // Of clients.
+  int64_t max_receive_message_bytes = 64 << 20;
+  TlsFiles tls;                           // Of the first two addresses.
+  const AccessControl* access = nullptr;  // Asked there; may be null, must outlive the server.
+  GateTimeouts timeouts;
   RequestLimits request_limits;
   std::string version;                      // What it tells of itself.
   std::vector<RequestObserver*> observers;  // Must outlive the server.
-  const AccessControl* access = nullptr;    // Asked on the admin address; may be null, must outlive the server.
 };
 
-// Every service of this process: those of clients on one address, AdminService on another. Not ready (see
-// HealthService) until it is said to be.
+// Every service of this process, behind a gate with a door for clients, one for who changes the server, and one for
+// health alone. Not ready (see HealthService) until it is said to be.
 //
 // Thread safety: thread-safe. Ownership: `engine` and `catalogue` must outlive it; destroying it cancels what runs.
 class GrpcServer {
  public:
-  // Listens. Errors: as Listener::Start.
+  // Listens. Errors: as Gate::Open.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const GrpcServerOptions& options, Engine* engine,
                                                            const ProfileCatalogue* catalogue);
   ~GrpcServer();
 
-  // Where it listens, with the ports that were chosen.
-  const std::string& address() const { return listener_->address(); }
-  std::string admin_address() const { return admin_listener_ == nullptr ? "" : admin_listener_->address(); }
+  // Where it listens, with the ports that were chosen; empty where it does not.
+  std::string address() const { return gate_->address(0); }
+  std::string admin_address() const { return admin_door_ ? gate_->address(*admin_door_) : ""; }
+  std::string health_address() const { return health_door_ ? gate_->address(*health_door_) : ""; }
+
+  const Gate& gate() const { return *gate_; }
 
   void SetReady(bool ready) { health_.SetReady(ready); }
 
@@ -56,6 +65,7 @@ class GrpcServer {
 
   absl::Status Listen(const GrpcServerOptions& options);
 
+  const SteadyClock clock_;
   ForwardCalls calls_;
   TransformerService transformer_;
   ModelService models_;
@@ -63,7 +73,9 @@ class GrpcServer {
   HealthService health_;
   InferenceService inference_;
   AdminService admin_;
-  std::unique_ptr<Listener> listener_, admin_listener_;
+  std::unique_ptr<grpc::Server> server_;  // Listens nowhere: the gate hands connections to it.
+  std::optional<size_t> admin_door_, health_door_;
+  std::unique_ptr<Gate> gate_;
 };
 
 }  // namespace ditserve

@@ -5,7 +5,10 @@
 #include <optional>
 #include <string>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "core/base/error_details.h"
@@ -27,7 +30,8 @@ constexpr absl::Duration kUsualRetry = absl::Seconds(1);
 
 std::optional<absl::Duration> RetryOf(const absl::Status& status) {
   const std::optional<absl::Duration> told = RetryAfterOf(status);
-  return told || !absl::IsResourceExhausted(status) ? told : kUsualRetry;
+  const bool is_for_now = absl::IsResourceExhausted(status) && FieldOf(status).empty();
+  return told || !is_for_now ? told : kUsualRetry;
 }
 
 void AddDetails(const absl::Status& status, google::rpc::Status& rich) {
@@ -58,6 +62,19 @@ void AddDetails(const absl::Status& status, google::rpc::Status& rich) {
   }
 }
 
+// As a status' message stands in a header (gRPC over HTTP/2, Responses).
+std::string PercentEncoded(absl::string_view message) {
+  std::string encoded;
+  for (const char c : message) {
+    if (absl::ascii_isprint(c) && c != '%') {
+      encoded.push_back(c);
+    } else {
+      absl::StrAppendFormat(&encoded, "%%%02X", static_cast<unsigned char>(c));
+    }
+  }
+  return encoded;
+}
+
 }  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
@@ -80,6 +97,20 @@ grpc::Status EndOfCall(const absl::Status& status, grpc::CallbackServerContext& 
     context.AddTrailingMetadata("grpc-retry-pushback-ms", absl::StrCat(absl::ToInt64Milliseconds(*retry)));
   }
   return ToGrpcStatus(status);
+}
+
+std::vector<std::pair<std::string, std::string>> TrailersOf(const absl::Status& status) {
+  const grpc::Status told = ToGrpcStatus(status);
+  std::vector<std::pair<std::string, std::string>> trailers = {
+      {"grpc-status", absl::StrCat(static_cast<int>(told.error_code()))},
+      {"grpc-message", PercentEncoded(told.error_message())}};
+  if (!told.error_details().empty()) {
+    trailers.emplace_back("grpc-status-details-bin", absl::Base64Escape(told.error_details()));
+  }
+  if (const std::optional<absl::Duration> retry = RetryOf(status)) {
+    trailers.emplace_back("grpc-retry-pushback-ms", absl::StrCat(absl::ToInt64Milliseconds(*retry)));
+  }
+  return trailers;
 }
 
 }  // namespace ditserve

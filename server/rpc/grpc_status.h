@@ -4,6 +4,10 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/status.h>
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "absl/status/status.h"
 
 namespace ditserve {
@@ -17,6 +21,9 @@ grpc::Status ToGrpcStatus(const absl::Status& status);
 // beside RetryInfo.
 // To be called before the call's last operation starts.
 grpc::Status EndOfCall(const absl::Status& status, grpc::CallbackServerContext& context);
+
+// The same as HTTP/2 carries it, for calls that do not come as far as gRPC.
+std::vector<std::pair<std::string, std::string>> TrailersOf(const absl::Status& status);
 
 }  // namespace ditserve
 

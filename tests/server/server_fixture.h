@@ -7,6 +7,7 @@
 #include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -59,16 +60,18 @@ class ServerTest : public ::testing::Test {
 
   ServerTest() : engine_({TinyModelInfo()}), catalogue_(TinyCatalogue()) { Serve(nullptr); }
 
-  // Starts the server, in place of the one before. `access` is asked for tokens, and must outlive it.
-  void Serve(const AccessControl* access) {
+  // Starts the server, in place of the one before. `access` is asked for tokens, and must outlive it; `change` is made
+  // to what it is started with.
+  void Serve(const AccessControl* access, const std::function<void(GrpcServerOptions&)>& change = nullptr) {
     server_.reset();
     GrpcServerOptions options;
     options.address = "127.0.0.1:0";
     options.admin_address = "127.0.0.1:0";
     options.access = access;
-    options.max_concurrent_calls = kMaxConcurrentCalls;
+    options.limits.max_calls = kMaxConcurrentCalls;
     options.request_limits = {.max_batch = 4, .max_side = 64};
     options.observers = {&observer_};
+    if (change != nullptr) change(options);
     absl::StatusOr<std::unique_ptr<GrpcServer>> server = GrpcServer::Start(options, &engine_, &catalogue_);
     EXPECT_TRUE(server.ok()) << server.status();
     if (!server.ok()) return;
@@ -98,8 +101,9 @@ class ServerTest : public ::testing::Test {
 class PendingForward {
  public:
   PendingForward(v1::TransformerService::Stub& stub, v1::ForwardRequest request,
-                 absl::Time deadline = absl::InfiniteFuture())
+                 absl::Time deadline = absl::InfiniteFuture(), const std::string& token = "")
       : request_(std::move(request)) {
+    if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
     if (deadline != absl::InfiniteFuture()) context.set_deadline(absl::ToChronoTime(deadline));
     stub.async()->Forward(&context, &request_, &response, [this](grpc::Status status) {
       status_ = std::move(status);

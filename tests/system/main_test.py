@@ -80,15 +80,15 @@ class MainTest(ProgramTest):
         self.assertIn('profile: "none"', refused["error"])
 
     def test_an_administrator_needs_the_token_of_the_file(self):
-        tokens = self.write("tokens.yaml", "tokens: [{name: a, token: 0123456789abcdef, scopes: [admin]}]\n")
-        config = self.write("ditserve.yaml", f"admin: {{tokens: {tokens}}}\n")
+        tokens = self.write("tokens.yaml", "tokens: [{name: a, token: 0123456789abcdef, scopes: [admin, read]}]\n")
+        config = self.write("ditserve.yaml", f"access: {{tokens: {tokens}}}\n")
         token = self.write("token", "0123456789abcdef\n")
         with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--config", config) as server:
             refused = server.ditctl("budget", "device", "--bytes", "1GiB")
             self.assertEqual(refused.returncode, 1)
             self.assertIn("UNAUTHENTICATED: no bearer token came", refused.stderr)
             self.assertEqual(server.ditctl("budget", "device", "--bytes", "1GiB", "--token-file", token).returncode, 0)
-            self.assertEqual(server.budgets()[0], 1 << 30)
+            self.assertEqual(server.budgets("--token-file", token)[0], 1 << 30)
             other = f"tokens: [{{name: a, token: {'x' * 32}, scopes: [admin]}}]\n"
             self.write("new.yaml", other).rename(tokens)
             self.assertIn("is not one of this server's",

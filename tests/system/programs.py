@@ -50,14 +50,14 @@ class Server:
         return subprocess.Popen(self.command("forward", "--height", size, "--width", size, *arguments),
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def residency(self) -> dict:
-        done = self.ditctl("residency", "--json")
+    def residency(self, *arguments: str) -> dict:
+        done = self.ditctl("residency", "--json", *arguments)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def budgets(self) -> list[int]:
+    def budgets(self, *arguments: str) -> list[int]:
         """Those that were asked for: the device's, the host's."""
-        return [int(memory["wanted_budget_bytes"]) for memory in self.residency()["memories"]]
+        return [int(memory["wanted_budget_bytes"]) for memory in self.residency(*arguments)["memories"]]
 
     def forwards_under_way(self, side: int, least: int = 1) -> list[subprocess.Popen]:
         """Requests that the server has accepted, all of them, of which so many have not ended yet."""

@@ -135,11 +135,42 @@ TEST(LoadConfigTest, ServesAdministratorsFromAfarOnlyWithTokens) {
                 StatusIs(kInvalid, absl::StrCat("admin.address: ", address, " can be reached from other machines")));
   }
   const TempFolder folder;
-  WriteFile(folder / "c.yaml", "admin: {address: '0.0.0.0:1', tokens: /etc/tokens.yaml}");
-  const absl::StatusOr<ServerConfig> config = Load({"--model", "a=/x", "--config", (folder / "c.yaml").c_str()});
+  const auto load = [&](const char* yaml) {
+    WriteFile(folder / "c.yaml", yaml);
+    return Load({"--model", "a=/x", "--config", (folder / "c.yaml").c_str()});
+  };
+  EXPECT_THAT(load("{admin: {address: '0.0.0.0:1'}, access: {tokens: /etc/tokens.yaml}}"),
+              StatusIs(kInvalid, "admin.address: 0.0.0.0:1 can be reached from other machines: configure tls"));
+  const absl::StatusOr<ServerConfig> config = load(
+      "{admin: {address: '0.0.0.0:1'}, access: {tokens: /t.yaml}, tls: {certificate: /c.pem, private_key: /k.pem}}");
   ASSERT_THAT(config, IsOk());
   EXPECT_EQ(config->admin_address, "0.0.0.0:1");
-  EXPECT_EQ(config->tokens_file, "/etc/tokens.yaml");
+  EXPECT_EQ(config->tokens_file, "/t.yaml");
+  EXPECT_EQ(config->tls.certificate, "/c.pem");
+}
+
+TEST(LoadConfigTest, ListensElsewhereOnlyUnderTlsOrWhenToldInPlainWords) {
+  for (const char* address : {"127.8.9.1:1", "localhost:1", "[::1]:1", "unix:/tmp/s"}) {
+    EXPECT_THAT(Load({"--model", "a=/x", "--listen", address}), IsOk()) << address;
+  }
+  for (const char* address : {"0.0.0.0:1", "[::]:1", "10.0.0.1:1", "gpu1.example.com:1"}) {
+    EXPECT_THAT(Load({"--model", "a=/x", "--listen", address}),
+                StatusIs(kInvalid, absl::StrCat("listen.address: ", address, " can be reached from other machines")));
+  }
+  const TempFolder folder;
+  for (const char* yaml :
+       {"listen: {plaintext_from_other_machines: true}", "tls: {certificate: /c, private_key: /k}"}) {
+    WriteFile(folder / "c.yaml", yaml);
+    EXPECT_THAT(Load({"--model", "a=/x", "--config", (folder / "c.yaml").c_str(), "--listen", "0.0.0.0:1"}), IsOk());
+  }
+}
+
+TEST(LoadConfigTest, HasRoomForTheLargestMessage) {
+  const TempFolder folder;
+  WriteFile(folder / "c.yaml", "listen: {max_receive_message_bytes: 2MiB, message_memory: 1MiB}");
+  EXPECT_THAT(
+      Load({"--model", "a=/x", "--config", (folder / "c.yaml").c_str()}),
+      StatusIs(kInvalid, "listen.message_memory: 1048576 bytes, less than listen.max_receive_message_bytes, 2097152"));
 }
 
 TEST(LoadConfigTest, NamesTheFlagOfADefaultProfileThatIsNotThere) {

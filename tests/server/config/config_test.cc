@@ -113,7 +113,10 @@ TEST(ServerConfigTest, ShipsProfilesThatMeanWhatTheirNamesSay) {
 
 TEST(ServerConfigTest, ReadsEveryKey) {
   const absl::StatusOr<ServerConfig> config = Parse(R"(
-listen: {address: "unix:/run/ditserve.sock", max_receive_message_bytes: 1.5MiB, max_concurrent_calls: 7}
+listen: {address: "unix:/run/ditserve.sock", max_receive_message_bytes: 1.5MiB, max_concurrent_calls: 7,
+         plaintext_from_other_machines: true, max_connections: 9, message_memory: 3MiB, health_address: "0.0.0.0:1"}
+tls: {certificate: /c.pem, private_key: /k.pem, client_ca: /ca.pem}
+access: {tokens: /t.yaml}
 device: {name: "cuda:1", bfloat16_arithmetic: native, threads: 3, transfer_threads: 5}
 memory: {device_budget: 8 GiB, host_budget: 12.5%}
 models:
@@ -133,6 +136,12 @@ default_profile: disk
   EXPECT_EQ(config->listen_address, "unix:/run/ditserve.sock");
   EXPECT_EQ(config->max_receive_message_bytes, 3 << 19);
   EXPECT_EQ(config->max_concurrent_calls, 7);
+  EXPECT_TRUE(config->plaintext_from_other_machines);
+  EXPECT_EQ(config->max_connections, 9);
+  EXPECT_EQ(config->message_memory_bytes, 3 << 20);
+  EXPECT_EQ(config->health_address, "0.0.0.0:1");
+  EXPECT_EQ(config->tls, (TlsFiles{"/c.pem", "/k.pem", "/ca.pem"}));
+  EXPECT_EQ(config->tokens_file, "/t.yaml");
   EXPECT_EQ(config->device, "cuda:1");
   EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kNative);
   EXPECT_EQ(config->threads, 3);
@@ -259,6 +268,7 @@ TEST(ServerConfigTest, RefusesWrongTypes) {
 TEST(ServerConfigTest, RefusesIntegersOutOfRange) {
   const std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> ranges = {
       {"listen", "max_concurrent_calls", 1, 1 << 20},
+      {"listen", "max_connections", 1, 1 << 20},
       {"device", "threads", 0, 1024},
       {"device", "transfer_threads", 1, 64},
       {"requests", "max_active", 1, 4096},
@@ -365,6 +375,15 @@ TEST(ServerConfigTest, RefusesWrongModels) {
   ExpectRefused("models: [{name: a, path: p}, {name: a, path: q}]", "models[1].name: another model has this name");
 }
 
+TEST(ServerConfigTest, RefusesHalfOfWhatTlsNeeds) {
+  ExpectRefused("tls: {certificate: /c}", "tls.private_key: the other of the two is given");
+  ExpectRefused("tls: {private_key: /k}", "tls.certificate: the other of the two is given");
+  ExpectRefused("tls: {client_ca: /a}", "tls.certificate: client_ca is given");
+  ExpectRefused("listen: {health_address: 'unix:/s'}", "listen.health_address: expected host:port");
+  ExpectRefused("listen: {message_memory: 0}", "listen.message_memory: expected 1 to 2^50 bytes");
+  ExpectRefused("listen: {plaintext_from_other_machines: perhaps}", "expected true or false");
+}
+
 TEST(ServerConfigTest, RefusesWrongProfileNames) {
   ExpectRefused("profiles: {a b: {}}", "profiles.a b: a name has 1 to 64");
   ExpectRefused("profiles: {'': {}}", "a name has 1 to 64");
@@ -389,7 +408,12 @@ TEST(ServerConfigTest, KnowsWhichKeysNeedARestart) {
       {"requests: {drain_timeout_seconds: 3}", "requests.drain_timeout_seconds"},
       {"requests: {idle_release_seconds: 3}", "requests.idle_release_seconds"},
       {"admin: {address: none}", "admin.address"},
-      {"admin: {tokens: /t}", "admin.tokens"},
+      {"access: {tokens: /t}", "access.tokens"},
+      {"tls: {certificate: /c, private_key: /k}", "tls"},
+      {"listen: {plaintext_from_other_machines: true}", "listen.plaintext_from_other_machines"},
+      {"listen: {max_connections: 3}", "listen.max_connections"},
+      {"listen: {message_memory: 3GiB}", "listen.message_memory"},
+      {"listen: {health_address: '127.0.0.1:0'}", "listen.health_address"},
       {"metrics: {address: none}", "metrics.address"},
       {"log: {format: json}", "log.format"},
       {"default_profile: resident", "default_profile"},

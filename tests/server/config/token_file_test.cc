@@ -27,10 +27,23 @@ TEST(ParseTokensTest, ReadsNamesTokensAndScopes) {
   const absl::StatusOr<std::vector<AccessToken>> tokens = ParseTokens(kYaml, "tokens.yaml");
   ASSERT_THAT(tokens, IsOk());
   ASSERT_EQ(tokens->size(), 2u);
-  EXPECT_EQ(tokens->at(0).name, "grafana");
+  EXPECT_EQ(tokens->at(0).caller.name, "grafana");
   EXPECT_EQ(tokens->at(0).token, "of-who-only-reads");
   EXPECT_THAT(tokens->at(0).scopes, ElementsAre(Scope::kRead));
   EXPECT_THAT(tokens->at(1).scopes, ElementsAre(Scope::kInfer, Scope::kRead, Scope::kAdmin));
+}
+
+TEST(ParseTokensTest, ReadsHowMuchATokenMayTake) {
+  const absl::StatusOr<std::vector<AccessToken>> tokens = ParseTokens(
+      "tokens:\n"
+      "  - {name: a, token: 0123456789abcdef, scopes: [infer], max_calls: 3, max_message_bytes: 1.5MiB}\n"
+      "  - {name: b, token: 0123456789abcdeg, scopes: [infer]}\n",
+      "tokens.yaml");
+  ASSERT_THAT(tokens, IsOk());
+  EXPECT_EQ(tokens->at(0).caller.max_calls, 3);
+  EXPECT_EQ(tokens->at(0).caller.max_message_bytes, 3 << 19);
+  EXPECT_GE(tokens->at(1).caller.max_calls, 1 << 20);
+  EXPECT_GE(tokens->at(1).caller.max_message_bytes, int64_t{1} << 50);
 }
 
 TEST(ParseTokensTest, RefusesWhatIsWrongAndNeverRepeatsAToken) {
@@ -51,6 +64,10 @@ TEST(ParseTokensTest, RefusesWhatIsWrongAndNeverRepeatsAToken) {
               HasSubstr("tokens[1].token: is that of a too"));
   EXPECT_THAT(error("tokens:\n  - {name: a, token: 0123456789abcdef}\n  - {name: a, token: 0123456789abcdeg}\n"),
               HasSubstr("another token has this name"));
+  EXPECT_THAT(error("tokens:\n  - {name: a, token: 0123456789abcdef, max_calls: 0}\n"),
+              HasSubstr("tokens[0].max_calls"));
+  EXPECT_THAT(error("tokens:\n  - {name: a, token: 0123456789abcdef, max_message_bytes: 0}\n"),
+              HasSubstr("tokens[0].max_message_bytes: expected 1 to 2^50 bytes"));
 }
 
 class TokenFileTest : public ::testing::Test {
@@ -72,12 +89,12 @@ TEST_F(TokenFileTest, AllowsWhatATokensScopesSay) {
   ASSERT_THAT(file, IsOk());
   EXPECT_THAT((*file)->Check("of-who-only-reads", Scope::kRead), IsOk());
   EXPECT_THAT((*file)->Check("of-who-does-all-of-it", Scope::kAdmin), IsOk());
-  const absl::Status lacks = (*file)->Check("of-who-only-reads", Scope::kAdmin);
+  const absl::Status lacks = (*file)->Check("of-who-only-reads", Scope::kAdmin).status();
   EXPECT_TRUE(absl::IsPermissionDenied(lacks)) << lacks;
   EXPECT_EQ(lacks.message(), "the token of grafana lacks the scope admin");
   for (const char* token : {"", "of-who-only-read", "of-who-only-readsx", "of-who-only-readt", "xf-who-only-reads",
                             "of-who-only-readsof-who-only-reads"}) {
-    EXPECT_TRUE(absl::IsUnauthenticated((*file)->Check(token, Scope::kRead))) << token;
+    EXPECT_TRUE(absl::IsUnauthenticated((*file)->Check(token, Scope::kRead).status())) << token;
   }
 }
 
@@ -86,7 +103,7 @@ TEST_F(TokenFileTest, TakesOverWhatIsRotated) {
   ASSERT_THAT(file, IsOk());
   Write("tokens:\n  - {name: grafana, token: another-that-reads, scopes: [read]}\n");
   EXPECT_THAT((*file)->Check("another-that-reads", Scope::kRead), IsOk());
-  EXPECT_TRUE(absl::IsUnauthenticated((*file)->Check("of-who-only-reads", Scope::kRead)));
+  EXPECT_TRUE(absl::IsUnauthenticated((*file)->Check("of-who-only-reads", Scope::kRead).status()));
 }
 
 TEST_F(TokenFileTest, KeepsItsTokensWhileTheFileIsWrongOrGone) {
@@ -97,7 +114,7 @@ TEST_F(TokenFileTest, KeepsItsTokensWhileTheFileIsWrongOrGone) {
   std::filesystem::remove(path_);
   EXPECT_THAT((*file)->Check("of-who-only-reads", Scope::kRead), IsOk());
   Write("tokens:\n  - {name: grafana, token: another-that-reads, scopes: [read]}\n");
-  EXPECT_TRUE(absl::IsUnauthenticated((*file)->Check("of-who-only-reads", Scope::kRead)));
+  EXPECT_TRUE(absl::IsUnauthenticated((*file)->Check("of-who-only-reads", Scope::kRead).status()));
 }
 
 TEST_F(TokenFileTest, DoesNotOpenWhatIsNoFileOfTokens) {

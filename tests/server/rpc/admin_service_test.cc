@@ -14,9 +14,10 @@ constexpr char kToken[] = "0123456789abcdef";
 // Knows one token, which lacks the scope if that is told.
 class OneToken final : public AccessControl {
  public:
-  absl::Status Check(absl::string_view token, Scope scope) const override {
+  absl::StatusOr<Caller> Check(absl::string_view token, Scope scope) const override {
     if (token != kToken) return absl::UnauthenticatedError("unknown");
-    return scope == Scope::kAdmin && !lacks_scope ? absl::OkStatus() : absl::PermissionDeniedError("lacks it");
+    if (scope != Scope::kAdmin || lacks_scope) return absl::PermissionDeniedError("lacks it");
+    return Caller{"one"};
   }
   bool lacks_scope = false;
 };

@@ -8,7 +8,6 @@
 #include "core/base/error_details.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
-#include "server/rpc/call_slots.h"
 
 namespace ditserve {
 namespace {
@@ -105,18 +104,6 @@ TEST(GrpcStatusTest, CutsALongMessageBetweenCharacters) {
   ASSERT_LE(cut.size(), 960u);
   EXPECT_GE(cut.size(), 952u);
   EXPECT_EQ(cut.substr(cut.size() - 5), "\u00e9...");
-}
-
-TEST(CallSlotsTest, GivesOutNoMoreThanItsLimit) {
-  CallSlots slots(2);
-  const CallSlots::Slot first = slots.Take();
-  CallSlots::Slot second = slots.Take();
-  EXPECT_TRUE(first);
-  EXPECT_TRUE(second);
-  EXPECT_FALSE(slots.Take());
-  second = {};
-  EXPECT_TRUE(slots.Take());
-  EXPECT_TRUE(slots.Take());
 }
 
 }  // namespace

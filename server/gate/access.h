@@ -1,7 +1,11 @@
-#ifndef DITSERVE_SERVER_ENGINE_ACCESS_H_
-#define DITSERVE_SERVER_ENGINE_ACCESS_H_
+#ifndef DITSERVE_SERVER_GATE_ACCESS_H_
+#define DITSERVE_SERVER_GATE_ACCESS_H_
 
-#include "absl/status/status.h"
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace ditserve {
@@ -13,15 +17,22 @@ enum class Scope {
   kAdmin,  // To change the server.
 };
 
+// Who calls, and how much of the server they may take at one time.
+struct Caller {
+  std::string name;
+  int max_calls = std::numeric_limits<int>::max();
+  int64_t max_message_bytes = std::numeric_limits<int64_t>::max();
+};
+
 // Who may do what, told by bearer tokens.
 class AccessControl {
  public:
   virtual ~AccessControl() = default;
   // `token`: what the client sent, empty for none. Errors: Unauthenticated where it is none of ours; PermissionDenied
   // where it does not have the scope. Thread-safe.
-  virtual absl::Status Check(absl::string_view token, Scope scope) const = 0;
+  virtual absl::StatusOr<Caller> Check(absl::string_view token, Scope scope) const = 0;
 };
 
 }  // namespace ditserve
 
-#endif  // DITSERVE_SERVER_ENGINE_ACCESS_H_
+#endif  // DITSERVE_SERVER_GATE_ACCESS_H_

@@ -1,0 +1,64 @@
+#ifndef DITSERVE_SERVER_GATE_DOOR_H_
+#define DITSERVE_SERVER_GATE_DOOR_H_
+
+#include <asio/io_context.hpp>
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <set>
+
+#include "absl/status/statusor.h"
+#include "server/gate/connection.h"
+#include "server/gate/gate.h"
+#include "server/gate/listener.h"
+
+namespace ditserve {
+
+// The connections of one address.
+//
+// Thread safety: thread-compatible, but for Figures and address. Ownership: what it is given must outlive it.
+class Door {
+ public:
+  // `certificates`: null without TLS. `changed` is called when a connection has closed. Errors: as Listener::Open.
+  static absl::StatusOr<std::unique_ptr<Door>> Open(asio::io_context& io, const DoorOptions& door,
+                                                    const GateOptions& gate, const TlsCertificates* certificates,
+                                                    const Clock* clock, std::function<void()> changed);
+
+  const std::string& address() const { return address_; }
+  DoorFigures Figures() const;
+  size_t connections() const { return connections_.size(); }
+
+  void Start();
+  void Tick();
+  // Takes no new connection.
+  void Drain();
+  void Close();
+
+ private:
+  Door(asio::io_context& io, const DoorOptions& door, const GateOptions& gate, const TlsCertificates* certificates,
+       const Clock* clock, std::function<void()> changed);
+
+  void Accept(Socket socket);
+  absl::StatusOr<Socket> ConnectServer();
+  void RetryMessages();
+  // Connections come and go while each is asked.
+  template <typename Ask>
+  void Each(Ask ask);
+  void Count();
+
+  asio::io_context& io_;
+  const GateOptions& gate_;
+  const int max_connections_;
+  const TlsCertificates* const certificates_;
+  const std::function<void()> changed_;
+  Doorman doorman_;
+  ConnectionHost host_;
+  std::unique_ptr<Listener> listener_;
+  std::string address_;
+  std::set<std::shared_ptr<Connection>> connections_;
+  std::atomic<int64_t> connection_count_ = 0, call_count_ = 0, message_bytes_ = 0, turned_away_ = 0;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_GATE_DOOR_H_

@@ -1,0 +1,84 @@
+#ifndef DITSERVE_SERVER_GATE_DOORMAN_H_
+#define DITSERVE_SERVER_GATE_DOORMAN_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/gate/access.h"
+#include "server/gate/quota.h"
+
+namespace ditserve {
+
+// A method that is served.
+struct Method {
+  std::optional<Scope> scope;     // That a token must have; none: nobody is asked for a token.
+  int64_t max_message_bytes = 0;  // Of what the client sends.
+  bool is_probe = false;          // Is answered at once, and still when there are too many calls.
+};
+using Methods = std::map<std::string, Method, std::less<>>;  // By path: "/package.Service/Method".
+
+struct DoorLimits {
+  int max_connections = 1024;
+  int max_calls = 256;
+  int64_t message_bytes = 1 << 30;  // Of the messages of all calls together, but for those that are small.
+};
+
+// Who may come in at one address: asks for the token, counts calls and the bytes of their messages.
+//
+// Thread safety: thread-compatible; a gate's thread asks. Ownership: must outlive the calls that it let in.
+class Doorman {
+ public:
+  // Messages of up to this many bytes are not counted: there are no more of them than calls.
+  static constexpr int64_t kSmallMessageBytes = 64 << 10;
+
+  // A call that was let in.
+  struct Call {
+    const Method* method = nullptr;
+    std::string caller;  // The token's name; empty where nobody was asked.
+    Quota::Hold slot, own_slot;
+    Quota::Hold bytes, own_bytes;  // Of the message that is under way, or was last.
+    Quota* own_message_bytes = nullptr;
+  };
+
+  // `access`: null where nobody is asked for a token; must outlive it.
+  Doorman(Methods methods, const DoorLimits& limits, const AccessControl* access)
+      : methods_(std::move(methods)), access_(access), calls_(limits.max_calls), message_bytes_(limits.message_bytes) {}
+
+  // `authorization`: the metadata of that name. Errors: Unimplemented; those of AccessControl; ResourceExhausted.
+  absl::StatusOr<Call> LetIn(absl::string_view path, absl::string_view authorization);
+
+  // Counts a message in place of the call's last. False where there is no room now. Errors: ResourceExhausted where
+  // there never is.
+  absl::StatusOr<bool> CountMessage(Call& call, int64_t message_bytes);
+
+  // Whether a message has found no room since this was asked last.
+  bool TurnedMessagesAway() { return std::exchange(turned_away_, false); }
+
+  int64_t calls() const { return calls_.held(); }
+  int64_t message_bytes() const { return message_bytes_.held(); }
+
+ private:
+  static constexpr int kProbes = 1024;
+
+  struct OwnQuotas {
+    Quota calls{0}, message_bytes{0};
+  };
+
+  const Methods methods_;
+  const AccessControl* const access_;
+  Quota calls_, message_bytes_;
+  Quota probes_{kProbes};
+  bool turned_away_ = false;
+  std::map<std::string, OwnQuotas> callers_;  // Of as many as there are tokens.
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_SERVER_GATE_DOORMAN_H_

@@ -1,0 +1,97 @@
+#include "server/gate/gate.h"
+
+#include <malloc.h>
+
+#include <algorithm>
+#include <asio/post.hpp>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "core/base/status_macros.h"
+#include "server/gate/door.h"
+
+namespace ditserve {
+
+absl::StatusOr<std::unique_ptr<Gate>> Gate::Open(GateOptions options, const Clock* clock) {
+  auto gate = absl::WrapUnique(new Gate(std::move(options), clock));
+  if (!gate->options_.tls.certificate.empty()) {
+    DITSERVE_ASSIGN_OR_RETURN(gate->certificates_, TlsCertificates::Open(gate->options_.tls));
+    gate->certificate_ends_ = absl::ToUnixSeconds(gate->certificates_->not_after());
+  }
+  for (const DoorOptions& door : gate->options_.doors) {
+    DITSERVE_ASSIGN_OR_RETURN(
+        gate->doors_.emplace_back(),
+        Door::Open(gate->io_, door, gate->options_, door.tls ? gate->certificates_.get() : nullptr, clock,
+                   [gate = gate.get()] { gate->CountConnections(); }));
+  }
+  for (const auto& door : gate->doors_) door->Start();
+  gate->Tick();
+  gate->thread_ = std::thread([gate = gate.get()] { gate->io_.run(); });
+  return gate;
+}
+
+Gate::Gate(GateOptions options, const Clock* clock)
+    : options_(std::move(options)),
+      clock_(*clock),
+      certificate_ends_(std::numeric_limits<int64_t>::max()),
+      trimmer_([] {}) {}
+
+Gate::~Gate() { Shutdown(absl::ZeroDuration()); }
+
+const std::string& Gate::address(size_t n) const { return doors_[n]->address(); }
+
+std::vector<DoorFigures> Gate::Figures() const {
+  std::vector<DoorFigures> figures;
+  for (const auto& door : doors_) figures.push_back(door->Figures());
+  return figures;
+}
+
+void Gate::Tick() {
+  if (certificates_ != nullptr) {
+    certificates_->Refresh();
+    certificate_ends_ = absl::ToUnixSeconds(certificates_->not_after());
+  }
+  for (const auto& door : doors_) door->Tick();
+  ReturnMemory();
+  timer_.expires_after(absl::ToChronoNanoseconds(options_.timeouts.tick));
+  timer_.async_wait([this](asio::error_code cancelled) {
+    if (!cancelled) Tick();
+  });
+}
+
+void Gate::ReturnMemory() {
+  // gRPC reads messages into thousands of small blocks, which malloc keeps once they are freed.
+  constexpr int64_t kWorthIt = 32 << 20;
+  int64_t bytes = 0;
+  for (const auto& door : doors_) bytes += door->Figures().message_bytes;
+  most_message_bytes_ = std::max(most_message_bytes_, bytes);
+  if (most_message_bytes_ - bytes < kWorthIt) return;
+  most_message_bytes_ = bytes;
+  trimmer_.Post([] { malloc_trim(0); });
+}
+
+void Gate::CountConnections() {
+  const bool is_empty =
+      std::all_of(doors_.begin(), doors_.end(), [](const auto& door) { return door->connections() == 0; });
+  if (is_stopping_ && is_empty && !emptied_.HasBeenNotified()) emptied_.Notify();
+}
+
+void Gate::Shutdown(absl::Duration grace) {
+  if (!thread_.joinable()) return;
+  asio::post(io_, [this] {
+    is_stopping_ = true;
+    for (const auto& door : doors_) door->Drain();
+    CountConnections();
+  });
+  emptied_.WaitForNotificationWithTimeout(grace);
+  asio::post(io_, [this] {
+    timer_.cancel();
+    for (const auto& door : doors_) door->Close();
+    work_.reset();
+  });
+  thread_.join();
+}
+
+}  // namespace ditserve

@@ -1,0 +1,57 @@
+#include "server/rpc/served_methods.h"
+
+#include <optional>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "ditserve/v1/admin_service.pb.h"
+#include "ditserve/v1/model_service.pb.h"
+#include "ditserve/v1/residency_service.pb.h"
+#include "ditserve/v1/transformer_service.pb.h"
+#include "google/protobuf/descriptor.h"
+#include "inference/grpc_service.pb.h"
+
+namespace ditserve {
+namespace {
+
+constexpr int64_t kShortMessageBytes = Doorman::kSmallMessageBytes;
+
+void Add(const google::protobuf::FileDescriptor& file, Scope scope, int64_t max_message_bytes, Methods& methods) {
+  for (int s = 0; s < file.service_count(); ++s) {
+    const google::protobuf::ServiceDescriptor& service = *file.service(s);
+    for (int m = 0; m < service.method_count(); ++m) {
+      methods[absl::StrCat("/", service.full_name(), "/", service.method(m)->name())] = {scope, max_message_bytes};
+    }
+  }
+}
+
+void AddReflection(Methods& methods) {
+  methods["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"] = {Scope::kRead, kShortMessageBytes};
+}
+
+}  // namespace
+
+Methods ClientMethods(int64_t max_message_bytes) {
+  Methods methods = HealthMethods();
+  Add(*v1::ForwardRequest::descriptor()->file(), Scope::kInfer, max_message_bytes, methods);
+  Add(*v1::ListModelsRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);
+  Add(*v1::GetResidencyRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);
+  Add(*inference::ModelInferRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);
+  methods["/inference.GRPCInferenceService/ModelInfer"] = {Scope::kInfer, max_message_bytes};
+  AddReflection(methods);
+  return methods;
+}
+
+Methods AdminMethods() {
+  Methods methods;
+  Add(*v1::SetBudgetRequest::descriptor()->file(), Scope::kAdmin, kShortMessageBytes, methods);
+  AddReflection(methods);
+  return methods;
+}
+
+Methods HealthMethods() {
+  return {{"/grpc.health.v1.Health/Check", {std::nullopt, kShortMessageBytes, /*is_probe=*/true}},
+          {"/grpc.health.v1.Health/Watch", {std::nullopt, kShortMessageBytes}}};
+}
+
+}  // namespace ditserve

@@ -1,0 +1,365 @@
+// What the gate lets in, seen by gRPC's own clients.
+#include "server/gate/gate.h"
+
+#include <grpcpp/generic/generic_stub.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "ditserve/v1/model_service.grpc.pb.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "grpc/health/v1/health.grpc.pb.h"
+#include "server/rpc/served_methods.h"
+#include "tests/server/server_fixture.h"
+#include "tests/testing/certificates.h"
+#include "tests/testing/temp_folder.h"
+
+namespace ditserve {
+namespace {
+
+using grpc::StatusCode;
+
+// Tokens by their text.
+class SomeTokens final : public AccessControl {
+ public:
+  void Add(const std::string& token, std::vector<Scope> scopes, Caller caller) {
+    tokens_.emplace(token, std::pair(std::move(caller), std::move(scopes)));
+  }
+
+  absl::StatusOr<Caller> Check(absl::string_view token, Scope scope) const override {
+    const auto found = tokens_.find(std::string(token));
+    if (found == tokens_.end()) return absl::UnauthenticatedError("unknown");
+    const std::vector<Scope>& scopes = found->second.second;
+    if (std::find(scopes.begin(), scopes.end(), scope) == scopes.end()) return absl::PermissionDeniedError("lacks it");
+    return found->second.first;
+  }
+
+ private:
+  std::map<std::string, std::pair<Caller, std::vector<Scope>>> tokens_;
+};
+
+bool IsRetryable(const grpc::Status& status) {
+  google::rpc::Status rich;
+  rich.ParseFromString(status.error_details());
+  for (const google::protobuf::Any& detail : rich.details()) {
+    if (detail.Is<google::rpc::RetryInfo>()) return true;
+  }
+  return false;
+}
+
+class GateTest : public ServerTest {
+ protected:
+  // Starts the server again. Everything that is waited for is looked at often.
+  void ServeWith(const std::function<void(GrpcServerOptions&)>& change) {
+    Serve(nullptr, [&](GrpcServerOptions& options) {
+      options.timeouts.tick = absl::Milliseconds(10);
+      change(options);
+    });
+  }
+
+  std::string File(const std::string& name, const std::string& text) {
+    WriteFile(folder_ / ("new-" + name), text);
+    std::filesystem::rename(folder_ / ("new-" + name), folder_ / name);
+    return folder_ / name;
+  }
+
+  TlsFiles Files(const Certificate& certificate) {
+    return {File("certificate.pem", certificate.certificate), File("key.pem", certificate.private_key), ""};
+  }
+
+  // Who believes `authority`, and shows `own`, asks for health on a connection of its own.
+  grpc::Status CheckUnderTls(const std::string& authority, const Certificate& own = {}) {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    const auto channel = grpc::CreateCustomChannel(
+        server_->address(), grpc::SslCredentials({authority, own.private_key, own.certificate}), arguments);
+    return Check(channel);
+  }
+
+  static grpc::Status Check(const std::shared_ptr<grpc::Channel>& channel) {
+    grpc::ClientContext context;
+    grpc::health::v1::HealthCheckResponse response;
+    return grpc::health::v1::Health::NewStub(channel)->Check(&context, {}, &response);
+  }
+
+  static grpc::Status ListModels(const std::shared_ptr<grpc::Channel>& channel, const std::string& token) {
+    grpc::ClientContext context;
+    if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
+    v1::ListModelsResponse response;
+    return v1::ModelService::NewStub(channel)->ListModels(&context, {}, &response);
+  }
+
+  grpc::Status ForwardWith(const std::string& token) {
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", "Bearer " + token);
+    v1::ForwardResponse response;
+    return transformer_->Forward(&context, TinyRequest(), &response);
+  }
+
+  TempFolder folder_;
+};
+
+// A request of so many bytes.
+v1::ForwardRequest LargeRequest(size_t bytes) {
+  v1::ForwardRequest request = TinyRequest();
+  request.mutable_latents()->mutable_data()->resize(bytes);
+  return request;
+}
+
+TEST_F(GateTest, ServesUnderTlsThoseWhoBelieveItsCertificate) {
+  const CertificateAuthority authority, other;
+  ServeWith([&](GrpcServerOptions& options) { options.tls = Files(authority.Issue("server")); });
+  EXPECT_THAT(CheckUnderTls(authority.certificate()), IsServed());
+  EXPECT_THAT(CheckUnderTls(other.certificate()), Refused(StatusCode::UNAVAILABLE, ""));
+  EXPECT_THAT(Check(channel_), Refused(StatusCode::UNAVAILABLE, ""));
+  EXPECT_THAT(Check(admin_channel_), Refused(StatusCode::UNAVAILABLE, ""));
+}
+
+TEST_F(GateTest, AsksClientsForACertificateOfTheirAuthority) {
+  const CertificateAuthority authority, of_clients;
+  ServeWith([&](GrpcServerOptions& options) {
+    options.tls = Files(authority.Issue("server"));
+    options.tls.client_ca = File("client_ca.pem", of_clients.certificate());
+  });
+  EXPECT_THAT(CheckUnderTls(authority.certificate(), of_clients.Issue("client")), IsServed());
+  EXPECT_THAT(CheckUnderTls(authority.certificate()), Refused(StatusCode::UNAVAILABLE, ""));
+  EXPECT_THAT(CheckUnderTls(authority.certificate(), authority.Issue("client")), Refused(StatusCode::UNAVAILABLE, ""));
+  EXPECT_THAT(CheckUnderTls(authority.certificate(), of_clients.Issue("client", -60)),
+              Refused(StatusCode::UNAVAILABLE, ""));
+}
+
+TEST_F(GateTest, TakesOverARotatedCertificateAndKeepsItsOwnWhileTheFilesAreWrong) {
+  const CertificateAuthority authority, next;
+  ServeWith([&](GrpcServerOptions& options) { options.tls = Files(authority.Issue("server")); });
+  ASSERT_THAT(CheckUnderTls(authority.certificate()), IsServed());
+  const absl::Time first_ends = server_->gate().certificate_ends();
+  File("key.pem", "nonsense");
+  File("certificate.pem", authority.Issue("server").certificate);  // Without its key.
+  EXPECT_THAT(CheckUnderTls(authority.certificate()), IsServed());
+  Files(next.Issue("server", 7200));
+  while (!CheckUnderTls(next.certificate()).ok()) {
+  }
+  EXPECT_THAT(CheckUnderTls(authority.certificate()), Refused(StatusCode::UNAVAILABLE, ""));
+  EXPECT_GT(server_->gate().certificate_ends(), first_ends + absl::Minutes(30));
+}
+
+TEST_F(GateTest, DoesNotStartWithCertificatesThatCantBeUsed) {
+  const CertificateAuthority authority;
+  const Certificate good = authority.Issue("server"), other = authority.Issue("server");
+  const std::vector<std::pair<TlsFiles, std::string>> wrong = {
+      {{File("c", good.certificate), folder_ / "none", ""}, "none: no such file"},
+      {{File("c", good.certificate), File("k", other.private_key), ""}, "k: "},
+      {{File("text", "nonsense"), File("l", good.private_key), ""}, "text: "},
+      {{File("d", good.certificate), File("m", good.private_key), File("text", "nonsense")}, "text: "}};
+  for (const auto& [files, part] : wrong) {
+    GrpcServerOptions options;
+    options.address = "127.0.0.1:0";
+    options.tls = files;
+    const absl::Status status = GrpcServer::Start(options, &engine_, &catalogue_).status();
+    EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr(part));
+  }
+}
+
+// Calls a method by its path, without a message.
+grpc::Status CallMethod(const std::shared_ptr<grpc::Channel>& channel, const std::string& path) {
+  grpc::GenericStub stub(channel);
+  grpc::CompletionQueue queue;
+  grpc::ClientContext context;
+  const auto call = stub.PrepareUnaryCall(&context, path, grpc::ByteBuffer(), &queue);
+  grpc::ByteBuffer response;
+  grpc::Status status;
+  call->StartCall();
+  call->Finish(&response, &status, nullptr);
+  void* tag = nullptr;
+  bool ok = false;
+  queue.Next(&tag, &ok);
+  return status;
+}
+
+TEST_F(GateTest, EveryServiceButHealthAsksForAToken) {
+  SomeTokens access;
+  ServeWith([&](GrpcServerOptions& options) { options.access = &access; });
+  int asked = 0;
+  for (const auto& [channel, methods] :
+       {std::pair(channel_, ClientMethods(1)), std::pair(admin_channel_, AdminMethods())}) {
+    for (const auto& [path, method] : methods) {
+      if (!method.scope) continue;
+      EXPECT_THAT(CallMethod(channel, path), Refused(StatusCode::UNAUTHENTICATED, "unknown")) << path;
+      ++asked;
+    }
+  }
+  EXPECT_GE(asked, 16);
+  EXPECT_THAT(CallMethod(channel_, "/none.Such/Method"), Refused(StatusCode::UNAUTHENTICATED, "unknown"));
+  EXPECT_THAT(Check(channel_), IsServed());
+  server_.reset();
+}
+
+TEST_F(GateTest, ATokenAllowsWhatItsScopesSay) {
+  SomeTokens access;
+  access.Add("reader", {Scope::kRead}, {"grafana"});
+  access.Add("client", {Scope::kInfer}, {"pipeline"});
+  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
+  ServeWith([&](GrpcServerOptions& options) { options.access = &access; });
+  EXPECT_THAT(ListModels(channel_, "reader"), IsServed());
+  EXPECT_THAT(ForwardWith("reader"), Refused(StatusCode::PERMISSION_DENIED, "lacks it"));
+  EXPECT_THAT(ForwardWith("client"), IsServed());
+  EXPECT_THAT(ListModels(channel_, "client"), Refused(StatusCode::PERMISSION_DENIED, "lacks it"));
+  server_.reset();
+}
+
+TEST_F(GateTest, ATokenTakesNoMoreCallsThanItMay) {
+  SomeTokens access;
+  access.Add("one", {Scope::kInfer, Scope::kRead}, {"greedy", /*max_calls=*/1});
+  access.Add("two", {Scope::kRead}, {"modest"});
+  ServeWith([&](GrpcServerOptions& options) { options.access = &access; });
+  PendingForward pending(*transformer_, TinyRequest(), absl::InfiniteFuture(), "one");
+  const auto call = engine_.WaitForCall();
+  const grpc::Status refused = ListModels(channel_, "one");
+  EXPECT_THAT(refused, Refused(StatusCode::RESOURCE_EXHAUSTED,
+                               "max_calls: 1 calls are being served, which is the limit of the token of greedy"));
+  EXPECT_TRUE(IsRetryable(refused));
+  EXPECT_THAT(ListModels(channel_, "two"), IsServed());
+  call->Answer(TinyResult());
+  EXPECT_THAT(pending.Wait(), IsServed());
+  EXPECT_THAT(ListModels(channel_, "one"), IsServed());
+  server_.reset();
+}
+
+// An image of 512x512 pixels: a good 256 KiB.
+v1::ForwardRequest LargeImage() {
+  v1::ForwardRequest request = TinyRequest();
+  *request.mutable_latents() = Ramp({1, 16, 64, 64});
+  request.set_height(512);
+  request.set_width(512);
+  return request;
+}
+
+TEST_F(GateTest, AMessageWaitsUntilThoseOfOthersHaveLeftRoomForIt) {
+  ServeWith([](GrpcServerOptions& options) {
+    options.limits.message_bytes = 300'000;
+    options.request_limits.max_side = 512;
+  });
+  PendingForward first(*transformer_, LargeImage());
+  const auto call = engine_.WaitForCall();
+  PendingForward second(*transformer_, LargeImage());
+  while (server_->gate().Figures()[0].calls < 2) {
+  }
+  EXPECT_EQ(engine_.submitted(), 1u);
+  EXPECT_THAT(Forward(LargeRequest(10)), Refused(StatusCode::INVALID_ARGUMENT, "latents"));  // What is small goes on.
+  call->Answer(TinyResult());
+  EXPECT_THAT(first.Wait(), IsServed());
+  engine_.WaitForCall(1)->Answer(TinyResult());
+  EXPECT_THAT(second.Wait(), IsServed());
+}
+
+TEST_F(GateTest, RefusesAMessageThatHasNoRoomForTooLong) {
+  ServeWith([](GrpcServerOptions& options) {
+    options.limits.message_bytes = 300'000;
+    options.request_limits.max_side = 512;
+    options.timeouts.message_room = absl::Milliseconds(20);
+  });
+  PendingForward first(*transformer_, LargeImage());
+  const auto call = engine_.WaitForCall();
+  const grpc::Status refused = Forward(LargeImage());
+  EXPECT_THAT(refused, Refused(StatusCode::RESOURCE_EXHAUSTED, "message_memory"));
+  EXPECT_TRUE(IsRetryable(refused));
+  const grpc::Status never = Forward(LargeRequest(301'000));
+  EXPECT_THAT(never, Refused(StatusCode::RESOURCE_EXHAUSTED, "expected at most 300000, which is message_memory"));
+  EXPECT_FALSE(IsRetryable(never));
+  call->Answer(TinyResult());
+  EXPECT_THAT(first.Wait(), IsServed());
+}
+
+TEST_F(GateTest, ATokensMessagesTakeNoMoreThanTheyMay) {
+  SomeTokens access;
+  access.Add("one", {Scope::kInfer}, {"greedy", 9, /*max_message_bytes=*/300'000});
+  access.Add("two", {Scope::kInfer}, {"modest"});
+  ServeWith([&](GrpcServerOptions& options) {
+    options.access = &access;
+    options.request_limits.max_side = 512;
+    options.timeouts.message_room = absl::Milliseconds(20);
+  });
+  PendingForward first(*transformer_, LargeImage(), absl::InfiniteFuture(), "one");
+  const auto call = engine_.WaitForCall();
+  PendingForward second(*transformer_, LargeImage(), absl::InfiniteFuture(), "one");
+  EXPECT_THAT(second.Wait(), Refused(StatusCode::RESOURCE_EXHAUSTED, "message_memory"));
+  PendingForward other(*transformer_, LargeImage(), absl::InfiniteFuture(), "two");
+  engine_.WaitForCall(1)->Answer(TinyResult());
+  EXPECT_THAT(other.Wait(), IsServed());
+  call->Answer(TinyResult());
+  EXPECT_THAT(first.Wait(), IsServed());
+  server_.reset();
+}
+
+TEST_F(GateTest, RefusesAMessageThatIsTooLargeForItsMethodBeforeItComes) {
+  ServeWith([](GrpcServerOptions& options) { options.max_receive_message_bytes = 4096; });
+  const grpc::Status refused = Forward(LargeRequest(50'000'000));
+  EXPECT_THAT(refused, Refused(StatusCode::RESOURCE_EXHAUSTED, "request: 50"));
+  EXPECT_THAT(refused, Refused(StatusCode::RESOURCE_EXHAUSTED, "expected at most 4096"));
+  EXPECT_FALSE(IsRetryable(refused));
+  grpc::ClientContext context;
+  v1::GetModelRequest request;
+  request.set_model(std::string(70'000, 'x'));
+  v1::GetModelResponse response;
+  EXPECT_THAT(v1::ModelService::NewStub(channel_)->GetModel(&context, request, &response),
+              Refused(StatusCode::RESOURCE_EXHAUSTED, "expected at most 65536"));
+}
+
+TEST_F(GateTest, AnswersHealthAloneWhereThatIsServed) {
+  SomeTokens access;
+  const CertificateAuthority authority;
+  ServeWith([&](GrpcServerOptions& options) {
+    options.access = &access;
+    options.tls = Files(authority.Issue("server"));
+    options.health_address = "127.0.0.1:0";
+  });
+  const auto channel = grpc::CreateChannel(server_->health_address(), grpc::InsecureChannelCredentials());
+  EXPECT_THAT(Check(channel), IsServed());
+  EXPECT_THAT(ListModels(channel, ""), Refused(StatusCode::UNIMPLEMENTED, "is not served at this address"));
+  server_.reset();
+}
+
+TEST_F(GateTest, TurnsConnectionsAwayBeyondItsLimit) {
+  ServeWith([](GrpcServerOptions& options) { options.limits.max_connections = 1; });
+  EXPECT_THAT(Check(channel_), IsServed());
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  const auto second = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments);
+  EXPECT_THAT(Check(second), Refused(StatusCode::UNAVAILABLE, ""));
+  EXPECT_THAT(Check(channel_), IsServed());
+  EXPECT_GE(server_->gate().Figures()[0].turned_away, 1);
+}
+
+TEST_F(GateTest, AClosedServerAnswersWhatItHasAccepted) {
+  PendingForward accepted(*transformer_, TinyRequest());
+  const auto call = engine_.WaitForCall();
+  std::thread stopping([&] { server_->Shutdown(absl::InfiniteDuration()); });
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  for (bool refused = false; !refused;) {  // Until it listens no longer.
+    refused = !Check(grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments)).ok();
+  }
+  call->Answer(TinyResult());
+  EXPECT_THAT(accepted.Wait(), IsServed());
+  stopping.join();
+}
+
+TEST_F(GateTest, CancelsWhatIsUnderWayWhenTheGraceIsOver) {
+  PendingForward accepted(*transformer_, TinyRequest());
+  const auto call = engine_.WaitForCall();
+  std::thread stopping([&] { server_->Shutdown(absl::Milliseconds(1)); });
+  call->WaitForCancel();
+  call->Answer(absl::CancelledError("stopping"));
+  EXPECT_FALSE(accepted.Wait().ok());
+  stopping.join();
+}
+
+}  // namespace
+}  // namespace ditserve
