@@ -52,7 +52,7 @@ Call* Connection::Begin(int32_t client_id) {
 
 void Connection::OnRequestHeaders(Call& call) {
   absl::StatusOr<Doorman::Call> admitted =
-      host_.doorman->LetIn(ValueOf(call.headers, ":path"), ValueOf(call.headers, "authorization"));
+      host_.doorman->LetIn(ValueOf(call.headers, ":path"), ValueOf(call.headers, "authorization"), probes_);
   if (!admitted.ok()) return Refuse(call, admitted.status());
   call.admitted = *std::move(admitted);
   // Nobody behind the gate needs the secret.

@@ -25,7 +25,7 @@ absl::Status TooLarge(int64_t bytes, int64_t most, absl::string_view limit) {
 
 }  // namespace
 
-absl::StatusOr<Doorman::Call> Doorman::LetIn(absl::string_view path, absl::string_view authorization) {
+absl::StatusOr<Doorman::Call> Doorman::LetIn(absl::string_view path, absl::string_view authorization, Quota& probes) {
   const auto method = methods_.find(path);
   Call call;
   const std::optional<Scope> scope = method == methods_.end() ? Scope::kRead : method->second.scope;
@@ -42,7 +42,10 @@ absl::StatusOr<Doorman::Call> Doorman::LetIn(absl::string_view path, absl::strin
     return absl::UnimplementedError(absl::StrCat("method ", Quoted(path), " is not served at this address"));
   }
   call.method = &method->second;
-  call.slot = (call.method->is_probe ? probes_ : calls_).Take(1);
+  call.slot = (call.method->is_probe ? probes : calls_).Take(1);
+  if (!call.slot && call.method->is_probe) {
+    return absl::ResourceExhaustedError(absl::StrCat(probes.limit(), " checks of this connection are being answered"));
+  }
   if (!call.slot) {
     return absl::ResourceExhaustedError(absl::StrCat("max_concurrent_calls: ", calls_.limit(),
                                                      " calls are being served, which is this server's limit"));

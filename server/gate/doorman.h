@@ -51,8 +51,9 @@ class Doorman {
   Doorman(Methods methods, const DoorLimits& limits, const AccessControl* access)
       : methods_(std::move(methods)), access_(access), calls_(limits.max_calls), message_bytes_(limits.message_bytes) {}
 
-  // `authorization`: the metadata of that name. Errors: Unimplemented; those of AccessControl; ResourceExhausted.
-  absl::StatusOr<Call> LetIn(absl::string_view path, absl::string_view authorization);
+  // `authorization`: the metadata of that name. `probes`: of the connection; no other can use them up. Errors:
+  // Unimplemented; those of AccessControl; ResourceExhausted.
+  absl::StatusOr<Call> LetIn(absl::string_view path, absl::string_view authorization, Quota& probes);
 
   // Counts a message in place of the call's last. False where there is no room now. Errors: ResourceExhausted where
   // there never is.
@@ -65,8 +66,6 @@ class Doorman {
   int64_t message_bytes() const { return message_bytes_.held(); }
 
  private:
-  static constexpr int kProbes = 1024;
-
   struct OwnQuotas {
     Quota calls{0}, message_bytes{0};
   };
@@ -74,7 +73,6 @@ class Doorman {
   const Methods methods_;
   const AccessControl* const access_;
   Quota calls_, message_bytes_;
-  Quota probes_{kProbes};
   bool turned_away_ = false;
   std::map<std::string, OwnQuotas> callers_;  // Of as many as there are tokens.
 };

@@ -15,7 +15,7 @@
 namespace ditserve {
 
 absl::StatusOr<std::unique_ptr<Gate>> Gate::Open(GateOptions options, const Clock* clock) {
-  auto gate = absl::WrapUnique(new Gate(std::move(options), clock));
+  auto gate = absl::WrapUnique(new Gate(std::move(options)));
   if (!gate->options_.tls.certificate.empty()) {
     DITSERVE_ASSIGN_OR_RETURN(gate->certificates_, TlsCertificates::Open(gate->options_.tls));
     gate->certificate_ends_ = absl::ToUnixSeconds(gate->certificates_->not_after());
@@ -32,11 +32,8 @@ absl::StatusOr<std::unique_ptr<Gate>> Gate::Open(GateOptions options, const Cloc
   return gate;
 }
 
-Gate::Gate(GateOptions options, const Clock* clock)
-    : options_(std::move(options)),
-      clock_(*clock),
-      certificate_ends_(std::numeric_limits<int64_t>::max()),
-      trimmer_([] {}) {}
+Gate::Gate(GateOptions options)
+    : options_(std::move(options)), certificate_ends_(std::numeric_limits<int64_t>::max()), trimmer_([] {}) {}
 
 Gate::~Gate() { Shutdown(absl::ZeroDuration()); }
 

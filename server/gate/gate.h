@@ -77,14 +77,13 @@ class Gate {
   void Shutdown(absl::Duration grace);
 
  private:
-  Gate(GateOptions options, const Clock* clock);
+  explicit Gate(GateOptions options);
 
   void Tick();
   void CountConnections();
   void ReturnMemory();
 
   const GateOptions options_;
-  const Clock& clock_;
   asio::io_context io_{1};
   asio::executor_work_guard<asio::io_context::executor_type> work_{io_.get_executor()};
   std::unique_ptr<TlsCertificates> certificates_;
