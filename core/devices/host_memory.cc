@@ -51,26 +51,43 @@ std::optional<int64_t> ReadNumber(const std::string& path) {
   return value;
 }
 
+// Where a version of control groups keeps what it says of memory.
+struct GroupFiles {
+  absl::string_view line;  // How the process's group begins in /proc/self/cgroup, behind the hierarchy's number.
+  absl::string_view folder;
+  absl::string_view limit;
+  absl::string_view used;
+  absl::string_view fields;  // Before a field of memory.stat that counts the groups below too.
+};
+constexpr GroupFiles kGroupFiles[] = {
+    {":memory:/", "memory/", "/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_"},
+    {"::/", "", "/memory.max", "/memory.current", ""},
+};
+
 // Lowers `memory` to what one control group may have.
-void ApplyGroup(const std::string& folder, MemoryStatus& memory) {
-  const std::optional<int64_t> limit = ReadNumber(folder + "/memory.max");
-  const std::optional<int64_t> used = ReadNumber(folder + "/memory.current");
+void ApplyGroup(const std::string& folder, const GroupFiles& files, MemoryStatus& memory) {
+  const std::optional<int64_t> limit = ReadNumber(absl::StrCat(folder, files.limit));
+  const std::optional<int64_t> used = ReadNumber(absl::StrCat(folder, files.used));
   if (!limit || !used) return;
   std::map<std::string, int64_t> fields = Fields(ReadText(folder + "/memory.stat").value_or(""));
-  const int64_t droppable = fields["inactive_file"] + fields["active_file"];
+  const int64_t droppable =
+      fields[absl::StrCat(files.fields, "inactive_file")] + fields[absl::StrCat(files.fields, "active_file")];
   memory.total_bytes = std::min(memory.total_bytes, *limit);
   memory.available_bytes = std::clamp<int64_t>(*limit - *used + droppable, 0, memory.available_bytes);
 }
 
-// The process's control group and those above it.
+// The process's control group and those above it. A container of version 1 names its group as the machine does and
+// sees it as the topmost: what is not there says nothing.
 void ApplyGroups(const std::string& root, MemoryStatus& memory) {
   for (const absl::string_view line : absl::StrSplit(ReadText(root + "/proc/self/cgroup").value_or(""), '\n')) {
-    absl::string_view group = line;
-    if (!absl::ConsumePrefix(&group, "0::/")) continue;
-    for (std::string path(group);; path.resize(std::min(path.rfind('/'), path.size()))) {
-      ApplyGroup(absl::StrCat(root, "/sys/fs/cgroup/", path), memory);
-      if (path.empty()) break;
-      if (path.find('/') == std::string::npos) path = "/";
+    for (const GroupFiles& files : kGroupFiles) {
+      absl::string_view group = line.substr(std::min(line.find(':'), line.size()));
+      if (!absl::ConsumePrefix(&group, files.line)) continue;
+      for (std::string path(group);; path.resize(std::min(path.rfind('/'), path.size()))) {
+        ApplyGroup(absl::StrCat(root, "/sys/fs/cgroup/", files.folder, path), files, memory);
+        if (path.empty()) break;
+        if (path.find('/') == std::string::npos) path = "/";
+      }
     }
   }
 }

@@ -53,6 +53,26 @@ TEST_F(HostMemoryTest, TheRootGroupCountsToo) {
   EXPECT_EQ(Read().available_bytes, 6 * kMiB);
 }
 
+TEST_F(HostMemoryTest, AGroupOfVersion1CountsWithThoseBelowIt) {
+  Write("proc/self/cgroup", "7:blkio:/\n4:memory:/pod/container\n0::/\n");
+  Write("sys/fs/cgroup/memory/pod/container/memory.limit_in_bytes", "9223372036854771712\n");  // No limit.
+  Write("sys/fs/cgroup/memory/pod/container/memory.usage_in_bytes", "1\n");
+  Write("sys/fs/cgroup/memory/pod/memory.limit_in_bytes", std::to_string(300 * kMiB));
+  Write("sys/fs/cgroup/memory/pod/memory.usage_in_bytes", std::to_string(250 * kMiB));
+  Write("sys/fs/cgroup/memory/pod/memory.stat",
+        "inactive_file 1\ntotal_inactive_file " + std::to_string(20 * kMiB) + "\ntotal_active_file 0\n");
+  EXPECT_EQ(Read().total_bytes, 300 * kMiB);
+  EXPECT_EQ(Read().available_bytes, 70 * kMiB);
+}
+
+TEST_F(HostMemoryTest, AContainerOfVersion1SeesItsGroupAsTheTopmost) {
+  Write("proc/self/cgroup", "4:memory:/docker/859986f1\n");
+  Write("sys/fs/cgroup/memory/memory.limit_in_bytes", std::to_string(10 * kMiB));
+  Write("sys/fs/cgroup/memory/memory.usage_in_bytes", std::to_string(4 * kMiB));
+  EXPECT_EQ(Read().total_bytes, 10 * kMiB);
+  EXPECT_EQ(Read().available_bytes, 6 * kMiB);
+}
+
 TEST_F(HostMemoryTest, NothingIsAvailableWhileTasksStandStill) {
   Write("proc/pressure/memory",
         "some avg10=50.00 avg60=0 avg300=0 total=1\nfull avg10=9.99 avg60=0 avg300=0 total=1\n");
