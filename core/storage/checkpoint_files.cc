@@ -215,8 +215,10 @@ absl::StatusOr<CheckpointFiles> FindCheckpointFiles(const std::string& path) {
   const bool is_folder = fs::is_directory(path, error);
   DITSERVE_RETURN_IF_ERROR(is_folder ? FindInFolder(path, files) : FindShards(path, files));
   const fs::path config = (is_folder ? fs::path(path) : fs::path(path).parent_path()) / "config.json";
-  if (fs::exists(config, error)) {
+  // A link that leads nowhere is there: what was meant is not to be guessed from the tensors.
+  if (fs::symlink_status(config, error).type() != fs::file_type::not_found) {
     DITSERVE_ASSIGN_OR_RETURN(files.config_json, ReadText(config, kMaxConfigBytes));
+    if (files.config_json.empty()) return absl::InvalidArgumentError("config.json: empty, expected a JSON object");
   }
   return files;
 }

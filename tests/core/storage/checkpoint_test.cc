@@ -305,6 +305,15 @@ TEST_F(CheckpointTest, AGiantConfigIsNotRead) {
   EXPECT_THAT(Open(), StatusIs(kInvalid, "config.json: 1048577 bytes long, at most 1048576"));
 }
 
+TEST_F(CheckpointTest, AConfigThatIsEmptyOrLeadsNowhereIsNotTakenForNone) {
+  WriteSafetensors(folder_ / "model.safetensors", {{"t", DType::kBFloat16, {1}}});
+  WriteFile(folder_ / "config.json", "");
+  EXPECT_THAT(Open(), StatusIs(kInvalid, "config.json: empty"));
+  std::filesystem::remove(folder_ / "config.json");
+  std::filesystem::create_symlink("nowhere", folder_ / "config.json");
+  EXPECT_THAT(Open(), StatusIs(kNotFound, "config.json: "));
+}
+
 // --- what the shards hold
 
 TEST_F(CheckpointTest, ATensorInTwoShardsIsRefused) {
