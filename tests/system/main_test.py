@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import unittest
+from pathlib import Path
 
 from programs import BIN, ProgramTest, Server
 
@@ -57,6 +58,22 @@ class MainTest(ProgramTest):
             self.assertEqual(server.ditctl("health").returncode, 0)
             output, errors = server.forward(64).communicate()
             self.assertIn("output", output, errors)
+
+    def test_standard_streams_that_are_closed_stay_no_sockets(self):
+        address = f"unix:{self.folder}/socket"
+        closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
+        flags = ["--listen", address, "--admin-listen", "none", "--metrics-listen", "none", "--log-level", "debug"]
+        with subprocess.Popen([*closed, BIN / "ditserve", *flags, "--model", f"tiny={self.checkpoint}"]) as server:
+            try:
+                done = subprocess.run(
+                    [BIN / "ditctl", "forward", "--address", address, "--height", "64", "--width", "64",
+                     "--wait-seconds", "60"], capture_output=True, text=True)
+                streams = [(Path("/proc") / str(server.pid) / "fd" / str(stream)).readlink() for stream in range(3)]
+            finally:
+                server.terminate()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(streams, [Path("/dev/null")] * 3)
+        self.assertEqual(server.returncode, 0)
 
     def test_a_probe_tells_whether_the_server_is_ready(self):
         flags = ["--model", f"tiny={self.checkpoint}"]
