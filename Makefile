@@ -15,6 +15,7 @@ TARGETS ?=
 CONFIG ?= config/ditserve.yaml
 
 build_dir := build/$(BUILD)
+installed := ditserve ditctl manual_pages $(if $(filter cuda,$(BUILD)),ditserve_cuda)
 # What is made once and used again: LibTorch, the demo's checkpoint, Python environments.
 CACHE := $(or $(DITSERVE_CACHE),build/cache)
 
@@ -113,12 +114,12 @@ cuda:  ## Builds with the CUDA device module
 
 .PHONY: install
 install:  ## Installs to PREFIX=, a folder that can be moved
-	$(call build,$(BUILD),ditserve ditctl)
+	$(call build,$(BUILD),$(installed))
 	cmake --install $(build_dir) --prefix "$$PREFIX"
 
 .PHONY: deb
 deb:  ## Makes a Debian package in build/
-	$(call build,$(BUILD),ditserve ditctl,deb)
+	$(call build,$(BUILD),$(installed),deb)
 	cpack --config $(build_dir)/CPackConfig.cmake -B build
 
 .PHONY: check-targets

@@ -3,7 +3,6 @@
 install(TARGETS ditserve ditctl RUNTIME DESTINATION bin)
 install(DIRECTORY config DESTINATION share/ditserve FILES_MATCHING PATTERN "*.yaml")
 install(DIRECTORY proto DESTINATION share/ditserve FILES_MATCHING PATTERN "*.proto")
-install(FILES LICENSE DESTINATION share/doc/ditserve)
 
 # libtorch_cpu looks for the libraries it needs in its own folder too. A LibTorch that was built without CUDA, or with
 # the system's OpenMP, has none of the latter three.
@@ -12,15 +11,18 @@ set(nvidia_lib ${torch_lib}/../../nvidia/cu13/lib)
 install(FILES ${torch_lib}/libtorch_cpu.so ${torch_lib}/libc10.so DESTINATION ${DITSERVE_LIBDIR})
 install(FILES ${torch_lib}/libgomp.so.1 ${nvidia_lib}/libcudart.so.13 ${nvidia_lib}/libcupti.so.13
         DESTINATION ${DITSERVE_LIBDIR} OPTIONAL)
-file(GLOB licences ${torch_lib}/../../*.dist-info)
-install(DIRECTORY ${licences} DESTINATION share/doc/ditserve/licences)
 
-# `cpack` makes a Debian package of the same files, below /usr.
-set(CPACK_GENERATOR DEB)
-set(CPACK_PACKAGE_CONTACT "the ditserve authors")
-set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "Forward passes of diffusion transformers larger than the accelerator's memory")
-set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
-set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
-set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
-set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS ${torch_lib} ${nvidia_lib})
-include(CPack)
+# Not in share/doc, which small systems leave out: these have to go along.
+file(GLOB licences ${torch_lib}/../../*.dist-info)
+install(FILES LICENSE DESTINATION share/ditserve/licences)
+install(DIRECTORY ${licences} DESTINATION share/ditserve/licences)
+
+# Their options are those that the programs tell.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+set(manual_pages ${PROJECT_BINARY_DIR}/man/ditserve.8.gz ${PROJECT_BINARY_DIR}/man/ditctl.1.gz)
+add_custom_command(OUTPUT ${manual_pages}
+  COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/scripts/manual-pages $<TARGET_FILE_DIR:ditserve> man
+  DEPENDS ditserve ditctl scripts/manual-pages deploy/man/ditserve.8.in deploy/man/ditctl.1.in)
+add_custom_target(manual_pages ALL DEPENDS ${manual_pages})
+install(FILES ${PROJECT_BINARY_DIR}/man/ditserve.8.gz DESTINATION share/man/man8)
+install(FILES ${PROJECT_BINARY_DIR}/man/ditctl.1.gz DESTINATION share/man/man1)
