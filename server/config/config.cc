@@ -186,17 +186,17 @@ absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& co
 absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfig& config) {
   DITSERVE_ASSIGN_OR_RETURN(YamlMap document, YamlMap::Parse(yaml, file));
   return InTurn([&] { return document.ReadMap("listen", [&](YamlMap& map) { return ReadListen(map, config); }); },
-                [&] {
-                  return document.ReadMap("admin", [&](YamlMap& map) {
-                    DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.admin_address));
-                    if (!IsAdminAddress(config.admin_address)) return map.Wrong("address", kAdminForm);
-                    return map.RefuseOthers();
-                  });
-                },
                 [&] { return document.ReadMap("tls", [&](YamlMap& map) { return ReadTls(map, config.tls); }); },
                 [&] {
                   return document.ReadMap("access", [&](YamlMap& map) {
                     DITSERVE_RETURN_IF_ERROR(map.ReadString("tokens", &config.tokens_file));
+                    return map.RefuseOthers();
+                  });
+                },
+                [&] {
+                  return document.ReadMap("admin", [&](YamlMap& map) {
+                    DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.admin_address));
+                    if (!IsAdminAddress(config.admin_address)) return map.Wrong("address", kAdminForm);
                     return map.RefuseOthers();
                   });
                 },

@@ -39,6 +39,9 @@ std::unique_ptr<grpc::Server> StartServer(std::initializer_list<grpc::Service*> 
   builder.SetMaxSendMessageSize(-1);
   builder.SetResourceQuota(grpc::ResourceQuota("ditserve").SetMaxThreads(kMaxThreads));
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
+    builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
+  }
   for (grpc::Service* service : services) builder.RegisterService(service);
   return builder.BuildAndStart();
 }

@@ -85,14 +85,14 @@ TEST(CommandLineTest, TellsOfEveryFlagInTheHelp) {
 TEST(LoadConfigTest, LetsFlagsOverrideTheFile) {
   const TempFolder folder;
   const std::string file = folder / "c.yaml";
-  WriteFile(
-      file,
-      "listen: {address: 'h:1'}\nmodels: [{name: a, path: /x}]\nlog: {level: warn}\nmemory: {host_budget: 1MiB}\n");
-  const absl::StatusOr<ServerConfig> config =
-      Load({"--config", file.c_str(), "--listen", "h:2", "--device", "cuda:1", "--model", "b=/y", "--default-profile",
-            "resident", "--device-budget", "50%", "--host-budget", "2MiB", "--log-level", "error"});
+  WriteFile(file,
+            "listen: {address: '127.0.0.1:1'}\nmodels: [{name: a, path: /x}]\nlog: {level: warn}\nmemory: "
+            "{host_budget: 1MiB}\n");
+  const absl::StatusOr<ServerConfig> config = Load(
+      {"--config", file.c_str(), "--listen", "127.0.0.1:2", "--device", "cuda:1", "--model", "b=/y",
+       "--default-profile", "resident", "--device-budget", "50%", "--host-budget", "2MiB", "--log-level", "error"});
   ASSERT_THAT(config, IsOk());
-  EXPECT_EQ(config->listen_address, "h:2");
+  EXPECT_EQ(config->listen_address, "127.0.0.1:2");
   EXPECT_EQ(config->device, "cuda:1");
   ASSERT_EQ(config->models.size(), 1u);
   EXPECT_EQ(config->models[0].name, "b");
@@ -105,10 +105,10 @@ TEST(LoadConfigTest, LetsFlagsOverrideTheFile) {
 TEST(LoadConfigTest, KeepsTheFileWhereNoFlagSaysOtherwise) {
   const TempFolder folder;
   const std::string file = folder / "c.yaml";
-  WriteFile(file, "listen: {address: 'h:1'}\nmodels: [{name: a, path: /x}]\n");
+  WriteFile(file, "listen: {address: '127.0.0.1:1'}\nmodels: [{name: a, path: /x}]\n");
   const absl::StatusOr<ServerConfig> config = Load({"--config", file.c_str()});
   ASSERT_THAT(config, IsOk());
-  EXPECT_EQ(config->listen_address, "h:1");
+  EXPECT_EQ(config->listen_address, "127.0.0.1:1");
   EXPECT_EQ(config->models[0].path, "/x");
 }
 

@@ -225,7 +225,8 @@ TEST(ServerConfigTest, RefusesADefaultProfileThatIsNotThere) {
 TEST(ServerConfigTest, RefusesUnknownKeysSayingWhere) {
   ExpectRefused("log:\n  level: info\n  colour: red\n", "c.yaml:3:3: log.colour: unknown key; valid: level, format");
   ExpectRefused("\nlisten: {}\nport: 1\n",
-                "c.yaml:3:1: port: unknown key; valid: listen, admin, device, memory, models, requests, metrics, log, "
+                "c.yaml:3:1: port: unknown key; valid: listen, tls, access, admin, device, memory, models, requests, "
+                "metrics, log, "
                 "default_profile, "
                 "profiles");
   ExpectRefused("profiles:\n  p:\n    vram_limit: 1\n", "c.yaml:3:5: profiles.p.vram_limit: unknown key; valid: ");

@@ -312,6 +312,15 @@ TEST_F(GateTest, RefusesAMessageThatIsTooLargeForItsMethodBeforeItComes) {
               Refused(StatusCode::RESOURCE_EXHAUSTED, "expected at most 65536"));
 }
 
+TEST_F(GateTest, RefusesCompressedMessages) {
+  grpc::ClientContext context;
+  context.set_compression_algorithm(GRPC_COMPRESS_GZIP);
+  v1::ForwardResponse response;
+  EXPECT_THAT(transformer_->Forward(&context, LargeRequest(1'000'000), &response),
+              Refused(StatusCode::UNIMPLEMENTED, "compressed messages are not taken"));
+  EXPECT_EQ(engine_.submitted(), 0u);
+}
+
 TEST_F(GateTest, AnswersHealthAloneWhereThatIsServed) {
   SomeTokens access;
   const CertificateAuthority authority;

@@ -1,0 +1,108 @@
+"""A real server's door: TLS, tokens, floods of connections, and attacks on HTTP/2, after which all is served."""
+
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+from contextlib import contextmanager
+from pathlib import Path
+
+from programs import Server, tiny_checkpoint
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "deploy"))
+from http2_attacks import ATTACKS, Attacker, HealthWatch, client_context, endpoint, memory_bytes  # noqa: E402
+from http2_connection import HealthClient, Target  # noqa: E402
+
+TOKEN = "0123456789abcdef"
+FORWARD = "/ditserve.v1.TransformerService/Forward"
+MOST_GROWTH = 64 << 20
+
+
+def certificates(folder: Path) -> None:
+    """An authority, ca.pem, and what it issued to localhost, server.pem with server.key."""
+    def openssl(*arguments: str | Path) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "1")
+    openssl("req", *new_key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-out", "server.pem", "-days", "1",
+            "-extfile", "names")
+
+
+class GateTest(unittest.TestCase):
+    def setUp(self):
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+        self.checkpoint = tiny_checkpoint(self.folder / "model")
+
+    @contextmanager
+    def serving(self, config: str = "", before=None):
+        """A server on a port of TCP's; gives it with its address. `before` is called in its process."""
+        (self.folder / "config.yaml").write_text(config)
+        with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--config", self.folder / "config.yaml", "--listen",
+                    "127.0.0.1:0", before=before) as server:
+            server.address = server.greeting.split()[-1]
+            yield server, endpoint(server.address)
+
+    def assert_forwards(self, server: Server, *arguments: str) -> None:
+        forward = server.forward(64, *arguments)
+        _, errors = forward.communicate()
+        self.assertEqual(forward.returncode, 0, errors)
+
+    def attack(self, server: Server, target: Target, health: Target, scale: float) -> None:
+        """Everything there is; the server's memory and health are watched."""
+        before = memory_bytes(server.process.pid)
+        for name, attack in ATTACKS.items():
+            with HealthWatch(health) as watch:
+                report = attack(Attacker(target, scale=scale))
+            print(report, watch, sep="\n  ", flush=True)
+            with HealthClient(health) as client:
+                client.check()
+        growth = memory_bytes(server.process.pid) - before
+        print(f"  memory: {growth / 2**20:.0f} MiB more than {before / 2**20:.0f}")
+        self.assertLess(growth, MOST_GROWTH)
+
+    def test_attacks_leave_no_memory_held_and_nobody_unserved(self):
+        with self.serving() as (server, address):
+            self.assert_forwards(server)
+            self.attack(server, Target(*address), Target(*address), 1)
+            self.attack(server, Target(*address, path=FORWARD), Target(*address), 1)
+            self.assert_forwards(server)
+
+    def test_under_tls_who_has_no_token_is_refused_whatever_they_send(self):
+        certificates(self.folder)
+        (self.folder / "tokens.yaml").write_text(
+            f"tokens: [{{name: a, token: {TOKEN}, scopes: [infer, read], max_calls: 8}}]\n")
+        (self.folder / "token").write_text(f"{TOKEN}\n")
+        config = (f"tls: {{certificate: {self.folder}/server.pem, private_key: {self.folder}/server.key}}\n"
+                  f"access: {{tokens: {self.folder}/tokens.yaml}}\nlisten: {{health_address: '127.0.0.1:0'}}\n")
+        believing = ["--ca", f"{self.folder}/ca.pem"]
+        with self.serving(config=config) as (server, address):
+            tls = client_context(self.folder / "ca.pem")
+            self.attack(server, Target(*address, tls, "localhost", path=FORWARD), Target(*address, tls, "localhost"), 0.05)
+            self.assertNotIn("request rpc", (self.folder / "log").read_text())
+            refused = server.ditctl("models", *believing)
+            self.assertIn("UNAUTHENTICATED", refused.stderr)
+            listed = server.ditctl("models", *believing, "--token-file", f"{self.folder}/token")
+            self.assertEqual(listed.returncode, 0, listed.stderr)
+            self.assert_forwards(server, *believing, "--token-file", f"{self.folder}/token")
+            self.assertNotEqual(server.ditctl("models").returncode, 0)  # In plain text.
+
+    def test_it_serves_again_after_its_descriptors_ran_out(self):
+        def few_descriptors():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+        with self.serving(before=few_descriptors) as (server, address):
+            connections = [socket.create_connection(address) for _ in range(200)]
+            for connection in connections:
+                connection.close()
+            self.assert_forwards(server)
+
+
+if __name__ == "__main__":
+    unittest.main()
