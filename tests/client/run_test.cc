@@ -19,7 +19,9 @@ TEST_F(DitctlTest, RefusesAnUnknownCommandByNameWithTheValidOnes) {
 
 TEST_F(DitctlTest, RefusesAnUnknownFlagByNameWithTheValidOnes) {
   EXPECT_EQ(Call({"models", "--jsn"}), kUsage);
-  EXPECT_EQ(err.str(), "ditctl: unknown flag --jsn; valid: --help, --address, --json\n");
+  EXPECT_EQ(err.str(),
+            "ditctl: unknown flag --jsn; valid: --help, --address, --tls, --ca, --certificate, --private-key, "
+            "--token-file, --json\n");
 }
 
 TEST_F(DitctlTest, WithoutACommandItExplainsItself) {
