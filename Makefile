@@ -13,11 +13,15 @@ ROWS ?=
 AGAINST ?=
 TARGETS ?=
 CONFIG ?= config/ditserve.yaml
+DOCKER ?= docker
+DOCKER_FLAGS ?=
 
 build_dir := build/$(BUILD)
 installed := ditserve ditctl manual_pages $(if $(filter cuda,$(BUILD)),ditserve_cuda)
 # What is made once and used again: LibTorch, the demo's checkpoint, Python environments.
 CACHE := $(or $(DITSERVE_CACHE),build/cache)
+
+version := $(shell sed -n 's/^project.ditserve VERSION \([0-9.]*\).*/\1/p' CMakeLists.txt)
 
 # These may hold spaces: recipes take them from the environment, in quotes.
 export PREFIX MODEL AGAINST CONFIG CACHE
@@ -121,6 +125,11 @@ install:  ## Installs to PREFIX=, a folder that can be moved
 deb:  ## Makes a Debian package in build/
 	$(call build,$(BUILD),$(installed),deb)
 	cpack --config $(build_dir)/CPackConfig.cmake -B build
+
+.PHONY: image
+image:  ## Builds the container image ditserve:VERSION; DOCKER_FLAGS=<more of docker build's>
+	DOCKER_BUILDKIT=1 $(DOCKER) build --build-arg VERSION=$(version) --tag ditserve:$(version) \
+	  --build-arg REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" $(DOCKER_FLAGS) .
 
 .PHONY: check-targets
 check-targets:  ## Runs every target here, in hours; TARGETS=<some>

@@ -1,0 +1,170 @@
+"""The container image as it is to be run: a read-only root, no privileges, a limit of memory.
+
+Builds the image unless DITSERVE_IMAGE names one. What is missing fails it by name."""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+import urllib.request
+from pathlib import Path
+
+from docker_host import Docker
+
+USER = "12345:12345"
+MEMORY_BYTES = 2 << 30
+MOST_IMAGE_BYTES = 700_000_000
+CONFIG = """
+listen: {address: "unix:/run/ditserve/socket"}
+admin: {address: none}
+metrics: {address: "127.0.0.1:0"}
+models: [{name: one, path: /models/one}]
+"""
+
+
+class Container:
+    """A server that is ready, and what its kernel and itself say of its memory."""
+
+    def __init__(self, docker: Docker, image: str, folder: Path, *flags: str):
+        self.docker = docker
+        self.mounts = [f"--volume={folder}/etc:/etc/ditserve:ro", f"--volume={folder}/models:/models:ro",
+                       f"--volume={folder}/run:/run/ditserve"]
+        self.confined = [f"--user={USER}", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges",
+                         "--network=host"]
+        self.image = image
+        self.id = docker("run", "--detach", *self.confined, *self.mounts, f"--memory={MEMORY_BYTES}", *flags,
+                         image).stdout.strip()
+
+    def remove(self) -> None:
+        self.docker("rm", "--force", self.id)
+
+    def inspect(self, what: str) -> str:
+        return self.docker("inspect", "--format", "{{" + what + "}}", self.id).stdout.strip()
+
+    def client(self, *arguments: str) -> list[str]:
+        """ditctl in a container of its own, which stays when the server goes."""
+        return ["run", "--rm", *self.confined, *self.mounts, "--no-healthcheck", "--entrypoint=ditctl", self.image,
+                arguments[0], "--address=unix:/run/ditserve/socket", *arguments[1:]]
+
+    def forward(self, side: int, profile: str = "disk") -> str:
+        return self.docker(*self.client("forward", f"--height={side}", f"--width={side}", f"--profile={profile}",
+                                        "--wait-seconds=60")).stdout
+
+    def residency(self) -> dict:
+        return json.loads(self.docker(*self.client("residency", "--json")).stdout)
+
+    def ledger_bytes(self) -> int:
+        logs = self.docker("logs", self.id)
+        port = re.search(r"status page on port (\d+)", logs.stdout + logs.stderr)[1]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(int(float(line.split()[-1])) for line in lines if line.startswith("ditserve_memory_bytes{"))
+
+    def group_bytes(self) -> tuple[int, int]:
+        """Of the control group: what is used but for files' pages, and the processes' own memory."""
+        groups = Path(f"/proc/{self.inspect('.State.Pid')}/cgroup").read_text()
+        version1 = re.search(r"^\d+:memory:(.*)$", groups, re.M)
+        if version1:
+            folder = Path("/sys/fs/cgroup/memory" + version1[1])
+            used, files, own = "memory.usage_in_bytes", "total_cache", "total_rss"
+        else:
+            folder = Path("/sys/fs/cgroup" + re.search(r"^0::(.*)$", groups, re.M)[1])
+            used, files, own = "memory.current", "file", "anon"
+        fields = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return int((folder / used).read_text()) - int(fields[files]), int(fields[own])
+
+    def resident_bytes(self) -> int:
+        """The server's own memory, as its process tells."""
+        pids = dict(line.split()[::-1] for line in
+                    self.docker("top", self.id, "-o", "pid,comm").stdout.splitlines()[1:])
+        status = Path(f"/proc/{pids['ditserve']}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) * 1024
+
+
+class ContainerTest(unittest.TestCase):
+    docker: Docker
+    image: str
+    folder: Path
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.docker = Docker()
+        cls.addClassCleanup(cls.docker.close)
+        cls.image = cls.docker.image()
+        cls.folder = Path(tempfile.mkdtemp())
+        cls.addClassCleanup(shutil.rmtree, cls.folder)
+        for name in ("etc", "models", "run"):
+            (cls.folder / name).mkdir()
+        shutil.chown(cls.folder / "run", *map(int, USER.split(":")))
+        (cls.folder / "etc/ditserve.yaml").write_text(CONFIG)
+        cls.folder.chmod(0o755)
+        cls.docker("run", "--rm", "--network=none", "--user=0:0", f"--volume={cls.folder}/models:/models",
+                   "--entrypoint=ditctl", cls.image, "make-checkpoint", "--blocks=1", "--out=/models/one")
+
+    def start(self, *flags: str) -> Container:
+        container = Container(self.docker, self.image, self.folder, *flags)
+        self.addCleanup(container.remove)
+        return container
+
+    def test_the_image_is_small_and_says_what_it_is(self):
+        [image] = json.loads(self.docker("image", "inspect", self.image).stdout)
+        print(f"container_test: image of {image['Size']} bytes, for at most {MOST_IMAGE_BYTES}")
+        self.assertLess(image["Size"], MOST_IMAGE_BYTES)
+        config = image["Config"]
+        self.assertRegex(config["User"], r"^[1-9]\d*:[1-9]\d*$")
+        version = self.docker("run", "--rm", "--network=none", self.image, "--version").stdout.split()[1]
+        self.assertEqual(config["Labels"]["org.opencontainers.image.version"], version)
+        bill = json.loads(self.docker("run", "--rm", "--network=none", "--entrypoint=cat", self.image,
+                                      "/usr/share/ditserve/sbom.cdx.json").stdout)
+        listed = {component["name"]: component["version"] for component in bill["components"]}
+        self.assertEqual(listed["ditserve"].split("-")[0], version)
+        self.assertLessEqual({"torch", "libgrpc++1.51", "libc6", "tini", "nvidia-cuda-runtime"}, set(listed))
+        installed = self.docker("run", "--rm", "--network=none", "--entrypoint=dpkg-query", self.image, "--show",
+                                "--showformat", "${Package} ${Version}\n").stdout.splitlines()
+        self.assertEqual({line for line in installed if listed.get(line.split()[0]) != line.split()[1]}, set())
+
+    def test_it_becomes_healthy_and_answers(self):
+        container = self.start("--health-interval=1s", "--health-start-period=1s", "--health-retries=60")
+        self.await_health(container, "healthy")
+        self.assertIn("output", container.forward(64))
+
+    def await_health(self, container: Container, state: str) -> None:
+        while (now := container.inspect(".State.Health.Status")) != state:
+            self.assertEqual((now, container.inspect(".State.Running")), ("starting", "true"),
+                             self.docker("logs", container.id).stderr)
+
+    def test_budgets_are_shares_of_its_limit_and_its_memory_is_what_it_tells(self):
+        container = self.start("--no-healthcheck")
+        container.forward(64)  # LibTorch has taken then what it takes once.
+        budgets = [int(memory["wanted_budget_bytes"]) for memory in container.residency()["memories"]]
+        self.assertEqual(sorted(budgets), sorted([MEMORY_BYTES * 60 // 100, MEMORY_BYTES * 25 // 100]))
+
+        ledger, (used, own) = container.ledger_bytes(), container.group_bytes()
+        container.forward(64, "resident")
+        ledger_grew = container.ledger_bytes() - ledger
+        used_grew = container.group_bytes()[0] - used
+        own, resident = container.group_bytes()[1], container.resident_bytes()
+        print(f"container_test: the ledger grew by {ledger_grew} bytes, the control group by {used_grew}, "
+              f"{used_grew / ledger_grew:.4f} of it; the group's own memory is {own} bytes, the process's {resident}")
+        self.assertGreater(ledger_grew, 300 << 20)
+        self.assertAlmostEqual(used_grew / ledger_grew, 1, delta=0.02)
+        self.assertAlmostEqual(own / resident, 1, delta=0.02)
+
+    def test_a_stop_answers_the_request_that_was_accepted(self):
+        container = self.start("--no-healthcheck")
+        container.forward(64)
+        with subprocess.Popen([self.docker.client, *container.client("forward", "--height=1024", "--width=1024")],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              env=self.docker.environment) as request:
+            while not container.residency()["riders"]:
+                self.assertIsNone(request.poll(), "it was answered before it was seen under way")
+            self.docker("kill", "--signal=TERM", container.id)
+            output, errors = request.communicate()
+        self.assertIn("output", output, errors)
+        self.assertEqual(self.docker("wait", container.id).stdout, "0\n")
+
+
+if __name__ == "__main__":
+    unittest.main()
