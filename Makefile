@@ -47,6 +47,7 @@ run:  ## Starts a server, sends it one forward pass and shows what came of it; M
 test:  ## Runs every test
 	$(call build,$(BUILD),,python)
 	scripts/python-environment "$$CACHE/inference" tests/system/inference/requirements.txt
+	scripts/python-environment "$$CACHE/manifests" tests/manifests/requirements.txt
 	ctest --preset $(BUILD)
 
 .PHONY: serve
