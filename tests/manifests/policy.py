@@ -16,6 +16,7 @@ MESSAGE_MEMORY = "1GiB"  # listen.message_memory's default.
 PROGRAMS_BYTES = {"cpu": GIB // 2, "cuda": 2 * GIB}
 # What the restricted profile of the Pod Security Standards allows, and volumes of images, which are read-only.
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"}
+FROM_ELSEWHERE = {"ditserve-ca"}  # ConfigMaps that nobody here makes.
 END_SECONDS = 60  # That a server has to end in once it has drained.
 
 
@@ -167,7 +168,7 @@ def references(resources: Resources) -> Iterator[str]:
     for pod in made:
         for volume in pod.spec.get("volumes", []):
             config = volume.get("configMap", {}).get("name")
-            if config and config not in [map_["metadata"]["name"] for map_ in of_kind(resources, "ConfigMap")]:
+            if config and config not in FROM_ELSEWHERE | {map_["metadata"]["name"] for map_ in of_kind(resources, "ConfigMap")}:
                 yield f"{pod.owner}: there is no ConfigMap {config}"
         for spread in pod.spec.get("topologySpreadConstraints", []):
             if not _matches(spread["labelSelector"].get("matchLabels"), pod.labels):

@@ -39,9 +39,6 @@ class Kustomize:
         self.deploy = Path(self._scratch.name) / "deploy"
         shutil.copytree(DEPLOY, self.deploy, ignore=shutil.ignore_patterns("helm"))
 
-    def close(self) -> None:
-        self._scratch.cleanup()
-
     @functools.cache
     def render(self, folder: str, *components: str) -> Resources:
         """Of a folder of deploy/kubernetes; with components, as an overlay that adds them."""
