@@ -105,7 +105,8 @@ models: [{{name: tiny, path: {checkpoint}}}]
 class Envoy:
     """The shipped files, in which addresses and folders are replaced by those of here."""
 
-    def __init__(self, program: Path, folder: Path, front: Path, authority: Authority, servers: list[TlsServer]):
+    def __init__(self, program: Path, folder: Path, front: Path, authority: Authority, servers: list[TlsServer],
+                 impostors: int = 0):
         folder.mkdir()
         self.port, self.health_port, self.admin_port = free_port(), free_port(), free_port()
         replica = "              - endpoint: {address: {socket_address: {address: %s, port_value: %d}}}\n"
@@ -124,7 +125,8 @@ class Envoy:
         self._log = open(folder / "log", "w")
         self.process = subprocess.Popen([program, "--config-path", folder / "envoy.yaml", "--concurrency", "2",
                                          "--disable-hot-restart"], stdout=self._log, stderr=subprocess.STDOUT)
-        until(lambda: len(self.healthy()) == len(servers) or self.process.poll() is not None, "Envoy finds the servers healthy")
+        honest = len(servers) - impostors
+        until(lambda: len(self.healthy()) == honest or self.process.poll() is not None, "Envoy finds the servers healthy")
         if self.process.poll() is not None:
             raise RuntimeError((folder / "log").read_text()[-4000:])
         if "Deprecated" in (folder / "log").read_text():

@@ -88,6 +88,14 @@ class EnvoyTest(unittest.TestCase):
             with self.assertRaises(ConnectionError), HealthClient(wrong) as client:
                 client.check()
 
+    def test_a_server_with_a_certificate_for_something_else_is_not_asked(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        impostor = self.enterContext(TlsServer(folder / "server", self.checkpoint, self.of_front))
+        envoy = self.enterContext(Envoy(self.bin / "envoy", folder / "envoy", self.of_front, self.authority,
+                                        [self.servers[0], impostor], impostors=1))
+        until(lambda: envoy.count("cluster.ditserve.ssl.fail_verify_san") > 0, "Envoy has looked at the certificate")
+        self.assertEqual(len(envoy.healthy()), 1)
+
     def test_calls_are_balanced(self):
         with self.load(clients=4) as load:
             load.await_answers(200)
@@ -124,7 +132,7 @@ class EnvoyTest(unittest.TestCase):
         with self.load(clients=2, pixels=2048) as load:
             until(lambda: self.envoy.count("http.grpc.downstream_rq_active") == 2, "both calls are under way")
             self.assertIn("LIVE", get(self.envoy.health_port, "/ready"))
-            with subprocess.Popen(["bash", SHIPPED / "drain", "127.0.0.1", str(self.envoy.admin_port)]) as drain:
+            with subprocess.Popen(["bash", str(SHIPPED / "drain"), "127.0.0.1", str(self.envoy.admin_port)]) as drain:
                 until(lambda: get(self.envoy.health_port, "/ready") == "", "Envoy is not ready")
                 self.assertEqual(load.stop(), [])
                 self.assertEqual(drain.wait(), 0)
