@@ -46,9 +46,12 @@ class Load:
                 raise RuntimeError("the clients have ended")
             self.answers.append(answer)
 
+    def ask_no_more(self) -> None:
+        self._process.stdin.close()
+
     def stop(self) -> list[str]:
         """Lets what is under way end; returns what failed, of all."""
-        self._process.stdin.close()
+        self.ask_no_more()
         self.answers += self._process.stdout.read().splitlines()
         return [answer for answer in self.answers if answer != "ok"]
 
@@ -128,17 +131,31 @@ class EnvoyTest(unittest.TestCase):
         print(f"\nstop: {len(load.answers)} calls, 0 failed, {self.envoy.count('cluster.ditserve.upstream_rq_retry')} asked again",
               file=sys.stderr)
 
-    def test_drain_ends_when_all_is_answered_and_lets_nobody_in(self):
+    def test_drain_lets_nobody_in_and_ends_when_all_is_answered(self):
+        def lets_in() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", self.envoy.port), timeout=10).close()
+            except OSError:
+                return False
+            return True
+
         with self.load(clients=2, pixels=2048) as load:
             until(lambda: self.envoy.count("http.grpc.downstream_rq_active") == 2, "both calls are under way")
             self.assertIn("LIVE", get(self.envoy.health_port, "/ready"))
-            with subprocess.Popen(["bash", str(SHIPPED / "drain"), "127.0.0.1", str(self.envoy.admin_port)]) as drain:
+            load.ask_no_more()
+            self.signal_servers(signal.SIGSTOP)
+            with subprocess.Popen(["bash", SHIPPED / "drain", "127.0.0.1", str(self.envoy.admin_port)]) as drain:
                 until(lambda: get(self.envoy.health_port, "/ready") == "", "Envoy is not ready")
-                self.assertEqual(load.stop(), [])
+                until(lambda: not lets_in(), "nobody is let in")
+                self.signal_servers(signal.SIGCONT)
                 self.assertEqual(drain.wait(), 0)
+            self.assertEqual(self.envoy.count("http.grpc.downstream_rq_active"), 0)
+            self.assertEqual(load.stop(), [])
             self.assertGreaterEqual(len(load.answers), 2)
-            with self.assertRaises(OSError):
-                socket.create_connection(("127.0.0.1", self.envoy.port), timeout=10).close()
+
+    def signal_servers(self, what: signal.Signals) -> None:
+        for server in self.servers:
+            server.process.send_signal(what)
 
     def test_floods_grow_no_server_and_silence_none(self):
         with self.load(clients=1) as load:  # What is there to be warm is.
