@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
@@ -20,8 +20,10 @@ constexpr int kMaxReconnectMs = 500;
 absl::Status Read(const char* flag, const std::optional<std::string>& path, std::string& text) {
   if (!path) return absl::OkStatus();
   std::ifstream file(*path);
-  text.assign(std::istreambuf_iterator<char>(file), {});
-  if (file && !text.empty()) return absl::OkStatus();
+  std::ostringstream read;
+  read << file.rdbuf();  // Of a folder, or where nothing can be read, nothing.
+  text = read.str();
+  if (!text.empty()) return absl::OkStatus();
   return absl::NotFoundError(absl::StrCat(flag, ": ", *path, " can't be read, or is empty"));
 }
 

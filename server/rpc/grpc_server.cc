@@ -56,12 +56,17 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
 }
 
 GrpcServer::GrpcServer(const GrpcServerOptions& options, Engine* engine, const ProfileCatalogue* catalogue)
-    : calls_(engine, RequestDecoder(options.request_limits, catalogue), options.observers),
+    : calls_(engine, RequestDecoder(options.request_limits, catalogue), WithLossObserver(options.observers)),
       transformer_(&calls_),
       models_(engine, catalogue),
       residency_(engine),
       inference_(engine, &calls_, &health_, options.version),
       admin_(engine) {}
+
+std::vector<RequestObserver*> GrpcServer::WithLossObserver(std::vector<RequestObserver*> observers) {
+  observers.push_back(&loss_);
+  return observers;
+}
 
 GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
 

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "core/base/clock.h"
+#include "server/engine/request_observer.h"
 #include "server/gate/gate.h"
 #include "server/rpc/admin_service.h"
 #include "server/rpc/forward_calls.h"
@@ -63,14 +64,28 @@ class GrpcServer {
  private:
   GrpcServer(const GrpcServerOptions& options, Engine* engine, const ProfileCatalogue* catalogue);
 
+  // Sees a checkpoint that is lost by the request that was.
+  class LossObserver final : public RequestObserver {
+   public:
+    explicit LossObserver(HealthService* health) : health_(*health) {}
+    void OnEnd(const EndedRequest& request) override {
+      if (request.code == absl::StatusCode::kDataLoss) health_.SetLost();
+    }
+
+   private:
+    HealthService& health_;
+  };
+
   absl::Status Listen(const GrpcServerOptions& options);
+  std::vector<RequestObserver*> WithLossObserver(std::vector<RequestObserver*> observers);
 
   const SteadyClock clock_;
+  HealthService health_;
+  LossObserver loss_{&health_};
   ForwardCalls calls_;
   TransformerService transformer_;
   ModelService models_;
   ResidencyService residency_;
-  HealthService health_;
   InferenceService inference_;
   AdminService admin_;
   std::unique_ptr<grpc::Server> server_;  // Listens nowhere: the gate hands connections to it.

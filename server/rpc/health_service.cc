@@ -96,9 +96,9 @@ HealthService::HealthService() = default;
 HealthService::~HealthService() = default;
 
 HealthService::Status HealthService::StatusOf(const std::string& service) const {
-  if (service == kLiveness) return HealthCheckResponse::SERVING;
+  if (service == kLiveness) return lost_ ? HealthCheckResponse::NOT_SERVING : HealthCheckResponse::SERVING;
   if (!FollowsReadiness(service)) return HealthCheckResponse::SERVICE_UNKNOWN;
-  return ready_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
+  return ready_ && !lost_ ? HealthCheckResponse::SERVING : HealthCheckResponse::NOT_SERVING;
 }
 
 void HealthService::SetReady(bool ready) {
@@ -111,7 +111,15 @@ void HealthService::SetReady(bool ready) {
 
 bool HealthService::ready() const {
   absl::MutexLock lock(&mutex_);
-  return ready_;
+  return ready_ && !lost_;
+}
+
+void HealthService::SetLost() {
+  {
+    absl::MutexLock lock(&mutex_);
+    lost_ = true;
+  }
+  AdvanceWatchers();
 }
 
 void HealthService::Close() {

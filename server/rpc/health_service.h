@@ -28,6 +28,10 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
 
   bool ready() const ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // A checkpoint is not what was opened any more: neither ready nor alive until the process is started anew, which opens
+  // it again.
+  void SetLost() ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Ends every Watch, now and later, so that the gRPC server can end.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -47,6 +51,7 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
 
   mutable absl::Mutex mutex_;  // Guards the watchers' state too.
   bool ready_ ABSL_GUARDED_BY(mutex_) = false;
+  bool lost_ ABSL_GUARDED_BY(mutex_) = false;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::shared_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mutex_);
 };

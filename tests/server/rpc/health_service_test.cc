@@ -40,6 +40,20 @@ TEST_F(HealthServiceTest, FollowsReadinessButForLiveness) {
   }
 }
 
+TEST_F(HealthServiceTest, ALostCheckpointIsNeitherReadyNorAlive) {
+  PendingForward failing(*transformer_, TinyRequest());
+  engine_.WaitForCall()->Answer(absl::UnavailableError("the disk is busy"));
+  EXPECT_FALSE(failing.Wait().ok());
+  EXPECT_EQ(Check("readiness"), HealthCheckResponse::SERVING);
+  PendingForward losing(*transformer_, TinyRequest());
+  engine_.WaitForCall(1)->Answer(absl::DataLossError("x.safetensors: the file was rewritten since it was opened"));
+  EXPECT_FALSE(losing.Wait().ok());
+  EXPECT_EQ(Check("readiness"), HealthCheckResponse::NOT_SERVING);
+  EXPECT_EQ(Check("liveness"), HealthCheckResponse::NOT_SERVING);
+  server_->SetReady(true);
+  EXPECT_EQ(Check("readiness"), HealthCheckResponse::NOT_SERVING);
+}
+
 TEST_F(HealthServiceTest, IsNotReadyUntilItIsSaidToBe) {
   GrpcServerOptions options;
   options.address = "127.0.0.1:0";
