@@ -50,6 +50,14 @@ test:  ## Runs every test
 	scripts/python-environment "$$CACHE/manifests" tests/manifests/requirements.txt
 	ctest --preset $(BUILD)
 
+.PHONY: test-deploy
+test-deploy:  ## Runs the tests of what deploys and watches servers, with heavy tools, in minutes
+	$(call build,$(BUILD),ditserve ditctl tiny_checkpoint,python deploy)
+	scripts/python-environment "$$CACHE/deploy" tests/deploy/requirements.txt
+	DITSERVE_BIN=$(build_dir)/bin TINY_CHECKPOINT=$(build_dir)/tests/system/tiny_checkpoint \
+	  PYTHONPATH=tests/system:deploy/grafana PYTHONDONTWRITEBYTECODE=1 \
+	  "$$CACHE/deploy/bin/python" -m unittest discover --verbose --start-directory tests/deploy --pattern '*_test.py'
+
 .PHONY: serve
 serve:  ## Runs a server in the foreground; MODEL=<a diffusers transformer folder>
 	$(if $(MODEL),,$(error make serve needs MODEL=<a diffusers transformer folder>))
