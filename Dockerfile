@@ -32,7 +32,8 @@ COPY scripts/setup scripts/
 # The wheel's own requirements are the CUDA libraries of the versions that it was built with.
 RUN --mount=type=secret,id=apt.conf,target=/etc/apt/apt.conf.d/90secret \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=certificates \
-    scripts/setup deb && python3 -m pip install --no-cache-dir --target /libtorch torch==2.13.0
+    scripts/setup deb && python3 -m pip install --no-cache-dir --target /libtorch torch==2.13.0 && \
+    find /libtorch -maxdepth 1 -name '*.dist-info' ! -name 'torch-*' ! -name 'nvidia_*' -exec rm -r {} +
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/ccache \
     LIBTORCH=/libtorch/torch make deb BUILD=cuda && mv build/*.deb /ditserve.deb
