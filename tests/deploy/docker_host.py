@@ -51,6 +51,9 @@ class Docker:
         if self.daemon is not None:
             self.daemon.terminate()
             self.daemon.wait()
+            for line in Path("/proc/self/mounts").read_text().splitlines():
+                if line.split()[1].startswith(f"{self.folder}/"):
+                    run("umount", line.split()[1])  # It leaves its networks mounted.
         shutil.rmtree(self.folder)
 
     def image(self) -> str:
