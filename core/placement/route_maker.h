@@ -20,6 +20,7 @@ class FormTable {
  public:
   FormId Intern(const CopyForm& form);
   const CopyForm& form(FormId id) const { return forms_[id]; }
+  int size() const { return static_cast<int>(forms_.size()); }
   // Whether `to` can be made from `from`: each parameter of the one from that of the other.
   bool Leads(FormId from, FormId to) const { return leads_[from][to]; }
 

@@ -23,6 +23,37 @@ Policy::Policy(const PolicyOptions& options, const std::vector<PolicyDevice>& de
   }
 }
 
+Policy::Policy(const Policy& other, std::function<bool(FormId, FormId)> leads) {
+  state_.options = other.state_.options;
+  state_.leads = std::move(leads);
+  state_.now = other.state_.now;
+  for (const DeviceState& device : other.state_.devices) {
+    state_.devices.push_back({device.memory, device.in_host_memory});
+    state_.devices.back().estimates = device.estimates;
+  }
+  for (const MemoryBudget& budget : other.state_.budgets) {
+    MemoryBudget& same = state_.budgets.emplace_back();
+    same.configured_bytes = budget.configured_bytes;
+    same.lowered_bytes = budget.lowered_bytes;
+    same.granule_bytes = budget.granule_bytes;
+    same.fixed_bytes = budget.fixed_bytes;
+  }
+  for (const std::vector<int64_t>& stored : other.state_.stored_bytes) AddWeights(stored);
+  for (const auto& copy : other.copies_.slots()) {
+    if (copy == nullptr || !copy->ready()) continue;
+    Copy& same = room_.Place(copy->key, copy->bytes, copy->streams);
+    copies_.SetReady(same);
+    same.used = copy->used;
+    same.rests = copy->rests;
+    same.idle_since = copy->idle_since;
+    if (copy->may_stay) same.idle_since = state_.now;  // As its riders leave it.
+  }
+  for (size_t i = 0; i < state_.budgets.size(); ++i) {
+    state_.budgets[i].cached_bytes = other.state_.budgets[i].cached_bytes;
+  }
+  idle_.Begins();
+}
+
 WeightsId Policy::AddWeights(std::vector<int64_t> stored_bytes) {
   const WeightsId id = copies_.AddWeights(static_cast<int>(stored_bytes.size()));
   state_.stored_bytes.push_back(std::move(stored_bytes));

@@ -43,6 +43,9 @@ class Policy {
   Policy(const PolicyOptions& options, const std::vector<PolicyDevice>& devices,
          const std::vector<int64_t>& fixed_bytes, const std::vector<int64_t>& budget_bytes,
          std::function<bool(FormId, FormId)> leads, const std::vector<int64_t>& granule_bytes = {});
+  // A trial: what would `other` decide if its riders had left and its loads were over? It has what that one has, and
+  // what happens to it does not touch that one.
+  Policy(const Policy& other, std::function<bool(FormId, FormId)> leads);
   // Its parts refer to each other.
   Policy(const Policy&) = delete;
   Policy& operator=(const Policy&) = delete;
@@ -111,6 +114,9 @@ class Policy {
   // For whom a copy is loaded: those who ride, else those who begin later.
   void ForEachUser(const CopyKey& key, const std::function<void(PolicyRider&)>& visit);
 
+  int64_t stored_bytes(WeightsId weights, ModuleIndex module) const {
+    return state_.stored_bytes[static_cast<size_t>(weights)][static_cast<size_t>(module)];
+  }
   int64_t AdmittedTo(Memory device) const;
   // As Admission's.
   absl::Duration PredictedWait(Memory device) const { return admission_.PredictedWait(state_.device(device)); }

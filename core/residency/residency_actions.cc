@@ -148,6 +148,7 @@ void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Def
     sooner_.Signal();
   } else if (rider.acquisition != nullptr) {
     rider.account.stall += clock_->Now() - rider.acquired;
+    paces_[static_cast<size_t>(rider.device)].Drop();
     Executor::Work end = [done = std::exchange(rider.acquisition, nullptr), why]() mutable { std::move(done)(why); };
     deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});
   }

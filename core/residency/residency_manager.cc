@@ -43,6 +43,8 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
           [this](FormId from, FormId to) ABSL_NO_THREAD_SAFETY_ANALYSIS { return forms_.Leads(from, to); },
           Granules(arenas_)),
       force_bytes_(arenas_.size()),
+      paces_(devices_.size()),
+      leases_(devices_.size()),
       computed_until_(devices_.size()) {
   const absl::MutexLock lock(&mutex_);
   for (size_t i = 0; i < arenas_.size(); ++i) {
@@ -118,9 +120,10 @@ absl::Status ResidencyManager::RemoveModel(ModelId model) {
   return absl::OkStatus();
 }
 
-std::vector<Route> ResidencyManager::RoutesLocked(ModelId model, const Profile& profile, int device) {
+std::vector<Route> ResidencyManager::RoutesLocked(ModelId model, const Profile& profile, int device,
+                                                  FormTable& forms) const {
   return MakeRoutes(*models_[static_cast<size_t>(model)], profile, *devices_[static_cast<size_t>(device)].device,
-                    forms_);
+                    forms);
 }
 
 absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, const Profile& profile,
@@ -156,7 +159,7 @@ absl::Status ResidencyManager::JoinLocked(RiderState& state, const Profile& prof
   Policy::JoinRequest request;
   request.weights = state.model;
   request.device = DeviceMemory(options.device);
-  request.routes = RoutesLocked(state.model, profile, options.device);
+  request.routes = RoutesLocked(state.model, profile, options.device, forms_);
   request.limit_bytes = profile.vram_limit_bytes;
   request.activation_bytes = options.activation_bytes;
   request.priority = options.priority;
@@ -164,13 +167,6 @@ absl::Status ResidencyManager::JoinLocked(RiderState& state, const Profile& prof
   DITSERVE_ASSIGN_OR_RETURN(state.policy, policy_.Join(std::move(request), state.joined, actions_));
   states_[state.policy] = &state;
   return absl::OkStatus();
-}
-
-int64_t ResidencyManager::WindowBytes(ModelId model, const Profile& profile, int device) {
-  const absl::MutexLock lock(&mutex_);
-  int64_t widest = 0;
-  for (const Route& route : RoutesLocked(model, profile, device)) widest = std::max(widest, route.compute_bytes);
-  return widest;
 }
 
 absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {

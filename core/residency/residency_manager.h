@@ -25,10 +25,12 @@
 #include "core/memory/ledger.h"
 #include "core/placement/profile.h"
 #include "core/placement/route_maker.h"
+#include "core/residency/forecast.h"
 #include "core/residency/policy.h"
 #include "core/residency/residency_snapshot.h"
 #include "core/residency/rider.h"
 #include "core/residency/transfer_engine.h"
+#include "core/residency/transfer_pace.h"
 #include "core/storage/model_weights.h"
 
 namespace ditserve {
@@ -90,7 +92,18 @@ class ResidencyManager {
       ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Device bytes that a rider of this profile needs beside its activations.
-  int64_t WindowBytes(ModelId model, const Profile& profile, int device = 0) ABSL_LOCKS_EXCLUDED(mutex_);
+  int64_t WindowBytes(ModelId model, const Profile& profile, int device = 0) const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // What `riders` such requests would take if they came now, together, and nobody else rode. `computing`: what the
+  // executor takes for each module, empty if that is not known. What has no measured speed yet is taken to move a
+  // gigabyte a second. Changes nothing. Errors: as Join and ForecastLaps.
+  absl::StatusOr<Forecast> ForecastRide(ModelId model, const Profile& profile, const RideOptions& options, int riders,
+                                        std::vector<absl::Duration> computing) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // How fast weights move to a device, as measured so far.
+  TransferSpeeds SpeedsOf(int device = 0) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Whether operations read the same values under either profile.
+  bool HaveEqualValues(ModelId model, const Profile& a, const Profile& b, int device = 0) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Changes a budget while serving. Copies go at once until the rest fits, but for what running requests need: their
   // activations and one module. What they need beyond the budget is given back as they end.
@@ -179,7 +192,8 @@ class ResidencyManager {
   void FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  std::vector<Route> RoutesLocked(ModelId model, const Profile& profile, int device)
+  // `forms`: the manager's, or a copy of them.
+  std::vector<Route> RoutesLocked(ModelId model, const Profile& profile, int device, FormTable& forms) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   MemoryUsage UsageLocked(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The manager's thread: calls Tick, and tells those who were never admitted.
@@ -204,6 +218,8 @@ class ResidencyManager {
   absl::flat_hash_map<LoadId, absl::Status> failed_ ABSL_GUARDED_BY(mutex_);  // Until their transfers are done.
   std::vector<Trimmed> still_read_ ABSL_GUARDED_BY(mutex_);  // Freed once nothing reads it; nobody waits for that.
   TransferCost moved_ ABSL_GUARDED_BY(mutex_);               // Since the start.
+  std::vector<TransferPace> paces_ ABSL_GUARDED_BY(mutex_);  // By device.
+  std::vector<int> leases_ ABSL_GUARDED_BY(mutex_);          // That riders hold, by device.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
   std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);  // To be told by Keep.

@@ -31,6 +31,8 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
       at_once.emplace(pin.status());
     } else if (!*pin) {
       rider->acquisition = std::exchange(done, nullptr);
+      const auto device = static_cast<size_t>(rider->device);
+      if (leases_[device] == 0) paces_[device].Begin(rider->acquired, transfers_->read());
     } else if (on.executor->HasBefore(TurnOf(*rider))) {
       rider->acquisition = std::exchange(done, nullptr);
       GrantLocked(*rider, **std::move(pin), deferred);  // After the others.
@@ -49,7 +51,9 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
 }
 
 Lease ResidencyManager::MakeLease(RiderState& rider, Pin pin) {
+  const auto device = static_cast<size_t>(rider.device);
   rider.leased = clock_->Now();
+  if (leases_[device]++ == 0) paces_[device].End(rider.leased, transfers_->read());
   const auto& tensors = holdings_[static_cast<size_t>(pin.copy()->id)]->tensors;
   // Two pointers: no more is held without an allocation.
   return Lease(tensors,
@@ -74,6 +78,7 @@ void ResidencyManager::Release(RiderState* rider, Pin pin) {
     absl::Duration& computed_until = computed_until_[static_cast<size_t>(rider->device)];
     const absl::Duration took = now - std::max(rider->leased, computed_until);
     computed_until = now;
+    --leases_[static_cast<size_t>(rider->device)];
     ++rider->account.modules_done;
     policy_.Release(*rider->policy, std::move(pin), took, now, actions_);
     ApplyLocked(deferred);
@@ -96,6 +101,7 @@ void ResidencyManager::Leave(RiderState* rider) {
   std::list<RiderState> left;  // Its callbacks end without the mutex.
   {
     const absl::MutexLock lock(&mutex_);
+    paces_[static_cast<size_t>(rider->device)].Drop();
     const auto state =
         std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return &each == rider; });
     left.splice(left.begin(), riders_, state);

@@ -31,8 +31,9 @@ class TransferEngine::Job {
   size_t TakePiece() { return taken_++; }
   bool AllTaken() const { return taken_ == pieces_.size(); }
 
-  // Does one piece, and ends the job if it was the last to finish. True if it is to be completed then.
-  bool Do(size_t piece, Slot& slot);
+  // Does one piece, counts what it read, and ends the job if it was the last to finish. True if it is to be completed
+  // then.
+  bool Do(size_t piece, Slot& slot, Counters& read);
 
   // Whether Complete would not block.
   bool IsDone() const { return AllDone(ready_); }
@@ -49,7 +50,7 @@ class TransferEngine::Job {
   // What is read in one go: neighbours in a shard, or a part of a source's parameter.
   struct Piece {
     std::vector<Segment> segments;
-    int64_t stored_bytes = 0;
+    int64_t bytes = 0;  // As they are read.
   };
   // What became of a piece.
   struct Moved {
@@ -128,10 +129,12 @@ bool TransferEngine::Job::IsReadInPlace() const {
 void TransferEngine::Job::CutSource() {
   const ModelWeights::Module& module = transfer_.model->module(transfer_.module);
   for (size_t i = 0; i < module.stored.size(); ++i) {
-    const int64_t step = kPieceBytes / SizeOf(transfer_.source->form->encodings[i].dtype);
+    const int64_t size = SizeOf(transfer_.source->form->encodings[i].dtype);
+    const int64_t step = kPieceBytes / size;
     const int64_t elements = ElementCount(module.stored[i]->shape);
     for (int64_t begin = 0; begin < elements; begin += step) {
-      pieces_.push_back({{{static_cast<int>(i), begin, std::min(step, elements - begin)}}});
+      const int64_t count = std::min(step, elements - begin);
+      pieces_.push_back({{{static_cast<int>(i), begin, count}}, count * size});
     }
   }
 }
@@ -152,7 +155,7 @@ void TransferEngine::Job::CutRun(const ModelWeights::Run& run) {
       }
       const int64_t count = std::min(elements - begin, (end - at) / size);
       pieces_.back().segments.push_back({parameter, begin, count});
-      pieces_.back().stored_bytes += count * size;
+      pieces_.back().bytes += count * size;
       begin += count;
     }
   }
@@ -190,11 +193,12 @@ absl::Status TransferEngine::Job::Begin() {
   return status_;
 }
 
-bool TransferEngine::Job::Do(size_t piece, Slot& slot) {
+bool TransferEngine::Job::Do(size_t piece, Slot& slot, Counters& read) {
   Moved moved;
   moved.written.resize(transfer_.targets.size());
   absl::Status status = Begin();
   if (status.ok()) status = Move(pieces_[piece], slot, moved);
+  (transfer_.source ? read.copies : read.checkpoint) += pieces_[piece].bytes;
   return Finish(status, std::move(moved));
 }
 
@@ -205,7 +209,7 @@ absl::Status TransferEngine::Job::Move(const Piece& piece, Slot& slot, Moved& mo
   slot.readers.clear();
   std::byte* at = nullptr;
   DITSERVE_RETURN_IF_ERROR(Read(piece, slot, &at));
-  moved.cost.disk_read_bytes = piece.stored_bytes;
+  moved.cost.disk_read_bytes = piece.bytes;
   for (const Segment& segment : piece.segments) {
     const DType dtype = transfer_.model->module(transfer_.module).stored[segment.parameter]->dtype;
     DITSERVE_RETURN_IF_ERROR(Convert(segment, {Memory::kHost, at, dtype}, nullptr, slot.readers, moved));
@@ -230,10 +234,10 @@ absl::Status TransferEngine::Job::Read(const Piece& piece, Slot& slot, std::byte
   const int64_t begin = first.begin * SizeOf(stored.dtype);
   const int64_t in_page = (stored.offset_bytes + begin) % kPageBytes;
   std::byte* const pages = read_in_place_ ? SpanIn(0, first).data - in_page : slot.buffer.data();
-  const int64_t size = PageOf(in_page + piece.stored_bytes + kPageBytes - 1);
+  const int64_t size = PageOf(in_page + piece.bytes + kPageBytes - 1);
   *at = pages + in_page;
   return transfer_.model->checkpoint()
-      .Read(stored, begin, piece.stored_bytes, absl::MakeSpan(pages, static_cast<size_t>(size)))
+      .Read(stored, begin, piece.bytes, absl::MakeSpan(pages, static_cast<size_t>(size)))
       .status();
 }
 
@@ -368,7 +372,7 @@ void TransferEngine::Run(Slot* slot) {
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
   size_t piece = 0;
   while (std::shared_ptr<Job> job = NextPiece(&piece)) {
-    if (!job->Do(piece, *slot)) continue;
+    if (!job->Do(piece, *slot, read_)) continue;
     const absl::MutexLock lock(&mutex_);
     enqueued_.push_back(std::move(job));
   }

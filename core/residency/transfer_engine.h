@@ -1,6 +1,7 @@
 #ifndef DITSERVE_CORE_RESIDENCY_TRANSFER_ENGINE_H_
 #define DITSERVE_CORE_RESIDENCY_TRANSFER_ENGINE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "core/memory/buffer.h"
 #include "core/memory/ledger.h"
 #include "core/placement/copy_form.h"
+#include "core/residency/transfer_pace.h"
 #include "core/storage/model_weights.h"
 
 namespace ditserve {
@@ -73,6 +75,9 @@ class TransferEngine {
 
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // So far, by piece.
+  BytesRead read() const { return {read_.checkpoint, read_.copies}; }
+
   // Host bytes of the slots.
   int64_t staging_bytes() const { return StagingBytes(static_cast<int>(slots_.size())); }
   // Host bytes that Make reserves for `threads` threads.
@@ -81,6 +86,11 @@ class TransferEngine {
  private:
   class Job;
   using Jobs = std::deque<std::shared_ptr<Job>>;
+
+  // Bytes that were read.
+  struct Counters {
+    std::atomic<int64_t> checkpoint = 0, copies = 0;
+  };
 
   // Where a thread reads pieces to.
   struct Slot {
@@ -103,6 +113,7 @@ class TransferEngine {
 
   Arena* const host_;
   std::vector<Slot> slots_;
+  Counters read_;
   absl::Mutex mutex_;
   Jobs queue_ ABSL_GUARDED_BY(mutex_);     // With pieces that no thread has taken.
   Jobs enqueued_ ABSL_GUARDED_BY(mutex_);  // With events that nobody has waited for yet.

@@ -1,0 +1,83 @@
+// What the ResidencyManager tells of requests that have not come: it reads, and changes nothing.
+#include <algorithm>
+#include <utility>
+
+#include "core/residency/residency_manager.h"
+
+namespace ditserve {
+namespace {
+
+int64_t BytesIn(const CopyForm& form, const ModelWeights::Module& module) {
+  if (form.encodings.size() != module.stored.size()) return 0;  // Of another type of module.
+  int64_t bytes = 0;
+  for (size_t i = 0; i < module.stored.size(); ++i) {
+    bytes += ElementCount(module.stored[i]->shape) * SizeOf(form.encodings[i].dtype);
+  }
+  return bytes;
+}
+
+std::vector<std::vector<int64_t>> BytesInForms(const ModelWeights& weights, const FormTable& forms) {
+  std::vector<std::vector<int64_t>> bytes(static_cast<size_t>(weights.size()));
+  for (ModuleIndex i = 0; i < weights.size(); ++i) {
+    for (FormId form = 0; form < forms.size(); ++form) {
+      bytes[static_cast<size_t>(i)].push_back(BytesIn(forms.form(form), weights.module(i)));
+    }
+  }
+  return bytes;
+}
+
+}  // namespace
+
+int64_t ResidencyManager::WindowBytes(ModelId model, const Profile& profile, int device) const {
+  const absl::MutexLock lock(&mutex_);
+  FormTable forms = forms_;
+  int64_t widest = 0;
+  for (const Route& route : RoutesLocked(model, profile, device, forms)) widest = std::max(widest, route.compute_bytes);
+  return widest;
+}
+
+absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Profile& profile,
+                                                        const RideOptions& options, int riders,
+                                                        std::vector<absl::Duration> computing) const {
+  std::optional<Policy> trial;
+  FormTable forms;
+  ForecastRequest request;
+  request.riders = riders;
+  request.computing = std::move(computing);
+  absl::Duration now;
+  {
+    const absl::MutexLock lock(&mutex_);
+    now = clock_->Now();
+    forms = forms_;
+    trial.emplace(policy_, [&forms](FormId from, FormId to) { return forms.Leads(from, to); });
+    request.ride.weights = model;
+    request.ride.device = DeviceMemory(options.device);
+    request.ride.routes = RoutesLocked(model, profile, options.device, forms);
+    request.ride.limit_bytes = profile.vram_limit_bytes;
+    request.ride.activation_bytes = options.activation_bytes;
+    request.ride.priority = options.priority;
+    request.ride.join = options.join;
+    request.form_bytes = BytesInForms(*models_[static_cast<size_t>(model)], forms);
+    const TransferSpeeds speeds = paces_[static_cast<size_t>(options.device)].speeds();
+    request.disk_bytes_per_second = speeds.checkpoint.value_or(request.disk_bytes_per_second);
+    request.copy_bytes_per_second = speeds.copies.value_or(request.copy_bytes_per_second);
+  }
+  return ForecastLaps(*trial, request, now);
+}
+
+TransferSpeeds ResidencyManager::SpeedsOf(int device) const {
+  const absl::MutexLock lock(&mutex_);
+  return paces_[static_cast<size_t>(device)].speeds();
+}
+
+bool ResidencyManager::HaveEqualValues(ModelId model, const Profile& a, const Profile& b, int device) const {
+  const absl::MutexLock lock(&mutex_);
+  FormTable forms = forms_;
+  const std::vector<Route> of_a = RoutesLocked(model, a, device, forms);
+  const std::vector<Route> of_b = RoutesLocked(model, b, device, forms);
+  return a.computation.dtype == b.computation.dtype &&
+         std::equal(of_a.begin(), of_a.end(), of_b.begin(), of_b.end(),
+                    [](const Route& x, const Route& y) { return x.compute == y.compute; });
+}
+
+}  // namespace ditserve
