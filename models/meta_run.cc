@@ -15,6 +15,7 @@ struct Count {
   int64_t peak_bytes = 0;
 };
 thread_local Count count;
+thread_local double computed = 0;
 
 // A meta tensor has no data; its context remembers its size until it is freed.
 void FreeMeta(void* context) {
@@ -46,8 +47,17 @@ void InstallMetaAllocator() {
 
 }  // namespace
 
+void CountMetaWork(double multiply_adds) { computed += multiply_adds; }
+
+std::vector<double> MetaLeaseSource::Work() const {
+  std::vector<double> work = begun_;
+  for (size_t i = 0; i < work.size(); ++i) work[i] = (i + 1 < work.size() ? begun_[i + 1] : computed) - begun_[i];
+  return work;
+}
+
 void MetaLeaseSource::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
   order_.push_back(module);
+  begun_.push_back(computed);
   LeasedTensors tensors(modules_[module].parameters.size(), LeasedTensor{nullptr, dtype_});
   std::move(done)(Lease(std::move(tensors), nullptr));
 }

@@ -10,7 +10,10 @@
 
 namespace ditserve {
 
-// Gives out weights without data and records in which order they were asked for.
+// Operations on meta tensors that do `multiply_adds`, or what takes as long, tell it here.
+void CountMetaWork(double multiply_adds);
+
+// Gives out weights without data and records in which order they were asked for, and how much was computed in between.
 class MetaLeaseSource final : public LeaseSource {
  public:
   MetaLeaseSource(const std::vector<ModuleSpec>& modules, DType dtype) : modules_(modules), dtype_(dtype) {}
@@ -18,11 +21,14 @@ class MetaLeaseSource final : public LeaseSource {
   void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override;
 
   const std::vector<ModuleIndex>& order() const { return order_; }
+  // What was computed from when each module was asked for, in that order, until the next was or until now.
+  std::vector<double> Work() const;
 
  private:
   const std::vector<ModuleSpec>& modules_;
   const DType dtype_;
   std::vector<ModuleIndex> order_;
+  std::vector<double> begun_;  // What had been computed when each was asked for.
 };
 
 // Counts the bytes that meta tensors of the calling thread would take, while it lives. One a thread at a time.

@@ -25,6 +25,7 @@
 
 #include "models/kernels/attention.h"
 #include "models/kernels/matmul.h"
+#include "models/meta_run.h"
 
 namespace ditserve {
 namespace {
@@ -70,6 +71,15 @@ int64_t AttentionWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim,
   return at::get_num_threads() * (floats * 4 + queries * keys * 2) + heads * tokens * 4 + packed;
 }
 
+// What kernels have to do, in multiply-adds. It tells how long one size takes from how long another did, so only its
+// proportions count: reading a weight takes about as long as multiplying it with so many rows, and an element of a
+// tensor that is read and written about as long as so many.
+constexpr double kRowsOfReading = 24, kMultiplyAddsOfElement = 100;
+
+void CountElements(const at::Tensor& x, double times) {
+  if (x.is_meta()) CountMetaWork(times * kMultiplyAddsOfElement * static_cast<double>(x.numel()));
+}
+
 // Whether a product may be added without being rounded first. The references round it: below float32 that shows, and in
 // float32 it is less than what sums in another order change.
 bool FusesMultiplyAdd(const at::Tensor& x) { return x.scalar_type() == at::kFloat; }
@@ -95,6 +105,9 @@ void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
   const at::Tensor& weight = linear.weight();
   for (size_t i = 0; i < x.size(); ++i) {
     at::Tensor target = out[i];
+    if (x[i].is_meta()) {
+      CountMetaWork((static_cast<double>(x[i].size(0)) + kRowsOfReading) * static_cast<double>(weight.numel()));
+    }
     if (IsFloatRows(x[i]) && IsFloatRows(target)) {
       MultiplyFloat32(RowsOf(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
     } else {
@@ -113,6 +126,7 @@ Batch Silu(const Batch& x) {
 void RmsNormInPlace(const Batch& x, const Weights& norm) {
   const int64_t channels = norm.weight().size(0);
   for (const at::Tensor& item : x) {
+    CountElements(item, 2);
     const at::Tensor weight = norm.weight().to(item.scalar_type());
     ForRows(item, [&](int64_t begin, int64_t count) {
       const at::Tensor groups = item.narrow(0, begin, count).view({count, -1, channels});
@@ -126,6 +140,7 @@ void RmsNormInPlace(const Batch& x, const Weights& norm) {
 Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift) {
   Batch out;
   for (size_t i = 0; i < x.size(); ++i) {
+    CountElements(x[i], 2);
     const at::Tensor target = at::empty_like(x[i]), factor = scale[i].add(1);
     ForRows(x[i], [&](int64_t begin, int64_t count) {
       const at::Tensor rows = x[i].narrow(0, begin, count);
@@ -146,6 +161,7 @@ Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift)
 
 void GeluInPlace(const Batch& x, Numerics numerics) {
   for (const at::Tensor& item : x) {
+    CountElements(item, 1);
     at::Tensor target = item;
     if (numerics == Numerics::kDiffusers) {
       at::gelu_(target, "tanh");
@@ -160,6 +176,7 @@ void GeluInPlace(const Batch& x, Numerics numerics) {
 
 void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
   for (size_t i = 0; i < x.size(); ++i) {
+    CountElements(x[i], 1);
     if (FusesMultiplyAdd(x[i])) {
       x[i].addcmul_(y[i], gate[i]);
       continue;
@@ -171,6 +188,7 @@ void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
 }
 
 void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary) {
+  CountElements(x, 1);
   const at::Tensor pairs = x.view({x.size(0), -1, rotary.size(1), 2});  // [tokens, heads, D / 2, 2]
   const at::Tensor turn = rotary.unsqueeze(1);
   if (x.scalar_type() == at::kFloat) {
@@ -188,6 +206,7 @@ at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   // Meta tensors would take the path that holds all scores, which no device does.
   if (q.is_meta()) {
     at::Tensor out = at::empty_like(q);
+    CountMetaWork(2.0 * static_cast<double>(q.size(0)) * static_cast<double>(q.numel()));
     if (IsLibTorchs(q)) {
       CountWorkspace(q, AttentionWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim, q.scalar_type()));
     }

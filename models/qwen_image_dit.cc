@@ -262,6 +262,15 @@ int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarT
   return memory.peak_bytes() + kKernelBytes;
 }
 
+std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const {
+  MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
+  WeightSource weights(leases, modules_, at::kMeta);
+  Task<Batch> pass = Run(MetaItems(shape, arithmetic), parts_.blocks.size(), weights);
+  pass.Start();
+  pass.Result();
+  return leases.Work();
+}
+
 at::Tensor Unpatchify(const at::Tensor& patches, const QwenImageDiTConfig& config, int64_t height, int64_t width) {
   const int64_t rows = height / kPatchPixels, columns = width / kPatchPixels, patch = config.patch_size;
   return patches.reshape({patches.size(0), rows, columns, config.out_channels, patch, patch})

@@ -69,6 +69,10 @@ class QwenImageDiT {
   // weights not; found by running Forward on meta tensors, plus what kernels use inside.
   int64_t ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const;
 
+  // What a Forward of this shape computes, in multiply-adds or what takes as long, by module: from when it is acquired
+  // until the next one is. Found by running Forward on meta tensors.
+  std::vector<double> WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const;
+
  private:
   // The modules of each part, by their index in modules().
   struct StreamModules {

@@ -18,6 +18,7 @@
 #include "core/residency/join_policy.h"
 #include "core/residency/residency_snapshot.h"
 #include "models/qwen_image_dit.h"
+#include "server/engine/plan.h"
 
 namespace ditserve {
 
@@ -94,6 +95,10 @@ class Engine {
 
   // Bytes of all of `memory`, used or not: what a budget's share is of. Errors: as Device::MemoryStatusOf.
   virtual absl::StatusOr<int64_t> MemoryBytes(Memory memory) const = 0;
+
+  // What requests would take, and what else to ask for. Reads weights of nobody and changes nothing; takes up to a
+  // second. Errors: NotFound (model), Internal.
+  virtual absl::StatusOr<ForwardPlan> Plan(const PlanCall& call) const = 0;
 
   // Changes a budget while serving. Errors: as ResidencyManager::SetBudget.
   virtual absl::Status SetBudget(Memory memory, int64_t bytes) = 0;

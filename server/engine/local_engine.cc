@@ -25,6 +25,7 @@
 #include "models/checkpoint_config.h"
 #include "models/errors.h"
 #include "models/weights.h"
+#include "server/engine/planner.h"
 #include "server/engine/served_model.h"
 
 namespace ditserve {
@@ -106,6 +107,7 @@ class Call final : public ForwardHandle, public LeaseSource {
   // What the model acquires its weights from: the rider, with progress and time taken on the way.
   void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override {
     if (module > 0) Report();
+    acquired_at_.push_back(compute_ + (computing_ ? clock_.Now() - resumed_ : absl::ZeroDuration()));
     rider_->Acquire(module, [this, done = std::move(done)](absl::StatusOr<Lease> lease) mutable {
       if (computing_) return std::move(done)(std::move(lease));
       Resume([&] { std::move(done)(std::move(lease)); });
@@ -116,6 +118,7 @@ class Call final : public ForwardHandle, public LeaseSource {
   void Finish(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_) {
     std::optional<ForwardResult> result;
     if (status.ok()) status = CatchStatus([&] { result = Result(); });
+    if (status.ok()) model_.LearnComputing({ShapeOf(call_.inputs), arithmetic_}, TimesBetween(acquired_at_, compute_));
     pass_.reset();
     if (activations_ != nullptr) activations_->Close();
     std::unique_ptr<Rider> rider;
@@ -141,9 +144,9 @@ class Call final : public ForwardHandle, public LeaseSource {
     const c10::InferenceMode no_autograd;
     const ActivationMemory::Scope scope(activations_);
     computing_ = true;
-    const absl::Duration begun = clock_.Now();
+    resumed_ = clock_.Now();
     piece();
-    compute_ += clock_.Now() - begun;
+    compute_ += clock_.Now() - resumed_;
     computing_ = false;
     if (pass_->done()) End(absl::OkStatus());
   }
@@ -211,6 +214,8 @@ class Call final : public ForwardHandle, public LeaseSource {
   std::optional<Task<at::Tensor>> pass_;
   bool computing_ = false;
   absl::Duration compute_;
+  absl::Duration resumed_;                   // Since when it computes.
+  std::vector<absl::Duration> acquired_at_;  // What it had computed when it asked for each module.
 
   mutable absl::Mutex mutex_;
   std::unique_ptr<Rider> rider_;  // Set before the pass begins, taken after it: only Cancel needs the mutex.
@@ -297,6 +302,12 @@ class LocalEngineImpl final : public LocalEngine {
   absl::StatusOr<int64_t> MemoryBytes(Memory memory) const override {
     DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_->MemoryStatusOf(memory));
     return status.total_bytes;
+  }
+
+  absl::StatusOr<ForwardPlan> Plan(const PlanCall& call) const override {
+    ServedModel* const model = Find(call.model);
+    if (model == nullptr) return absl::NotFoundError(absl::StrCat("no model is named '", call.model, "'"));
+    return Planner(*residency_, *device_, *model).Plan(call);
   }
 
   absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
@@ -471,13 +482,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
         call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });
       });
   if (absl::IsFailedPrecondition(rider.status())) {
-    std::string fits;
-    DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
-      const int64_t window = residency_->WindowBytes(call->model().id, call->call().profile);
-      const int64_t available = residency_->Snapshot().device.wanted_bytes - window;
-      fits = call->model().WhatFits(shape, call->arithmetic(), available);
-    }));
-    return WithMessage(rider.status(), absl::StrCat(rider.status().message(), fits));
+    return Planner(*residency_, *device_, call->model()).Refuse(rider.status(), shape, call->call().profile);
   }
   return rider;
 }

@@ -1,41 +1,55 @@
 #include "server/engine/served_model.h"
 
-#include <algorithm>
-
-#include "absl/strings/str_cat.h"
-
 namespace ditserve {
 namespace {
 
-// Shapes whose activation peak is remembered; a server sees few.
+// Shapes of which something is remembered; a server sees few.
 constexpr size_t kMaxRememberedShapes = 256;
+
+using Key = std::pair<std::vector<int64_t>, at::ScalarType>;
+
+// What is remembered in `known` of such a shape, else what `find` finds.
+template <typename Value, typename Find>
+Value Remember(std::map<Key, Value>& known, absl::Mutex& mutex, const ForwardShape& shape, at::ScalarType arithmetic,
+               Find find) {
+  std::vector<int64_t> sizes = {shape.height, shape.width};
+  sizes.insert(sizes.end(), shape.text_tokens.begin(), shape.text_tokens.end());
+  Key key = {std::move(sizes), arithmetic};
+  {
+    const absl::MutexLock lock(&mutex);
+    const auto found = known.find(key);
+    if (found != known.end()) return found->second;
+  }
+  Value value = find();
+  const absl::MutexLock lock(&mutex);
+  if (known.size() >= kMaxRememberedShapes) known.clear();
+  known[std::move(key)] = value;
+  return value;
+}
 
 }  // namespace
 
-int64_t ServedModel::ActivationBytes(const ForwardShape& shape, at::ScalarType arithmetic) {
-  std::vector<int64_t> key = {shape.height, shape.width};
-  key.insert(key.end(), shape.text_tokens.begin(), shape.text_tokens.end());
-  {
-    absl::MutexLock lock(&mutex);
-    const auto found = peaks.find({key, arithmetic});
-    if (found != peaks.end()) return found->second;
-  }
-  const int64_t bytes = dit->ActivationPeakBytes(shape, arithmetic);
-  absl::MutexLock lock(&mutex);
-  if (peaks.size() >= kMaxRememberedShapes) peaks.clear();
-  peaks[{std::move(key), arithmetic}] = bytes;
-  return bytes;
+int64_t ServedModel::ActivationBytes(const ForwardShape& shape,
+                                     at::ScalarType arithmetic) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  return Remember(peaks, mutex, shape, arithmetic, [&] { return dit->ActivationPeakBytes(shape, arithmetic); });
 }
 
-std::string ServedModel::WhatFits(const ForwardShape& shape, at::ScalarType arithmetic, int64_t available_bytes) {
-  constexpr int64_t kStep = 64;
-  int64_t side = 0;
-  for (int64_t next = kStep; next <= std::max(shape.height, shape.width); next += kStep) {
-    if (ActivationBytes({next, next, shape.text_tokens}, arithmetic) > available_bytes) break;
-    side = next;
+std::vector<double> ServedModel::WorkOf(const ComputedShape& of) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  return Remember(works, mutex, of.shape, of.arithmetic, [&] { return dit->WorkOf(of.shape, of.arithmetic); });
+}
+
+void ServedModel::LearnComputing(const ComputedShape& of, std::vector<absl::Duration> modules) {
+  const absl::MutexLock lock(&mutex);
+  pace.Learn({of, std::move(modules)});
+}
+
+ComputingPrediction ServedModel::PredictComputing(const ComputedShape& of) {
+  std::deque<ComputePace::Pass> passes;
+  {
+    const absl::MutexLock lock(&mutex);
+    passes = pace.passes();
   }
-  if (side == 0) return "; no image fits with this batch and these prompts";
-  return absl::StrCat("; with this batch and these prompts ", side, "x", side, " pixels fit");
+  return PredictFrom(passes, of, [this](const ComputedShape& shape) { return WorkOf(shape); });
 }
 
 }  // namespace ditserve

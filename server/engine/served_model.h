@@ -10,9 +10,11 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "core/base/dtype.h"
 #include "core/residency/rider.h"
 #include "models/qwen_image_dit.h"
+#include "server/engine/compute_pace.h"
 
 namespace ditserve {
 
@@ -26,14 +28,23 @@ struct ServedModel {
   std::vector<DType> stored_dtypes;
 
   absl::Mutex mutex;
-  // Shape and arithmetic dtype to activation bytes.
+  // By shape and arithmetic dtype: bytes of activations, and what is computed.
   std::map<std::pair<std::vector<int64_t>, at::ScalarType>, int64_t> peaks ABSL_GUARDED_BY(mutex);
+
+  std::map<std::pair<std::vector<int64_t>, at::ScalarType>, std::vector<double>> works ABSL_GUARDED_BY(mutex);
+  ComputePace pace ABSL_GUARDED_BY(mutex);
 
   // What a pass of these shapes takes at most. Thread-safe.
   int64_t ActivationBytes(const ForwardShape& shape, at::ScalarType arithmetic) ABSL_LOCKS_EXCLUDED(mutex);
 
-  // What would fit instead of a request that can never: the largest square image with the same prompts.
-  std::string WhatFits(const ForwardShape& shape, at::ScalarType arithmetic, int64_t available_bytes);
+  // What a pass computes, as QwenImageDiT::WorkOf. Thread-safe.
+  std::vector<double> WorkOf(const ComputedShape& of) ABSL_LOCKS_EXCLUDED(mutex);
+
+  // A pass was computed, in so much time for each module. Thread-safe.
+  void LearnComputing(const ComputedShape& of, std::vector<absl::Duration> modules) ABSL_LOCKS_EXCLUDED(mutex);
+
+  // What computing each module would take. Thread-safe.
+  ComputingPrediction PredictComputing(const ComputedShape& of) ABSL_LOCKS_EXCLUDED(mutex);
 };
 
 }  // namespace ditserve

@@ -58,7 +58,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
 GrpcServer::GrpcServer(const GrpcServerOptions& options, Engine* engine, const ProfileCatalogue* catalogue)
     : calls_(engine, RequestDecoder(options.request_limits, catalogue), WithLossObserver(options.observers)),
       transformer_(&calls_),
-      models_(engine, catalogue),
+      models_(engine, catalogue, options.request_limits),
       residency_(engine),
       inference_(engine, &calls_, &health_, options.version),
       admin_(engine) {}

@@ -3,14 +3,18 @@
 #include <string>
 #include <vector>
 
+#include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 #include "server/rpc/grpc_status.h"
-#include "server/rpc/request_decoder.h"
+#include "server/rpc/plan_encoder.h"
 #include "server/rpc/residency_encoder.h"
 #include "server/rpc/tensor_codec.h"
 
 namespace ditserve {
 namespace {
+
+// How long a client is told to wait that finds another plan being made.
+constexpr absl::Duration kPlanRetry = absl::Seconds(1);
 
 constexpr double kGiB = 1024.0 * 1024.0 * 1024.0;
 
@@ -98,6 +102,25 @@ grpc::ServerUnaryReactor* ModelService::ListProfiles(grpc::CallbackServerContext
   auto* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
+}
+
+grpc::ServerUnaryReactor* ModelService::Plan(grpc::CallbackServerContext* context, const v1::PlanRequest* request,
+                                             v1::PlanResponse* response) {
+  auto* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(MakePlan(*request, *response)));
+  return reactor;
+}
+
+absl::Status ModelService::MakePlan(const v1::PlanRequest& request, v1::PlanResponse& response) {
+  DITSERVE_ASSIGN_OR_RETURN(const PlanCall call, decoder_.DecodePlan(request, engine_.Models()));
+  if (!planning_.TryLock()) {
+    return WithRetryAfter(absl::ResourceExhaustedError("another plan is being made"), kPlanRetry);
+  }
+  const absl::StatusOr<ForwardPlan> plan = engine_.Plan(call);
+  planning_.Unlock();
+  if (!plan.ok()) return plan.status();
+  EncodePlan(*plan, engine_.Residency().device_name, *response.mutable_plan());
+  return absl::OkStatus();
 }
 
 }  // namespace ditserve

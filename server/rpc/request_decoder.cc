@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kLatentPixels = 8;  // Pixels of an image that a latent stands for, a side.
 constexpr int64_t kSideStep = 16;     // A patch of 2 x 2 latents.
 constexpr int64_t kMaxTextTokens = 1024;
+constexpr int64_t kMaxPlannedRiders = 64;
 
 // `"a", "b"`.
 template <typename Items>
@@ -207,6 +208,11 @@ absl::StatusOr<JoinPolicy> DecodeJoin(v1::Join join) {
   }
 }
 
+absl::Status CheckCount(int64_t count, int64_t most, absl::string_view field) {
+  if (count >= 1 && count <= most) return absl::OkStatus();
+  return FieldError(field, absl::StrCat(count, ", expected 1 to ", most));
+}
+
 }  // namespace
 
 absl::StatusOr<ModelInfo> FindModel(const std::vector<ModelInfo>& models, const std::string& name) {
@@ -225,6 +231,18 @@ absl::StatusOr<ModelInfo> FindModel(const std::vector<ModelInfo>& models, const 
   return *found;
 }
 
+template <typename Request>
+absl::StatusOr<Profile> RequestDecoder::DecodeProfile(const Request& request) const {
+  absl::StatusOr<Profile> profile =
+      request.has_vram_config()
+          ? ResolveProfile("", FromProto(request.vram_config()), std::nullopt, catalogue_.target, "vram_config")
+          : ConfiguredProfile(request.has_profile() ? request.profile() : catalogue_.default_profile);
+  if (profile.ok() && request.has_vram_limit_gib()) {
+    DITSERVE_ASSIGN_OR_RETURN(profile->vram_limit_bytes, VramLimitBytes(request.vram_limit_gib(), "vram_limit_gib"));
+  }
+  return profile;
+}
+
 absl::StatusOr<DecodedForward> RequestDecoder::Decode(const v1::ForwardRequest& request,
                                                       const std::vector<ModelInfo>& models) const {
   DITSERVE_ASSIGN_OR_RETURN(const ModelInfo model, FindModel(models, request.model()));
@@ -237,6 +255,25 @@ absl::StatusOr<DecodedForward> RequestDecoder::Decode(const v1::ForwardRequest& 
   DITSERVE_ASSIGN_OR_RETURN(decoded.call.profile, DecodeProfile(request));
   DITSERVE_ASSIGN_OR_RETURN(decoded.call.inputs, DecodeInputs(request, model.model->config()));
   return decoded;
+}
+
+absl::StatusOr<PlanCall> RequestDecoder::DecodePlan(const v1::PlanRequest& request,
+                                                    const std::vector<ModelInfo>& models) const {
+  DITSERVE_ASSIGN_OR_RETURN(const ModelInfo model, FindModel(models, request.model()));
+  PlanCall call;
+  call.model = model.name;
+  DITSERVE_ASSIGN_OR_RETURN(call.profile, DecodeProfile(request));
+  DITSERVE_RETURN_IF_ERROR(CheckSide(request.height(), "height"));
+  DITSERVE_RETURN_IF_ERROR(CheckSide(request.width(), "width"));
+  const int64_t batch = request.batch() == 0 ? 1 : request.batch();
+  DITSERVE_RETURN_IF_ERROR(CheckCount(batch, limits_.max_batch, "batch"));
+  DITSERVE_RETURN_IF_ERROR(CheckCount(request.prompt_tokens(), kMaxTextTokens, "prompt_tokens"));
+  call.riders = request.riders() == 0 ? 1 : request.riders();
+  DITSERVE_RETURN_IF_ERROR(CheckCount(call.riders, kMaxPlannedRiders, "riders"));
+  call.shape = {request.height(), request.width(),
+                std::vector<int64_t>(static_cast<size_t>(batch), request.prompt_tokens())};
+  call.others = catalogue_.profiles;
+  return call;
 }
 
 absl::StatusOr<ForwardInputs> RequestDecoder::DecodeInputs(const v1::ForwardRequest& request,
@@ -282,17 +319,6 @@ absl::Status RequestDecoder::CheckSide(int64_t pixels, absl::string_view field) 
   if (pixels >= kSideStep && pixels <= limits_.max_side && pixels % kSideStep == 0) return absl::OkStatus();
   return FieldError(field, absl::StrCat(pixels, ", expected a multiple of ", kSideStep, " from ", kSideStep, " to ",
                                         limits_.max_side));
-}
-
-absl::StatusOr<Profile> RequestDecoder::DecodeProfile(const v1::ForwardRequest& request) const {
-  absl::StatusOr<Profile> profile =
-      request.has_vram_config()
-          ? ResolveProfile("", FromProto(request.vram_config()), std::nullopt, catalogue_.target, "vram_config")
-          : ConfiguredProfile(request.has_profile() ? request.profile() : catalogue_.default_profile);
-  if (profile.ok() && request.has_vram_limit_gib()) {
-    DITSERVE_ASSIGN_OR_RETURN(profile->vram_limit_bytes, VramLimitBytes(request.vram_limit_gib(), "vram_limit_gib"));
-  }
-  return profile;
 }
 
 absl::StatusOr<Profile> RequestDecoder::ConfiguredProfile(const std::string& name) const {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "ditserve/v1/model_service.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
 #include "server/engine/engine.h"
 #include "server/engine/profile_catalogue.h"
@@ -44,10 +45,15 @@ class RequestDecoder {
   // `request` must outlive the call's inputs.
   absl::StatusOr<DecodedForward> Decode(const v1::ForwardRequest& request, const std::vector<ModelInfo>& models) const;
 
+  // A PlanRequest, likewise; any configured profile may be offered in its place.
+  absl::StatusOr<PlanCall> DecodePlan(const v1::PlanRequest& request, const std::vector<ModelInfo>& models) const;
+
  private:
   absl::StatusOr<ForwardInputs> DecodeInputs(const v1::ForwardRequest& request, const QwenImageDiTConfig& config) const;
   absl::StatusOr<at::Tensor> DecodeLatents(const v1::ForwardRequest& request, const QwenImageDiTConfig& config) const;
-  absl::StatusOr<Profile> DecodeProfile(const v1::ForwardRequest& request) const;
+  // Of a ForwardRequest or a PlanRequest.
+  template <typename Request>
+  absl::StatusOr<Profile> DecodeProfile(const Request& request) const;
   absl::StatusOr<Profile> ConfiguredProfile(const std::string& name) const;
   absl::Status CheckSide(int64_t pixels, absl::string_view field) const;
 

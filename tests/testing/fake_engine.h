@@ -67,6 +67,10 @@ class FakeEngine final : public Engine {
   void SetMemoryBytes(Memory memory, int64_t bytes) { memory_bytes_[Index(memory)] = bytes; }
   void SetResidency(ResidencySnapshot residency) { residency_ = std::move(residency); }
 
+  void SetPlanner(std::function<absl::StatusOr<ForwardPlan>(const PlanCall&)> planner) {
+    planner_ = std::move(planner);
+  }
+
   // From here on calls are answered before Submit returns.
   void AnswerAtOnce(Responder responder) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
@@ -93,6 +97,7 @@ class FakeEngine final : public Engine {
   absl::StatusOr<std::vector<std::vector<Tier>>> ModuleTiers(const std::string&) const override { return tiers_; }
   ResidencySnapshot Residency() const override { return residency_; }
   absl::StatusOr<int64_t> MemoryBytes(Memory memory) const override { return memory_bytes_[Index(memory)]; }
+  absl::StatusOr<ForwardPlan> Plan(const PlanCall& call) const override { return planner_(call); }
   absl::Status SetBudget(Memory memory, int64_t bytes) override {
     (memory == Memory::kDevice ? residency_.device : residency_.host).wanted_bytes = bytes;
     return absl::OkStatus();
@@ -127,6 +132,7 @@ class FakeEngine final : public Engine {
   std::vector<std::vector<Tier>> tiers_;
   ResidencySnapshot residency_;
   std::array<int64_t, 2> memory_bytes_ = {};
+  std::function<absl::StatusOr<ForwardPlan>(const PlanCall&)> planner_;
   mutable absl::Mutex mutex_;
   std::vector<ModelInfo> models_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);

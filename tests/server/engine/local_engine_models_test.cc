@@ -89,10 +89,9 @@ TEST_F(LocalEngineTest, NamesTheTensorThatDoesNotFitTheModel) {
 TEST_F(LocalEngineTest, TakesAModelWithoutConfigurationByItsTensors) {
   std::filesystem::remove(folder_ / "model/config.json");
   const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
-  EXPECT_THAT(
-      (*engine)->LoadModel({"tiny", folder_ / "model"}),
-      StatusIs(absl::StatusCode::kInvalidArgument,
-               "no config.json, and heads of 32 channels and patches of 64, expected 128 and 64"));
+  EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
+              StatusIs(absl::StatusCode::kInvalidArgument,
+                       "no config.json, and heads of 32 channels and patches of 64, expected 128 and 64"));
   SeededCheckpointOptions options;
   options.config.num_layers = 2;
   options.config.num_attention_heads = 1;

@@ -1,0 +1,54 @@
+#include "server/rpc/plan_encoder.h"
+
+#include "server/rpc/residency_encoder.h"
+#include "server/rpc/response_encoder.h"
+
+namespace ditserve {
+namespace {
+
+void Encode(const PlannedPass& pass, const std::string& device_name, v1::PlannedPass& proto) {
+  ResidencySnapshot most;
+  most.device_name = device_name;
+  most.device = pass.device;
+  most.host = pass.host;
+  for (const Memory memory : {Memory::kDevice, Memory::kHost}) EncodeMemory(most, memory, *proto.add_memories());
+  proto.set_disk_read_bytes(pass.disk_read_bytes);
+  proto.set_device_copy_bytes(pass.device_copy_bytes);
+  proto.set_riders(pass.most_riders);
+  if (pass.time) EncodeDuration(*pass.time, *proto.mutable_time());
+  if (pass.computing) EncodeDuration(*pass.computing, *proto.mutable_compute());
+}
+
+void Encode(const PlanPaces& paces, v1::Pace& proto) {
+  if (paces.transfers.checkpoint) proto.set_disk_bytes_per_second(*paces.transfers.checkpoint);
+  if (paces.transfers.copies) proto.set_copy_bytes_per_second(*paces.transfers.copies);
+  if (!paces.computed) return;
+  proto.set_height(paces.computed->height);
+  proto.set_width(paces.computed->width);
+}
+
+}  // namespace
+
+void EncodePlan(const ForwardPlan& plan, const std::string& device_name, v1::Plan& proto) {
+  proto.set_refusal(std::string(plan.refusal.message()));
+  proto.set_activation_bytes(plan.activation_bytes);
+  proto.set_window_bytes(plan.window_bytes);
+  if (plan.refusal.ok()) {
+    Encode(plan.first, device_name, *proto.mutable_first_pass());
+    Encode(plan.repeated, device_name, *proto.mutable_repeated_pass());
+  }
+  Encode(plan.paces, *proto.mutable_pace());
+  for (const PlanOffer& offer : plan.offers) {
+    v1::Offer& added = *proto.add_offers();
+    added.set_profile(offer.profile);
+    added.set_without_limit(offer.without_limit);
+    if (offer.shape) {
+      added.set_height(offer.shape->height);
+      added.set_width(offer.shape->width);
+    }
+    added.set_equal_values(offer.equal_values);
+    Encode(offer.repeated, device_name, *added.mutable_repeated_pass());
+  }
+}
+
+}  // namespace ditserve
