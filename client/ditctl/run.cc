@@ -15,8 +15,9 @@ struct Command {
   int (*run)(const std::vector<std::string>&, const Environment&);
 };
 
-constexpr std::array<Command, 9> kCommands = {
+constexpr std::array<Command, 10> kCommands = {
     {{"forward", "sends one forward pass", Forward},
+     {"plan", "tells what one would take", Plan},
      {"model", "prints a model's module tree", Model},
      {"models", "lists the loaded models", Models},
      {"profiles", "lists the configured profiles", Profiles},

@@ -268,8 +268,9 @@ absl::StatusOr<PlanCall> RequestDecoder::DecodePlan(const v1::PlanRequest& reque
   const int64_t batch = request.batch() == 0 ? 1 : request.batch();
   DITSERVE_RETURN_IF_ERROR(CheckCount(batch, limits_.max_batch, "batch"));
   DITSERVE_RETURN_IF_ERROR(CheckCount(request.prompt_tokens(), kMaxTextTokens, "prompt_tokens"));
-  call.riders = request.riders() == 0 ? 1 : request.riders();
-  DITSERVE_RETURN_IF_ERROR(CheckCount(call.riders, kMaxPlannedRiders, "riders"));
+  const int64_t riders = request.riders() == 0 ? 1 : request.riders();
+  DITSERVE_RETURN_IF_ERROR(CheckCount(riders, kMaxPlannedRiders, "riders"));
+  call.riders = static_cast<int>(riders);
   call.shape = {request.height(), request.width(),
                 std::vector<int64_t>(static_cast<size_t>(batch), request.prompt_tokens())};
   call.others = catalogue_.profiles;

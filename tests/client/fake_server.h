@@ -90,6 +90,11 @@ class FakeServer : public v1::TransformerService::Service,
     *reply = list_profiles;
     return status;
   }
+  grpc::Status Plan(grpc::ServerContext*, const v1::PlanRequest* of_plan, v1::PlanResponse* reply) override {
+    plan_request = *of_plan;
+    *reply->mutable_plan() = plan;
+    return status;
+  }
   grpc::Status GetResidency(grpc::ServerContext*, const v1::GetResidencyRequest*,
                             v1::GetResidencyResponse* reply) override {
     *reply->mutable_residency() = residency;
@@ -130,6 +135,7 @@ class FakeServer : public v1::TransformerService::Service,
   v1::GetModelResponse get_model;
   v1::ListModelsResponse list_models;
   v1::ListProfilesResponse list_profiles;
+  v1::Plan plan;
   v1::Residency residency;
   v1::WatchResidencyResponse update;
   std::function<void(grpc::ServerContext*)> during;  // Between progress and response.
@@ -137,6 +143,7 @@ class FakeServer : public v1::TransformerService::Service,
   std::function<void()> during_check;
   // What it was asked.
   v1::ForwardRequest request;
+  v1::PlanRequest plan_request;
   v1::WatchResidencyRequest watch_request;
   v1::SetBudgetRequest set_budget;
   bool had_deadline = false;

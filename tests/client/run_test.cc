@@ -12,9 +12,10 @@ using ::testing::StartsWith;
 
 TEST_F(DitctlTest, RefusesAnUnknownCommandByNameWithTheValidOnes) {
   EXPECT_EQ(Call({"fly"}), kUsage);
-  EXPECT_EQ(err.str(),
-            "ditctl: unknown command 'fly'; valid: forward, model, models, profiles, residency, top, budget, health, "
-            "make-checkpoint\n");
+  EXPECT_EQ(
+      err.str(),
+      "ditctl: unknown command 'fly'; valid: forward, plan, model, models, profiles, residency, top, budget, health, "
+      "make-checkpoint\n");
 }
 
 TEST_F(DitctlTest, RefusesAnUnknownFlagByNameWithTheValidOnes) {
