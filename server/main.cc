@@ -169,7 +169,7 @@ std::vector<std::string> NamesOf(const ProfileCatalogue& catalogue) {
 
 // Null where nobody is to watch.
 absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConfig& config, const Metrics& metrics,
-                                                                const Engine& engine) {
+                                                                const Engine& engine, const Gate& gate) {
   if (config.metrics_address == "none") return nullptr;
   DITSERVE_ASSIGN_OR_RETURN(
       std::unique_ptr<HttpEndpoint> endpoint,
@@ -177,7 +177,7 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConf
           config.metrics_address,
           {{"/", "text/html; charset=utf-8", [] { return std::string(kStatusPage); }},
            {"/status.json", "application/json", [&] { return StatusJson(engine.Residency(), DITSERVE_VERSION); }},
-           {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&] { return metrics.Scrape(); }}}));
+           {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&] { return metrics.Scrape(gate.Figures()); }}}));
   spdlog::info("metrics and the status page on port {} of {}", endpoint->port(), config.metrics_address);
   return endpoint;
 }
@@ -225,7 +225,8 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   if (config.plaintext_from_other_machines) {
     spdlog::warn("other machines may connect without TLS: listen.plaintext_from_other_machines is set");
   }
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<HttpEndpoint> endpoint, ListenForWatchers(config, *metrics, *engine));
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<HttpEndpoint> endpoint,
+                            ListenForWatchers(config, *metrics, *engine, server->gate()));
   for (const ModelSource& source : config.models) {
     spdlog::info("loading model {}", source.name);
     DITSERVE_RETURN_IF_ERROR(engine->LoadModel(source));

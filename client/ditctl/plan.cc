@@ -20,14 +20,13 @@ constexpr absl::Duration kTimeout = absl::Minutes(1);
 
 // What the command line asks for.
 struct Options {
-  std::string address;
   std::optional<std::string> profile, vram_config;
   std::optional<double> vram_limit_gib;
   bool json = false;
 };
 
-void AddFlags(Options& options, v1::PlanRequest& request, int64_t& riders, CLI::App& app) {
-  AddFlag(app, "address", "ADDRESS", "host:port or unix:/path of the server", &options.address);
+void AddFlags(ServerAccess& server, Options& options, v1::PlanRequest& request, int64_t& riders, CLI::App& app) {
+  server.AddFlags(app, "the server");
   AddFlag(app, "model", "NAME", "model; may be left out where the server has one", request.mutable_model());
   AddFlag(app, "profile", "NAME", "configured profile (see `ditctl profiles`)", &options.profile);
   AddFlag(app, "vram-config", "JSON|FILE", "inline vram_config with DiffSynth-Studio's keys", &options.vram_config);
@@ -100,17 +99,17 @@ std::string Describe(const v1::Plan& plan) {
 
 int Plan(const std::vector<std::string>& arguments, const Environment& environment) {
   Options options;
-  options.address = environment.default_address;
+  ServerAccess server(environment.default_address);
   v1::PlanRequest request;
   int64_t height = 1024, width = 1024, batch = 1, prompt_tokens = 5, riders = 1;
   CLI::App app("Tells what a forward pass would take, without running it. Exits with 1 if it would be refused.",
                "ditctl plan");
-  AddFlags(options, request, riders, app);
+  AddFlags(server, options, request, riders, app);
   AddFlag(app, "height", "PIXELS", "default 1024", &height);
   AddFlag(app, "width", "PIXELS", "default 1024", &width);
   AddFlag(app, "batch", "N", "images (default 1)", &batch);
   AddFlag(app, "prompt-tokens", "N", "tokens of each prompt (default 5)", &prompt_tokens);
-  if (const std::optional<int> ended = Parse(app, arguments, environment)) return *ended;
+  if (const std::optional<int> ended = Parse(app, arguments, environment, &server)) return *ended;
   if (options.profile && options.vram_config) {
     return Fail(absl::InvalidArgumentError("give either --profile or --vram-config"), environment);
   }
@@ -128,10 +127,11 @@ int Plan(const std::vector<std::string>& arguments, const Environment& environme
   request.set_riders(riders);
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
+  server.Authorize(context);
   const CancelOnInterrupt interrupt(context, environment);
   v1::PlanResponse response;
-  const grpc::Status status = v1::ModelService::NewStub(Connect(options.address))->Plan(&context, request, &response);
-  if (!status.ok()) return Fail(status, options.address, environment);
+  const grpc::Status status = v1::ModelService::NewStub(server.Connect())->Plan(&context, request, &response);
+  if (!status.ok()) return Fail(status, server.address(), environment);
   environment.out << (options.json ? ToJson(response.plan()) : Describe(response.plan()));
   return response.plan().refusal().empty() ? kOk : kFailed;
 }

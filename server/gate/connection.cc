@@ -125,6 +125,7 @@ void Connection::OpenAtServer(Call& call) {
 void Connection::Refuse(Call& call, const absl::Status& why) {
   if (call.is_refused) return;
   call.is_refused = true;
+  host_.refused(why);
   if (call.response_begun) {
     nghttp2_submit_rst_stream(client_->get(), NGHTTP2_FLAG_NONE, call.client_id, NGHTTP2_ENHANCE_YOUR_CALM);
     return;

@@ -30,6 +30,8 @@ struct ConnectionHost {
   std::function<absl::StatusOr<Socket>()> connect_server;
   // The trailers that tell a client of an error.
   std::function<Headers(const absl::Status&)> trailers;
+  // A call was refused.
+  std::function<void(const absl::Status&)> refused;
   // Bytes of messages were given back.
   std::function<void()> bytes_freed;
 };

@@ -32,13 +32,18 @@ Door::Door(asio::io_context& io, const DoorOptions& door, const GateOptions& gat
       max_connections_(door.limits.max_connections),
       certificates_(certificates),
       changed_(std::move(changed)),
-      doorman_(door.methods, door.limits, door.asks_for_tokens ? gate.access : nullptr) {
+      doorman_(door.methods, door.limits, door.asks_for_tokens ? gate.access : nullptr),
+      name_(door.name) {
   host_.doorman = &doorman_;
   host_.clock = clock;
   host_.timeouts = gate.timeouts;
   host_.connect_server = [this] { return ConnectServer(); };
   host_.trailers = gate.trailers;
   host_.bytes_freed = [this] { RetryMessages(); };
+  host_.refused = [this](const absl::Status& why) {
+    const absl::MutexLock lock(&mutex_);
+    ++refused_[why.code()];
+  };
 }
 
 void Door::Start() {
@@ -107,6 +112,9 @@ void Door::Count() {
   message_bytes_ = doorman_.message_bytes();
 }
 
-DoorFigures Door::Figures() const { return {address_, connection_count_, call_count_, message_bytes_, turned_away_}; }
+DoorFigures Door::Figures() const {
+  const absl::MutexLock lock(&mutex_);
+  return {name_, connection_count_, call_count_, message_bytes_, turned_away_, refused_};
+}
 
 }  // namespace ditserve

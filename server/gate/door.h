@@ -4,10 +4,14 @@
 #include <asio/io_context.hpp>
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
+#include <string>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "server/gate/connection.h"
 #include "server/gate/gate.h"
 #include "server/gate/listener.h"
@@ -25,7 +29,7 @@ class Door {
                                                     const Clock* clock, std::function<void()> changed);
 
   const std::string& address() const { return address_; }
-  DoorFigures Figures() const;
+  DoorFigures Figures() const ABSL_LOCKS_EXCLUDED(mutex_);
   size_t connections() const { return connections_.size(); }
 
   void Start();
@@ -54,9 +58,12 @@ class Door {
   Doorman doorman_;
   ConnectionHost host_;
   std::unique_ptr<Listener> listener_;
+  const std::string name_;
   std::string address_;
   std::set<std::shared_ptr<Connection>> connections_;
   std::atomic<int64_t> connection_count_ = 0, call_count_ = 0, message_bytes_ = 0, turned_away_ = 0;
+  mutable absl::Mutex mutex_;
+  std::map<absl::StatusCode, int64_t> refused_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace ditserve

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <asio/post.hpp>
 #include <chrono>
-#include <limits>
 #include <utility>
 
 #include "absl/memory/memory.h"
@@ -32,16 +31,16 @@ absl::StatusOr<std::unique_ptr<Gate>> Gate::Open(GateOptions options, const Cloc
   return gate;
 }
 
-Gate::Gate(GateOptions options)
-    : options_(std::move(options)), certificate_ends_(std::numeric_limits<int64_t>::max()), trimmer_([] {}) {}
+Gate::Gate(GateOptions options) : options_(std::move(options)), certificate_ends_(kNever), trimmer_([] {}) {}
 
 Gate::~Gate() { Shutdown(absl::ZeroDuration()); }
 
 const std::string& Gate::address(size_t n) const { return doors_[n]->address(); }
 
-std::vector<DoorFigures> Gate::Figures() const {
-  std::vector<DoorFigures> figures;
-  for (const auto& door : doors_) figures.push_back(door->Figures());
+GateFigures Gate::Figures() const {
+  GateFigures figures;
+  for (const auto& door : doors_) figures.doors.push_back(door->Figures());
+  if (certificate_ends_ != kNever) figures.certificate_ends = absl::FromUnixSeconds(certificate_ends_);
   return figures;
 }
 

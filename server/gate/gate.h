@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <string>
 #include <thread>
@@ -20,6 +21,7 @@
 #include "core/base/executor.h"
 #include "server/gate/access.h"
 #include "server/gate/doorman.h"
+#include "server/gate/figures.h"
 #include "server/gate/http2_session.h"
 #include "server/gate/timeouts.h"
 #include "server/gate/tls_certificates.h"
@@ -30,6 +32,7 @@ class Door;
 
 // An address, and what is let in there.
 struct DoorOptions {
+  std::string name;     // "clients"; what figures call it.
   std::string address;  // As Listener::Open takes it.
   Methods methods;
   DoorLimits limits;
@@ -48,15 +51,6 @@ struct GateOptions {
   std::function<Headers(const absl::Status&)> trailers;
 };
 
-// What one door sees, at some moment.
-struct DoorFigures {
-  std::string address;
-  int64_t connections = 0;
-  int64_t calls = 0;
-  int64_t message_bytes = 0;  // That are counted.
-  int64_t turned_away = 0;    // Connections in all that found too many there.
-};
-
 // What stands before gRPC: listens, speaks TLS, asks for tokens, and keeps to limits of connections, calls, bytes of
 // messages and time, whatever clients do with HTTP/2. gRPC sees sockets of this process alone.
 //
@@ -69,14 +63,14 @@ class Gate {
 
   // With the port that was chosen, of the n-th door.
   const std::string& address(size_t n) const;
-  std::vector<DoorFigures> Figures() const;
-  // When the certificate ends to be valid; InfiniteFuture without TLS.
-  absl::Time certificate_ends() const { return absl::FromUnixSeconds(certificate_ends_); }
+  GateFigures Figures() const;
 
   // Takes no new connection, gives the calls under way `grace` to end, then closes all.
   void Shutdown(absl::Duration grace);
 
  private:
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
   explicit Gate(GateOptions options);
 
   void Tick();
@@ -90,10 +84,10 @@ class Gate {
   std::vector<std::unique_ptr<Door>> doors_;
   asio::steady_timer timer_{io_};
   bool is_stopping_ = false;
-  absl::Notification emptied_;  // Stopping, and every connection is closed.
-  std::atomic<int64_t> certificate_ends_;
-  int64_t most_message_bytes_ = 0;  // Since memory was returned.
-  Executor trimmer_;                // Takes a tenth of a second and more: neither the gate nor its calls wait for it.
+  absl::Notification emptied_;             // Stopping, and every connection is closed.
+  std::atomic<int64_t> certificate_ends_;  // Seconds of Unix' time; kNever without TLS.
+  int64_t most_message_bytes_ = 0;         // Since memory was returned.
+  Executor trimmer_;  // Takes a tenth of a second and more: neither the gate nor its calls wait for it.
   std::thread thread_;
 };
 

@@ -9,6 +9,7 @@
 #include <prometheus/text_serializer.h>
 
 #include <iterator>
+#include <map>
 #include <set>
 #include <sstream>
 #include <utility>
@@ -149,6 +150,40 @@ class EngineCollector {
   const std::string version_;
 };
 
+std::vector<MetricFamily> CollectGate(const GateFigures& gate) {
+  FamilyBuilder connections =
+      Gauge("ditserve_gate_connections", "Clients' connections, by the address that they came to.");
+  FamilyBuilder calls = Gauge("ditserve_gate_calls", "Calls of all services that were let in and have not ended.");
+  FamilyBuilder bytes = Gauge("ditserve_gate_message_bytes", "Bytes of their requests, but for those of up to 64 KiB.");
+  FamilyBuilder turned_away =
+      Counter("ditserve_gate_connections_turned_away_total", "Connections that were closed as there were too many.");
+  FamilyBuilder refused = Counter("ditserve_gate_refused_total", "Calls that were refused at the gate, by gRPC code.");
+  for (const DoorFigures& door : gate.doors) {
+    const Labels labels = {{"door", door.name}};
+    connections.Add(labels, door.connections);
+    calls.Add(labels, door.calls);
+    bytes.Add(labels, door.message_bytes);
+    turned_away.Add(labels, door.turned_away);
+    // A series that begins with its first refusal would not be seen to rise.
+    std::map<absl::StatusCode, int64_t> by_code = {{absl::StatusCode::kResourceExhausted, 0},
+                                                   {absl::StatusCode::kUnauthenticated, 0},
+                                                   {absl::StatusCode::kPermissionDenied, 0}};
+    for (const auto& [code, count] : door.refused) by_code[code] = count;
+    for (const auto& [code, count] : by_code) {
+      refused.Add({{"door", door.name}, {"code", absl::StatusCodeToString(code)}}, count);
+    }
+  }
+  std::vector<MetricFamily> families = {connections.Build(), calls.Build(), bytes.Build(), turned_away.Build(),
+                                        refused.Build()};
+  if (gate.certificate_ends != absl::InfiniteFuture()) {
+    families.push_back(Gauge("ditserve_certificate_not_after_seconds",
+                             "When the TLS certificate ends to be valid, in seconds of Unix' time.")
+                           .Add({}, absl::ToUnixSeconds(gate.certificate_ends))
+                           .Build());
+  }
+  return families;
+}
+
 class MetricsImpl final : public Metrics {
  public:
   MetricsImpl(const Engine* engine, const std::vector<std::string>& profiles, const std::string& version)
@@ -187,8 +222,10 @@ class MetricsImpl final : public Metrics {
     Observe(stages_, {{"model", request.model}, {"stage", "compute"}}, request.account->compute);
   }
 
-  std::string Scrape() const override {
+  std::string Scrape(const GateFigures& gate) const override {
     std::vector<MetricFamily> families = engine_.Collect();
+    std::vector<MetricFamily> of_gate = CollectGate(gate);
+    std::move(of_gate.begin(), of_gate.end(), std::back_inserter(families));
     std::vector<MetricFamily> counted = registry_.Collect();
     std::move(counted.begin(), counted.end(), std::back_inserter(families));
     std::ostringstream text;

@@ -7,6 +7,7 @@
 
 #include "server/engine/engine.h"
 #include "server/engine/request_observer.h"
+#include "server/gate/figures.h"
 
 namespace ditserve {
 
@@ -21,7 +22,7 @@ class Metrics : public RequestObserver {
                                        const std::string& version);
 
   // What a scrape would be answered now.
-  virtual std::string Scrape() const = 0;
+  virtual std::string Scrape(const GateFigures& gate) const = 0;
 };
 
 }  // namespace ditserve

@@ -76,14 +76,15 @@ absl::Status GrpcServer::Listen(const GrpcServerOptions& options) {
   const bool tls = !options.tls.certificate.empty();
   const bool asks = options.access != nullptr;
   GateOptions gate;
-  gate.doors.push_back({options.address, ClientMethods(options.max_receive_message_bytes), options.limits, tls, asks});
+  gate.doors.push_back(
+      {"clients", options.address, ClientMethods(options.max_receive_message_bytes), options.limits, tls, asks});
   if (!options.admin_address.empty()) {
     admin_door_ = gate.doors.size();
-    gate.doors.push_back({options.admin_address, AdminMethods(), kFewLimits, tls, asks});
+    gate.doors.push_back({"admin", options.admin_address, AdminMethods(), kFewLimits, tls, asks});
   }
   if (!options.health_address.empty()) {
     health_door_ = gate.doors.size();
-    gate.doors.push_back({options.health_address, HealthMethods(), kFewLimits});
+    gate.doors.push_back({"health", options.health_address, HealthMethods(), kFewLimits});
   }
   gate.tls = options.tls;
   gate.access = options.access;

@@ -33,11 +33,12 @@ class MetricsTest : public ServerTest {
     engine_.SetResidency(snapshot);
   }
 
+  GateFigures gate_;
   const std::unique_ptr<Metrics> metrics_ = Metrics::Make(&engine_, {"disk", "resident"}, "1.2.3");
 };
 
 TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
-  const std::string text = metrics_->Scrape();
+  const std::string text = metrics_->Scrape(gate_);
   for (const char* line :
        {"ditserve_weights_bytes{model=\"tiny\",tier=\"device\"} 1\n",
         "ditserve_weights_bytes{model=\"tiny\",tier=\"disk\"} 40861031488\n",
@@ -62,7 +63,7 @@ TEST_F(MetricsTest, CountsCallsAndTimesThoseThatWereAnswered) {
   metrics_->OnEnd(
       {.rpc = "Forward", .code = absl::StatusCode::kOk, .model = "tiny", .profile = "disk", .account = &account});
   metrics_->OnEnd({.rpc = "ForwardStream", .code = absl::StatusCode::kDataLoss, .profile = "disk", .account = nullptr});
-  const std::string text = metrics_->Scrape();
+  const std::string text = metrics_->Scrape(gate_);
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"OK\",model=\"tiny\",rpc=\"Forward\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"DATA_LOSS\",model=\"\",rpc=\"ForwardStream\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("ditserve_forward_duration_seconds_sum{model=\"tiny\",profile=\"disk\"} 3\n"));
@@ -77,8 +78,8 @@ TEST_F(MetricsTest, OnlyConfiguredProfilesBecomeLabels) {
   const ForwardAccount account;
   metrics_->OnEnd(
       {.rpc = "Forward", .code = absl::StatusCode::kOk, .model = "tiny", .profile = "made\"up", .account = &account});
-  EXPECT_THAT(metrics_->Scrape(), Not(HasSubstr("made")));
-  EXPECT_THAT(metrics_->Scrape(),
+  EXPECT_THAT(metrics_->Scrape(gate_), Not(HasSubstr("made")));
+  EXPECT_THAT(metrics_->Scrape(gate_),
               HasSubstr("ditserve_forward_duration_seconds_count{model=\"tiny\",profile=\"inline\"} 1\n"));
 }
 
@@ -89,7 +90,7 @@ TEST_F(MetricsTest, KeepsPrometheusConventions) {
       {.rpc = "Forward", .code = absl::StatusCode::kOk, .model = "tiny", .profile = "disk", .account = &account});
   std::string family, type;
   int samples = 0;
-  for (const absl::string_view line : absl::StrSplit(metrics_->Scrape(), '\n', absl::SkipEmpty())) {
+  for (const absl::string_view line : absl::StrSplit(metrics_->Scrape(gate_), '\n', absl::SkipEmpty())) {
     const std::vector<std::string> words = absl::StrSplit(line, absl::MaxSplits(' ', 3));
     if (words[0] == "#") {
       if (words[1] == "HELP") {
@@ -117,10 +118,26 @@ TEST_F(MetricsTest, IsScrapedWhileCallsEnd) {
       metrics_->OnEnd(
           {.rpc = "Forward", .code = absl::StatusCode::kOk, .model = "tiny", .profile = "disk", .account = &account});
   });
-  for (int i = 0; i < 5; ++i) EXPECT_THAT(metrics_->Scrape(), HasSubstr("ditserve_requests_active 3"));
+  for (int i = 0; i < 5; ++i) EXPECT_THAT(metrics_->Scrape(gate_), HasSubstr("ditserve_requests_active 3"));
   load.join();
-  EXPECT_THAT(metrics_->Scrape(),
+  EXPECT_THAT(metrics_->Scrape(gate_),
               HasSubstr("ditserve_requests_total{code=\"OK\",model=\"tiny\",rpc=\"Forward\"} 1000"));
+}
+
+TEST_F(MetricsTest, TellsWhatTheGateSeesByItsDoors) {
+  gate_.doors = {{"clients", 3, 2, 1 << 20, 4, {{absl::StatusCode::kUnimplemented, 5}}}, {"health", 1}};
+  gate_.certificate_ends = absl::FromUnixSeconds(1'800'000'000);
+  const std::string text = metrics_->Scrape(gate_);
+  for (const char* line :
+       {"ditserve_gate_connections{door=\"clients\"} 3", "ditserve_gate_connections{door=\"health\"} 1",
+        "ditserve_gate_calls{door=\"clients\"} 2", "ditserve_gate_message_bytes{door=\"clients\"} 1048576",
+        "ditserve_gate_connections_turned_away_total{door=\"clients\"} 4",
+        "ditserve_gate_refused_total{door=\"clients\",code=\"UNIMPLEMENTED\"} 5",
+        "ditserve_gate_refused_total{door=\"health\",code=\"UNAUTHENTICATED\"} 0",
+        "ditserve_certificate_not_after_seconds 1800000000"}) {
+    EXPECT_THAT(text, HasSubstr(line));
+  }
+  EXPECT_THAT(metrics_->Scrape({}), Not(HasSubstr("certificate")));  // Without TLS there is none.
 }
 
 }  // namespace

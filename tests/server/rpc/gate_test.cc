@@ -139,7 +139,7 @@ TEST_F(GateTest, TakesOverARotatedCertificateAndKeepsItsOwnWhileTheFilesAreWrong
   const CertificateAuthority authority, next;
   ServeWith([&](GrpcServerOptions& options) { options.tls = Files(authority.Issue("server")); });
   ASSERT_THAT(CheckUnderTls(authority.certificate()), IsServed());
-  const absl::Time first_ends = server_->gate().certificate_ends();
+  const absl::Time first_ends = server_->gate().Figures().certificate_ends;
   File("key.pem", "nonsense");
   File("certificate.pem", authority.Issue("server").certificate);  // Without its key.
   EXPECT_THAT(CheckUnderTls(authority.certificate()), IsServed());
@@ -147,7 +147,7 @@ TEST_F(GateTest, TakesOverARotatedCertificateAndKeepsItsOwnWhileTheFilesAreWrong
   while (!CheckUnderTls(next.certificate()).ok()) {
   }
   EXPECT_THAT(CheckUnderTls(authority.certificate()), Refused(StatusCode::UNAVAILABLE, ""));
-  EXPECT_GT(server_->gate().certificate_ends(), first_ends + absl::Minutes(30));
+  EXPECT_GT(server_->gate().Figures().certificate_ends, first_ends + absl::Minutes(30));
 }
 
 TEST_F(GateTest, DoesNotStartWithCertificatesThatCantBeUsed) {
@@ -226,6 +226,8 @@ TEST_F(GateTest, ATokenTakesNoMoreCallsThanItMay) {
                                "max_calls: 1 calls are being served, which is the limit of the token of greedy"));
   EXPECT_TRUE(IsRetryable(refused));
   EXPECT_THAT(ListModels(channel_, "two"), IsServed());
+  const std::map<absl::StatusCode, int64_t> once = {{absl::StatusCode::kResourceExhausted, 1}};
+  EXPECT_EQ(server_->gate().Figures().doors[0].refused, once);
   call->Answer(TinyResult());
   EXPECT_THAT(pending.Wait(), IsServed());
   EXPECT_THAT(ListModels(channel_, "one"), IsServed());
@@ -249,7 +251,7 @@ TEST_F(GateTest, AMessageWaitsUntilThoseOfOthersHaveLeftRoomForIt) {
   PendingForward first(*transformer_, LargeImage());
   const auto call = engine_.WaitForCall();
   PendingForward second(*transformer_, LargeImage());
-  while (server_->gate().Figures()[0].calls < 2) {
+  while (server_->gate().Figures().doors[0].calls < 2) {
   }
   EXPECT_EQ(engine_.submitted(), 1u);
   EXPECT_THAT(Forward(LargeRequest(10)), Refused(StatusCode::INVALID_ARGUMENT, "latents"));  // What is small goes on.
@@ -343,7 +345,7 @@ TEST_F(GateTest, TurnsConnectionsAwayBeyondItsLimit) {
   const auto second = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments);
   EXPECT_THAT(Check(second), Refused(StatusCode::UNAVAILABLE, ""));
   EXPECT_THAT(Check(channel_), IsServed());
-  EXPECT_GE(server_->gate().Figures()[0].turned_away, 1);
+  EXPECT_GE(server_->gate().Figures().doors[0].turned_away, 1);
 }
 
 TEST_F(GateTest, AClosedServerAnswersWhatItHasAccepted) {

@@ -22,7 +22,7 @@ class GateTimeoutsTest : public ServerTest {
 
   // Waits until the gate holds no call.
   void AwaitNoCalls() {
-    while (server_->gate().Figures()[0].calls > 0) {
+    while (server_->gate().Figures().doors[0].calls > 0) {
     }
   }
 
@@ -68,7 +68,7 @@ TEST_F(GateTimeoutsTest, ARequestThatStopsIsRefusedAndHoldsNothing) {
     ASSERT_TRUE(client.Await(RawHttp2::kReset, frame));  // It need send no more.
     AwaitNoCalls();
   }
-  EXPECT_EQ(server_->gate().Figures()[0].message_bytes, 0);
+  EXPECT_EQ(server_->gate().Figures().doors[0].message_bytes, 0);
   EXPECT_EQ(engine_.submitted(), 0u);
 }
 
