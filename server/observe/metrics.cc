@@ -25,10 +25,12 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 using Labels = std::vector<ClientMetric::Label>;
 
-// Seconds. A pass takes from tens of milliseconds on a large device to many minutes from a disk.
+// Seconds, from a millisecond to above an hour. A pass takes from tens of milliseconds on a large device to many
+// minutes from a disk; what it stalls or waits is often a small part of that, and in a long queue a large one.
 const prometheus::Histogram::BucketBoundaries& Buckets() {
-  static const auto& buckets = *new prometheus::Histogram::BucketBoundaries(
-      {0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000});
+  static const auto& buckets =
+      *new prometheus::Histogram::BucketBoundaries({0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,  1,   2.5,
+                                                    5,     10,     25,    50,   100,   250,  500, 1000, 2500, 5000});
   return buckets;
 }
 

@@ -74,6 +74,24 @@ TEST_F(MetricsTest, CountsCallsAndTimesThoseThatWereAnswered) {
               HasSubstr("ditserve_forward_duration_seconds_bucket{model=\"tiny\",profile=\"disk\",le=\"5\"} 1\n"));
 }
 
+// A quantile is guessed within a bucket: it is off by no more than the factor between the bucket's ends.
+TEST_F(MetricsTest, DurationsFromAMillisecondToAnHourAreToldApart) {
+  const std::regex bucket(R"re(ditserve_stage_duration_seconds_bucket\{.*stage="stall",le="([0-9.e+]+)"\} \d+)re");
+  ForwardAccount account;
+  metrics_->OnEnd(
+      {.rpc = "Forward", .code = absl::StatusCode::kOk, .model = "tiny", .profile = "disk", .account = &account});
+  std::vector<double> ends;
+  for (const absl::string_view line : absl::StrSplit(metrics_->Scrape(), '\n')) {
+    std::smatch found;
+    const std::string text(line);
+    if (std::regex_match(text, found, bucket)) ends.push_back(std::stod(found[1]));
+  }
+  ASSERT_FALSE(ends.empty());
+  EXPECT_LE(ends.front(), 0.001);
+  EXPECT_GE(ends.back(), 3600);
+  for (size_t i = 1; i < ends.size(); ++i) EXPECT_LE(ends[i], 2.5 * ends[i - 1]) << ends[i];
+}
+
 TEST_F(MetricsTest, OnlyConfiguredProfilesBecomeLabels) {
   const ForwardAccount account;
   metrics_->OnEnd(
