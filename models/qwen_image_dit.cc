@@ -265,10 +265,19 @@ int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarT
 std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const {
   MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
   WeightSource weights(leases, modules_, at::kMeta);
-  Task<Batch> pass = Run(MetaItems(shape, arithmetic), parts_.blocks.size(), weights);
+  Task<Batch> pass = Run(MetaItems(shape, arithmetic), std::min<size_t>(2, parts_.blocks.size()), weights);
   pass.Start();
   pass.Result();
-  return leases.Work();
+  const std::vector<double> computed = leases.Work();
+  std::vector<double> work(modules_.size());
+  for (size_t i = 0; i < computed.size(); ++i) work[static_cast<size_t>(leases.order()[i])] = computed[i];
+  if (parts_.blocks.size() <= 2) return work;
+  // Every block computes the same.
+  const ModuleIndex third = parts_.blocks[2].image.mod, of_a_block = third - parts_.blocks[1].image.mod;
+  for (ModuleIndex i = third; i < parts_.norm_out; ++i) {
+    work[static_cast<size_t>(i)] = work[static_cast<size_t>(i - of_a_block)];
+  }
+  return work;
 }
 
 at::Tensor Unpatchify(const at::Tensor& patches, const QwenImageDiTConfig& config, int64_t height, int64_t width) {

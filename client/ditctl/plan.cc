@@ -60,11 +60,11 @@ std::string PaceText(const v1::Pace& pace) {
     return "times       nothing was measured yet: send one such `ditctl forward`, then ask again\n";
   }
   const std::string unknown = "not measured";
-  return absl::StrCat("times       rest on computing: ",
-                      pace.has_height() ? absl::StrCat("measured at ", pace.width(), "x", pace.height()) : unknown,
-                      ", disk: ", pace.has_disk_bytes_per_second() ? speed(pace.disk_bytes_per_second()) : unknown,
-                      ", copies: ", pace.has_copy_bytes_per_second() ? speed(pace.copy_bytes_per_second()) : unknown,
-                      "\n");
+  return absl::StrCat(
+      "times       rest on computing: ",
+      pace.has_height() ? absl::StrCat("measured at ", pace.width(), "x", pace.height()) : unknown,
+      ", disk: ", pace.has_disk_bytes_per_second() ? speed(pace.disk_bytes_per_second()) : unknown, ", copies: ",
+      pace.has_copy_bytes_per_second() ? speed(pace.copy_bytes_per_second()) : "not measured, taken as the disk", "\n");
 }
 
 std::string OfferText(const v1::Offer& offer) {

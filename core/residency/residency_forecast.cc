@@ -60,7 +60,7 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
     request.form_bytes = BytesInForms(*models_[static_cast<size_t>(model)], forms);
     const TransferSpeeds speeds = paces_[static_cast<size_t>(options.device)].speeds();
     request.disk_bytes_per_second = speeds.checkpoint.value_or(request.disk_bytes_per_second);
-    request.copy_bytes_per_second = speeds.copies.value_or(request.copy_bytes_per_second);
+    request.copy_bytes_per_second = speeds.copies.value_or(request.disk_bytes_per_second);
   }
   return ForecastLaps(*trial, request, now);
 }

@@ -95,8 +95,9 @@ class ResidencyManager {
   int64_t WindowBytes(ModelId model, const Profile& profile, int device = 0) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // What `riders` such requests would take if they came now, together, and nobody else rode. `computing`: what the
-  // executor takes for each module, empty if that is not known. What has no measured speed yet is taken to move a
-  // gigabyte a second. Changes nothing. Errors: as Join and ForecastLaps.
+  // executor takes for each module, empty if that is not known. While the checkpoint has no measured speed it is
+  // taken to be a gigabyte a second; while copies have none they are taken to be as slow as the checkpoint. Changes
+  // nothing. Errors: as Join and ForecastLaps.
   absl::StatusOr<Forecast> ForecastRide(ModelId model, const Profile& profile, const RideOptions& options, int riders,
                                         std::vector<absl::Duration> computing) const ABSL_LOCKS_EXCLUDED(mutex_);
   // How fast weights move to a device, as measured so far.

@@ -26,6 +26,7 @@ void ComputePace::Learn(Pass pass) {
 
 ComputingPrediction PredictFrom(const std::deque<ComputePace::Pass>& passes, const ComputedShape& of,
                                 absl::FunctionRef<std::vector<double>(const ComputedShape&)> work_of) {
+  if (passes.empty()) return {};
   const std::vector<double> work = work_of(of);
   const ComputePace::Pass* nearest = nullptr;
   std::vector<double> nearest_work;

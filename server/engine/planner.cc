@@ -89,7 +89,8 @@ absl::StatusOr<Planner::Passes> Planner::PassesOf(const ForwardShape& shape, con
     PlannedPass pass{lap.device, lap.host, lap.disk_read_bytes, lap.device_copy_bytes, lap.most_riders, {}, {}};
     if (!computing.from) return pass;
     pass.computing = lap.computing;
-    const bool known = (speeds.checkpoint || lap.disk_read_bytes == 0) && (speeds.copies || lap.copy_read_bytes == 0);
+    // Copies are no slower than the checkpoint: where computing always hid them, its speed is bad enough.
+    const bool known = speeds.checkpoint || (lap.disk_read_bytes == 0 && (speeds.copies || lap.copy_read_bytes == 0));
     if (known) pass.time = lap.time;
     return pass;
   };

@@ -88,7 +88,7 @@ TEST_F(PlanTest, TellsWhichPaceTimesRestOn) {
   Measured();
   EXPECT_EQ(Call({"plan"}), kOk);
   EXPECT_THAT(out.str(), HasSubstr("times       rest on computing: measured at 32x64, disk: 2.0 MiB/s, copies: not "
-                                   "measured\n"));
+                                   "measured, taken as the disk\n"));
   EXPECT_THAT(out.str(), HasSubstr("first     9.00 s  7.00 s"));
 }
 

@@ -11,8 +11,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
+#include <string>
 #include <tuple>
 
+#include "absl/strings/str_cat.h"
 #include "models/activation_memory.h"
 #include "models/errors.h"
 #include "tests/testing/fake_lease_source.h"
@@ -220,6 +223,34 @@ TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
       const int64_t taken = memory->peak_bytes();
       constexpr int64_t kKernels = 8 << 20;
       EXPECT_GE(taken, (predicted - kKernels) * 9 / 10) << height << "x" << width << " " << Name(dtype);
+    }
+  }
+}
+
+TEST(QwenImageDiTTest, TheWorkOfEachModuleIsWhatIsComputedUntilTheNextOne) {
+  QwenImageDiTConfig config = TinyConfig();
+  config.num_layers = 5;
+  const QwenImageDiT model(config);
+  const auto work_of = [&](const ForwardShape& shape) {
+    const std::vector<double> work = model.WorkOf(shape, at::kFloat);
+    EXPECT_EQ(work.size(), model.modules().size());
+    std::map<std::string, double> by_path;
+    for (size_t i = 0; i < work.size(); ++i) by_path[model.modules()[i].path] = work[i];
+    return by_path;
+  };
+  auto small = work_of({64, 64, {5}}), large = work_of({256, 256, {5}}), pair = work_of({64, 64, {5, 5}});
+  for (auto& [path, work] : small) {
+    EXPECT_GT(work, 0) << path;
+    EXPECT_EQ(pair[path], 2 * work) << path;
+  }
+  // Image tokens alone, text tokens alone, and the attention of all tokens to all behind the last of the projections.
+  EXPECT_GT(large["img_in"], 4 * small["img_in"]);
+  EXPECT_EQ(large["transformer_blocks.1.txt_mlp.net.2"], small["transformer_blocks.1.txt_mlp.net.2"]);
+  EXPECT_GT(large["transformer_blocks.1.attn.add_v_proj"], 16 * small["transformer_blocks.1.attn.add_v_proj"]);
+  for (const char* module : {"img_mod.1", "attn.add_v_proj", "attn.to_out.0", "txt_mlp.net.2"}) {
+    const double second = large[absl::StrCat("transformer_blocks.1.", module)];
+    for (int block = 2; block < 5; ++block) {
+      EXPECT_EQ(large[absl::StrCat("transformer_blocks.", block, ".", module)], second) << block << " " << module;
     }
   }
 }
