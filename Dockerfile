@@ -67,7 +67,7 @@ ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
 # A probe opens no model; it needs one named as every configuration does.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m \
-  CMD ["ditserve", "--config", "/etc/ditserve/ditserve.yaml", "--model", "any=any", "--probe"]
+  CMD ["ditserve", "--config", "/etc/ditserve/ditserve.yaml", "--probe"]
 ENTRYPOINT ["tini", "--", "ditserve"]
 CMD ["--config", "/etc/ditserve/ditserve.yaml"]
 
@@ -83,6 +83,6 @@ LABEL org.opencontainers.image.title="ditserve" \
 USER 10001:10001
 # A probe opens no model; it needs one named as every configuration does.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m \
-  CMD ["ditserve", "--config", "/etc/ditserve/ditserve.yaml", "--model", "any=any", "--probe"]
+  CMD ["ditserve", "--config", "/etc/ditserve/ditserve.yaml", "--probe"]
 ENTRYPOINT ["tini", "--", "ditserve"]
 CMD ["--config", "/etc/ditserve/ditserve.yaml"]
