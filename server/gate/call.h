@@ -35,7 +35,8 @@ class PassingBytes {
 // One call on its way through the gate: a stream of the client's connection, and one of the server's.
 struct Call {
   int32_t client_id = 0;
-  int32_t server_id = 0;  // 0: not open there.
+  int32_t server_id = 0;  // 0: not open there, not yet or not any more.
+  bool was_opened = false;
 
   Headers headers;          // That are being read: the request's, later the response's.
   size_t header_bytes = 0;  // Of the request.
@@ -51,6 +52,9 @@ struct Call {
   Headers trailers;
   bool response_begun = false;
   bool response_ended = false;
+
+  // Nobody wants more of the request.
+  bool is_over() const { return is_refused || (was_opened && server_id == 0); }
 
   absl::Duration progress;  // When bytes last came or went.
 };

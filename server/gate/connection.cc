@@ -68,7 +68,7 @@ void Connection::OnRequestData(Call& call, const uint8_t* data, size_t bytes) {
 }
 
 void Connection::OnRequestEnd(Call& call) {
-  if (call.is_refused) return;
+  if (call.is_over()) return;
   call.request_ended = true;
   PassOn(call);
 }
@@ -119,12 +119,14 @@ void Connection::OpenAtServer(Call& call) {
   const int32_t id = nghttp2_submit_request(server_->get(), nullptr, headers.data(), headers.size(), &request, &call);
   if (id < 0) return Refuse(call, absl::UnavailableError("the server takes no more calls of this connection"));
   call.server_id = id;
+  call.was_opened = true;
   call.headers.clear();
 }
 
 void Connection::Refuse(Call& call, const absl::Status& why) {
   if (call.is_refused) return;
   call.is_refused = true;
+  call.waits_since.reset();
   host_.refused(why);
   if (call.response_begun) {
     nghttp2_submit_rst_stream(client_->get(), NGHTTP2_FLAG_NONE, call.client_id, NGHTTP2_ENHANCE_YOUR_CALM);
@@ -264,6 +266,7 @@ void Connection::BeginDrain() {
 }
 
 void Connection::FinishDrain() {
+  if (std::exchange(told_last_call_, true)) return;
   nghttp2_submit_goaway(client_->get(), NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(client_->get()),
                         NGHTTP2_NO_ERROR, nullptr, 0);
 }

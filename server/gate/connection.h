@@ -101,7 +101,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<absl::Duration> header_block_since_, client_ping_sent_;
   uint64_t known_bytes_read_ = 0, known_bytes_written_ = 0;
   absl::Duration last_read_ = born_, last_written_ = born_;
-  bool is_draining_ = false;
+  bool is_draining_ = false, told_last_call_ = false;
 
   // Calls that the client left and that the server may be handling still: what is before a ping that it answers it has
   // seen.

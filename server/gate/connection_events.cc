@@ -82,7 +82,7 @@ struct ClientEvents {
     // What bounds a connection is what bounds its streams.
     nghttp2_session_consume_connection(session, bytes);
     Call* const call = CallOf(session, stream_id);
-    if (call == nullptr || call->is_refused) return nghttp2_session_consume_stream(session, stream_id, bytes);
+    if (call == nullptr || call->is_over()) return nghttp2_session_consume_stream(session, stream_id, bytes);
     ConnectionOf(user_data).OnRequestData(*call, data, bytes);
     return 0;
   }
