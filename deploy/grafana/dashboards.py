@@ -224,7 +224,7 @@ def overview() -> dashboard.Dashboard:
                    {"{{instance}}": ALL.of("device_other_processes_bytes")}, units.BytesIEC, span=8),
             curves("Most that was held",
                    "The most that was reserved at one time since the server's start, of the budget asked for. Where it"
-                   " stays low the budget is larger than it need be.",
+                   " stays low the budget is larger than it need be; above 100 % the budget was lowered since.",
                    {"{{instance}} {{memory}}":
                     part(ALL.of("memory_peak_bytes"), ALL.of("memory_wanted_budget_bytes"), of_memory)},
                    units.PercentUnit, span=8),
@@ -315,8 +315,8 @@ def model() -> dashboard.Dashboard:
         "Time": [
             stages(ONE_MODEL),
             curves("Stages, 99th percentile",
-                   "All but one pass of a hundred spent no longer on the stage. Queue is the wait for admission, stall"
-                   " the wait for weights.",
+                   "All but one pass of a hundred spent no longer on the stage. Queue is the time before it began,"
+                   " stall the wait for weights.",
                    {"{{stage}}": ONE_MODEL.quantile(0.99, "stage_duration_seconds", "stage")}, units.Seconds),
             durations(ONE_MODEL),
             stalls(ONE_MODEL),

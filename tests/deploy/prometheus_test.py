@@ -8,16 +8,20 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import unittest
 import urllib.request
 from pathlib import Path
 
+from PIL import Image
+
 from monitoring import Daemon, Load, Webhook, metrics_port, until
 from programs import Server, tiny_checkpoint
 from prometheus_api import PrometheusApi, dashboards, fill_in, rows
 
-SHIPPED = Path(__file__).resolve().parents[2] / "deploy/prometheus"
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+SHIPPED, DRAW = DEPLOY / "prometheus", DEPLOY / "grafana/draw.py"
 INLINE = '{"offload_dtype": "bfloat16", "offload_device": "cpu", "computation_dtype": "bfloat16"}'
 ALERTMANAGER = """
 route: {{receiver: test, group_by: [...], group_wait: 0s, group_interval: 1s}}
@@ -123,6 +127,15 @@ class PrometheusTest(unittest.TestCase):
                     with self.subTest(dashboard["title"], variable=variable["name"]):
                         series, label = re.fullmatch(r"label_values\((.*), (\w+)\)", variable["query"]).groups()
                         self.assertEqual(self.prometheus.values(label, fill_in(series, {})), expected[label])
+
+    def test_1_dashboards_can_be_drawn(self):
+        for uid in ("ditserve-overview", "ditserve-model"):
+            drawn = self.folder / f"{uid}.png"
+            subprocess.run([sys.executable, DRAW, self.prometheus.address, uid, drawn, "model=tiny", "--minutes=1"],
+                           check=True)
+            with Image.open(drawn) as image:
+                colors = {color for count, color in image.convert("RGB").getcolors(1 << 24) if count > 500}
+            self.assertGreater(len(colors), 5, f"{uid}: nothing is drawn")
 
     def test_1_promtool_finds_nothing(self):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.other_port}/metrics") as answer:
