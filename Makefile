@@ -70,6 +70,12 @@ bench:  ## Measures every promise; FULL=1: 60 blocks too; ROWS=<some>; AGAINST=<
 	scripts/python-environment "$$CACHE/parity" scripts/parity/requirements.txt
 	bench/run $(build_dir)/bin $(if $(FULL),--full) $(if $(ROWS),--rows $(ROWS)) $(if $(AGAINST),--against "$$AGAINST")
 
+.PHONY: load
+load:  ## Measures what 256 clients at once are served, for SECONDS=60; FULL=1: a wider model too, and writes bench/LOAD.md
+	$(call build,$(BUILD),ditserve ditctl tiny_checkpoint,python)
+	DITSERVE_BIN=$(build_dir)/bin TINY_CHECKPOINT=$(build_dir)/tests/system/tiny_checkpoint \
+	  python3 bench/load/load.py --seconds $(SECONDS) $(if $(FULL),--block --out bench/LOAD.md)
+
 .PHONY: parity
 parity:  ## Compares a live server with the Python reference
 	$(call build,$(BUILD),ditserve ditctl,python)
