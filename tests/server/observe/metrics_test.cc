@@ -81,7 +81,7 @@ TEST_F(MetricsTest, DurationsFromAMillisecondToAnHourAreToldApart) {
   metrics_->OnEnd(
       {.rpc = "Forward", .code = absl::StatusCode::kOk, .model = "tiny", .profile = "disk", .account = &account});
   std::vector<double> ends;
-  for (const absl::string_view line : absl::StrSplit(metrics_->Scrape(), '\n')) {
+  for (const absl::string_view line : absl::StrSplit(metrics_->Scrape(gate_), '\n')) {
     std::smatch found;
     const std::string text(line);
     if (std::regex_match(text, found, bucket)) ends.push_back(std::stod(found[1]));
