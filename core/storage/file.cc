@@ -20,8 +20,6 @@ constexpr int kTries = 3;  // Of a read that the disk fails.
 constexpr absl::Duration kFirstPause = absl::Milliseconds(50);
 constexpr int kPauseGrowth = 4;
 
-bool Same(const struct timespec& a, const struct timespec& b) { return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec; }
-
 }  // namespace
 
 ssize_t FileCalls::Read(int descriptor, void* data, size_t size, off_t offset) const {
@@ -47,7 +45,6 @@ absl::StatusOr<std::unique_ptr<File>> File::Open(const std::string& path, const 
   if (!S_ISREG(status.st_mode)) return absl::InvalidArgumentError(absl::StrCat(file->name_, ": not a regular file"));
   file->size_bytes_ = status.st_size;
   file->modified_ = status.st_mtim;
-  file->changed_ = status.st_ctim;
   // The same inode, whatever happens to the path meanwhile.
   file->direct_ = open(absl::StrCat("/proc/self/fd/", file->buffered_).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   if (file->direct_ >= 0 && !file->ReadsDirectly()) close(std::exchange(file->direct_, -1));
@@ -121,8 +118,9 @@ absl::Status File::CheckGeneration() const {
   };
   if (status.st_nlink == 0) return lost("removed or replaced");
   if (status.st_size != size_bytes_) return lost("cut or extended");
-  // The second time can't be put back, as that of the last write can.
-  if (!Same(status.st_mtim, modified_) || !Same(status.st_ctim, changed_)) return lost("rewritten");
+  if (status.st_mtim.tv_sec != modified_.tv_sec || status.st_mtim.tv_nsec != modified_.tv_nsec) {
+    return lost("rewritten");
+  }
   return absl::OkStatus();
 }
 

@@ -76,7 +76,7 @@ class File {
   int buffered_ = -1;
   int direct_ = -1;  // -1 where the file system has no direct reads.
   int64_t size_bytes_ = 0;
-  struct timespec modified_ = {}, changed_ = {};
+  struct timespec modified_ = {};
 };
 
 }  // namespace ditserve

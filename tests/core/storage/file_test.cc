@@ -240,20 +240,6 @@ TEST_F(FileTest, RewritingAtTheSameSizeIsDataLoss) {
   EXPECT_THAT(Read(*file, 0, 10), StatusIs(kDataLoss, "x.safetensors: the file was rewritten"));
 }
 
-TEST_F(FileTest, RewritingIsDataLossAlsoWhereTheOldTimeIsPutBack) {
-  struct stat before, after;
-  ASSERT_EQ(stat(path_.c_str(), &before), 0);
-  const std::unique_ptr<File> file = Open();
-  const struct timespec times[2] = {before.st_atim, before.st_mtim};
-  do {  // Until the file system's clock has gone on.
-    WriteFile(path_, FixtureBytes("another", kBytes));
-    ASSERT_EQ(utimensat(AT_FDCWD, path_.c_str(), times, 0), 0);
-    ASSERT_EQ(stat(path_.c_str(), &after), 0);
-  } while (after.st_ctim.tv_sec == before.st_ctim.tv_sec && after.st_ctim.tv_nsec == before.st_ctim.tv_nsec);
-  ASSERT_EQ(after.st_mtim.tv_nsec, before.st_mtim.tv_nsec);
-  EXPECT_THAT(Read(*file, 0, 10), StatusIs(kDataLoss, "x.safetensors: the file was rewritten"));
-}
-
 TEST_F(FileTest, UnlinkingIsDataLoss) {
   const std::unique_ptr<File> file = Open();
   std::filesystem::remove(path_);
