@@ -72,23 +72,6 @@ TEST_F(GateTimeoutsTest, ARequestThatStopsIsRefusedAndHoldsNothing) {
   EXPECT_EQ(engine_.submitted(), 0u);
 }
 
-TEST_F(GateTimeoutsTest, WhatComesOfARequestAfterItsAnswerReachesNobody) {
-  RawHttp2 client(server_->address());
-  client.Greet(std::string("\0\4\0\0\0\0", 6));  // A window of no bytes: the answer does not end.
-  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
-  client.SendFrame(RawHttp2::kHeaders, RawHttp2::kEndHeaders, 1, RawHttp2::Call(kForward));
-  client.SendFrame(RawHttp2::kData, 0, 1, Message(TinyRequest()));
-  RawHttp2::Frame frame;
-  ASSERT_TRUE(client.Await(RawHttp2::kHeaders, frame));
-  for (int i = 0; i < 3; ++i) {
-    client.SendFrame(RawHttp2::kData, 0, 1, Message(TinyRequest()));
-    client.SendFrame(RawHttp2::kPing, 0, 0, "12345678");
-    ASSERT_TRUE(client.Await(RawHttp2::kPing, frame));
-  }
-  EXPECT_THAT(Forward(TinyRequest()), IsServed());
-  EXPECT_EQ(engine_.submitted(), 2u);
-}
-
 TEST_F(GateTimeoutsTest, AnAnswerThatIsNotReadIsGivenUp) {
   ServeWith(&GateTimeouts::progress);
   engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
