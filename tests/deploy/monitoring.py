@@ -94,14 +94,21 @@ class Load:
 
     def __init__(self, *commands: list):
         self.runs = [0] * len(commands)
-        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.stopping = False
+        self.running: dict[int, subprocess.Popen] = {}
         self.threads = [threading.Thread(target=self._repeat, args=arguments) for arguments in enumerate(commands)]
         for thread in self.threads:
             thread.start()
 
     def _repeat(self, index: int, command: list) -> None:
-        while not self.stopping.is_set():
-            subprocess.run(command, capture_output=True)
+        while True:
+            with self.lock:
+                if self.stopping:
+                    return
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                self.running[index] = process
+            process.wait()
             self.runs[index] += 1
 
     def __enter__(self):
@@ -111,7 +118,10 @@ class Load:
         self.stop()
 
     def stop(self) -> None:
-        self.stopping.set()
+        with self.lock:
+            self.stopping = True
+            for process in self.running.values():
+                process.kill()
         for thread in self.threads:
             thread.join()
 
