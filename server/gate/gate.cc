@@ -53,7 +53,7 @@ void Gate::Tick() {
   ReturnMemory();
   timer_.expires_after(absl::ToChronoNanoseconds(options_.timeouts.tick));
   timer_.async_wait([this](asio::error_code cancelled) {
-    if (!cancelled) Tick();
+    if (!cancelled && !is_closed_) Tick();  // One that is due already can't be cancelled.
   });
 }
 
@@ -83,6 +83,7 @@ void Gate::Shutdown(absl::Duration grace) {
   });
   emptied_.WaitForNotificationWithTimeout(grace);
   asio::post(io_, [this] {
+    is_closed_ = true;
     timer_.cancel();
     for (const auto& door : doors_) door->Close();
     work_.reset();

@@ -83,7 +83,7 @@ class Gate {
   std::unique_ptr<TlsCertificates> certificates_;
   std::vector<std::unique_ptr<Door>> doors_;
   asio::steady_timer timer_{io_};
-  bool is_stopping_ = false;
+  bool is_stopping_ = false, is_closed_ = false;
   absl::Notification emptied_;             // Stopping, and every connection is closed.
   std::atomic<int64_t> certificate_ends_;  // Seconds of Unix' time; kNever without TLS.
   int64_t most_message_bytes_ = 0;         // Since memory was returned.

@@ -112,7 +112,7 @@ void Listener::Start(std::function<void(Socket)> accepted) {
 
 void Listener::Accept(Acceptor& acceptor) {
   acceptor.async_accept([this, &acceptor](asio::error_code error, Socket socket) {
-    if (error == asio::error::operation_aborted) return;
+    if (error == asio::error::operation_aborted || !acceptor.is_open()) return;
     if (!error) {
       accepted_(std::move(socket));
       return Accept(acceptor);
@@ -122,7 +122,7 @@ void Listener::Accept(Acceptor& acceptor) {
     }
     pause_.expires_after(kPause);
     pause_.async_wait([this, &acceptor](asio::error_code cancelled) {
-      if (!cancelled) Accept(acceptor);
+      if (!cancelled && acceptor.is_open()) Accept(acceptor);
     });
   });
 }
