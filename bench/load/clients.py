@@ -167,7 +167,7 @@ class Clients:
         def call() -> dict:
             stream = watch(request.SerializeToString())
             for update in stream:
-                self._say(kind="update", at=time.monotonic(), time=seconds(update.time))
+                self._say(kind="update", watcher=threading.get_ident(), time=seconds(update.time))
                 if self.stop.is_set():
                     stream.cancel()
             return {}

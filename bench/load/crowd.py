@@ -1,5 +1,6 @@
 """The clients of clients.py, in a process of their own, and what they were answered."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -85,13 +86,13 @@ class Crowd:
             self._ended = True
             self._grown.notify_all()
 
-    def until(self, condition: Callable[[], object], what: str) -> None:
+    def until(self, condition: Callable[[], object], what: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Looks whenever a call has ended or an update come; gives up only on what hangs."""
         with self._grown:
-            if not self._grown.wait_for(lambda: self._ended or condition(), PATIENCE_SECONDS):
-                raise TimeoutError(f"waited for {PATIENCE_SECONDS} s in vain: {what}")
+            if not self._grown.wait_for(lambda: self._ended or condition(), patience_seconds):
+                raise TimeoutError(f"waited for {patience_seconds} s in vain: {what}")
             if self._ended:
-                raise RuntimeError("the clients have failed")
+                raise RuntimeError(f"the clients have failed, with {self.process.wait()}")
 
     def await_answers(self, count: int) -> None:
         """So many more, of calls that begin from now on."""
@@ -100,8 +101,9 @@ class Crowd:
 
     def stop(self) -> list[Call]:
         """Lets what is under way end; returns all calls."""
-        print(file=self.process.stdin, flush=True)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self.process.stdin.fileno(), b"\n")
         self._reader.join()
         if self.process.wait() != 0:
-            raise RuntimeError("the clients have failed")
+            raise RuntimeError(f"the clients have failed, with {self.process.returncode}")
         return self.calls
