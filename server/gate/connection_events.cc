@@ -1,5 +1,6 @@
 #include "server/gate/connection_events.h"
 
+#include <optional>
 #include <string>
 
 #include "server/gate/connection.h"
@@ -33,8 +34,13 @@ bool IsAcknowledgement(const nghttp2_frame& frame) { return (frame.hd.flags & NG
 
 struct ClientEvents {
   static int OnFrameBegun(nghttp2_session*, const nghttp2_frame_hd* header, void* user_data) {
-    Connection& connection = ConnectionOf(user_data);
-    if (header->type == NGHTTP2_HEADERS) connection.header_block_since_ = connection.host_.clock->Now();
+    if (header->type != NGHTTP2_HEADERS && header->type != NGHTTP2_CONTINUATION) return 0;
+    std::optional<absl::Duration>& since = ConnectionOf(user_data).header_block_since_;
+    if ((header->flags & NGHTTP2_FLAG_END_HEADERS) != 0) {
+      since.reset();  // Here, for of a block that is not wanted nothing more is told.
+    } else if (!since) {
+      since = ConnectionOf(user_data).host_.clock->Now();
+    }
     return 0;
   }
 
@@ -62,7 +68,6 @@ struct ClientEvents {
     Connection& connection = ConnectionOf(user_data);
     if (frame->hd.type == NGHTTP2_SETTINGS && IsAcknowledgement(*frame)) connection.client_has_acknowledged_ = true;
     if (frame->hd.type == NGHTTP2_PING && IsAcknowledgement(*frame)) connection.OnClientPong();
-    if (frame->hd.type == NGHTTP2_HEADERS) connection.header_block_since_.reset();
     if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA) return 0;
     Call* const call = CallOf(session, frame->hd.stream_id);
     if (call == nullptr) return 0;

@@ -65,13 +65,14 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::OpenUnix(asio::io_context& i
   acceptors.emplace_back(io);
   try {
     const asio::local::stream_protocol::endpoint endpoint(path);  // Throws for a path that is too long.
-    if (const asio::error_code error = Bind(asio::generic::stream_protocol::endpoint(endpoint), false, acceptors[0])) {
+    if (const asio::error_code error =
+            Bind(asio::generic::stream_protocol::endpoint(endpoint), false, acceptors[0].socket)) {
       return Unavailable(error);
     }
   } catch (const asio::system_error& error) {
     return absl::InvalidArgumentError(error.code().message());
   }
-  auto listener = absl::WrapUnique(new Listener("unix:" + path, std::move(acceptors), io));
+  auto listener = absl::WrapUnique(new Listener("unix:" + path, std::move(acceptors)));
   listener->socket_file_ = path;
   return listener;
 }
@@ -91,18 +92,18 @@ absl::StatusOr<std::unique_ptr<Listener>> Listener::OpenTcp(asio::io_context& io
     asio::ip::tcp::endpoint endpoint = entry.endpoint();
     if (chosen != 0) endpoint.port(chosen);
     Acceptor acceptor(io);
-    error = Bind(asio::generic::stream_protocol::endpoint(endpoint), true, acceptor);
+    error = Bind(asio::generic::stream_protocol::endpoint(endpoint), true, acceptor.socket);
     if (error == asio::error::address_family_not_supported || error == std::errc::address_not_available) continue;
     if (error) return Unavailable(error);
     sockaddr_storage name = {};
     socklen_t bytes = sizeof(name);
-    getsockname(acceptor.native_handle(), reinterpret_cast<sockaddr*>(&name), &bytes);
+    getsockname(acceptor.socket.native_handle(), reinterpret_cast<sockaddr*>(&name), &bytes);
     chosen = ntohs(name.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&name)->sin6_port
                                               : reinterpret_cast<const sockaddr_in*>(&name)->sin_port);
     acceptors.push_back(std::move(acceptor));
   }
   if (acceptors.empty()) return absl::UnavailableError("it is not one of this machine's addresses");
-  return absl::WrapUnique(new Listener(absl::StrCat(host, ":", chosen), std::move(acceptors), io));
+  return absl::WrapUnique(new Listener(absl::StrCat(host, ":", chosen), std::move(acceptors)));
 }
 
 void Listener::Start(std::function<void(Socket)> accepted) {
@@ -111,8 +112,8 @@ void Listener::Start(std::function<void(Socket)> accepted) {
 }
 
 void Listener::Accept(Acceptor& acceptor) {
-  acceptor.async_accept([this, &acceptor](asio::error_code error, Socket socket) {
-    if (error == asio::error::operation_aborted || !acceptor.is_open()) return;
+  acceptor.socket.async_accept([this, &acceptor](asio::error_code error, Socket socket) {
+    if (error == asio::error::operation_aborted || !acceptor.socket.is_open()) return;
     if (!error) {
       accepted_(std::move(socket));
       return Accept(acceptor);
@@ -120,17 +121,19 @@ void Listener::Accept(Acceptor& acceptor) {
     if (error != asio::error::no_descriptors && error != asio::error::connection_aborted) {
       spdlog::error("{} takes no connection: {}", address_, error.message());
     }
-    pause_.expires_after(kPause);
-    pause_.async_wait([this, &acceptor](asio::error_code cancelled) {
-      if (!cancelled && acceptor.is_open()) Accept(acceptor);
+    acceptor.pause.expires_after(kPause);
+    acceptor.pause.async_wait([this, &acceptor](asio::error_code cancelled) {
+      if (!cancelled && acceptor.socket.is_open()) Accept(acceptor);
     });
   });
 }
 
 void Listener::Close() {
   asio::error_code ignored;  // Of what is closed already.
-  for (Acceptor& acceptor : acceptors_) acceptor.close(ignored);
-  pause_.cancel();
+  for (Acceptor& acceptor : acceptors_) {
+    acceptor.socket.close(ignored);
+    acceptor.pause.cancel();
+  }
   if (!socket_file_.empty()) unlink(std::exchange(socket_file_, "").c_str());
 }
 

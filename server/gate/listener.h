@@ -35,10 +35,15 @@ class Listener {
   void Close();
 
  private:
-  using Acceptor = asio::basic_socket_acceptor<asio::generic::stream_protocol>;
+  struct Acceptor {
+    explicit Acceptor(asio::io_context& io) : socket(io), pause(io) {}
 
-  Listener(std::string address, std::vector<Acceptor> acceptors, asio::io_context& io)
-      : address_(std::move(address)), acceptors_(std::move(acceptors)), pause_(io) {}
+    asio::basic_socket_acceptor<asio::generic::stream_protocol> socket;
+    asio::steady_timer pause;
+  };
+
+  Listener(std::string address, std::vector<Acceptor> acceptors)
+      : address_(std::move(address)), acceptors_(std::move(acceptors)) {}
 
   static absl::StatusOr<std::unique_ptr<Listener>> OpenUnix(asio::io_context& io, const std::string& path);
   static absl::StatusOr<std::unique_ptr<Listener>> OpenTcp(asio::io_context& io, const std::string& host,
@@ -48,7 +53,6 @@ class Listener {
   std::string address_;
   std::string socket_file_;
   std::vector<Acceptor> acceptors_;
-  asio::steady_timer pause_;
   std::function<void(Socket)> accepted_;
 };
 

@@ -56,6 +56,11 @@ absl::StatusOr<TlsCertificates::Loaded> TlsCertificates::Load(const TlsFiles& fi
   SSL_CTX_set_min_proto_version(context->native_handle(), TLS1_2_VERSION);
   SSL_CTX_set_options(context->native_handle(), SSL_OP_NO_RENEGOTIATION);
   SSL_CTX_set_alpn_select_cb(context->native_handle(), ChooseHttp2, nullptr);
+  // Each connection shows its certificates: none is let in for what another one showed, perhaps to an authority that is
+  // believed no more. (And OpenSSL refuses to resume where clients show one, as we name no context for sessions.)
+  SSL_CTX_set_session_cache_mode(context->native_handle(), SSL_SESS_CACHE_OFF);
+  SSL_CTX_set_options(context->native_handle(), SSL_OP_NO_TICKET);
+  SSL_CTX_set_num_tickets(context->native_handle(), 0);
   // A connection that rests keeps no 34 KiB of buffers.
   SSL_CTX_set_mode(context->native_handle(), SSL_MODE_RELEASE_BUFFERS);
   asio::error_code error;

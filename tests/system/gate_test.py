@@ -2,6 +2,7 @@
 
 import resource
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,7 @@ from programs import Server, tiny_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "deploy"))
 from http2_attacks import ATTACKS, Attacker, HealthWatch, client_context, endpoint, memory_bytes  # noqa: E402
-from http2_connection import HealthClient, Target  # noqa: E402
+from http2_connection import PREFACE, HealthClient, Target, settings  # noqa: E402
 
 TOKEN = "0123456789abcdef"
 FORWARD = "/ditserve.v1.TransformerService/Forward"
@@ -92,6 +93,23 @@ class GateTest(unittest.TestCase):
             self.assertEqual(listed.returncode, 0, listed.stderr)
             self.assert_forwards(server, *believing, "--token-file", f"{self.folder}/token")
             self.assertNotEqual(server.ditctl("models").returncode, 0)  # In plain text.
+
+    def test_who_shows_a_certificate_may_come_again(self):
+        certificates(self.folder)
+        config = (f"tls: {{certificate: {self.folder}/server.pem, private_key: {self.folder}/server.key, "
+                  f"client_ca: {self.folder}/ca.pem}}\n")
+        with self.serving(config=config) as (_, address):
+            for version in ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3:
+                tls = client_context(self.folder / "ca.pem")
+                tls.minimum_version = tls.maximum_version = version
+                tls.load_cert_chain(self.folder / "server.pem", self.folder / "server.key")
+                session = None
+                for _ in range(2):  # The second time with what the first was given to go on with, if anything.
+                    with socket.create_connection(address) as plain, tls.wrap_socket(
+                            plain, server_hostname="localhost", session=session) as connection:
+                        connection.sendall(PREFACE + settings({}))
+                        self.assertTrue(connection.recv(9))
+                        session = connection.session
 
     def test_it_serves_again_after_its_descriptors_ran_out(self):
         def few_descriptors():

@@ -41,10 +41,15 @@ class RawHttp2 {
   ~RawHttp2() { close(socket_); }
 
   void Greet(const std::string& settings = "") {
-    Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    SendPreface();
     SendFrame(kSettings, 0, 0, settings);
-    SendFrame(kSettings, kAck, 0, "");
+    Acknowledge();
   }
+
+  void SendPreface() { Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"); }
+
+  // The server's settings.
+  void Acknowledge() { SendFrame(kSettings, kAck, 0, ""); }
 
   void SendFrame(uint8_t type, uint8_t flags, uint32_t stream, const std::string& payload) {
     std::string frame = Number(payload.size()).substr(1);

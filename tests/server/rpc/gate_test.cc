@@ -348,6 +348,12 @@ TEST_F(GateTest, TurnsConnectionsAwayBeyondItsLimit) {
   EXPECT_GE(server_->gate().Figures().doors[0].turned_away, 1);
 }
 
+TEST_F(GateTest, EndsAlsoWhereItsTimerIsDue) {
+  for (int i = 0; i < 50; ++i) {
+    ServeWith([](GrpcServerOptions& options) { options.timeouts.tick = absl::Nanoseconds(1); });
+  }
+}
+
 TEST_F(GateTest, AClosedServerAnswersWhatItHasAccepted) {
   PendingForward accepted(*transformer_, TinyRequest());
   const auto call = engine_.WaitForCall();

@@ -42,6 +42,7 @@ TEST_F(GateTimeoutsTest, WhoSaysNothingIsSentAway) {
 TEST_F(GateTimeoutsTest, WhoDoesNotAcknowledgeTheSettingsIsSentAway) {
   ServeWith(&GateTimeouts::greeting);
   RawHttp2 client(server_->address());
+  client.SendPreface();
   client.SendFrame(RawHttp2::kSettings, 0, 0, "");
   client.AwaitEnd();
 }
@@ -52,6 +53,28 @@ TEST_F(GateTimeoutsTest, AHeaderBlockThatDoesNotEndIsGivenUp) {
   client.Greet();
   client.SendFrame(RawHttp2::kHeaders, 0, 1, RawHttp2::Call(kForward));
   client.AwaitEnd();
+}
+
+TEST_F(GateTimeoutsTest, WhoOpensTooManyStreamsLosesThoseAlone) {
+  Serve(nullptr, [](GrpcServerOptions& options) {
+    options.timeouts.tick = absl::Milliseconds(5);
+    options.timeouts.greeting = absl::Milliseconds(50);
+    options.limits.max_calls = 1000;
+  });
+  RawHttp2 client(server_->address());
+  client.SendPreface();
+  client.SendFrame(RawHttp2::kSettings, 0, 0, "");
+  for (uint32_t stream = 1; stream < 2 * 129; stream += 2) {
+    client.SendFrame(RawHttp2::kHeaders, RawHttp2::kEndHeaders, stream, RawHttp2::Call(kForward));
+  }
+  RawHttp2::Frame frame;
+  ASSERT_TRUE(client.Await(RawHttp2::kReset, frame));  // Of the 129th: it has not heard of the limit yet.
+  client.Acknowledge();
+  RawHttp2 silent(server_->address());
+  silent.AwaitEnd();  // The time for greetings is over.
+  client.SendFrame(RawHttp2::kData, RawHttp2::kEndStream, 1, Message(TinyRequest()));
+  engine_.WaitForCall()->Answer(TinyResult());
+  EXPECT_TRUE(client.Await(RawHttp2::kData, frame));
 }
 
 TEST_F(GateTimeoutsTest, ARequestThatStopsIsRefusedAndHoldsNothing) {
