@@ -71,6 +71,11 @@ class Attacker:
         """Streams that are reset as they are opened (CVE-2023-44487)."""
         return self._flood("rapid-resets", "streams", 12, 20000, {}, self._calls_and(rst_stream))
 
+    def whole_call_resets(self) -> Report:
+        """Calls that have come as a whole, and so are begun to be answered, and are then reset."""
+        return self._flood("whole-call-resets", "streams", 12, 20000, {}, self._calls_and(
+            lambda stream: frame(DATA, END_STREAM, stream, bytes(5)) + rst_stream(stream)))
+
     def forced_resets(self) -> Report:
         """Streams that the server has to reset, for a window update of 0 is wrong (CVE-2025-8671)."""
         return self._flood("forced-resets", "streams", 12, 20000, {},
