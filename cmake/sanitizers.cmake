@@ -9,6 +9,9 @@ if(DITSERVE_SANITIZE)
   if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
     # Instrumented code is too tangled for these two to judge.
     add_compile_options(-Wno-maybe-uninitialized -Wno-stringop-overflow)
+    if(DITSERVE_SANITIZE STREQUAL thread)
+      add_compile_options(-Wno-tsan)  # Asio has fences, which ThreadSanitizer does not see; it has mutexes beside them.
+    endif()
   endif()
 endif()
 if(DITSERVE_FUZZ)
