@@ -1,12 +1,12 @@
 #include "server/rpc/residency_service.h"
 
-#include <grpc/support/time.h>
-#include <grpcpp/alarm.h>
-
+#include <asio/steady_timer.hpp>
+#include <optional>
 #include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "core/base/error_details.h"
 #include "server/rpc/grpc_status.h"
 #include "server/rpc/residency_encoder.h"
@@ -31,11 +31,12 @@ absl::StatusOr<absl::Duration> DecodeInterval(const v1::WatchResidencyRequest& r
 
 // Serves one WatchResidency: writes, waits, writes. Only the next message is ever held, whatever the client's pace.
 //
-// Ownership: shared by the service, until OnDone, and itself, while it waits for the alarm.
+// Ownership: shared by the service, until OnDone, and its timer, while it waits.
 class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::WatchResidencyResponse>,
                                         public std::enable_shared_from_this<Watcher> {
  public:
-  Watcher(ResidencyService* service, absl::Duration interval) : service_(*service), interval_(interval) {}
+  Watcher(ResidencyService* service, absl::Duration interval)
+      : service_(*service), interval_(interval), timer_(service->io_) {}
 
   void Begin() { Tell(); }
 
@@ -43,7 +44,7 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
   void End(grpc::Status why) ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     if (!end_) end_ = std::move(why);
-    if (waiting_) alarm_.Cancel();  // Its callback finishes.
+    if (waiting_) timer_.cancel();  // Its handler finishes.
   }
 
   void OnCancel() override { End(grpc::Status::CANCELLED); }
@@ -54,12 +55,8 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
       if (!ok && !end_) end_ = grpc::Status::CANCELLED;
       waiting_ = !end_;
       if (waiting_) {
-        // Not in the callback, which the alarm keeps when it has passed.
-        self_ = shared_from_this();
-        // On the monotonic clock: a step of the wall clock is no reason to be silent, or to be in haste.
-        alarm_.Set(gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                                gpr_time_from_millis(absl::ToInt64Milliseconds(interval_), GPR_TIMESPAN)),
-                   [this](bool) { OnAlarm(); });
+        timer_.expires_after(absl::ToChronoNanoseconds(interval_));
+        timer_.async_wait([self = shared_from_this()](const asio::error_code&) { self->OnTime(); });
         return;
       }
     }
@@ -72,12 +69,11 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
   }
 
  private:
-  void OnAlarm() ABSL_LOCKS_EXCLUDED(mutex_) {
+  // Or because the stream ends meanwhile.
+  void OnTime() ABSL_LOCKS_EXCLUDED(mutex_) {
     bool ends = false;
-    std::shared_ptr<Watcher> self;
     {
       absl::MutexLock lock(&mutex_);
-      self = std::move(self_);
       waiting_ = false;
       ends = end_.has_value();
     }
@@ -109,14 +105,17 @@ class ResidencyService::Watcher final : public grpc::ServerWriteReactor<v1::Watc
   const absl::Duration interval_;
   v1::WatchResidencyResponse message_;
   absl::Mutex mutex_;
-  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;  // For the alarm.
-  std::shared_ptr<Watcher> self_ ABSL_GUARDED_BY(mutex_);
+  bool waiting_ ABSL_GUARDED_BY(mutex_) = false;  // For the timer.
   std::optional<grpc::Status> end_ ABSL_GUARDED_BY(mutex_);
-  grpc::Alarm alarm_;
+  asio::steady_timer timer_ ABSL_GUARDED_BY(mutex_);
 };
 
 ResidencyService::ResidencyService(const Engine* engine) : engine_(*engine) {}
-ResidencyService::~ResidencyService() = default;
+
+ResidencyService::~ResidencyService() {
+  work_.reset();  // No stream waits any longer.
+  ticker_.join();
+}
 
 void ResidencyService::Close() {
   std::set<std::shared_ptr<Watcher>> watchers;

@@ -1,9 +1,11 @@
 #ifndef DITSERVE_SERVER_RPC_RESIDENCY_SERVICE_H_
 #define DITSERVE_SERVER_RPC_RESIDENCY_SERVICE_H_
 
+#include <asio/executor_work_guard.hpp>
+#include <asio/io_context.hpp>
 #include <memory>
-#include <optional>
 #include <set>
+#include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
@@ -14,7 +16,8 @@ namespace ditserve {
 
 // Tells where every byte is.
 //
-// Thread safety: thread-safe. Ownership: `engine` must outlive it; it must outlive the gRPC server.
+// Thread safety: thread-safe; one thread of its own tells all watchers when their time has come. Ownership: `engine`
+// must outlive it; it must outlive the gRPC server.
 class ResidencyService final : public v1::ResidencyService::CallbackService {
  public:
   explicit ResidencyService(const Engine* engine);
@@ -36,6 +39,10 @@ class ResidencyService final : public v1::ResidencyService::CallbackService {
   absl::Mutex mutex_;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;
   std::set<std::shared_ptr<Watcher>> watchers_ ABSL_GUARDED_BY(mutex_);
+  // Not gRPC's alarms: gRPC 1.51 waits for its timers by the wall clock, so that one set back silences them all.
+  asio::io_context io_{1};
+  asio::executor_work_guard<asio::io_context::executor_type> work_{io_.get_executor()};
+  std::thread ticker_{[this] { io_.run(); }};
 };
 
 }  // namespace ditserve

@@ -13,7 +13,7 @@ from programs import BIN
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "deploy/envoy"
-TOKEN = "a token of sixteen characters or more"
+TOKEN = "an-Envoy-for-clients-and-for-health"
 PATIENCE_SECONDS = 120
 
 

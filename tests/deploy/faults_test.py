@@ -329,7 +329,6 @@ class FaultsTest(unittest.TestCase):
         server.process.send_signal(signal.SIGTERM)
         self.assertEqual(server.process.wait(PATIENCE_SECONDS), 0)
 
-    @unittest.expectedFailure  # gRPC 1.51 waits for its timers, the watchers' among them, by the wall clock.
     def test_steps_of_the_wall_clock_stop_no_watcher(self):
         server, step_to = self.serve_by_a_clock_that_steps()
         crowd = self.crowd(server, watchers=4, interval_seconds=0.1)
