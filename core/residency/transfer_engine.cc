@@ -31,14 +31,14 @@ class TransferEngine::Job {
   size_t TakePiece() { return taken_++; }
   bool AllTaken() const { return taken_ == pieces_.size(); }
 
-  // Does one piece, counts what it read, and ends the job if it was the last to finish. True if it is to be completed
-  // then.
+  // Does one piece, counts what it read, and ends the job if it was the last to finish: then true, and Complete is to
+  // be called once what was enqueued has passed.
   bool Do(size_t piece, Slot& slot, Counters& read);
 
-  // Whether Complete would not block.
-  bool IsDone() const { return AllDone(ready_); }
-  // Waits for what was enqueued and calls `done`.
-  void Complete();
+  // What was enqueued, once the job has ended.
+  const Events& enqueued() const { return ready_; }
+  // Calls `done`.
+  void Complete(const absl::Status& passed);
 
  private:
   // Elements of one parameter.
@@ -289,9 +289,7 @@ bool TransferEngine::Job::Finish(const absl::Status& status, Moved moved) {
     result_.Update(SetReady(transfer_.targets[i], events));
   }
   if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);
-  if (!ready_.empty()) return true;
-  Complete();
-  return false;
+  return true;
 }
 
 absl::Status TransferEngine::Job::SetReady(const Transfer::Target& target, const Events& uses) {
@@ -308,8 +306,8 @@ absl::Status TransferEngine::Job::SetReady(const Transfer::Target& target, const
   return absl::OkStatus();
 }
 
-void TransferEngine::Job::Complete() {
-  result_.Update(WaitForAll(ready_));
+void TransferEngine::Job::Complete(const absl::Status& passed) {
+  result_.Update(passed);
   std::move(transfer_.done)(std::move(result_));
 }
 
@@ -332,7 +330,6 @@ absl::StatusOr<std::unique_ptr<TransferEngine>> TransferEngine::Make(Arena* host
 
 TransferEngine::TransferEngine(Arena* host, std::vector<Slot> slots) : host_(host), slots_(std::move(slots)) {
   for (Slot& slot : slots_) threads_.emplace_back([this, &slot] { Run(&slot); });
-  completions_ = std::thread([this] { RunCompletions(); });
 }
 
 TransferEngine::~TransferEngine() {
@@ -341,11 +338,7 @@ TransferEngine::~TransferEngine() {
     stopping_ = true;
   }
   for (std::thread& thread : threads_) thread.join();
-  {
-    const absl::MutexLock lock(&mutex_);
-    ended_ = true;
-  }
-  completions_.join();  // Nothing reads the slots any more.
+  completions_.reset();  // Nothing reads the slots any more.
   for (Slot& slot : slots_) slot.buffer = Buffer();
   host_->Trim(staging_bytes()).Free();  // Before the reservations end.
 }
@@ -373,28 +366,12 @@ void TransferEngine::Run(Slot* slot) {
   size_t piece = 0;
   while (std::shared_ptr<Job> job = NextPiece(&piece)) {
     if (!job->Do(piece, *slot, read_)) continue;
-    const absl::MutexLock lock(&mutex_);
-    enqueued_.push_back(std::move(job));
+    if (job->enqueued().empty()) {
+      job->Complete(absl::OkStatus());
+    } else {
+      completions_->When(job->enqueued(), [job](const absl::Status& passed) { job->Complete(passed); });
+    }
   }
-}
-
-void TransferEngine::RunCompletions() {
-  Jobs waiting;
-  while (TakeEnqueued(waiting)) {
-    const auto done = [](const std::shared_ptr<Job>& job) { return job->IsDone(); };
-    auto next = std::find_if(waiting.begin(), waiting.end(), done);
-    if (next == waiting.end()) next = waiting.begin();  // It was there first.
-    (*next)->Complete();
-    waiting.erase(next);
-  }
-}
-
-bool TransferEngine::TakeEnqueued(Jobs& waiting) {
-  const absl::MutexLock lock(&mutex_);
-  if (waiting.empty()) mutex_.Await(absl::Condition(this, &TransferEngine::HasEnqueuedOrEnded));
-  waiting.insert(waiting.end(), enqueued_.begin(), enqueued_.end());
-  enqueued_.clear();
-  return !waiting.empty();
 }
 
 }  // namespace ditserve

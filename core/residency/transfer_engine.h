@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "core/devices/completions.h"
 #include "core/devices/device.h"
 #include "core/memory/arena.h"
 #include "core/memory/buffer.h"
@@ -104,23 +105,15 @@ class TransferEngine {
   // Null when the engine stops. Sets `piece` to the job's next one.
   std::shared_ptr<Job> NextPiece(size_t* piece) ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
-  // Calls `done` of what was enqueued as its events pass.
-  void RunCompletions();
-  // Adds what was enqueued to `waiting`, and waits for something if that is empty. False when there is nothing and all
-  // threads have ended.
-  bool TakeEnqueued(Jobs& waiting) ABSL_LOCKS_EXCLUDED(mutex_);
-  bool HasEnqueuedOrEnded() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return ended_ || !enqueued_.empty(); }
 
   Arena* const host_;
   std::vector<Slot> slots_;
   Counters read_;
   absl::Mutex mutex_;
-  Jobs queue_ ABSL_GUARDED_BY(mutex_);     // With pieces that no thread has taken.
-  Jobs enqueued_ ABSL_GUARDED_BY(mutex_);  // With events that nobody has waited for yet.
+  Jobs queue_ ABSL_GUARDED_BY(mutex_);  // With pieces that no thread has taken.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  bool ended_ ABSL_GUARDED_BY(mutex_) = false;  // All transfer threads have.
+  std::unique_ptr<Completions> completions_ = std::make_unique<Completions>();  // Of what is enqueued.
   std::vector<std::thread> threads_;
-  std::thread completions_;
 };
 
 }  // namespace ditserve

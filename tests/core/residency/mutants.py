@@ -6,6 +6,7 @@ A mutant is (what is broken, [(file, text, text in its place), ...]). A text mus
 RIDERS = "core/residency/residency_riders.cc"
 ACTIONS = "core/residency/residency_actions.cc"
 TRANSFERS = "core/residency/transfer_engine.cc"
+COMPLETIONS = "core/devices/completions.cc"
 BUFFER = "core/memory/buffer.cc"
 ARENA = "core/memory/arena.cc"
 LEDGER = "core/memory/ledger.cc"
@@ -33,9 +34,12 @@ MUTANTS = [
     ("a target is given back while the next is made of it",
      [(TRANSFERS, "    if (i + 1 < transfer_.targets.size()) {", "    if (false) {")]),
     ("a target has no event", [(TRANSFERS, "target.buffer->WrittenOnce(*ready);", "target.buffer->WrittenOnce(nullptr);")]),
-    ("enqueued is told after done", [(TRANSFERS, "  if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);\n  if (!ready_.empty()) return true;\n  Complete();",
-                                      "  if (!ready_.empty()) return true;\n  Complete();\n  if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);")]),
-    ("done is told before the events have passed", [(TRANSFERS, "result_.Update(WaitForAll(ready_));", "")]),
+    ("enqueued is told after done", [(TRANSFERS, "  if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);\n  return true;",
+                                      "  moved_ = std::move(moved);\n  return true;"),
+                                     (TRANSFERS, "  std::move(transfer_.done)(std::move(result_));",
+                                      "  const absl::Status told = result_;\n  std::move(transfer_.done)(std::move(result_));\n"
+                                      "  if (transfer_.enqueued) std::move(transfer_.enqueued)(told, moved_.cost);")]),
+    ("done is told before the events have passed", [(COMPLETIONS, "absl::Status status = WaitForAll(next->events);", "absl::Status status;")]),
     ("pieces begin before the targets are prepared", [(TRANSFERS, "      mutex_.Await(absl::Condition(this, &Job::IsPrepared));\n", "")]),
     ("a part's contents are forgotten when it is given back", [(ARENA, "  if (part.ready_ != nullptr) events.push_back(std::move(part.ready_));\n", "")]),
     # --- reservations
