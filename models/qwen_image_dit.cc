@@ -8,10 +8,12 @@
 #include <ATen/ops/stack.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/callback_awaiter.h"
 #include "models/errors.h"
 #include "models/meta_run.h"
 #include "models/module_tree.h"
@@ -48,6 +50,27 @@ Batch ImageRows(const Batch& joint, const Batch& text) {
   }
   return rows;
 }
+
+// A tensor with the same values elsewhere. Throws the StatusError of a move that fails.
+class Moved : public CallbackAwaiter<absl::Status> {
+ public:
+  Moved(TensorMover& mover, const at::Tensor& tensor, const at::TensorOptions& options)
+      : mover_(mover), from_(tensor.contiguous()), to_(at::empty(tensor.sizes(), options)) {}
+  bool await_suspend(std::coroutine_handle<> awaiter) {
+    to_.is_cpu() ? mover_.ToHost(from_, to_, CallBack(awaiter)) : mover_.ToDevice(from_, to_, CallBack(awaiter));
+    return Suspends();
+  }
+  at::Tensor await_resume() {
+    const absl::Status status = CallbackAwaiter::await_resume();
+    if (!status.ok()) throw StatusError(status);
+    return std::move(to_);
+  }
+
+ private:
+  TensorMover& mover_;
+  const at::Tensor from_;
+  at::Tensor to_;
+};
 
 }  // namespace
 
@@ -111,10 +134,20 @@ QwenImageDiT::Parts QwenImageDiT::FindParts() const {
 }
 
 Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
-                                       LeaseSource& weights) const {
+                                       LeaseSource& weights, TensorMover* mover) const {
+  std::vector<Item> items = Prepare(inputs, arithmetic);
+  if (mover != nullptr) {
+    for (Item& item : items) {
+      const std::array<at::Tensor*, 4> tensors = {&item.patches, &item.prompt, &item.time, &item.rotary};
+      for (at::Tensor* tensor : tensors) *tensor = co_await Moved(*mover, *tensor, tensor->options().device(device));
+    }
+  }
   WeightSource source(weights, modules_, device);
-  const Batch patches = co_await Run(Prepare(inputs, device, arithmetic), parts_.blocks.size(), source);
-  co_return at::stack(patches).to(at::kCPU, inputs.latents.scalar_type());
+  const Batch patches = co_await Run(std::move(items), parts_.blocks.size(), source);
+  const at::Tensor output = at::stack(patches);
+  const at::ScalarType dtype = inputs.latents.scalar_type();
+  if (mover == nullptr) co_return output.to(dtype);
+  co_return co_await Moved(*mover, output, at::TensorOptions(at::kCPU).dtype(dtype));
 }
 
 Task<Batch> QwenImageDiT::Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const {
@@ -207,8 +240,7 @@ Batch QwenImageDiT::Attend(Projections joint, const Batch& rotary) const {
   return heads;
 }
 
-std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& inputs, at::Device device,
-                                                      at::ScalarType arithmetic) const {
+std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& inputs, at::ScalarType arithmetic) const {
   const int64_t rows = inputs.latents.size(2) / config_.patch_size;
   const int64_t columns = inputs.latents.size(3) / config_.patch_size;
   // diffusers first rounds the timestep to the activations' dtype, and goes on in float32. Where they are asked for in
@@ -228,10 +260,10 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& input
       prompt = prompt.index_select(0, kept);
       positions = kept.to(at::kFloat);
     }
-    items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(device, arithmetic),
-                     prompt.to(device, arithmetic, /*non_blocking=*/false, /*copy=*/true),
-                     TimeChannels(timestep.narrow(0, i, 1)).to(device, arithmetic),
-                     JointRotary(positions, rows, columns, config_.axes_dims_rope).to(device)});
+    items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(arithmetic),
+                     prompt.to(arithmetic, /*non_blocking=*/false, /*copy=*/true),
+                     TimeChannels(timestep.narrow(0, i, 1)).to(arithmetic),
+                     JointRotary(positions, rows, columns, config_.axes_dims_rope)});
   }
   return items;
 }

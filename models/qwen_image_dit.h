@@ -13,6 +13,7 @@
 #include "core/residency/lease.h"
 #include "core/storage/module.h"
 #include "models/config.h"
+#include "models/tensor_mover.h"
 #include "models/weights.h"
 
 namespace ditserve {
@@ -58,12 +59,13 @@ class QwenImageDiT {
   // What print(model) shows in Python.
   const std::string& tree() const { return tree_; }
 
-  // One pass in `arithmetic` dtype on `device`. Modules are acquired from `weights` in the order of modules(), each
-  // once. Returns the packed sequence, shape [B, H/16 * W/16, 64], on the CPU in the dtype of `latents`.
-  // A lease that fails ends the pass: its status is thrown as StatusError (models/errors.h).
-  // `inputs` and `weights` must outlive the task.
+  // One pass in `arithmetic` dtype on `device`, to and from which `mover` takes tensors; null where that is the CPU.
+  // Modules are acquired from `weights` in the order of modules(), each once. Returns the packed sequence, shape
+  // [B, H/16 * W/16, 64], on the CPU in the dtype of `latents`.
+  // A lease or a move that fails ends the pass: its status is thrown as StatusError (models/errors.h).
+  // `inputs`, `weights` and `mover` must outlive the task.
   Task<at::Tensor> Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
-                           LeaseSource& weights) const;
+                           LeaseSource& weights, TensorMover* mover = nullptr) const;
 
   // Most bytes of activations alive at one time in a Forward of this shape, inputs and output on the device included,
   // weights not; found by running Forward on meta tensors, plus what kernels use inside.
@@ -101,7 +103,8 @@ class QwenImageDiT {
   };
 
   Parts FindParts() const;
-  std::vector<Item> Prepare(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic) const;
+  // On the CPU.
+  std::vector<Item> Prepare(const ForwardInputs& inputs, at::ScalarType arithmetic) const;
   std::vector<Item> MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const;
   Task<Stream> Enter(std::vector<Item> items, WeightSource& weights) const;
   Task<Stream> Block(Stream x, const BlockModules& block, WeightSource& weights) const;

@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
+#include <utility>
+
 #include "models/errors.h"
 
 namespace ditserve {
@@ -48,18 +50,10 @@ Weights::Weights(Lease lease, const ModuleSpec& module, at::Device device) : lea
   }
 }
 
-bool WeightSource::Awaiter::await_suspend(std::coroutine_handle<> awaiter) {
-  source_.leases_.Acquire(module_, [this, awaiter](absl::StatusOr<Lease> lease) {
-    lease_.emplace(std::move(lease));
-    if (suspended_) awaiter.resume();
-  });
-  suspended_ = !lease_.has_value();
-  return suspended_;
-}
-
 Weights WeightSource::Awaiter::await_resume() {
-  if (!lease_->ok()) throw StatusError(lease_->status());
-  return Weights(**std::move(lease_), source_.modules_[module_], source_.device_);
+  absl::StatusOr<Lease> lease = CallbackAwaiter::await_resume();
+  if (!lease.ok()) throw StatusError(lease.status());
+  return Weights(*std::move(lease), source_.modules_[module_], source_.device_);
 }
 
 }  // namespace ditserve

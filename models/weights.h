@@ -4,11 +4,10 @@
 #include <ATen/core/Tensor.h>
 
 #include <coroutine>
-#include <optional>
-#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/base/callback_awaiter.h"
 #include "core/base/dtype.h"
 #include "core/residency/lease.h"
 #include "core/storage/module.h"
@@ -38,19 +37,19 @@ class WeightSource {
   WeightSource(LeaseSource& leases, const std::vector<ModuleSpec>& modules, at::Device device)
       : leases_(leases), modules_(modules), device_(device) {}
 
-  class Awaiter {
+  class Awaiter : public CallbackAwaiter<absl::StatusOr<Lease>> {
    public:
     Awaiter(WeightSource& source, ModuleIndex module) : source_(source), module_(module) {}
-    bool await_ready() const noexcept { return false; }
     // Does not suspend if the lease is given at once.
-    bool await_suspend(std::coroutine_handle<> awaiter);
+    bool await_suspend(std::coroutine_handle<> awaiter) {
+      source_.leases_.Acquire(module_, CallBack(awaiter));
+      return Suspends();
+    }
     Weights await_resume();
 
    private:
     WeightSource& source_;
     const ModuleIndex module_;
-    bool suspended_ = false;
-    std::optional<absl::StatusOr<Lease>> lease_;
   };
 
   Awaiter operator[](ModuleIndex module) { return Awaiter(*this, module); }

@@ -38,7 +38,9 @@ class CpuDevice final : public Device {
     Cast(source.data, source.dtype, through, target.data, target.dtype, count);
     return nullptr;
   }
+  absl::Status BeginOperations() override { return absl::OkStatus(); }
   absl::Status ComputeAfter(const EventPtr&) override { return absl::OkStatus(); }
+  absl::Status Operate(const Conversion& conversion) override { return Enqueue(conversion, {}).status(); }
   absl::StatusOr<EventPtr> RecordOperations() override { return nullptr; }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory, int64_t bytes) override { return ReserveHostAddresses(bytes); }

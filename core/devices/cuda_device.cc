@@ -42,10 +42,13 @@ class CudaDevice final : public Device {
   static absl::StatusOr<std::unique_ptr<CudaDevice>> Make(int index, Memory memory) {
     DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(index), absl::StrCat("cuda:", index)));
     cudaStream_t copies;
-    // Non-blocking: LibTorch computes on the legacy stream, which would wait for any other kind and be waited for.
+    // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
+    // and be waited for.
     DITSERVE_RETURN_IF_ERROR(
         CudaStatus(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking), "creating a stream for copies"));
-    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, copies));
+    // Before the others: what is computed is what is waited for.
+    const auto computing = c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(index));
+    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, copies, computing));
     DITSERVE_ASSIGN_OR_RETURN(device->addresses_, CudaAddresses::Make(index));
     return device;
   }
@@ -75,12 +78,24 @@ class CudaDevice final : public Device {
   absl::Status ComputeAfter(const EventPtr& event) override {
     if (event == nullptr) return absl::OkStatus();
     DITSERVE_RETURN_IF_ERROR(Enter());
-    return OrderAfter(event, c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(index_)));
+    return OrderAfter(event, computing_);
+  }
+
+  absl::Status BeginOperations() override {
+    DITSERVE_RETURN_IF_ERROR(Enter());
+    c10::cuda::setCurrentCUDAStream(computing_);
+    return absl::OkStatus();
+  }
+
+  // By a kernel that reaches the host's memory itself: the engine for copies takes them one by one as they come.
+  absl::Status Operate(const Conversion& conversion) override {
+    DITSERVE_RETURN_IF_ERROR(Enter());
+    return EnqueueCast(conversion, computing_);
   }
 
   absl::StatusOr<EventPtr> RecordOperations() override {
     DITSERVE_RETURN_IF_ERROR(Enter());
-    return Record(c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(index_)));
+    return Record(computing_);
   }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
@@ -115,8 +130,8 @@ class CudaDevice final : public Device {
   }
 
  private:
-  CudaDevice(int index, Memory memory, cudaStream_t copies)
-      : index_(index), memory_(memory), name_(absl::StrCat("cuda:", index)), copies_(copies) {}
+  CudaDevice(int index, Memory memory, cudaStream_t copies, c10::cuda::CUDAStream computing)
+      : index_(index), memory_(memory), name_(absl::StrCat("cuda:", index)), copies_(copies), computing_(computing) {}
 
   // The calling thread's calls are this device's.
   absl::Status Enter() const { return CudaStatus(cudaSetDevice(index_), name_); }
@@ -140,11 +155,16 @@ class CudaDevice final : public Device {
     if (source.dtype == target.dtype && through.empty()) {
       return EnqueueCopy(source.data, target.data, count * SizeOf(source.dtype));
     }
+    return EnqueueCast(conversion, copies_);
+  }
+
+  static absl::Status EnqueueCast(const Conversion& conversion, cudaStream_t stream) {
+    const auto& [source, through, target, count] = conversion;
     if (through.size() > kMaxRoundings) return absl::InternalError("more roundings than a profile has stations");
     Roundings roundings;
     for (const DType dtype : through) roundings.dtypes[roundings.count++] = dtype;
-    return CudaStatus(CudaCast(source.data, source.dtype, roundings, target.data, target.dtype, count, copies_),
-                      "converting weights");
+    return CudaStatus(CudaCast(source.data, source.dtype, roundings, target.data, target.dtype, count, stream),
+                      "converting");
   }
 
   // In parts that lie in one pinned range each: a copy across two may be refused.
@@ -167,6 +187,7 @@ class CudaDevice final : public Device {
   const Memory memory_;
   const std::string name_;
   const cudaStream_t copies_;
+  const c10::cuda::CUDAStream computing_;
   std::unique_ptr<CudaAddresses> addresses_;
 };
 

@@ -65,10 +65,18 @@ class Device {
   // only where host memory is written from host memory, until `after` have passed.
   virtual absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) = 0;
 
-  // Operations that the calling thread issues from now on begin after the event, on the device; the thread goes on.
+  // Operations are what one thread, the executor's, has the device compute, in the order in which it issues them. That
+  // thread calls this first: LibTorch's operations on it are the device's from then on.
+  virtual absl::Status BeginOperations() = 0;
+
+  // Operations that are issued from now on begin after the event, on the device; the thread goes on.
   virtual absl::Status ComputeAfter(const EventPtr& event) = 0;
 
-  // An event after all operations issued so far by the calling thread; null if they are finished.
+  // The conversion as an operation, between the device's memory and the host's (pinned, where copies want that): it is
+  // not held up by copies of weights that were enqueued before, as a copy would be.
+  virtual absl::Status Operate(const Conversion& conversion) = 0;
+
+  // An event after all operations issued so far; null if they are finished.
   virtual absl::StatusOr<EventPtr> RecordOperations() = 0;
 
   // A range of addresses of the device's memory or the host's (which is pinned where copies want it), aligned to

@@ -14,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "core/base/error_details.h"
 #include "core/base/executor.h"
@@ -27,6 +28,7 @@
 #include "models/weights.h"
 #include "server/engine/planner.h"
 #include "server/engine/served_model.h"
+#include "server/engine/tensor_link.h"
 
 namespace ditserve {
 namespace {
@@ -40,13 +42,15 @@ constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 at::Device TorchDevice(const Device& device) { return at::Device(device.name()); }
 
 // One call from Submit to its end. Owns everything the pass needs; lives until `done` was called.
-class Call final : public ForwardHandle, public LeaseSource {
+class Call final : public ForwardHandle, public LeaseSource, public TensorMover {
  public:
-  Call(ForwardCall call, ServedModel& model, const Device& device, const Clock& clock,
+  // `link`: to and from the device; null where it computes in host memory.
+  Call(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, const Clock& clock,
        Engine::ProgressCallback progress, Engine::DoneCallback done)
       : call_(std::move(call)),
         model_(model),
         device_(TorchDevice(device)),
+        link_(link),
         arithmetic_(ScalarTypeOf(device.ArithmeticDType(call_.profile.computation.dtype))),
         clock_(clock),
         begun_(clock.Now()),
@@ -98,7 +102,8 @@ class Call final : public ForwardHandle, public LeaseSource {
     ended_ = std::move(ended);
     Report();
     const absl::Status started = CatchStatus([this] {
-      pass_.emplace(model_.dit->Forward(call_.inputs, device_, arithmetic_, *this));
+      TensorMover* const mover = link_ == nullptr ? nullptr : this;
+      pass_.emplace(model_.dit->Forward(call_.inputs, device_, arithmetic_, *this, mover));
       Resume([this] { pass_->Start(); });
     });
     if (!started.ok()) End(started);
@@ -108,10 +113,15 @@ class Call final : public ForwardHandle, public LeaseSource {
   void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override {
     if (module > 0) Report();
     acquired_at_.push_back(compute_ + (computing_ ? clock_.Now() - resumed_ : absl::ZeroDuration()));
-    rider_->Acquire(module, [this, done = std::move(done)](absl::StatusOr<Lease> lease) mutable {
-      if (computing_) return std::move(done)(std::move(lease));
-      Resume([&] { std::move(done)(std::move(lease)); });
-    });
+    rider_->Acquire(module, Resuming(std::move(done)));
+  }
+
+  // What the model moves its inputs and its output by.
+  void ToDevice(const at::Tensor& from, const at::Tensor& to, Done done) override {
+    link_->ToDevice(from, to, Resuming(std::move(done)));
+  }
+  void ToHost(const at::Tensor& from, const at::Tensor& to, Done done) override {
+    link_->ToHost(from, to, Resuming(std::move(done)));
   }
 
   // Once: hands the result over and lets go of everything. On the executor where the pass has begun.
@@ -138,6 +148,15 @@ class Call final : public ForwardHandle, public LeaseSource {
   }
 
  private:
+  // Of what the pass awaits: `done`, which goes on with the pass, at once or later.
+  template <typename T>
+  absl::AnyInvocable<void(T) &&> Resuming(absl::AnyInvocable<void(T) &&> done) {
+    return [this, done = std::move(done)](T given) mutable {
+      if (computing_) return std::move(done)(std::move(given));
+      Resume([&] { std::move(done)(std::move(given)); });
+    };
+  }
+
   // Runs a piece of the pass and counts its time as computing. Ends the call if the pass is done.
   template <typename Piece>
   void Resume(Piece piece) {
@@ -203,6 +222,7 @@ class Call final : public ForwardHandle, public LeaseSource {
   const ForwardCall call_;
   ServedModel& model_;
   const at::Device device_;
+  TensorLink* const link_;
   const at::ScalarType arithmetic_;
   const Clock& clock_;
   const absl::Duration begun_;
@@ -243,6 +263,10 @@ class LocalEngineImpl final : public LocalEngine {
           if (threads > 0) at::set_num_threads(threads);
         },
         &clock_);
+    DITSERVE_RETURN_IF_ERROR(BeginOperations());
+    if (!device_->computes_in_host_memory()) {
+      DITSERVE_ASSIGN_OR_RETURN(link_, TensorLink::Make(device_, host_.get(), &ledger_, executor_.get()));
+    }
     residency_ = std::make_unique<ResidencyManager>(
         options.residency, std::vector<ResidencyManager::ComputingDevice>{{device_, executor_.get()}},
         std::vector<Arena*>{host_.get(), of_device_.get()}, &ledger_, transfers_.get(), &clock_);
@@ -260,6 +284,7 @@ class LocalEngineImpl final : public LocalEngine {
       changed_.Signal();
     }
     if (keeper_.joinable()) keeper_.join();
+    if (link_ != nullptr) link_->Settle();
     executor_.reset();   // Nobody acquires any more.
     transfers_.reset();  // What was under way arrives.
     residency_.reset();
@@ -332,6 +357,18 @@ class LocalEngineImpl final : public LocalEngine {
     return Arena::Make(device_, memory, Arena::kAddressesPerByte * status.total_bytes);
   }
 
+  // On the executor.
+  absl::Status BeginOperations() {
+    absl::Status status;
+    absl::Notification done;
+    executor_->Post([&] {
+      status = device_->BeginOperations();
+      done.Notify();
+    });
+    done.WaitForNotification();
+    return status;
+  }
+
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
   std::list<std::shared_ptr<Call>> Calls() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
@@ -397,6 +434,7 @@ class LocalEngineImpl final : public LocalEngine {
   const int threads_;
   std::unique_ptr<Arena> host_, of_device_;
   std::unique_ptr<TransferEngine> transfers_;
+  std::unique_ptr<TensorLink> link_;  // Null where the device computes in host memory.
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<ResidencyManager> residency_;
   std::unique_ptr<PressureGuard> guard_;
@@ -448,8 +486,8 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     return nullptr;
   }
   forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
-  auto call =
-      std::make_shared<Call>(std::move(forward), *model, *device_, clock_, std::move(progress), std::move(done));
+  auto call = std::make_shared<Call>(std::move(forward), *model, *device_, link_.get(), clock_, std::move(progress),
+                                     std::move(done));
   {
     absl::MutexLock lock(&mutex_);
     if (!draining_) calls_.push_back(call);

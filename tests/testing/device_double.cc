@@ -240,21 +240,31 @@ absl::StatusOr<EventPtr> DeviceDouble::Enqueue(const Conversion& conversion, abs
   const size_t stream = world_.PickOf(copies_);
   if (count == 0) return world_.Enqueue(stream, name() + "'s event", after, {}, nullptr);
   DITSERVE_RETURN_IF_ERROR(CheckLink());
+  if (!IsHost(source.memory) || !IsHost(target.memory)) return EnqueueElements(stream, conversion, after);
+  DITSERVE_RETURN_IF_ERROR(WaitForAll(after));
+  world_.HostReads(source.data, count * SizeOf(source.dtype), "a conversion on the host");
+  world_.HostWrites(target.data, count * SizeOf(target.dtype), "a conversion on the host");
+  Cast(source.data, source.dtype, conversion.through, target.data, target.dtype, count);
+  return nullptr;
+}
+
+EventPtr DeviceDouble::EnqueueElements(size_t stream, const Conversion& conversion, absl::Span<const EventPtr> after) {
+  const ElementSpan source = conversion.source, target = conversion.target;
+  const int64_t count = conversion.count;
   const std::vector<DType> through(conversion.through.begin(), conversion.through.end());
   const int64_t read = count * SizeOf(source.dtype), written = count * SizeOf(target.dtype);
-  if (IsHost(source.memory) && IsHost(target.memory)) {
-    DITSERVE_RETURN_IF_ERROR(WaitForAll(after));
-    world_.HostReads(source.data, read, "a conversion on the host");
-    world_.HostWrites(target.data, written, "a conversion on the host");
-    Cast(source.data, source.dtype, through, target.data, target.dtype, count);
-    return nullptr;
-  }
   const std::string place = name() + "'s conversion";
   world_.Enqueue(stream, place, after, {{target.data, written, true}},
                  [target, written] { std::memset(target.data, kPattern, static_cast<size_t>(written)); });
   return world_.Enqueue(
       stream, place, {}, {{source.data, read, false}, {target.data, written, true}},
       [source, through, target, count] { Cast(source.data, source.dtype, through, target.data, target.dtype, count); });
+}
+
+absl::Status DeviceDouble::Operate(const Conversion& conversion) {
+  DITSERVE_RETURN_IF_ERROR(CheckLink());
+  EnqueueElements(computing_, conversion, {});
+  return absl::OkStatus();
 }
 
 absl::Status DeviceDouble::ComputeAfter(const EventPtr& event) {

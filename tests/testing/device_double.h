@@ -124,6 +124,7 @@ class DeviceDouble final : public FakeDevice {
 
   absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override;
   absl::Status ComputeAfter(const EventPtr& event) override;
+  absl::Status Operate(const Conversion& conversion) override;
   absl::StatusOr<EventPtr> RecordOperations() override;
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override;
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override;
@@ -132,6 +133,9 @@ class DeviceDouble final : public FakeDevice {
   static constexpr int kPattern = 0xa5;
 
  private:
+  // Of elements, on a stream.
+  EventPtr EnqueueElements(size_t stream, const Conversion& conversion, absl::Span<const EventPtr> after);
+
   DoubleWorld& world_;
   const size_t computing_;
   const std::vector<size_t> copies_;

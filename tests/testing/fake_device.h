@@ -60,7 +60,9 @@ class FakeDevice : public Device {
     Cast(source.data, source.dtype, through, target.data, target.dtype, count);
     return nullptr;
   }
+  absl::Status BeginOperations() override { return absl::OkStatus(); }
   absl::Status ComputeAfter(const EventPtr&) override { return absl::OkStatus(); }
+  absl::Status Operate(const Conversion& conversion) override { return FakeDevice::Enqueue(conversion, {}).status(); }
   absl::StatusOr<EventPtr> RecordOperations() override { return nullptr; }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory, int64_t bytes) override {

@@ -46,7 +46,9 @@ class WatchedDevice final : public Device {
   absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
     return cpu_->Enqueue(conversion, after);
   }
+  absl::Status BeginOperations() override { return cpu_->BeginOperations(); }
   absl::Status ComputeAfter(const EventPtr& event) override { return cpu_->ComputeAfter(event); }
+  absl::Status Operate(const Conversion& conversion) override { return cpu_->Operate(conversion); }
   absl::StatusOr<EventPtr> RecordOperations() override { return cpu_->RecordOperations(); }
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
     return cpu_->ReserveAddresses(memory, bytes);
