@@ -1,13 +1,10 @@
 #include "server/engine/local_engine.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/isfinite.h>
-#include <c10/core/InferenceMode.h>
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <list>
-#include <optional>
 #include <thread>
 #include <utility>
 
@@ -26,6 +23,7 @@
 #include "models/checkpoint_config.h"
 #include "models/errors.h"
 #include "models/weights.h"
+#include "server/engine/forward_run.h"
 #include "server/engine/planner.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
@@ -38,210 +36,6 @@ constexpr absl::Duration kPressureInterval = absl::Seconds(1);
 
 // How often a draining engine looks. It sleeps in between: a mutex' timed waits follow the wall clock.
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
-
-at::Device TorchDevice(const Device& device) { return at::Device(device.name()); }
-
-// One call from Submit to its end. Owns everything the pass needs; lives until `done` was called.
-class Call final : public ForwardHandle, public LeaseSource, public TensorMover {
- public:
-  // `link`: to and from the device; null where it computes in host memory.
-  Call(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, const Clock& clock,
-       Engine::ProgressCallback progress, Engine::DoneCallback done)
-      : call_(std::move(call)),
-        model_(model),
-        device_(TorchDevice(device)),
-        link_(link),
-        arithmetic_(ScalarTypeOf(device.ArithmeticDType(call_.profile.computation.dtype))),
-        clock_(clock),
-        begun_(clock.Now()),
-        deadline_(begun_ + (call_.deadline - absl::Now())),
-        progress_(std::move(progress)),
-        done_(std::move(done)) {}
-
-  ServedModel& model() { return model_; }
-  const ForwardCall& call() const { return call_; }
-  // On the clock's scale, which no step of the wall clock moves.
-  absl::Duration deadline() const { return deadline_; }
-  at::ScalarType arithmetic() const { return arithmetic_; }
-
-  // What the pass may take for activations. Called once, before Ride.
-  void SetActivationBytes(int64_t bytes) { activations_ = std::make_shared<ActivationMemory>(bytes); }
-
-  // Called once, by Submit. A cancellation that came earlier takes effect now.
-  void Ride(std::unique_ptr<Rider> rider) ABSL_LOCKS_EXCLUDED(mutex_) {
-    {
-      absl::MutexLock lock(&mutex_);
-      rider_ = std::move(rider);
-    }
-    TellRider();
-  }
-
-  void Cancel(absl::Status why) override ABSL_LOCKS_EXCLUDED(mutex_) {
-    {
-      absl::MutexLock lock(&mutex_);
-      if (!cancelled_.ok()) return;
-      cancelled_ = std::move(why);
-    }
-    TellRider();
-  }
-
-  bool cancelled() const ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    return !cancelled_.ok();
-  }
-
-  // Blocks until Ride was called. An admission can overtake the thread that submits, by microseconds.
-  void AwaitRider() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    mutex_.Await(absl::Condition(
-        +[](std::unique_ptr<Rider>* rider) { return *rider != nullptr; }, &rider_));
-  }
-
-  // On the executor: computes until the pass waits or ends; calls `ended` at its end.
-  void Begin(absl::AnyInvocable<void(absl::Status) &&> ended) {
-    ended_ = std::move(ended);
-    Report();
-    const absl::Status started = CatchStatus([this] {
-      TensorMover* const mover = link_ == nullptr ? nullptr : this;
-      pass_.emplace(model_.dit->Forward(call_.inputs, device_, arithmetic_, *this, mover));
-      Resume([this] { pass_->Start(); });
-    });
-    if (!started.ok()) End(started);
-  }
-
-  // What the model acquires its weights from: the rider, with progress and time taken on the way.
-  void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override {
-    if (module > 0) Report();
-    acquired_at_.push_back(compute_ + (computing_ ? clock_.Now() - resumed_ : absl::ZeroDuration()));
-    rider_->Acquire(module, Resuming(std::move(done)));
-  }
-
-  // What the model moves its inputs and its output by.
-  void ToDevice(const at::Tensor& from, const at::Tensor& to, Done done) override {
-    link_->ToDevice(from, to, Resuming(std::move(done)));
-  }
-  void ToHost(const at::Tensor& from, const at::Tensor& to, Done done) override {
-    link_->ToHost(from, to, Resuming(std::move(done)));
-  }
-
-  // Once: hands the result over and lets go of everything. On the executor where the pass has begun.
-  void Finish(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_) {
-    std::optional<ForwardResult> result;
-    if (status.ok()) status = CatchStatus([&] { result = Result(); });
-    if (status.ok()) model_.LearnComputing({ShapeOf(call_.inputs), arithmetic_}, TimesBetween(acquired_at_, compute_));
-    pass_.reset();
-    if (activations_ != nullptr) activations_->Close();
-    std::unique_ptr<Rider> rider;
-    {
-      absl::MutexLock lock(&mutex_);
-      mutex_.Await(absl::Condition(
-          +[](int* telling) { return *telling == 0; }, &telling_));
-      rider = std::move(rider_);
-    }
-    rider.reset();  // As TellRider.
-    if (result) {
-      result->account.total = clock_.Now() - begun_;
-      std::move(done_)(*std::move(result));
-    } else {
-      std::move(done_)(std::move(status));
-    }
-  }
-
- private:
-  // Of what the pass awaits: `done`, which goes on with the pass, at once or later.
-  template <typename T>
-  absl::AnyInvocable<void(T) &&> Resuming(absl::AnyInvocable<void(T) &&> done) {
-    return [this, done = std::move(done)](T given) mutable {
-      if (computing_) return std::move(done)(std::move(given));
-      Resume([&] { std::move(done)(std::move(given)); });
-    };
-  }
-
-  // Runs a piece of the pass and counts its time as computing. Ends the call if the pass is done.
-  template <typename Piece>
-  void Resume(Piece piece) {
-    const c10::InferenceMode no_autograd;
-    const ActivationMemory::Scope scope(activations_);
-    computing_ = true;
-    resumed_ = clock_.Now();
-    piece();
-    compute_ += clock_.Now() - resumed_;
-    computing_ = false;
-    if (pass_->done()) End(absl::OkStatus());
-  }
-
-  // Of a cancellation; under no lock, for the rider may give memory back.
-  void TellRider() ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::Status why;
-    {
-      absl::MutexLock lock(&mutex_);
-      if (rider_ == nullptr || cancelled_.ok()) return;
-      why = cancelled_;
-      ++telling_;
-    }
-    rider_->Cancel(why);
-    absl::MutexLock lock(&mutex_);
-    --telling_;
-  }
-
-  // The callback owns this call; it is the last to let go of it.
-  void End(absl::Status status) {
-    auto ended = std::move(ended_);
-    std::move(ended)(std::move(status));
-  }
-
-  ForwardResult Result() {
-    const c10::InferenceMode no_autograd;
-    ForwardResult result;
-    result.output = pass_->Result();
-    const RiderAccount account = rider_->account();
-    result.account.queue = account.queue;
-    result.account.stall = account.stall;
-    result.account.compute = compute_;
-    result.account.disk_read_bytes = account.disk_read_bytes;
-    result.account.device_copy_bytes = account.device_copy_bytes;
-    result.account.peak_device_bytes = account.peak_device_bytes;
-    result.account.riders = account.most_riders;
-    const at::Tensor finite = at::isfinite(result.output);
-    result.account.non_finite_elements = finite.numel() - finite.sum().item<int64_t>();
-    return result;
-  }
-
-  void Report() {
-    if (progress_ == nullptr) return;
-    const RiderAccount account = rider_->account();
-    ForwardProgress progress;
-    progress.admitted = true;
-    progress.modules_done = account.modules_done;
-    progress.modules_total = static_cast<int>(model_.dit->modules().size());
-    progress.disk_read_bytes = account.disk_read_bytes;
-    progress.device_copy_bytes = account.device_copy_bytes;
-    progress_(progress);
-  }
-
-  const ForwardCall call_;
-  ServedModel& model_;
-  const at::Device device_;
-  TensorLink* const link_;
-  const at::ScalarType arithmetic_;
-  const Clock& clock_;
-  const absl::Duration begun_;
-  const absl::Duration deadline_;
-  Engine::ProgressCallback progress_;
-  Engine::DoneCallback done_;
-  absl::AnyInvocable<void(absl::Status) &&> ended_;
-  std::shared_ptr<ActivationMemory> activations_;  // Host memory; a CUDA device has its own.
-  std::optional<Task<at::Tensor>> pass_;
-  bool computing_ = false;
-  absl::Duration compute_;
-  absl::Duration resumed_;                   // Since when it computes.
-  std::vector<absl::Duration> acquired_at_;  // What it had computed when it asked for each module.
-
-  mutable absl::Mutex mutex_;
-  std::unique_ptr<Rider> rider_;  // Set before the pass begins, taken after it: only Cancel needs the mutex.
-  absl::Status cancelled_ ABSL_GUARDED_BY(mutex_);
-  int telling_ ABSL_GUARDED_BY(mutex_) = 0;  // Threads that tell the rider: it stays meanwhile.
-};
 
 class LocalEngineImpl final : public LocalEngine {
  public:
@@ -346,7 +140,8 @@ class LocalEngineImpl final : public LocalEngine {
       draining_ = true;
     }
     while (!Calls().empty() && clock_.Now() < deadline) absl::SleepFor(kDrainPoll);
-    for (const std::shared_ptr<Call>& call : Calls()) call->Cancel(absl::UnavailableError("the server is stopping"));
+    for (const std::shared_ptr<ForwardRun>& call : Calls())
+      call->Cancel(absl::UnavailableError("the server is stopping"));
     absl::MutexLock lock(&mutex_);
     mutex_.Await(absl::Condition(this, &LocalEngineImpl::Idle));
   }
@@ -370,13 +165,13 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
-  std::list<std::shared_ptr<Call>> Calls() const ABSL_LOCKS_EXCLUDED(mutex_) {
+  std::list<std::shared_ptr<ForwardRun>> Calls() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     return calls_;
   }
 
   absl::Status Load(const ModelSource& source);
-  absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<Call>& call);
+  absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<ForwardRun>& call);
 
   ServedModel* Find(const std::string& name) const {
     absl::MutexLock lock(&mutex_);
@@ -385,7 +180,7 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   // Takes a call out, and hands it to the last who needs it.
-  void End(const std::shared_ptr<Call>& call, absl::Status status) {
+  void End(const std::shared_ptr<ForwardRun>& call, absl::Status status) {
     call->Finish(std::move(status));
     absl::MutexLock lock(&mutex_);
     calls_.remove(call);
@@ -403,8 +198,8 @@ class LocalEngineImpl final : public LocalEngine {
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
       absl::Duration next = look;
-      std::vector<std::shared_ptr<Call>> late;
-      for (const std::shared_ptr<Call>& call : calls_) {
+      std::vector<std::shared_ptr<ForwardRun>> late;
+      for (const std::shared_ptr<ForwardRun>& call : calls_) {
         if (call->deadline() > now) {
           next = std::min(next, call->deadline());
         } else if (!call->cancelled()) {
@@ -416,7 +211,7 @@ class LocalEngineImpl final : public LocalEngine {
         continue;
       }
       mutex_.Unlock();  // What is done here may free memory, and ends calls.
-      for (const std::shared_ptr<Call>& call : std::exchange(late, {})) {
+      for (const std::shared_ptr<ForwardRun>& call : std::exchange(late, {})) {
         call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
       }
       if (look <= now) {
@@ -443,7 +238,7 @@ class LocalEngineImpl final : public LocalEngine {
   mutable absl::Mutex mutex_;
   absl::CondVar changed_;  // Calls came, or the engine stops.
   std::vector<std::unique_ptr<ServedModel>> models_ ABSL_GUARDED_BY(mutex_);
-  std::list<std::shared_ptr<Call>> calls_ ABSL_GUARDED_BY(mutex_);
+  std::list<std::shared_ptr<ForwardRun>> calls_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
@@ -486,8 +281,8 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     return nullptr;
   }
   forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
-  auto call = std::make_shared<Call>(std::move(forward), *model, *device_, link_.get(), clock_, std::move(progress),
-                                     std::move(done));
+  auto call = std::make_shared<ForwardRun>(std::move(forward), *model, *device_, link_.get(), clock_,
+                                           std::move(progress), std::move(done));
   {
     absl::MutexLock lock(&mutex_);
     if (!draining_) calls_.push_back(call);
@@ -502,7 +297,7 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
   return call;
 }
 
-absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_ptr<Call>& call) {
+absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_ptr<ForwardRun>& call) {
   {
     absl::MutexLock lock(&mutex_);
     if (draining_) return absl::UnavailableError("the server is stopping");
