@@ -51,13 +51,16 @@ Batch ImageRows(const Batch& joint, const Batch& text) {
   return rows;
 }
 
-// A tensor with the same values elsewhere. Throws the StatusError of a move that fails.
+// A tensor of these options with the same values, which `move` (TensorMover's ToDevice or ToHost) gives it. Throws the
+// StatusError of a move that fails.
 class Moved : public CallbackAwaiter<absl::Status> {
  public:
-  Moved(TensorMover& mover, const at::Tensor& tensor, const at::TensorOptions& options)
-      : mover_(mover), from_(tensor.contiguous()), to_(at::empty(tensor.sizes(), options)) {}
+  using Move = decltype(&TensorMover::ToDevice);
+
+  Moved(TensorMover& mover, Move move, const at::Tensor& tensor, const at::TensorOptions& options)
+      : mover_(mover), move_(move), from_(tensor.contiguous()), to_(at::empty(tensor.sizes(), options)) {}
   bool await_suspend(std::coroutine_handle<> awaiter) {
-    to_.is_cpu() ? mover_.ToHost(from_, to_, CallBack(awaiter)) : mover_.ToDevice(from_, to_, CallBack(awaiter));
+    (mover_.*move_)(from_, to_, CallBack(awaiter));
     return Suspends();
   }
   at::Tensor await_resume() {
@@ -68,6 +71,7 @@ class Moved : public CallbackAwaiter<absl::Status> {
 
  private:
   TensorMover& mover_;
+  const Move move_;
   const at::Tensor from_;
   at::Tensor to_;
 };
@@ -139,7 +143,9 @@ Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device d
   if (mover != nullptr) {
     for (Item& item : items) {
       const std::array<at::Tensor*, 4> tensors = {&item.patches, &item.prompt, &item.time, &item.rotary};
-      for (at::Tensor* tensor : tensors) *tensor = co_await Moved(*mover, *tensor, tensor->options().device(device));
+      for (at::Tensor* tensor : tensors) {
+        *tensor = co_await Moved(*mover, &TensorMover::ToDevice, *tensor, tensor->options().device(device));
+      }
     }
   }
   WeightSource source(weights, modules_, device);
@@ -147,7 +153,7 @@ Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device d
   const at::Tensor output = at::stack(patches);
   const at::ScalarType dtype = inputs.latents.scalar_type();
   if (mover == nullptr) co_return output.to(dtype);
-  co_return co_await Moved(*mover, output, at::TensorOptions(at::kCPU).dtype(dtype));
+  co_return co_await Moved(*mover, &TensorMover::ToHost, output, at::TensorOptions(at::kCPU).dtype(dtype));
 }
 
 Task<Batch> QwenImageDiT::Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const {

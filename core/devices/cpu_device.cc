@@ -53,6 +53,7 @@ class CpuDevice final : public Device {
   int64_t granule_bytes(Memory) const override { return kHostPageBytes; }
 
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory) const override { return ReadHostMemory(); }
+  absl::Status Health() override { return absl::OkStatus(); }
 
  private:
   const std::string name_ = "cpu";

@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
-#include "core/devices/cuda_status.h"
 
 namespace ditserve {
 namespace {
@@ -15,18 +14,12 @@ namespace {
 // The version in which the newest of these calls was as it is used here.
 constexpr unsigned kDriverVersion = 11000;
 
-absl::Status DriverStatus(CUresult result, absl::string_view what) {
-  if (result == CUDA_SUCCESS) return absl::OkStatus();
-  const std::string message = absl::StrCat(what, ": CUDA driver error ", static_cast<int>(result));
-  return result == CUDA_ERROR_OUT_OF_MEMORY ? absl::ResourceExhaustedError(message) : absl::InternalError(message);
-}
-
 template <typename Function>
-absl::Status Find(const char* name, Function& function) {
+absl::Status Find(const char* name, CudaFaults& faults, Function& function) {
   void* found = nullptr;
   cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-  DITSERVE_RETURN_IF_ERROR(
-      CudaStatus(cudaGetDriverEntryPointByVersion(name, &found, kDriverVersion, cudaEnableDefault, &result), name));
+  DITSERVE_RETURN_IF_ERROR(faults.StatusOf(
+      cudaGetDriverEntryPointByVersion(name, &found, kDriverVersion, cudaEnableDefault, &result), name));
   if (result != cudaDriverEntryPointSuccess || found == nullptr) {
     return absl::InternalError(absl::StrCat(name, ": not in this CUDA driver"));
   }
@@ -38,22 +31,22 @@ CUdeviceptr Address(const std::byte* data) { return reinterpret_cast<CUdeviceptr
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CudaAddresses>> CudaAddresses::Make(int device) {
-  auto addresses = std::unique_ptr<CudaAddresses>(new CudaAddresses());
+absl::StatusOr<std::unique_ptr<CudaAddresses>> CudaAddresses::Make(int device, CudaFaults* faults) {
+  auto addresses = std::unique_ptr<CudaAddresses>(new CudaAddresses(faults));
   Driver& driver = addresses->driver_;
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemGetAllocationGranularity", driver.granularity));
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemAddressReserve", driver.reserve));
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemAddressFree", driver.release));
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemCreate", driver.create));
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemRelease", driver.drop));
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemMap", driver.map));
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemUnmap", driver.unmap));
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemSetAccess", driver.set_access));
-  DITSERVE_RETURN_IF_ERROR(Find("cuMemRetainAllocationHandle", driver.retain));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemGetAllocationGranularity", *faults, driver.granularity));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemAddressReserve", *faults, driver.reserve));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemAddressFree", *faults, driver.release));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemCreate", *faults, driver.create));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemRelease", *faults, driver.drop));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemMap", *faults, driver.map));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemUnmap", *faults, driver.unmap));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemSetAccess", *faults, driver.set_access));
+  DITSERVE_RETURN_IF_ERROR(Find("cuMemRetainAllocationHandle", *faults, driver.retain));
   addresses->properties_.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   addresses->properties_.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
   size_t granule = 0;
-  DITSERVE_RETURN_IF_ERROR(DriverStatus(
+  DITSERVE_RETURN_IF_ERROR(addresses->StatusOf(
       driver.granularity(&granule, &addresses->properties_, CU_MEM_ALLOC_GRANULARITY_MINIMUM), "the granule"));
   addresses->granule_bytes_ = static_cast<int64_t>(granule);
   return addresses;
@@ -61,8 +54,8 @@ absl::StatusOr<std::unique_ptr<CudaAddresses>> CudaAddresses::Make(int device) {
 
 absl::StatusOr<std::byte*> CudaAddresses::Reserve(int64_t bytes) const {
   CUdeviceptr begin = 0;
-  DITSERVE_RETURN_IF_ERROR(DriverStatus(driver_.reserve(&begin, static_cast<size_t>(bytes), 0, 0, 0),
-                                        absl::StrCat("reserving ", bytes, " bytes of device addresses")));
+  DITSERVE_RETURN_IF_ERROR(StatusOf(driver_.reserve(&begin, static_cast<size_t>(bytes), 0, 0, 0),
+                                    absl::StrCat("reserving ", bytes, " bytes of device addresses")));
   return reinterpret_cast<std::byte*>(begin);
 }
 
@@ -92,8 +85,8 @@ absl::Status CudaAddresses::Move(std::byte* from, std::byte* to, int64_t bytes) 
 absl::Status CudaAddresses::Finish(std::byte* begin, int64_t bytes, int64_t mapped, absl::Status status) const {
   if (status.ok()) {
     CUmemAccessDesc access = {properties_.location, CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
-    status = DriverStatus(driver_.set_access(Address(begin), static_cast<size_t>(bytes), &access, 1),
-                          absl::StrCat("access to ", bytes, " bytes of device memory"));
+    status = StatusOf(driver_.set_access(Address(begin), static_cast<size_t>(bytes), &access, 1),
+                      absl::StrCat("access to ", bytes, " bytes of device memory"));
   }
   if (!status.ok()) Decommit(begin, mapped);
   return status;
@@ -103,8 +96,8 @@ absl::Status CudaAddresses::CommitGranule(std::byte* begin) const {
   const auto size = static_cast<size_t>(granule_bytes_);
   CUmemGenericAllocationHandle handle;
   DITSERVE_RETURN_IF_ERROR(
-      DriverStatus(driver_.create(&handle, size, &properties_, 0), absl::StrCat(size, " bytes of device memory")));
-  absl::Status mapped = DriverStatus(driver_.map(Address(begin), size, 0, handle, 0), "mapping device memory");
+      StatusOf(driver_.create(&handle, size, &properties_, 0), absl::StrCat(size, " bytes of device memory")));
+  absl::Status mapped = StatusOf(driver_.map(Address(begin), size, 0, handle, 0), "mapping device memory");
   driver_.drop(handle);  // What is mapped stays until it is unmapped.
   return mapped;
 }
@@ -113,10 +106,10 @@ absl::Status CudaAddresses::CommitGranule(std::byte* begin) const {
 absl::Status CudaAddresses::MoveGranule(std::byte* from, std::byte* to) const {
   const auto size = static_cast<size_t>(granule_bytes_);
   CUmemGenericAllocationHandle handle;
-  absl::Status moved = DriverStatus(driver_.retain(&handle, from), "asking for mapped device memory");
+  absl::Status moved = StatusOf(driver_.retain(&handle, from), "asking for mapped device memory");
   driver_.unmap(Address(from), size);
   if (!moved.ok()) return moved;
-  moved = DriverStatus(driver_.map(Address(to), size, 0, handle, 0), "mapping device memory");
+  moved = StatusOf(driver_.map(Address(to), size, 0, handle, 0), "mapping device memory");
   driver_.drop(handle);
   return moved;
 }
@@ -127,13 +120,13 @@ void CudaAddresses::Decommit(std::byte* begin, int64_t bytes) const {
   }
 }
 
-absl::Status CommitPinned(std::byte* begin, int64_t bytes) {
+absl::Status CommitPinned(std::byte* begin, int64_t bytes, CudaFaults& faults) {
   DITSERVE_RETURN_IF_ERROR(CommitHostMemory(begin, bytes));
   int64_t pinned = 0;
   absl::Status status;
   for (; status.ok() && pinned < bytes; pinned += status.ok() ? kPinnedBytes : 0) {
-    status =
-        CudaStatus(cudaHostRegister(begin + pinned, kPinnedBytes, cudaHostRegisterPortable), "pinning host memory");
+    status = faults.StatusOf(cudaHostRegister(begin + pinned, kPinnedBytes, cudaHostRegisterPortable),
+                             "pinning host memory");
   }
   if (status.ok()) return status;
   for (int64_t at = 0; at < pinned; at += kPinnedBytes) cudaHostUnregister(begin + at);
@@ -149,9 +142,9 @@ void DecommitPinned(std::byte* begin, int64_t bytes) {
 }
 
 // Pages are pinned where they are mapped, so they can't be moved as they are.
-absl::Status MovePinned(std::byte* from, std::byte* to, int64_t bytes) {
+absl::Status MovePinned(std::byte* from, std::byte* to, int64_t bytes, CudaFaults& faults) {
   DecommitPinned(from, bytes);
-  return CommitPinned(to, bytes);
+  return CommitPinned(to, bytes, faults);
 }
 
 }  // namespace ditserve

@@ -9,6 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "core/devices/cuda_faults.h"
 #include "core/devices/host_addresses.h"
 
 namespace ditserve {
@@ -20,7 +22,8 @@ namespace ditserve {
 // Thread safety: thread-safe. The caller has set the device.
 class CudaAddresses {
  public:
-  static absl::StatusOr<std::unique_ptr<CudaAddresses>> Make(int device);
+  // `faults` must outlive it.
+  static absl::StatusOr<std::unique_ptr<CudaAddresses>> Make(int device, CudaFaults* faults);
 
   int64_t granule_bytes() const { return granule_bytes_; }
 
@@ -44,12 +47,17 @@ class CudaAddresses {
     decltype(&cuMemRetainAllocationHandle) retain = nullptr;
   };
 
-  CudaAddresses() = default;
+  explicit CudaAddresses(CudaFaults* faults) : faults_(*faults) {}
+  // Of the driver's errors, which have the runtime's numbers.
+  absl::Status StatusOf(CUresult result, absl::string_view what) const {
+    return faults_.StatusOf(static_cast<cudaError_t>(result), what);
+  }
   absl::Status CommitGranule(std::byte* begin) const;
   absl::Status MoveGranule(std::byte* from, std::byte* to) const;
   // Ends what was mapped granule by granule: gives access to it, or after an error unmaps the `mapped` bytes.
   absl::Status Finish(std::byte* begin, int64_t bytes, int64_t mapped, absl::Status status) const;
 
+  CudaFaults& faults_;
   Driver driver_;
   CUmemAllocationProp properties_ = {};
   int64_t granule_bytes_ = 0;
@@ -59,9 +67,9 @@ class CudaAddresses {
 // would round small copies up further, and smaller ones cost more calls.
 inline constexpr int64_t kPinnedBytes = 2 << 20;
 // As Device's.
-absl::Status CommitPinned(std::byte* begin, int64_t bytes);
+absl::Status CommitPinned(std::byte* begin, int64_t bytes, CudaFaults& faults);
 void DecommitPinned(std::byte* begin, int64_t bytes);
-absl::Status MovePinned(std::byte* from, std::byte* to, int64_t bytes);
+absl::Status MovePinned(std::byte* from, std::byte* to, int64_t bytes, CudaFaults& faults);
 
 }  // namespace ditserve
 

@@ -12,7 +12,7 @@
 #include "core/devices/cast.h"
 #include "core/devices/cuda_addresses.h"
 #include "core/devices/cuda_cast.h"
-#include "core/devices/cuda_status.h"
+#include "core/devices/cuda_faults.h"
 #include "core/devices/device.h"
 #include "core/devices/device_module.h"
 
@@ -21,35 +21,39 @@ namespace {
 
 class CudaEvent final : public Event {
  public:
-  explicit CudaEvent(cudaEvent_t event) : event_(event) {}
+  CudaEvent(cudaEvent_t event, std::shared_ptr<CudaFaults> faults) : event_(event), faults_(std::move(faults)) {}
   ~CudaEvent() override { cudaEventDestroy(event_); }
 
   bool Done() override {
     const cudaError_t error = cudaEventQuery(event_);
-    if (error != cudaSuccess) cudaGetLastError();  // It would be found by whoever asks next.
-    return error != cudaErrorNotReady;
+    if (error == cudaErrorNotReady) cudaGetLastError();  // It would be found by whoever asks next.
+    return error == cudaSuccess || (error != cudaErrorNotReady && !faults_->StatusOf(error, kWaiting).ok());
   }
-  absl::Status Wait() override { return CudaStatus(cudaEventSynchronize(event_), "waiting for the device"); }
+  absl::Status Wait() override { return faults_->StatusOf(cudaEventSynchronize(event_), kWaiting); }
 
   cudaEvent_t get() const { return event_; }
 
  private:
+  static constexpr char kWaiting[] = "waiting for the device";
+
   const cudaEvent_t event_;
+  const std::shared_ptr<CudaFaults> faults_;
 };
 
 class CudaDevice final : public Device {
  public:
   static absl::StatusOr<std::unique_ptr<CudaDevice>> Make(int index, Memory memory) {
-    DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaSetDevice(index), absl::StrCat("cuda:", index)));
+    auto faults = std::make_shared<CudaFaults>(absl::StrCat("cuda:", index));
+    DITSERVE_RETURN_IF_ERROR(faults->StatusOf(cudaSetDevice(index), absl::StrCat("cuda:", index)));
     cudaStream_t copies;
     // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
     // and be waited for.
     DITSERVE_RETURN_IF_ERROR(
-        CudaStatus(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking), "creating a stream for copies"));
+        faults->StatusOf(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking), "creating a stream for copies"));
     // Before the others: what is computed is what is waited for.
     const auto computing = c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(index));
-    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, copies, computing));
-    DITSERVE_ASSIGN_OR_RETURN(device->addresses_, CudaAddresses::Make(index));
+    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, copies, computing, std::move(faults)));
+    DITSERVE_ASSIGN_OR_RETURN(device->addresses_, CudaAddresses::Make(index, device->faults_.get()));
     return device;
   }
   ~CudaDevice() override {
@@ -106,7 +110,7 @@ class CudaDevice final : public Device {
   }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
     DITSERVE_RETURN_IF_ERROR(Enter());
-    return IsHost(memory) ? CommitPinned(begin, bytes) : addresses_->Commit(begin, bytes);
+    return IsHost(memory) ? CommitPinned(begin, bytes, *faults_) : addresses_->Commit(begin, bytes);
   }
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
     // Errors here are those of a lost device; its memory is gone with it.
@@ -115,7 +119,7 @@ class CudaDevice final : public Device {
   }
   absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
     DITSERVE_RETURN_IF_ERROR(Enter());
-    return IsHost(memory) ? MovePinned(from, to, bytes) : addresses_->Move(from, to, bytes);
+    return IsHost(memory) ? MovePinned(from, to, bytes, *faults_) : addresses_->Move(from, to, bytes);
   }
   int64_t granule_bytes(Memory memory) const override {
     return IsHost(memory) ? kPinnedBytes : addresses_->granule_bytes();
@@ -125,28 +129,48 @@ class CudaDevice final : public Device {
     if (IsHost(memory)) return ReadHostMemory();
     DITSERVE_RETURN_IF_ERROR(Enter());
     size_t free = 0, total = 0;
-    DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaMemGetInfo(&free, &total), "asking for the device's memory"));
+    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaMemGetInfo(&free, &total), "asking for the device's memory"));
     return MemoryStatus{static_cast<int64_t>(total), static_cast<int64_t>(free)};
   }
 
- private:
-  CudaDevice(int index, Memory memory, cudaStream_t copies, c10::cuda::CUDAStream computing)
-      : index_(index), memory_(memory), name_(absl::StrCat("cuda:", index)), copies_(copies), computing_(computing) {}
-
-  // The calling thread's calls are this device's.
-  absl::Status Enter() const { return CudaStatus(cudaSetDevice(index_), name_); }
-
-  static absl::Status OrderAfter(const EventPtr& event, cudaStream_t stream) {
-    if (event == nullptr) return absl::OkStatus();
-    return CudaStatus(cudaStreamWaitEvent(stream, static_cast<CudaEvent&>(*event).get(), cudaEventWaitDefault),
-                      "ordering after an event");
+  // Whatever has gone wrong shows in any call; this one waits for nothing.
+  absl::Status Health() override {
+    DITSERVE_RETURN_IF_ERROR(faults_->Loss());
+    const cudaError_t error = cudaStreamQuery(computing_);
+    if (error == cudaErrorNotReady) cudaGetLastError();  // It would be found by whoever asks next.
+    if (error != cudaErrorNotReady) static_cast<void>(StatusOf(error, "looking at the device"));
+    return faults_->Loss();
   }
 
-  static absl::StatusOr<EventPtr> Record(cudaStream_t stream) {
+ private:
+  CudaDevice(int index, Memory memory, cudaStream_t copies, c10::cuda::CUDAStream computing,
+             std::shared_ptr<CudaFaults> faults)
+      : index_(index),
+        memory_(memory),
+        name_(absl::StrCat("cuda:", index)),
+        copies_(copies),
+        computing_(computing),
+        faults_(std::move(faults)) {}
+
+  // The calling thread's calls are this device's.
+  absl::Status Enter() const {
+    DITSERVE_RETURN_IF_ERROR(faults_->Loss());
+    return StatusOf(cudaSetDevice(index_), name_);
+  }
+
+  absl::Status StatusOf(cudaError_t error, absl::string_view what) const { return faults_->StatusOf(error, what); }
+
+  absl::Status OrderAfter(const EventPtr& event, cudaStream_t stream) const {
+    if (event == nullptr) return absl::OkStatus();
+    return StatusOf(cudaStreamWaitEvent(stream, static_cast<CudaEvent&>(*event).get(), cudaEventWaitDefault),
+                    "ordering after an event");
+  }
+
+  absl::StatusOr<EventPtr> Record(cudaStream_t stream) const {
     cudaEvent_t raw;
-    DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), "creating an event"));
-    auto event = std::make_shared<CudaEvent>(raw);
-    DITSERVE_RETURN_IF_ERROR(CudaStatus(cudaEventRecord(raw, stream), "recording an event"));
+    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), "creating an event"));
+    auto event = std::make_shared<CudaEvent>(raw, faults_);
+    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaEventRecord(raw, stream), "recording an event"));
     return event;
   }
 
@@ -158,13 +182,13 @@ class CudaDevice final : public Device {
     return EnqueueCast(conversion, copies_);
   }
 
-  static absl::Status EnqueueCast(const Conversion& conversion, cudaStream_t stream) {
+  absl::Status EnqueueCast(const Conversion& conversion, cudaStream_t stream) const {
     const auto& [source, through, target, count] = conversion;
     if (through.size() > kMaxRoundings) return absl::InternalError("more roundings than a profile has stations");
     Roundings roundings;
     for (const DType dtype : through) roundings.dtypes[roundings.count++] = dtype;
-    return CudaStatus(CudaCast(source.data, source.dtype, roundings, target.data, target.dtype, count, stream),
-                      "converting");
+    return StatusOf(CudaCast(source.data, source.dtype, roundings, target.data, target.dtype, count, stream),
+                    "converting");
   }
 
   // In parts that lie in one pinned range each: a copy across two may be refused.
@@ -172,7 +196,7 @@ class CudaDevice final : public Device {
     while (bytes > 0) {
       const int64_t part = std::min({bytes, PinnedBytesFrom(source), PinnedBytesFrom(target)});
       DITSERVE_RETURN_IF_ERROR(
-          CudaStatus(cudaMemcpyAsync(target, source, part, cudaMemcpyDefault, copies_), "copying weights"));
+          StatusOf(cudaMemcpyAsync(target, source, part, cudaMemcpyDefault, copies_), "copying weights"));
       source += part;
       target += part;
       bytes -= part;
@@ -188,6 +212,7 @@ class CudaDevice final : public Device {
   const std::string name_;
   const cudaStream_t copies_;
   const c10::cuda::CUDAStream computing_;
+  const std::shared_ptr<CudaFaults> faults_;  // Of its events too.
   std::unique_ptr<CudaAddresses> addresses_;
 };
 

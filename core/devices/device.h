@@ -101,6 +101,9 @@ class Device {
 
   // The device's memory, and the host's.
   virtual absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const = 0;
+
+  // Unavailable, and why, once the device is lost: this process can't use it any more. Does not wait for operations.
+  virtual absl::Status Health() = 0;
 };
 
 }  // namespace ditserve

@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <functional>
 #include <list>
 #include <thread>
 #include <utility>
@@ -34,6 +35,9 @@ namespace {
 // How often a look is taken at what other processes need.
 constexpr absl::Duration kPressureInterval = absl::Seconds(1);
 
+// How often the device is asked whether it is lost.
+constexpr absl::Duration kWatchInterval = absl::Milliseconds(250);
+
 // How often a draining engine looks. It sleeps in between: a mutex' timed waits follow the wall clock.
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 
@@ -44,7 +48,8 @@ class LocalEngineImpl final : public LocalEngine {
         device_(device),
         ledger_({options.host_budget_bytes, options.device_budget_bytes}),
         expected_(options.models),
-        threads_(options.threads) {}
+        threads_(options.threads),
+        on_device_lost_(options.on_device_lost) {}
 
   absl::Status Start(const LocalEngineOptions& options) {
     DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(Memory::kHost));
@@ -191,13 +196,32 @@ class LocalEngineImpl final : public LocalEngine {
     if (!checked.ok()) spdlog::warn("memory pressure: {}", checked.ToString());
   }
 
-  // Ends calls at their deadlines, and follows the pressure on memory.
+  // What a lost device answers can be anything; what is told is that it is lost.
+  absl::Status Explain(absl::Status status) {
+    const absl::Status health = absl::IsInternal(status) ? device_->Health() : absl::OkStatus();
+    return health.ok() ? status : health;
+  }
+
+  // Ends everything, once, if the device is lost.
+  void WatchDevice() ABSL_LOCKS_EXCLUDED(mutex_) {
+    const absl::Status health = device_->Health();
+    if (health.ok()) return;
+    {
+      absl::MutexLock lock(&mutex_);
+      loss_ = health;
+    }
+    for (const std::shared_ptr<ForwardRun>& call : Calls()) call->Cancel(health);
+    if (on_device_lost_) on_device_lost_(health);
+  }
+
+  // Ends calls at their deadlines, follows the pressure on memory, and watches the device.
   void Keep() {
     absl::Duration look = follow_pressure_ ? clock_.Now() : absl::InfiniteDuration();
+    absl::Duration watch = device_->computes_in_host_memory() ? absl::InfiniteDuration() : clock_.Now();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
-      absl::Duration next = look;
+      absl::Duration next = std::min(look, watch);
       std::vector<std::shared_ptr<ForwardRun>> late;
       for (const std::shared_ptr<ForwardRun>& call : calls_) {
         if (call->deadline() > now) {
@@ -206,7 +230,7 @@ class LocalEngineImpl final : public LocalEngine {
           late.push_back(call);
         }
       }
-      if (late.empty() && look > now) {
+      if (late.empty() && std::min(look, watch) > now) {
         changed_.WaitWithTimeout(&mutex_, next - now);
         continue;
       }
@@ -218,7 +242,12 @@ class LocalEngineImpl final : public LocalEngine {
         FollowPressure();
         look = now + kPressureInterval;
       }
+      if (watch <= now) {
+        WatchDevice();
+        watch = now + kWatchInterval;
+      }
       mutex_.Lock();
+      if (!loss_.ok()) watch = absl::InfiniteDuration();
     }
   }
 
@@ -227,6 +256,7 @@ class LocalEngineImpl final : public LocalEngine {
   Ledger ledger_;
   const std::vector<std::string> expected_;
   const int threads_;
+  const std::function<void(const absl::Status&)> on_device_lost_;
   std::unique_ptr<Arena> host_, of_device_;
   std::unique_ptr<TransferEngine> transfers_;
   std::unique_ptr<TensorLink> link_;  // Null where the device computes in host memory.
@@ -240,6 +270,7 @@ class LocalEngineImpl final : public LocalEngine {
   std::vector<std::unique_ptr<ServedModel>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<ForwardRun>> calls_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::Status loss_ ABSL_GUARDED_BY(mutex_);  // Of the device.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
 };
@@ -280,9 +311,13 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     std::move(done)(absl::NotFoundError(absl::StrCat("no model is named '", forward.model, "'")));
     return nullptr;
   }
+  auto explained = [this, done = std::move(done)](absl::StatusOr<ForwardResult> result) mutable {
+    if (!result.ok()) result = Explain(result.status());
+    std::move(done)(std::move(result));
+  };
   forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
   auto call = std::make_shared<ForwardRun>(std::move(forward), *model, *device_, link_.get(), clock_,
-                                           std::move(progress), std::move(done));
+                                           std::move(progress), std::move(explained));
   {
     absl::MutexLock lock(&mutex_);
     if (!draining_) calls_.push_back(call);
@@ -301,6 +336,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   {
     absl::MutexLock lock(&mutex_);
     if (draining_) return absl::UnavailableError("the server is stopping");
+    DITSERVE_RETURN_IF_ERROR(loss_);
   }
   const ForwardShape shape = ShapeOf(call->call().inputs);
   int64_t activation_bytes = 0;

@@ -2,6 +2,7 @@
 #define DITSERVE_SERVER_ENGINE_LOCAL_ENGINE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +26,9 @@ struct LocalEngineOptions {
   int transfer_threads = 4;
   bool follow_pressure = false;  // Lower budgets while other processes need the memory.
   ResidencyManager::Options residency;
+  // Called once, on a thread of the engine's, if the device is lost: then every call ends with Unavailable, and nothing
+  // but a new process helps. May be null.
+  std::function<void(const absl::Status&)> on_device_lost;
   // Models that LoadModel will be called for, in this order. Until it was, they are there and not ready.
   std::vector<std::string> models;
 };

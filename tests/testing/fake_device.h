@@ -100,6 +100,7 @@ class FakeDevice : public Device {
     return MemoryStatus{int64_t{1} << 40, available_bytes_};
   }
   void SetAvailable(int64_t bytes) { available_bytes_ = bytes; }
+  absl::Status Health() override { return absl::OkStatus(); }
 
  protected:
   // The errors that a test asked for.

@@ -40,7 +40,7 @@ class WatchedDevice final : public Device {
  public:
   const std::string& name() const override { return cpu_->name(); }
   Memory memory() const override { return cpu_->memory(); }
-  bool computes_in_host_memory() const override { return cpu_->computes_in_host_memory(); }
+  bool computes_in_host_memory() const override { return !apart; }
   DType ArithmeticDType(DType computation) const override { return cpu_->ArithmeticDType(computation); }
   DType OperandDType(DType arithmetic, DType values) const override { return cpu_->OperandDType(arithmetic, values); }
   absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
@@ -49,7 +49,10 @@ class WatchedDevice final : public Device {
   absl::Status BeginOperations() override { return cpu_->BeginOperations(); }
   absl::Status ComputeAfter(const EventPtr& event) override { return cpu_->ComputeAfter(event); }
   absl::Status Operate(const Conversion& conversion) override { return cpu_->Operate(conversion); }
-  absl::StatusOr<EventPtr> RecordOperations() override { return cpu_->RecordOperations(); }
+  absl::StatusOr<EventPtr> RecordOperations() override {
+    if (!fails.ok()) return fails;
+    return cpu_->RecordOperations();
+  }
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
     return cpu_->ReserveAddresses(memory, bytes);
   }
@@ -71,11 +74,24 @@ class WatchedDevice final : public Device {
     return told_memory ? *told_memory : cpu_->MemoryStatusOf(memory);
   }
 
+  absl::Status Health() override {
+    const absl::MutexLock lock(&mutex_);
+    return health_;
+  }
+  void Lose(const absl::Status& why) {
+    const absl::MutexLock lock(&mutex_);
+    health_ = why;
+  }
+
+  bool apart = false;  // Whether operations read other memory than the host's, as a GPU's do.
+  absl::Status fails;  // What recording operations gives; set while nothing computes.
   std::function<void()> before_decommit;
   std::optional<MemoryStatus> told_memory;  // In the place of the machine's.
 
  private:
   const std::unique_ptr<Device> cpu_ = MakeCpuDevice(CpuBFloat16::kFloat32);
+  absl::Mutex mutex_;
+  absl::Status health_ ABSL_GUARDED_BY(mutex_);
 };
 
 class LocalEngineTest : public ::testing::Test {

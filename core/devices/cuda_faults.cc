@@ -1,0 +1,59 @@
+#include "core/devices/cuda_faults.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace ditserve {
+namespace {
+
+// Those of which CUDA 13's driver_types.h says that the process must be terminated, and what can't get better either:
+// memory or a link that is broken, and a device that is gone.
+bool IsFatal(cudaError_t error) {
+  switch (error) {
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorExternalDevice:
+      return true;
+    case cudaErrorUnknown: {
+      size_t free = 0, total = 0;
+      return cudaMemGetInfo(&free, &total) != cudaSuccess;  // It stays, or it was an error of one call.
+    }
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+absl::Status CudaFaults::StatusOf(cudaError_t error, absl::string_view what) {
+  if (error == cudaSuccess) return absl::OkStatus();
+  // A failed call leaves an error behind that would poison the next launch.
+  cudaGetLastError();
+  const std::string message = absl::StrCat(what, ": ", cudaGetErrorString(error));
+  if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
+  if (!IsFatal(error)) return absl::InternalError(message);
+  const absl::MutexLock lock(&mutex_);
+  if (loss_.ok()) loss_ = absl::UnavailableError(absl::StrCat(device_, " is lost: ", message));
+  lost_ = true;
+  return loss_;
+}
+
+absl::Status CudaFaults::Loss() const {
+  if (!lost_) return absl::OkStatus();
+  const absl::MutexLock lock(&mutex_);
+  return loss_;
+}
+
+}  // namespace ditserve

@@ -1,0 +1,41 @@
+#ifndef DITSERVE_CORE_DEVICES_CUDA_FAULTS_H_
+#define DITSERVE_CORE_DEVICES_CUDA_FAULTS_H_
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+
+namespace ditserve {
+
+// One device's errors, and whether one of them was the last: what CUDA says a process can only end after. From then on
+// the device is lost.
+//
+// Thread safety: thread-safe.
+class CudaFaults {
+ public:
+  explicit CudaFaults(std::string device) : device_(std::move(device)) {}
+
+  // "what: why". Errors: ResourceExhausted where memory was refused, Unavailable where the device is lost, else
+  // Internal.
+  absl::Status StatusOf(cudaError_t error, absl::string_view what) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Unavailable, and why, once the device is lost.
+  absl::Status Loss() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  const std::string device_;
+  std::atomic<bool> lost_ = false;
+  mutable absl::Mutex mutex_;
+  absl::Status loss_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_CORE_DEVICES_CUDA_FAULTS_H_

@@ -1,0 +1,64 @@
+// The engine on a device whose memory is not the host's, and that can be lost.
+#include <ATen/ops/equal.h>
+
+#include <atomic>
+
+#include "tests/server/engine/local_engine_fixture.h"
+
+namespace ditserve {
+namespace {
+
+class LocalEngineDeviceTest : public LocalEngineTest {
+ protected:
+  LocalEngineDeviceTest() { device_->apart = true; }
+};
+
+TEST_F(LocalEngineDeviceTest, GivesWhatTheCpuGives) {
+  for (const char* name : {"resident", "host-offload", "fp8-host", "disk"}) {
+    const ForwardCall call = MakeCall(ProfileNamed(name));
+    device_->apart = false;
+    const at::Tensor expected = Output(*MakeEngine(), call);
+    device_->apart = true;
+    const auto engine = MakeEngine();
+    EXPECT_TRUE(at::equal(Output(*engine, call), expected)) << name;
+    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+  }
+}
+
+TEST_F(LocalEngineDeviceTest, ALostDeviceEndsEveryCallAndIsToldOnce) {
+  const absl::Status why = absl::UnavailableError("fake:0 is lost: it fell from the bus");
+  absl::Notification lost;
+  std::atomic<int> told = 0;
+  LocalEngineOptions options;
+  options.device_budget_bytes = options.host_budget_bytes = 64 << 20;
+  options.on_device_lost = [&](const absl::Status& status) {
+    EXPECT_EQ(status, why);
+    if (++told == 1) lost.Notify();
+  };
+  const auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+  ASSERT_THAT(engine, IsOk());
+  ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+  const auto under_way = Send(**engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
+    if (progress.modules_done != 3) return;
+    device_->Lose(why);
+    lost.WaitForNotification();
+  });
+  const auto waiting = Send(**engine, MakeCall(ProfileNamed("disk")));
+  EXPECT_EQ(under_way->Wait().status(), why);
+  EXPECT_EQ(waiting->Wait().status(), why);
+  EXPECT_EQ(Send(**engine, MakeCall(ProfileNamed("disk")))->Wait().status(), why);
+  absl::SleepFor(absl::Milliseconds(600));  // More than it takes to look again.
+  EXPECT_EQ(told, 1);
+}
+
+TEST_F(LocalEngineDeviceTest, AnErrorOfALostDeviceIsThatItIsLost) {
+  const absl::Status why = absl::UnavailableError("fake:0 is lost: it fell from the bus");
+  const auto engine = MakeEngine();
+  device_->fails = absl::InternalError("an illegal memory access");
+  EXPECT_EQ(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait().status(), device_->fails);
+  device_->Lose(why);
+  EXPECT_EQ(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait().status(), why);
+}
+
+}  // namespace
+}  // namespace ditserve
