@@ -4,6 +4,7 @@
 // once.
 
 #include <google/protobuf/stubs/logging.h>
+#include <grpc/grpc.h>
 #include <grpc/support/log.h>
 #include <spdlog/async.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
@@ -284,6 +285,9 @@ int Main(absl::Span<const char* const> arguments) {
   signal(SIGPIPE, SIG_IGN);
   RequestLines requests = StartLogging(*config);
   RaiseDescriptorLimit();
+  // Never undone. The last grpc_shutdown joins the thread that polls while a socket takes no more of an answer: for up
+  // to 10 s at a time, and nothing wakes it. The end of the process does not wait for it.
+  grpc_init();
   const absl::Status served = Serve(*line, *config, *catalogue, *requests.log, tokens.get(), stop);
   requests.writer.reset();  // It ends with what was told: that stands before why the server ends.
   return served.ok() ? 0 : fail(served, kFailed);

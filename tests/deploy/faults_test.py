@@ -172,6 +172,13 @@ class FaultsTest(unittest.TestCase):
         self.assertEqual([call for call in lost if call.begun < accepted], [])
         self.assertEqual(sum(call.begun < accepted < call.ended for call in crowd.calls), 4)
 
+    def test_sigterm_after_an_answer_of_megabytes(self):
+        library = self.build_library("endless_polls")
+        server = self.serve(before=lambda: os.environ.update(LD_PRELOAD=str(library)))
+        self.assertEqual(server.ditctl("forward", "--height", str(LONG), "--width", str(LONG)).returncode, 0)
+        server.process.send_signal(signal.SIGTERM)
+        self.assertEqual(server.process.wait(PATIENCE_SECONDS), 0)
+
     def test_full_disk_under_the_log(self):
         folder = self.folder / "start-0"
         folder.mkdir()
@@ -289,10 +296,15 @@ class FaultsTest(unittest.TestCase):
         crowd.await_answers(20)
         self.assertEqual(self.take_stock("certificates: wrong key, cut short, expired, good again", crowd, at, set()), [])
 
+    def build_library(self, name: str) -> Path:
+        """One to stand in front of the C library."""
+        library = self.folder / f"{name}.so"
+        subprocess.run(["cc", "-std=c11", "-O1", "-shared", "-fPIC", ROOT / f"tests/deploy/{name}.c", "-o", library, "-ldl"], check=True)
+        return library
+
     def serve_by_a_clock_that_steps(self, config: str = "") -> tuple[Server, Callable[[int], None]]:
         """A server, and what sets its wall clock so many seconds before the machine's."""
-        shim, shift = self.folder / "wall_clock.so", self.folder / "shift"
-        subprocess.run(["cc", "-std=c11", "-O1", "-shared", "-fPIC", ROOT / "tests/deploy/wall_clock.c", "-o", shim, "-ldl"], check=True)
+        shim, shift = self.build_library("wall_clock"), self.folder / "shift"
         shift.write_bytes(struct.pack("=q", 0))
 
         def step_to(seconds: int) -> None:
