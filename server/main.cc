@@ -10,6 +10,7 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
@@ -18,6 +19,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -28,6 +30,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "core/base/clock.h"
 #include "core/base/status_macros.h"
@@ -56,6 +59,9 @@ constexpr absl::Duration kAnswerGrace = absl::Seconds(10);
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 
+// How long a process whose device is lost goes on, for calls to end and clients to be told why.
+constexpr absl::Duration kLossGrace = absl::Seconds(5);
+
 int Fail(const absl::Status& status, int code) {
   std::fprintf(stderr, "ditserve: %s\n", std::string(status.message()).c_str());
   return code;
@@ -69,6 +75,13 @@ int FailToServe(const absl::Status& status, int code) {
     std::ofstream(kTerminationLog) << "ditserve: " << std::string(status.message()) << "\n";
   }
   return Fail(status, code);
+}
+
+// Ends the process with why it can't serve, and as it is: destructors would wait for a device that does not answer.
+[[noreturn]] void EndAtOnce(const absl::Status& why) {
+  static absl::Mutex once;  // Never unlocked: nobody else ends it.
+  once.Lock();
+  _exit(FailToServe(why, kFailed));
 }
 
 // gRPC's own lines go where ours go; what it calls an error is news to nobody but a developer.
@@ -128,9 +141,17 @@ absl::StatusOr<std::pair<int64_t, int64_t>> Budgets(const ServerConfig& config, 
                    ResolveBudget(config.host_budget, of_host.total_bytes));
 }
 
-absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, Device* device,
-                                                        const Clock* clock) {
+absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, Device* device, const Clock* clock,
+                                                        StopSignal* stop) {
   LocalEngineOptions options;
+  options.on_device_lost = [stop](const absl::Status& why) {
+    // Whatever the process waits for at the moment.
+    std::thread([why] {
+      absl::SleepFor(kLossGrace);
+      EndAtOnce(why);
+    }).detach();
+    stop->Interrupt();
+  };
   DITSERVE_ASSIGN_OR_RETURN(std::tie(options.device_budget_bytes, options.host_budget_bytes), Budgets(config, *device));
   for (const ModelSource& source : config.models) options.models.push_back(source.name);
   options.threads = config.threads;
@@ -201,7 +222,7 @@ absl::Status Reload(const CommandLine& line, const ServerConfig& running, const 
   return absl::OkStatus();
 }
 
-// Waits for a signal to stop; follows those to reload meanwhile.
+// Waits for a signal to stop, or 0: the device is lost. Follows signals to reload meanwhile.
 int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& config, const Device& device,
               Engine& engine) {
   for (;;) {
@@ -217,7 +238,7 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
                    RequestLog& requests, const AccessControl* access, StopSignal& stop) {
   const SteadyClock clock;
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(config));
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, device.get(), &clock));
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, device.get(), &clock, &stop));
   const std::unique_ptr<Metrics> metrics = Metrics::Make(engine.get(), NamesOf(catalogue), DITSERVE_VERSION);
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
                             Listen(config, engine.get(), &catalogue, {metrics.get(), &requests}, access));
@@ -240,6 +261,11 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   std::fflush(stdout);
 
   const int signal = AwaitStop(stop, line, config, *device, *engine);
+  if (signal == 0) {  // The device is lost, and its calls are ending.
+    server->SetReady(false);
+    server->Shutdown(kLossGrace);
+    EndAtOnce(device->Health());
+  }
   spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
   engine->Drain(config.drain_timeout);

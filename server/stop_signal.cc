@@ -21,10 +21,14 @@ StopSignal::StopSignal() : state_(std::make_shared<State>()) {
       sigwait(&signals, &signal);
       if (signal != SIGHUP && (stopping || !state->serving)) _exit(128 + signal);
       stopping |= signal != SIGHUP;
-      const absl::MutexLock lock(&state->mutex);
-      state->came.push_back(signal);
+      Came(*state, signal);
     }
   }).detach();
+}
+
+void StopSignal::Came(State& state, int signal) {
+  const absl::MutexLock lock(&state.mutex);
+  state.came.push_back(signal);
 }
 
 int StopSignal::Wait() {

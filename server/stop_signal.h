@@ -23,8 +23,9 @@ class StopSignal {
   // From here on the first signal to stop is for Wait.
   void BeginServing() { state_->serving = true; }
 
-  // Blocks until a signal came; returns each once.
+  // Blocks until a signal came; returns each once. 0: Interrupt was called.
   int Wait();
+  void Interrupt() { Came(*state_, 0); }
 
  private:
   struct State {
@@ -32,6 +33,8 @@ class StopSignal {
     absl::Mutex mutex;
     std::deque<int> came ABSL_GUARDED_BY(mutex);
   };
+
+  static void Came(State& state, int signal);
 
   const std::shared_ptr<State> state_;  // Shared with a thread that waits for signals until the process ends.
 };

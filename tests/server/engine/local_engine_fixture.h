@@ -18,6 +18,7 @@
 #include "models/seeded_checkpoint.h"
 #include "server/config/config.h"
 #include "server/engine/local_engine.h"
+#include "tests/testing/forwarding_device.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_folder.h"
 
@@ -36,44 +37,22 @@ struct Flight {
 };
 
 // The CPU, with the memory that a test says; and a word to whoever asks for it before memory is given back.
-class WatchedDevice final : public Device {
+class WatchedDevice final : public ForwardingDevice {
  public:
-  const std::string& name() const override { return cpu_->name(); }
-  Memory memory() const override { return cpu_->memory(); }
+  WatchedDevice() : ForwardingDevice(MakeCpuDevice(CpuBFloat16::kFloat32)) {}
+
   bool computes_in_host_memory() const override { return !apart; }
-  DType ArithmeticDType(DType computation) const override { return cpu_->ArithmeticDType(computation); }
-  DType OperandDType(DType arithmetic, DType values) const override { return cpu_->OperandDType(arithmetic, values); }
-  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
-    return cpu_->Enqueue(conversion, after);
-  }
-  absl::Status BeginOperations() override { return cpu_->BeginOperations(); }
-  absl::Status ComputeAfter(const EventPtr& event) override { return cpu_->ComputeAfter(event); }
-  absl::Status Operate(const Conversion& conversion) override { return cpu_->Operate(conversion); }
   absl::StatusOr<EventPtr> RecordOperations() override {
     if (!fails.ok()) return fails;
-    return cpu_->RecordOperations();
-  }
-  absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
-    return cpu_->ReserveAddresses(memory, bytes);
-  }
-  void ReleaseAddresses(Memory memory, std::byte* begin, int64_t bytes) override {
-    cpu_->ReleaseAddresses(memory, begin, bytes);
-  }
-  absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
-    return cpu_->Commit(memory, begin, bytes);
+    return ForwardingDevice::RecordOperations();
   }
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
     if (before_decommit) before_decommit();
-    cpu_->Decommit(memory, begin, bytes);
+    ForwardingDevice::Decommit(memory, begin, bytes);
   }
-  absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
-    return cpu_->Move(memory, from, to, bytes);
-  }
-  int64_t granule_bytes(Memory memory) const override { return cpu_->granule_bytes(memory); }
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override {
-    return told_memory ? *told_memory : cpu_->MemoryStatusOf(memory);
+    return told_memory ? *told_memory : ForwardingDevice::MemoryStatusOf(memory);
   }
-
   absl::Status Health() override {
     const absl::MutexLock lock(&mutex_);
     return health_;
@@ -89,7 +68,6 @@ class WatchedDevice final : public Device {
   std::optional<MemoryStatus> told_memory;  // In the place of the machine's.
 
  private:
-  const std::unique_ptr<Device> cpu_ = MakeCpuDevice(CpuBFloat16::kFloat32);
   absl::Mutex mutex_;
   absl::Status health_ ABSL_GUARDED_BY(mutex_);
 };
