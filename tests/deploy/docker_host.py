@@ -18,17 +18,30 @@ def run(*command: str | Path, check: bool = True, **more) -> subprocess.Complete
     return done
 
 
+def builds(client: str) -> bool:
+    """Whether it has BuildKit: until Docker 23 each has, afterwards it is a part of its own."""
+    version = run(client, "version", "--format", "{{.Client.Version}}", check=False).stdout
+    return version.split(".")[0].isdigit() and int(version.split(".")[0]) < 23 or \
+        run(client, "buildx", "version", check=False).returncode == 0
+
+
+def find_client() -> str:
+    named = os.environ.get("DOCKER")
+    there = [f"{folder}/docker" for folder in os.get_exec_path() if os.access(f"{folder}/docker", os.X_OK)]
+    for client in [named] if named else there:
+        if builds(client):
+            return client
+    raise AssertionError(f"no Docker client with BuildKit among {named or there}: install Docker (docker.io), or name one by DOCKER")
+
+
 class Docker:
     """Uses the daemon that answers, else a dockerd of its own, which needs root. DOCKER: the client, with BuildKit."""
 
-    client = os.environ.get("DOCKER", "docker")
-
     def __init__(self):
+        self.client = find_client()
         self.folder = Path(tempfile.mkdtemp(prefix="ditserve-docker-"))
         self.environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
         self.daemon: subprocess.Popen | None = None
-        if shutil.which(self.client) is None:
-            raise AssertionError(f"no {self.client} here: install Docker (docker.io), or name a client by DOCKER")
         if self("info", check=False).returncode != 0:
             self.start()
 
