@@ -117,13 +117,13 @@ class Play {
     Send(RawHttp2::FrameBytes(RawHttp2::kHeaders, (flags & 0x7f) ^ RawHttp2::kEndHeaders, last_stream_, block));
   }
 
-  // Says how long it is, and brings as much, more or less.
+  // Says how long it is, and brings all of it or its beginning.
   void Message() {
     const uint32_t stream = Stream(input_.Byte());
     const uint8_t how = input_.Byte();
     const uint32_t bytes = input_.TwoBytes() << (how >> 4 & 3);
     std::string rest = static_cast<char>(how >> 2 & 1) + RawHttp2::Number(bytes);
-    rest.append(std::min<size_t>(bytes, 1 << 18) / ((how & 2) != 0 ? 2 : 1), '\0');
+    rest.append(std::min<size_t>(bytes, (how & 2) != 0 ? 100 : 1 << 18), '\0');
     constexpr size_t kMostBytes = 16384;
     for (; rest.size() > kMostBytes; rest.erase(0, kMostBytes)) {
       Send(RawHttp2::FrameBytes(RawHttp2::kData, 0, stream, rest.substr(0, kMostBytes)));
