@@ -15,9 +15,9 @@ struct MemoryStatus {
 };
 
 // The machine's memory as the kernel tells it under `root` (/proc, /sys/fs/cgroup), or that of the process's control
-// group (of either version, its own and those above it) where that is less. Page cache that can be dropped is available.
-// Nothing is where tasks stand still for lack of memory (PSI "full", a tenth of the last 10 seconds or more). Errors:
-// Internal if /proc/meminfo can't be read.
+// group (of either version, its own and those above it) where that is less. Page cache that can be dropped is
+// available. Nothing is where tasks stand still for lack of memory (PSI "full", a tenth of the last 10 seconds or
+// more). Errors: Internal if /proc/meminfo can't be read.
 absl::StatusOr<MemoryStatus> ReadHostMemory(const std::string& root = "");
 
 // Bytes of memory that this process holds and nobody else could use: weights, heap, libraries' data. 0 where the kernel

@@ -253,6 +253,29 @@ def overview() -> dashboard.Dashboard:
                    {"{{instance}} faults": ALL.ended(FAULTS, BY_SERVER),
                     "{{instance}} refused": ALL.ended(REFUSED, BY_SERVER)}, units.PercentUnit),
         ],
+        "Gate": [
+            curves("Connections, by address",
+                   "Clients' connections. Many with few calls are clients that connect for each call, or a flood.",
+                   {"{{door}}": f"sum by (door) ({ALL.of('gate_connections')})"}, units.Short, span=8),
+            curves("Calls, by address",
+                   "Calls of all services that were let in and have not ended. Near max_concurrent_calls more are"
+                   " refused.",
+                   {"{{door}}": f"sum by (door) ({ALL.of('gate_calls')})"}, units.Short, span=8),
+            curves("Bytes of messages, by address",
+                   "What the requests of these calls take, but for those of up to 64 KiB. Near message_memory others"
+                   " wait.",
+                   {"{{door}}": f"sum by (door) ({ALL.of('gate_message_bytes')})"}, units.BytesIEC, span=8),
+            curves("Sent away at the gate",
+                   "Calls that were refused there, by code, and connections that were closed as there were too many,"
+                   " each second: none of them reached the queue. UNAUTHENTICATED and PERMISSION_DENIED: the clients'"
+                   " tokens; RESOURCE_EXHAUSTED: calls, messages or a token's limits.",
+                   {"{{code}}": f"sum by (code) ({ALL.rate('gate_refused_total')})",
+                    "connections": f"sum ({ALL.rate('gate_connections_turned_away_total')})"}, units.OpsPerSecond),
+            curves("Until the certificate ends, by server",
+                   "How long the TLS certificate that is served is still valid; nothing without TLS. Below seven days"
+                   " DitserveCertificateEnds fires.",
+                   {"{{instance}}": f"{ALL.of('certificate_not_after_seconds')} - time()"}, units.Seconds),
+        ],
         "Transfers and stalls": [
             curves("Transfers",
                    "Bytes that were moved between two tiers, each second, over all servers. Compare disk to host with"

@@ -9,6 +9,8 @@
 #include <functional>
 #include <memory>
 
+#include "server/gate/turns.h"
+
 namespace ditserve {
 
 using Socket = asio::generic::stream_protocol::socket;
@@ -29,8 +31,8 @@ class ByteStream {
 };
 
 std::unique_ptr<ByteStream> MakePlainStream(Socket socket);
-// The server's side of TLS.
-std::unique_ptr<ByteStream> MakeTlsStream(Socket socket, std::shared_ptr<asio::ssl::context> context);
+// The server's side of TLS. Its handshake goes on in `turns`, which must outlive it.
+std::unique_ptr<ByteStream> MakeTlsStream(Socket socket, std::shared_ptr<asio::ssl::context> context, Turns* turns);
 
 }  // namespace ditserve
 

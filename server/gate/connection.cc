@@ -202,6 +202,7 @@ void Connection::OnResponseEnd(Call& call) {
 
 void Connection::OnServerClosed(Call& call, uint32_t error_code) {
   call.server_id = 0;
+  call.waits_since.reset();         // Nobody wants the message any more.
   if (call.response_ended) return;  // The client's side closes when it has all.
   nghttp2_submit_rst_stream(client_->get(), NGHTTP2_FLAG_NONE, call.client_id,
                             error_code == NGHTTP2_NO_ERROR ? uint32_t{NGHTTP2_INTERNAL_ERROR} : error_code);

@@ -33,6 +33,7 @@ Door::Door(asio::io_context& io, const DoorOptions& door, const GateOptions& gat
       certificates_(certificates),
       changed_(std::move(changed)),
       doorman_(door.methods, door.limits, door.asks_for_tokens ? gate.access : nullptr),
+      handshakes_(io),
       name_(door.name) {
   host_.doorman = &doorman_;
   host_.clock = clock;
@@ -65,8 +66,9 @@ void Door::Accept(Socket socket) {
   });
   *slot = connection;
   connections_.insert(connection);
-  connection->Start(certificates_ == nullptr ? MakePlainStream(std::move(socket))
-                                             : MakeTlsStream(std::move(socket), certificates_->context()));
+  connection->Start(certificates_ == nullptr
+                        ? MakePlainStream(std::move(socket))
+                        : MakeTlsStream(std::move(socket), certificates_->context(), &handshakes_));
   Count();
 }
 

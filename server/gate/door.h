@@ -15,6 +15,7 @@
 #include "server/gate/connection.h"
 #include "server/gate/gate.h"
 #include "server/gate/listener.h"
+#include "server/gate/turns.h"
 
 namespace ditserve {
 
@@ -56,6 +57,7 @@ class Door {
   const TlsCertificates* const certificates_;
   const std::function<void()> changed_;
   Doorman doorman_;
+  Turns handshakes_;
   ConnectionHost host_;
   std::unique_ptr<Listener> listener_;
   const std::string name_;

@@ -86,7 +86,7 @@ class Gate {
   bool is_stopping_ = false, is_closed_ = false;
   absl::Notification emptied_;             // Stopping, and every connection is closed.
   std::atomic<int64_t> certificate_ends_;  // Seconds of Unix' time; kNever without TLS.
-  int64_t most_message_bytes_ = 0;         // Since memory was returned.
+  int64_t most_bytes_ = 0;                 // Of messages and connections, since memory was returned.
   Executor trimmer_;  // Takes a tenth of a second and more: neither the gate nor its calls wait for it.
   std::thread thread_;
 };

@@ -134,6 +134,10 @@ void Listener::Close() {
     acceptor.socket.close(ignored);
     acceptor.pause.cancel();
   }
+  RemoveSocketFile();
+}
+
+void Listener::RemoveSocketFile() {
   if (!socket_file_.empty()) unlink(std::exchange(socket_file_, "").c_str());
 }
 

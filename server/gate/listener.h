@@ -25,7 +25,7 @@ class Listener {
   // Errors: InvalidArgument for an address that can't be used; Unavailable for one that is in use or not to be had
   // here.
   static absl::StatusOr<std::unique_ptr<Listener>> Open(asio::io_context& io, const std::string& address);
-  ~Listener() { Close(); }
+  ~Listener() { RemoveSocketFile(); }
 
   // Where clients find it, with the port that was chosen.
   const std::string& address() const { return address_; }
@@ -49,6 +49,7 @@ class Listener {
   static absl::StatusOr<std::unique_ptr<Listener>> OpenTcp(asio::io_context& io, const std::string& host,
                                                            const std::string& port);
   void Accept(Acceptor& acceptor);
+  void RemoveSocketFile();
 
   std::string address_;
   std::string socket_file_;

@@ -47,7 +47,7 @@ class TlsCertificates {
   using Stamps = std::array<FileStamp, 3>;
 
   TlsCertificates(TlsFiles files, Stamps stamps, Loaded loaded)
-      : files_(std::move(files)), stamps_(stamps), loaded_(std::move(loaded)) {}
+      : files_(std::move(files)), stamps_(std::move(stamps)), loaded_(std::move(loaded)) {}
 
   static absl::StatusOr<Loaded> Load(const TlsFiles& files);
   static Stamps Look(const TlsFiles& files);

@@ -28,8 +28,8 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
 
   bool ready() const ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // A checkpoint is not what was opened any more: neither ready nor alive until the process is started anew, which opens
-  // it again.
+  // A checkpoint is not what was opened any more: neither ready nor alive until the process is started anew, which
+  // opens it again.
   void SetLost() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Ends every Watch, now and later, so that the gRPC server can end.

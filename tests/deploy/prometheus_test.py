@@ -16,6 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from envoy_front import Authority
 from monitoring import Daemon, Load, Webhook, metrics_port, until
 from programs import Server, tiny_checkpoint
 from prometheus_api import PrometheusApi, dashboards, fill_in, rows
@@ -51,10 +52,12 @@ class PrometheusTest(unittest.TestCase):
     def setUpClass(cls):
         enter = cls.enterClassContext
         cls.folder = Path(enter(tempfile.TemporaryDirectory()))
+        authority = Authority(cls.folder / "authority")
+        cls.ca, cls.certificate = authority.folder / "ca.crt", authority.certificate("localhost")
         # One request at a time, and nobody waits: most of those that come at once are refused.
         cls.full = enter(cls.serve("full", "requests: {max_active: 1, max_queue: 0}"))
         cls.killed = enter(contextlib.ExitStack())
-        cls.other = cls.killed.enter_context(cls.serve("other", "{}"))
+        cls.other = cls.killed.enter_context(cls.serve("other"))
         cls.full_port, cls.other_port = metrics_port(cls.full), metrics_port(cls.other)
         cls.webhook = enter(Webhook())
         (cls.folder / "alertmanager.yaml").write_text(ALERTMANAGER.format(url=cls.webhook.address))
@@ -77,18 +80,19 @@ class PrometheusTest(unittest.TestCase):
         cls.await_scrapes(5)
 
     @classmethod
-    def serve(cls, name: str, settings: str, metrics: str = "127.0.0.1:0") -> Server:
+    def serve(cls, name: str, settings: str = "", metrics: str = "127.0.0.1:0") -> Server:
         folder = cls.folder / name
         if not folder.exists():
             folder.mkdir()
             tiny_checkpoint(folder / "tiny")
-        (folder / "server.yaml").write_text(settings)
+        (folder / "server.yaml").write_text(
+            f"{settings}\ntls: {{certificate: {cls.certificate}/tls.crt, private_key: {cls.certificate}/tls.key}}\n")
         return Server(folder, "--config", folder / "server.yaml", "--model", f"tiny={folder}/tiny",
                       "--metrics-listen", metrics)
 
-    @staticmethod
-    def forward(server: Server, *arguments: str) -> list:
-        return server.command("forward", "--height", "256", "--width", "256", *arguments)
+    @classmethod
+    def forward(cls, server: Server, *arguments: str) -> list:
+        return server.command("forward", "--ca", cls.ca, "--height", "256", "--width", "256", *arguments)
 
     @classmethod
     def await_scrapes(cls, count: int) -> None:
@@ -156,7 +160,7 @@ class PrometheusTest(unittest.TestCase):
         self.load_on_other.stop()
         self.killed.close()
         told("DitserveDown", other, "firing")
-        again = self.enterContext(self.serve("other", "{}", metrics=other))
+        again = self.enterContext(self.serve("other", metrics=other))
         told("DitserveDown", other, "resolved")
 
         for shard in (self.folder / "other/tiny").glob("*.safetensors"):

@@ -1,5 +1,6 @@
 """A real server's door: TLS, tokens, floods of connections, and attacks on HTTP/2, after which all is served."""
 
+import re
 import resource
 import socket
 import ssl
@@ -15,6 +16,7 @@ from programs import Server, tiny_checkpoint
 sys.path.insert(0, str(Path(__file__).parent.parent / "deploy"))
 from http2_attacks import ATTACKS, Attacker, HealthWatch, client_context, endpoint, memory_bytes  # noqa: E402
 from http2_connection import PREFACE, HealthClient, Target, settings  # noqa: E402
+from tls_attacks import TLS_ATTACKS  # noqa: E402
 
 TOKEN = "0123456789abcdef"
 FORWARD = "/ditserve.v1.TransformerService/Forward"
@@ -55,10 +57,10 @@ class GateTest(unittest.TestCase):
         _, errors = forward.communicate()
         self.assertEqual(forward.returncode, 0, errors)
 
-    def attack(self, server: Server, target: Target, health: Target, scale: float) -> None:
-        """Everything there is; the server's memory and health are watched."""
+    def attack(self, server: Server, target: Target, health: Target, scale: float = 1, attacks=ATTACKS) -> None:
+        """All of `attacks`; the server's memory and health are watched."""
         before = memory_bytes(server.process.pid)
-        for name, attack in ATTACKS.items():
+        for attack in attacks.values():
             with HealthWatch(health) as watch:
                 report = attack(Attacker(target, scale=scale))
             print(report, watch, sep="\n  ", flush=True)
@@ -71,8 +73,8 @@ class GateTest(unittest.TestCase):
     def test_attacks_leave_no_memory_held_and_nobody_unserved(self):
         with self.serving() as (server, address):
             self.assert_forwards(server)
-            self.attack(server, Target(*address), Target(*address), 1)
-            self.attack(server, Target(*address, path=FORWARD), Target(*address), 1)
+            self.attack(server, Target(*address), Target(*address))
+            self.attack(server, Target(*address, path=FORWARD), Target(*address))
             self.assert_forwards(server)
 
     def test_under_tls_who_has_no_token_is_refused_whatever_they_send(self):
@@ -93,6 +95,16 @@ class GateTest(unittest.TestCase):
             self.assertEqual(listed.returncode, 0, listed.stderr)
             self.assert_forwards(server, *believing, "--token-file", f"{self.folder}/token")
             self.assertNotEqual(server.ditctl("models").returncode, 0)  # In plain text.
+
+    def test_floods_of_handshakes_leave_no_memory_held_and_health_served(self):
+        certificates(self.folder)
+        config = (f"tls: {{certificate: {self.folder}/server.pem, private_key: {self.folder}/server.key}}\n"
+                  "listen: {health_address: '127.0.0.1:0'}\n")
+        with self.serving(config=config) as (server, address):
+            health = endpoint(re.search(r"health on (\S+)", server.await_log("health on"))[1])
+            tls = client_context(self.folder / "ca.pem")
+            self.attack(server, Target(*address, tls, "localhost"), Target(*health), attacks=TLS_ATTACKS)
+            self.assert_forwards(server, "--ca", f"{self.folder}/ca.pem")
 
     def test_who_shows_a_certificate_may_come_again(self):
         certificates(self.folder)

@@ -21,6 +21,7 @@ class RawHttp2 {
   static constexpr uint8_t kData = 0, kHeaders = 1, kReset = 3, kSettings = 4, kPing = 6, kGoAway = 7,
                            kWindowUpdate = 8;
   static constexpr uint8_t kEndStream = 1, kAck = 1, kEndHeaders = 4;
+  static constexpr char kPreface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
   struct Frame {
     uint8_t type = 0, flags = 0;
@@ -46,15 +47,19 @@ class RawHttp2 {
     Acknowledge();
   }
 
-  void SendPreface() { Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"); }
+  void SendPreface() { Send(kPreface); }
 
   // The server's settings.
   void Acknowledge() { SendFrame(kSettings, kAck, 0, ""); }
 
   void SendFrame(uint8_t type, uint8_t flags, uint32_t stream, const std::string& payload) {
+    Send(FrameBytes(type, flags, stream, payload));
+  }
+
+  static std::string FrameBytes(uint8_t type, uint8_t flags, uint32_t stream, const std::string& payload) {
     std::string frame = Number(payload.size()).substr(1);
     frame += {static_cast<char>(type), static_cast<char>(flags)};
-    Send(frame + Number(stream) + payload);
+    return frame + Number(stream) + payload;
   }
 
   // The header block of a call of gRPC's.
@@ -67,10 +72,16 @@ class RawHttp2 {
                                                           {":authority", "localhost"},
                                                           {"te", "trailers"},
                                                           {"content-type", "application/grpc"}}) {
-      block += '\0';  // A literal, not indexed.
-      for (const std::string& text : {name, value}) block += static_cast<char>(text.size()) + text;
+      block += Header(name, value);
     }
     return block;
+  }
+
+  // One of a header block, of texts that are short.
+  static std::string Header(const std::string& name, const std::string& value) {
+    std::string header(1, '\0');  // A literal, not indexed.
+    for (const std::string& text : {name, value}) header += static_cast<char>(text.size()) + text;
+    return header;
   }
 
   // 4 bytes, the first the highest.

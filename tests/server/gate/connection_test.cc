@@ -1,0 +1,60 @@
+#include "server/gate/connection.h"
+
+#include <gtest/gtest.h>
+
+#include <iterator>
+#include <string>
+
+#include "tests/server/gate/connection_world.h"
+#include "tests/testing/raw_http2.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve {
+namespace {
+
+constexpr char kInfer[] = "/s/Infer";
+
+class ConnectionTest : public ::testing::Test {
+ protected:
+  ConnectionTest() {
+    world_.client().Send(RawHttp2::kPreface);
+    Send(RawHttp2::kSettings, 0, 0, "");
+    Send(RawHttp2::kSettings, RawHttp2::kAck, 0, "");
+  }
+  ~ConnectionTest() override { EXPECT_THAT(world_.Check(), IsOk()); }
+
+  void Send(uint8_t type, uint8_t flags, uint32_t stream, const std::string& payload) {
+    world_.client().Send(RawHttp2::FrameBytes(type, flags, stream, payload));
+    world_.Settle();
+  }
+  void Call(uint32_t stream) { Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders, stream, RawHttp2::Call(kInfer)); }
+  // The first bytes of a message; all of them where it is short.
+  void Begin(uint32_t stream, size_t message_bytes) {
+    const std::string begun(std::min<size_t>(message_bytes, 100), 'm');
+    Send(RawHttp2::kData, 0, stream, '\0' + RawHttp2::Number(message_bytes) + begun);
+  }
+  void Reset(uint32_t stream) { Send(RawHttp2::kReset, 0, stream, RawHttp2::Number(NGHTTP2_CANCEL)); }
+
+  ConnectionWorld world_{{{kInfer, {Scope::kInfer, 200'000}}}, {.max_calls = 4, .message_bytes = 200'000}, nullptr};
+};
+
+TEST_F(ConnectionTest, ACallThatTheServerHasEndedIsNotOpenedAgainForAMessageThatWaitedForRoom) {
+  Send(RawHttp2::kSettings, 0, 0, std::string("\0\4\0\0\0\0", 6));  // A window of no bytes: the gate keeps answers.
+  Call(1);
+  Begin(1, 150'000);
+  Call(3);
+  Begin(3, 100);
+  Begin(3, 100'000);  // Waits.
+  ASSERT_EQ(world_.server()->calls().size(), 2u);
+  const int32_t answered = std::prev(world_.server()->calls().end())->first;
+  world_.server()->Respond(answered, 10, true);
+  world_.Settle();
+  world_.server()->Reset(answered, NGHTTP2_NO_ERROR);
+  world_.Settle();
+  Reset(1);  // Now there is room.
+  EXPECT_THAT(world_.Check(), IsOk());
+  EXPECT_EQ(world_.server()->calls_seen(), 2);
+}
+
+}  // namespace
+}  // namespace ditserve
