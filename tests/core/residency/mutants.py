@@ -82,9 +82,13 @@ MUTANTS = [
     ("nobody is told of a device that failed", [(ACTIONS, "if (!status.ok() && rider.device == device) policy_.Cancel(", "if (false) policy_.Cancel(")]),
     ("transfers are forgotten", [(ACTIONS, "    deferred = {};\n    const auto still_read", "    const auto still_read")]),
     # --- executors
-    ("what waited long goes last", [(EXECUTOR, "IsAged(oldest->second) ? oldest", "IsAged(oldest->second) && false ? oldest")]),
+    ("what waited long goes last", [(EXECUTOR, "posted >= ageing_) return oldest;", "posted >= ageing_ && false) return oldest;")]),
+    ("batch gets no share", [(EXECUTOR, "return passed_over_ > kPassedOver * last_of_batch_ ?", "return passed_over_ < absl::ZeroDuration() ?")]),
+    ("what batch was passed over for is never paid", [(EXECUTOR, "    passed_over_ = absl::ZeroDuration();\n", "")]),
+    ("what waits for nobody was passed over", [(EXECUTOR, "std::min(took, now - batch->second.posted)", "took")]),
+    ("giving way is an operation", [(EXECUTOR, "  if (before) running_.reset();  // What is left of it is no operation.\n", "")]),
     ("who is less urgent goes on", [(RIDERS, "on.executor->HasBefore(TurnOf(*rider))", "false")]),
-    ("equals don't go on", [(EXECUTOR, "return queue_.begin()->first.first < turn ||", "return !(turn < queue_.begin()->first.first) ||")]),
+    ("equals don't go on", [(EXECUTOR, "before = queue_.begin()->first.first < turn ||", "before = !(turn < queue_.begin()->first.first) ||")]),
     # --- arenas
     ("neighbours are not merged", [(ARENA, "before->first + hole.size_bytes == range.offset_bytes && hole", "false && hole")]),
     ("neighbours that wait for different events are merged",
