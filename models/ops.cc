@@ -7,10 +7,12 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cos.h>
+#include <ATen/ops/count_nonzero.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/exp.h>
 #include <ATen/ops/gelu.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mul.h>
@@ -230,6 +232,17 @@ at::Tensor TimeChannels(const at::Tensor& timestep) {
   const at::Tensor frequencies = at::exp(at::arange(kHalf, at::kFloat).mul_(-std::log(10000.0)).div_(kHalf));
   const at::Tensor angles = timestep.to(at::kFloat).view({1, 1}).mul(frequencies).mul_(1000);
   return at::cat({at::cos(angles), at::sin(angles)}, 1);
+}
+
+int64_t CountNonFinite(const at::Tensor& x) {
+  constexpr int64_t kAtATime = 1 << 16;
+  const at::Tensor elements = x.view({-1});
+  int64_t finite = 0;
+  for (int64_t begin = 0; begin < elements.numel(); begin += kAtATime) {
+    const int64_t count = std::min(kAtATime, elements.numel() - begin);
+    finite += at::count_nonzero(at::isfinite(elements.narrow(0, begin, count))).item<int64_t>();
+  }
+  return elements.numel() - finite;
 }
 
 Batch Chunk(const Batch& x, int64_t chunks, int64_t index) {

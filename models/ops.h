@@ -49,6 +49,9 @@ constexpr int64_t kTimeChannels = 256;
 // element. Shape [1, kTimeChannels].
 at::Tensor TimeChannels(const at::Tensor& timestep);
 
+// How many elements of a contiguous tensor are infinite or NaN; takes no memory that grows with it.
+int64_t CountNonFinite(const at::Tensor& x);
+
 // Chunk `index` of `chunks` equal ones along the channels, for each item; no copy.
 Batch Chunk(const Batch& x, int64_t chunks, int64_t index);
 

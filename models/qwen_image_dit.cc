@@ -295,7 +295,8 @@ int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarT
     Task<Batch> pass = Run(MetaItems(shape, arithmetic), std::min<size_t>(2, parts_.blocks.size()), weights);
     pass.Start();
     const Batch patches = pass.Result();
-    const at::Tensor output = at::stack(patches).to(at::kFloat);
+    // In a dtype of its own, as the latents' may be.
+    const at::Tensor output = at::stack(patches).to(arithmetic == at::kFloat ? at::kBFloat16 : at::kFloat);
   }
   return memory.peak_bytes() + kKernelBytes;
 }

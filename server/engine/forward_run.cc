@@ -1,12 +1,12 @@
 #include "server/engine/forward_run.h"
 
-#include <ATen/ops/isfinite.h>
 #include <c10/core/InferenceMode.h>
 
 #include <utility>
 
 #include "absl/time/clock.h"
 #include "models/errors.h"
+#include "models/ops.h"
 #include "models/weights.h"
 #include "server/engine/compute_pace.h"
 
@@ -155,8 +155,7 @@ ForwardResult ForwardRun::Result() {
   result.account.device_copy_bytes = account.device_copy_bytes;
   result.account.peak_device_bytes = account.peak_device_bytes;
   result.account.riders = account.most_riders;
-  const at::Tensor finite = at::isfinite(result.output);
-  result.account.non_finite_elements = finite.numel() - finite.sum().item<int64_t>();
+  result.account.non_finite_elements = CountNonFinite(result.output);
   return result;
 }
 

@@ -11,12 +11,16 @@
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/sin.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <memory>
 #include <string>
 
+#include "models/activation_memory.h"
 #include "models/seeded_values.h"
 
 namespace ditserve {
@@ -61,6 +65,21 @@ TEST(OpsTest, TimeChannelsAreMadeInFloat32OfANarrowTimestep) {
     const at::Tensor angles = timestep.to(at::kFloat).mul(frequencies).mul(1000);
     const at::Tensor expected = at::cat({at::cos(angles), at::sin(angles)}).view({1, 256});
     EXPECT_TRUE(at::equal(TimeChannels(timestep), expected)) << dtype;
+  }
+}
+
+TEST(OpsTest, NonFiniteElementsAreCountedWithoutTakingTheMemoryOfAll) {
+  const c10::InferenceMode no_autograd;
+  ActivationMemory::InstallAllocator();
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    at::Tensor x = at::zeros({3, 1 << 20}, dtype);
+    const auto memory = std::make_shared<ActivationMemory>(2 << 20);
+    const ActivationMemory::Scope scope(memory);
+    EXPECT_EQ(CountNonFinite(x), 0);
+    x[0][5] = std::numeric_limits<float>::infinity();
+    x[1][70000] = -std::numeric_limits<float>::infinity();
+    x[2][(1 << 20) - 1] = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_EQ(CountNonFinite(x), 3);
   }
 }
 

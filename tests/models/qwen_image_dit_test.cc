@@ -227,6 +227,20 @@ TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
   }
 }
 
+// Where a model is narrow, nothing takes as much as its output: each item's, all together, and these in the latents'
+// dtype.
+TEST(QwenImageDiTTest, TheActivationPeakHasTheOutputInTheLatentsDtype) {
+  QwenImageDiTConfig config = TinyConfig();
+  config.num_attention_heads = 1;
+  config.attention_head_dim = 16;
+  config.axes_dims_rope = {4, 6, 6};
+  const QwenImageDiT model(config);
+  constexpr int64_t kTokens = 512 * 512;
+  const ForwardShape shape = {512 * 16, 512 * 16, {1}};
+  EXPECT_GE(model.ActivationPeakBytes(shape, at::kFloat), kTokens * 64 * (4 + 4 + 2));
+  EXPECT_GE(model.ActivationPeakBytes(shape, at::kBFloat16), kTokens * 64 * (2 + 2 + 4));
+}
+
 TEST(QwenImageDiTTest, TheWorkOfEachModuleIsWhatIsComputedUntilTheNextOne) {
   QwenImageDiTConfig config = TinyConfig();
   config.num_layers = 5;
