@@ -74,8 +74,8 @@ class TensorLinkTest : public ::testing::Test {
     return back;
   }
 
-  DoubleWorld world_{3};
-  DeviceDouble device_{&world_};
+  LateMachine machine_{3};
+  DeviceDouble device_{&machine_};
   Ledger ledger_{{kBudget, kBudget}};
   std::unique_ptr<Arena> host_ = *Arena::Make(&device_, Memory::kHost, int64_t{1} << 30);
   std::unique_ptr<Arena> of_device_ = *Arena::Make(&device_, Memory::kDevice, int64_t{1} << 30);
