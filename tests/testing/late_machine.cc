@@ -170,11 +170,13 @@ void LateMachine::HostWrites(const void* begin, int64_t bytes, const std::string
 }
 
 // Whatever is enqueued later is after the host anyway: what the host has taken needs no cell.
-void LateMachine::HostTakes(const void* begin, int64_t bytes, const std::string& place) {
+bool LateMachine::HostTakes(const void* begin, int64_t bytes, const std::string& place) {
   const absl::MutexLock lock(&mutex_);
+  const size_t races = races_.size();
   HostAccess({begin, bytes, true}, place);
   const std::byte* const first = static_cast<const std::byte*>(begin);
   cells_.erase(cells_.lower_bound(first), cells_.lower_bound(first + bytes));
+  return races_.size() == races;
 }
 
 void LateMachine::HostAccess(const Access& access, const std::string& place) {

@@ -65,8 +65,8 @@ class LateMachine {
   // The host's threads access memory now.
   void HostReads(const void* begin, int64_t bytes, const std::string& place) ABSL_LOCKS_EXCLUDED(mutex_);
   void HostWrites(const void* begin, int64_t bytes, const std::string& place) ABSL_LOCKS_EXCLUDED(mutex_);
-  // The host takes the memory: as if it wrote, and then nobody has touched it.
-  void HostTakes(const void* begin, int64_t bytes, const std::string& place) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The host takes the memory: as if it wrote, and then nobody has touched it. False: that is a race.
+  bool HostTakes(const void* begin, int64_t bytes, const std::string& place) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Does one thing that may be done now; false if nothing is left to do.
   bool RunSome() ABSL_LOCKS_EXCLUDED(running_, mutex_);
