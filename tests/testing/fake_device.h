@@ -92,18 +92,15 @@ class FakeDevice : public Device {
   absl::StatusOr<EventPtr> RecordOperations() override { return nullptr; }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory, int64_t bytes) override {
-    ++ranges_;
+    CountRange(1);
     return ReserveHostAddresses(bytes);
   }
   void ReleaseAddresses(Memory, std::byte* begin, int64_t bytes) override {
-    --ranges_;
+    CountRange(-1);
     ReleaseHostAddresses(begin, bytes);
   }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
-    DITSERVE_RETURN_IF_ERROR(CheckMemory());
-    if (allocated_bytes(memory) + bytes > most_given_[IsHost(memory) ? 0 : 1]) {
-      return absl::ResourceExhaustedError("the fake device has no memory left");
-    }
+    DITSERVE_RETURN_IF_ERROR(CheckCommit(memory, bytes));
     Mark(memory, begin, bytes, true);
     return CommitHostMemory(begin, bytes);
   }
@@ -138,6 +135,14 @@ class FakeDevice : public Device {
     const bool fails = fail_in_ > 0 && --fail_in_ == 0;
     return fails ? absl::ResourceExhaustedError("the fake device has no memory left") : absl::OkStatus();
   }
+
+  absl::Status CheckCommit(Memory memory, int64_t bytes) {
+    DITSERVE_RETURN_IF_ERROR(CheckMemory());
+    if (allocated_bytes(memory) + bytes <= most_given_[IsHost(memory) ? 0 : 1]) return absl::OkStatus();
+    return absl::ResourceExhaustedError("the fake device has no memory left");
+  }
+  // Ranges of addresses that were given, less those that were released.
+  void CountRange(int change) { ranges_ += change; }
 
   [[noreturn]] static void Abort(const char* what) {
     std::fprintf(stderr, "FakeDevice: %s\n", what);

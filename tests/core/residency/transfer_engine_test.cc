@@ -32,6 +32,10 @@ constexpr int kThreads = 2;
 class TransferEngineTest : public ::testing::Test {
  protected:
   void Open(DType stored, bool apart = false) {
+    if (LateMachine* const machine = device_->machine()) {
+      calls_.BeforeEachRead(
+          [machine](void* data, size_t size) { machine->HostWrites(data, static_cast<int64_t>(size), "the disk"); });
+    }
     const std::string path = folder_ / "model.safetensors";
     std::vector<FixtureTensor> tensors = {{"first.weight", stored, {3}}, {"linear.bias", stored, {kOut}}};
     if (apart) tensors.push_back({"second.weight", stored, {5}});
@@ -105,12 +109,7 @@ class TransferEngineTest : public ::testing::Test {
         EXPECT_EQ(std::memcmp(found[0], expected.data(), expected.size()), 0) << i;
       });
     }
-    Finish();
-  }
-  // All that the device was asked for.
-  void Finish() const {
-    while (device_->machine() != nullptr && device_->machine()->RunSome()) {
-    }
+    EXPECT_THAT(WaitForAll({*device_->RecordOperations()}), IsOk());
   }
 
   TempFolder folder_;
