@@ -80,7 +80,7 @@ void CudaSuiteDevice::Compute(const std::string& name, const std::vector<ByteRan
     work({found.begin(), found.end()});
   };
   const auto index = static_cast<c10::DeviceIndex>(DeviceOf(memory()));
-  EXPECT_EQ(cudaSetDevice(index), cudaSuccess);
+  EXPECT_TRUE(cuda_->BeginOperations().ok());
   EXPECT_EQ(cuda_double::LaunchWork(name, std::move(operation), c10::cuda::getCurrentCUDAStream(index)), cudaSuccess);
 }
 

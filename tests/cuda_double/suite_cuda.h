@@ -27,13 +27,16 @@ class CudaSuiteDevice final : public FakeDevice {
   LateMachine* machine() override;
 
   absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override;
+  absl::Status BeginOperations() override { return cuda_->BeginOperations(); }
   absl::Status ComputeAfter(const EventPtr& event) override { return cuda_->ComputeAfter(event); }
+  absl::Status Operate(const Conversion& conversion) override { return cuda_->Operate(conversion); }
   absl::StatusOr<EventPtr> RecordOperations() override { return cuda_->RecordOperations(); }
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override;
   void ReleaseAddresses(Memory memory, std::byte* begin, int64_t bytes) override;
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override;
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override;
   absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override;
+  absl::Status Health() override { return cuda_->Health(); }
 
  private:
   // Gives and takes granules of the device's as their pages come and go.

@@ -124,7 +124,7 @@ TEST_F(TensorLinkTest, WhatIsReadOnTheDeviceComesAfterWhatIsWrittenThere) {
   absl::Notification arrived;
   OnExecutor([&] {
     link_->ToDevice(host, there, [](const absl::Status&) {});
-    device_.Compute("an operation", {{there.data_ptr(), 4000}}, [there] { there.mul(1).add_(0); });
+    device_.Compute("an operation", {{there.data_ptr(), 4000}}, [there](const auto&) { there.mul(1).add_(0); });
     link_->ToHost(there, back, [&](const absl::Status&) { arrived.Notify(); });
     EXPECT_FALSE(arrived.HasBeenNotified());
   });
