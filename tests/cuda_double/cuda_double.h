@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -47,12 +48,14 @@ std::vector<std::string> Leaks();
 
 // --- What was called.
 int64_t Calls(const std::string& function);
+std::map<std::string, int64_t> AllCalls();
 // Calls that blocked until a device was through with something.
 int64_t HostSynchronizations();
 
 // --- Errors. The n-th call of `function` from now on (of any, where it is empty) fails and does nothing. Of errors
-// after which a process must end, the device answers with nothing else from then on.
+// after which a process must end, the device answers with nothing else from then on, and does nothing.
 void FailCall(const std::string& function, int64_t n, cudaError_t error);
+bool IsSticky(cudaError_t error);
 // The n-th operation that is enqueued from now on fails with such an error when it is done.
 void FailOperation(int64_t n, cudaError_t error);
 

@@ -74,6 +74,7 @@ void Begin(const Options& options) { Runtime::Get().Begin(options); }
 LateMachine& Machine() { return Runtime::Get().machine(); }
 std::vector<std::string> Leaks() { return Runtime::Get().Leaks(); }
 int64_t Calls(const std::string& function) { return Runtime::Get().Calls(function); }
+std::map<std::string, int64_t> AllCalls() { return Runtime::Get().AllCalls(); }
 int64_t HostSynchronizations() { return Runtime::Get().synchronizations(); }
 void FailCall(const std::string& function, int64_t n, cudaError_t error) {
   Runtime::Get().FailCall(function, n, error);
@@ -97,7 +98,8 @@ void RegisterKernel(const std::string& part_of_name, KernelBody body) {
 }
 void NameKernel(const void* function, const std::string& name) { Kernels::Get().Name(function, name); }
 cudaError_t LaunchWork(const std::string& name, KernelWork work, cudaStream_t stream) {
-  return Call("LaunchWork", [&](Runtime& runtime) { return runtime.Launch(name, {}, {}, stream, std::move(work)); });
+  const cudaError_t lost = Runtime::Get().LostBy(CurrentDevice());
+  return lost != cudaSuccess ? lost : Runtime::Get().Launch(name, {}, {}, stream, std::move(work));
 }
 
 }  // namespace ditserve::cuda_double

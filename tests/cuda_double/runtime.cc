@@ -208,7 +208,12 @@ cudaError_t Runtime::EnqueueFound(cudaStream_t handle, const std::string& place,
   std::vector<std::byte*> found;
   for (const LateMachine::Access& access : given) found.push_back(memory_.Find(access.begin));
   LateMachine::Work bound;
-  if (work) bound = [work = std::move(work), found = std::move(found)]() mutable { work(found); };
+  const std::atomic<cudaError_t>& lost = lost_[static_cast<size_t>(stream->device)];
+  if (work) {
+    bound = [&lost, work = std::move(work), found = std::move(found)]() mutable {
+      if (lost == cudaSuccess) work(found);
+    };
+  }
   EnqueueOn(*stream, place, {}, accesses, std::move(bound));
   return cudaSuccess;
 }
@@ -337,6 +342,11 @@ std::vector<std::string> Runtime::Leaks() {
 int64_t Runtime::Calls(const std::string& function) {
   const absl::MutexLock lock(&mutex_);
   return calls_[function];
+}
+
+std::map<std::string, int64_t> Runtime::AllCalls() {
+  const absl::MutexLock lock(&mutex_);
+  return calls_;
 }
 
 void Runtime::FailCall(const std::string& function, int64_t n, cudaError_t error) {

@@ -85,6 +85,7 @@ class Runtime {
   // --- For the header.
   std::vector<std::string> Leaks() ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t Calls(const std::string& function) ABSL_LOCKS_EXCLUDED(mutex_);
+  std::map<std::string, int64_t> AllCalls() ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t synchronizations() const { return synchronizations_; }
   void FailCall(const std::string& function, int64_t n, cudaError_t error) ABSL_LOCKS_EXCLUDED(mutex_);
   void FailOperation(int64_t n, cudaError_t error) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -133,7 +134,7 @@ class Runtime {
   std::map<uintptr_t, uintptr_t> default_streams_ ABSL_GUARDED_BY(mutex_);  // Handles, by thread and device.
   MemoryMap memory_ ABSL_GUARDED_BY(mutex_);
   std::array<uint32_t, kMostDevices> peers_ ABSL_GUARDED_BY(mutex_) = {};  // What each may access.
-  std::map<std::string, int64_t, std::less<>> calls_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, int64_t> calls_ ABSL_GUARDED_BY(mutex_);
   struct Fault {
     std::string function;
     int64_t left;
@@ -151,9 +152,6 @@ void SetCurrentDevice(int device);
 // Its last error becomes this one if it is one; returns it.
 cudaError_t Remember(cudaError_t error);
 cudaError_t LastError(bool clear);
-
-// Whether a process must end after this error: the device answers with nothing else.
-bool IsSticky(cudaError_t error);
 
 // A call that asks no device: what `act` returns, unless it is to fail.
 template <typename Act>
