@@ -9,9 +9,11 @@
 namespace ditserve {
 namespace {
 
-thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
-
+// A thread of the kernel.
+struct HostThread {
+  dim3 gridDim, blockDim, blockIdx, threadIdx;
 #include "core/devices/cuda_cast_kernel.inc"
+};
 
 template <typename Value>
 const Value& Argument(void** arguments, int index) {
@@ -25,11 +27,10 @@ cuda_double::KernelWork Body(dim3 grid, dim3 block, void** arguments) {
   return {{{Argument<const void*>(arguments, 0), count * SizeOf(from), false},
            {Argument<void*>(arguments, 3), count * SizeOf(to), true}},
           [=](const std::vector<std::byte*>& found) {
-            gridDim = grid;
-            blockDim = block;
-            for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) {
-              for (threadIdx.x = 0; threadIdx.x < block.x; ++threadIdx.x) {
-                CastKernel(found[0], from, through, found[1], to, count);
+            HostThread thread = {grid, block, {}, {}};
+            for (thread.blockIdx.x = 0; thread.blockIdx.x < grid.x; ++thread.blockIdx.x) {
+              for (thread.threadIdx.x = 0; thread.threadIdx.x < block.x; ++thread.threadIdx.x) {
+                thread.CastKernel(found[0], from, through, found[1], to, count);
               }
             }
           }};
@@ -45,10 +46,11 @@ cuda_double::KernelWork Body(dim3 grid, dim3 block, void** arguments) {
 #if !defined(DITSERVE_HAS_NVCC)
 cudaError_t CudaCast(const void* source, DType from, const Roundings& through, void* target, DType to, int64_t count,
                      cudaStream_t stream) {
-  cuda_double::NameKernel(reinterpret_cast<const void*>(&CastKernel), "CastKernel");
-  CastLaunch launch = LaunchOf(from, through, to, count);
+  const auto* const kernel = reinterpret_cast<const void*>(&Body);
+  cuda_double::NameKernel(kernel, "CastKernel");
+  HostThread::CastLaunch launch = HostThread().LaunchOf(from, through, to, count);
   void* arguments[] = {&source, &launch.from, &launch.through, &target, &launch.to, &launch.count};
-  return cudaLaunchKernel(reinterpret_cast<const void*>(&CastKernel), launch.blocks, kThreads, arguments, 0, stream);
+  return cudaLaunchKernel(kernel, launch.blocks, HostThread::kThreads, arguments, 0, stream);
 }
 #endif
 

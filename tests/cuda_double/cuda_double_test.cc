@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstring>
 #include <string>
 #include <thread>
@@ -137,7 +138,7 @@ TEST_F(CudaDoubleTest, WhatTheLegacyStreamWaitsForBlockingStreamsWaitForToo) {
 }
 
 TEST_F(CudaDoubleTest, NothingIsDoneBeforeSomebodyAsksAndThenInTheEndItIs) {
-  bool done = false;
+  std::atomic<bool> done = false;
   const cudaStream_t stream = MakeStream(cudaStreamNonBlocking);
   const cudaEvent_t event = MakeEvent();
   EXPECT_EQ(LaunchWork("work", {{}, [&](const auto&) { done = true; }}, stream), cudaSuccess);

@@ -32,10 +32,10 @@ int64_t Tick(std::vector<int64_t>& clock, size_t stream) {
 
 }  // namespace
 
-struct LateMachine::Point {
+class LateMachine::Point {
+ public:
   Clock clock;
   bool done = false;
-  char begin = 0;  // What ThreadSanitizer orders its work by; the end is the Point itself.
 };
 
 LateMachine::~LateMachine() {
@@ -49,7 +49,10 @@ void LateMachine::Begin(uint32_t seed) {
   const absl::MutexLock lock(&mutex_);
   if (!races_.empty()) Abort(absl::StrCat("a race that no test expects: ", races_.front()));
   Clock& host = streams_[kHostStream].clock;  // All that was done is before what will be.
-  for (const Stream& stream : streams_) Join(host, stream.clock);
+  for (const Stream& stream : streams_) {
+    Join(host, stream.clock);
+    if (stream.last != nullptr) StreamTask::Acquire(stream.last.get());
+  }
   cells_.clear();
   unused_.insert(unused_.end(), removed_.begin(), removed_.end());
   removed_.clear();
@@ -77,7 +80,7 @@ LateMachine::PointPtr LateMachine::Enqueue(size_t stream_index, const std::strin
                                            Work work) {
   const absl::MutexLock lock(&mutex_);
   Stream& stream = streams_[stream_index];
-  Operation operation{std::exchange(stream.after, {}), std::move(work), std::make_shared<Point>()};
+  Operation operation{std::exchange(stream.after, {}), std::make_shared<Point>(), {}};
   for (const PointPtr& point : after) {
     if (point != nullptr) operation.after.push_back(point);
   }
@@ -88,9 +91,11 @@ LateMachine::PointPtr LateMachine::Enqueue(size_t stream_index, const std::strin
   Tick(host, kHostStream);  // What the host does from now on is not before this.
   const auto named = std::make_shared<std::string>(place);
   for (const Access& access : accesses) Check(access, stream_index, stream.clock, named);
-  PointPtr end = operation.end;
+  PointPtr end = stream.last = operation.end;
   end->clock = stream.clock;
-  StreamFiber::Release(&end->begin);
+  std::vector<const void*> points;
+  for (const PointPtr& point : operation.after) points.push_back(point.get());
+  operation.task = StreamTask(std::move(work), std::move(points), end.get());
   stream.pending.push_back(std::move(operation));
   return end;
 }
@@ -103,7 +108,7 @@ void LateMachine::OrderStream(size_t stream, const PointPtr& point) {
 bool LateMachine::RunSome() {
   const absl::MutexLock running(&running_);
   Operation operation;
-  const StreamFiber* fiber = nullptr;
+  StreamFiber* fiber = nullptr;
   {
     const absl::MutexLock lock(&mutex_);
     std::vector<Stream*> ready;
@@ -120,12 +125,7 @@ bool LateMachine::RunSome() {
     chosen.pending.pop_front();
     fiber = &chosen.fiber;
   }
-  fiber->Run([&operation] {
-    StreamFiber::Acquire(&operation.end->begin);
-    for (const PointPtr& point : operation.after) StreamFiber::Acquire(point.get());
-    if (operation.work) operation.work();
-    StreamFiber::Release(operation.end.get());
-  });
+  fiber->Run(std::move(operation.task));
   const absl::MutexLock lock(&mutex_);
   operation.end->done = true;
   return true;
@@ -136,7 +136,7 @@ void LateMachine::WaitFor(const PointPtr& point) {
     {
       const absl::MutexLock lock(&mutex_);
       if (point->done) {
-        StreamFiber::Acquire(point.get());
+        StreamTask::Acquire(point.get());
         return Join(streams_[kHostStream].clock, point->clock);
       }
     }
@@ -150,7 +150,7 @@ bool LateMachine::IsDone(const PointPtr& point) {
   {
     const absl::MutexLock lock(&mutex_);
     if (point->done) {
-      StreamFiber::Acquire(point.get());
+      StreamTask::Acquire(point.get());
       Join(streams_[kHostStream].clock, point->clock);
       return true;
     }

@@ -30,7 +30,7 @@ namespace ditserve {
 // Ownership: outlives whoever enqueues. A race that nobody has taken ends the process. Thread safety: thread-safe.
 class LateMachine {
  public:
-  struct Point;  // The end of an operation.
+  class Point;  // The end of an operation.
   using PointPtr = std::shared_ptr<Point>;
   using Work = absl::AnyInvocable<void()>;  // May be null.
   struct Access {
@@ -85,13 +85,14 @@ class LateMachine {
 
   struct Operation {
     std::vector<PointPtr> after;
-    Work work;
     PointPtr end;
+    StreamTask task;
   };
   struct Stream {
     Clock clock;
     std::deque<Operation> pending;
     std::vector<PointPtr> after;  // Of the next operation.
+    PointPtr last;
     StreamFiber fiber;
   };
   // Who accessed bytes last.

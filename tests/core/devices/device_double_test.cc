@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -95,6 +97,9 @@ TEST(DeviceDoubleTest, ARightProgramHasNoRacesAndRightValues) {
 }
 
 TEST(DeviceDoubleTest, AMissingWaitIsSeenInEverySchedule) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "ThreadSanitizer sees it too, and ends the test";
+#endif
   const std::vector<std::pair<Wait, std::vector<std::string>>> cases = {
       {Wait::kSlotOfHost, {"the write of 4096 bytes by the disk", "the read by fake:0's conversion"}},
       {Wait::kReady, {"the read of 4096 bytes by operation", "the write by fake:0's conversion"}},
@@ -152,7 +157,7 @@ TEST(DeviceDoubleTest, WhatIsEnqueuedBehindAnEventOfAnotherDeviceIsOrdered) {
 TEST(DeviceDoubleTest, NothingRunsBeforeItIsWaitedForAndAnEventThatIsAskedPassesInTheEnd) {
   LateMachine machine(7);
   DeviceDouble device(&machine);
-  bool ran = false;
+  std::atomic<bool> ran = false;
   device.Compute("operation", {}, [&](const auto&) { ran = true; });
   const EventPtr event = *device.RecordOperations();
   EXPECT_FALSE(ran);
@@ -211,6 +216,20 @@ TEST(DeviceDoubleDeathTest, ALeakADoubleFreeAndARaceThatNobodyTookEndTheProcess)
       },
       "a race that no test expects: the write of 1 bytes by the host");
 }
+
+#if defined(__SANITIZE_THREAD__)
+TEST(LateMachineDeathTest, ThreadSanitizerTakesStreamsForThreadsWhoeverDoesTheirWork) {
+  EXPECT_DEATH(
+      {
+        LateMachine machine(7);
+        int value = 0;
+        machine.Enqueue(machine.AddStream(), "work", {}, {}, [&value] { value = 1; });
+        machine.RunSome();
+        std::exit(value);
+      },
+      "data race");
+}
+#endif
 
 }  // namespace
 }  // namespace ditserve

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -181,7 +182,7 @@ class Traffic {
   std::unique_ptr<TransferEngine> transfers_;
   std::deque<Copies> copies_;
   int computed_ = 0;
-  int right_ = 0;
+  std::atomic<int> right_ = 0;  // Streams count it.
   int failed_ = 0;
 };
 
