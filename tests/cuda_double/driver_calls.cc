@@ -52,6 +52,7 @@ CUresult AddressFree(CUdeviceptr begin, size_t bytes) {
 CUresult Create(CUmemGenericAllocationHandle* handle, size_t bytes, const CUmemAllocationProp* properties,
                 unsigned long long) {
   return DriverCall("cuMemCreate", [&](Runtime& runtime, MemoryMap& memory) {
+    runtime.mutex().AssertHeld();
     const int device = properties->location.id;
     if (device < 0 || device >= runtime.options().devices) return CUDA_ERROR_INVALID_VALUE;
     if (bytes % static_cast<size_t>(runtime.options().granule_bytes) != 0) return CUDA_ERROR_INVALID_VALUE;
@@ -78,6 +79,7 @@ CUresult Map(CUdeviceptr begin, size_t bytes, size_t offset, CUmemGenericAllocat
 
 CUresult Unmap(CUdeviceptr begin, size_t bytes) {
   return DriverCall("cuMemUnmap", [&](Runtime& runtime, MemoryMap& memory) {
+    runtime.mutex().AssertHeld();
     if (memory.Unmap(Pointer(begin), static_cast<int64_t>(bytes)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
     runtime.Take(Pointer(begin), static_cast<int64_t>(bytes), "cuMemUnmap");
     return CUDA_SUCCESS;
