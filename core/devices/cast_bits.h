@@ -11,8 +11,8 @@
 #endif
 
 // Weight dtypes as conversions from and to the bits of float32, which holds every value of the others: for processors
-// and GPUs the same arithmetic, so that both give the same bits. Rounding is to the nearest, ties to even. All cases are
-// computed and one is chosen, so that there is nothing to branch on.
+// and GPUs the same arithmetic, so that both give the same bits. Rounding is to the nearest, ties to even. All cases
+// are computed and one is chosen, so that there is nothing to branch on.
 namespace ditserve::cast_bits {
 
 DITSERVE_HOST_DEVICE inline float FromBits(uint32_t bits) {
