@@ -6,6 +6,7 @@ JOBS ?= $(shell nproc)
 PREFIX ?= /usr/local
 SECONDS ?= 60
 MINUTES ?= 30
+SEEDS ?= 100000
 MODEL ?=
 FULL ?=
 FROM ?= $(shell date +%s)000
@@ -120,6 +121,11 @@ clients:  ## Compares what 32 clients are answered while budgets change, for MIN
 simulate:  ## Simulates the residency policy for MINUTES=30 on all cores, from seed FROM=; reports and shrinks a failure
 	$(call build,$(BUILD),simulate)
 	$(build_dir)/bin/simulate --from=$(FROM) --minutes=$(MINUTES)
+
+.PHONY: simulate-cuda
+simulate-cuda:  ## Runs SEEDS=100000 of riders on the CUDA device, on a double of its runtime, from seed FROM=
+	$(call build,$(BUILD),simulate_cuda)
+	$(build_dir)/bin/simulate_cuda --from=$(FROM) --seeds=$(SEEDS)
 
 .PHONY: mutate
 mutate:  ## Breaks each rule, wait and refund of residency, and shows by which check or test that is found

@@ -3,7 +3,8 @@
 #
 # Looks in LIBTORCH (CMake or environment variable: the folder that holds lib/ and include/), Torch_DIR (its
 # share/cmake/Torch), and the folder that scripts/fetch-libtorch fills.
-# Defines LibTorch::CPU, and LibTorch::CUDA where the CUDA half is there.
+# Defines LibTorch::CPU, LibTorch::CUDA where the CUDA half is there, and LibTorch::C10CUDA, the part of that half that
+# knows streams, with the CUDA runtime's headers, where those lie beside it as in the wheels.
 set(_roots ${LIBTORCH} $ENV{LIBTORCH})
 if(Torch_DIR)
   list(APPEND _roots ${Torch_DIR}/../../..)
@@ -17,6 +18,8 @@ find_library(LIBTORCH_C10_LIBRARY c10 PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAU
 find_library(LIBTORCH_OPENMP_LIBRARY NAMES libgomp.so.1 PATHS ${_roots} PATH_SUFFIXES lib)
 find_library(LIBTORCH_CUDA_LIBRARY torch_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 find_library(LIBTORCH_C10_CUDA_LIBRARY c10_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
+find_path(LIBTORCH_CUDART_INCLUDE_DIR cuda_runtime_api.h
+          PATHS ${_roots} PATH_SUFFIXES ../nvidia/cu13/include NO_DEFAULT_PATH)
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(
@@ -27,7 +30,8 @@ find_package_handle_standard_args(
 if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   add_library(LibTorch::CPU INTERFACE IMPORTED)
   # Last in the search order: the folder carries an old copy of google/protobuf.
-  target_compile_options(LibTorch::CPU INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter \"${LIBTORCH_INCLUDE_DIR}\">")
+  set(_headers "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter \"${LIBTORCH_INCLUDE_DIR}\">")
+  target_compile_options(LibTorch::CPU INTERFACE ${_headers})
   # libtorch_cpu needs the two CUDA runtime libraries only when it runs; they lie where its own run path looks.
   target_link_options(LibTorch::CPU INTERFACE -Wl,--allow-shlib-undefined)
   target_link_libraries(LibTorch::CPU INTERFACE ${LIBTORCH_CPU_LIBRARY} ${LIBTORCH_C10_LIBRARY}
@@ -37,5 +41,11 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   if(LIBTORCH_CUDA_LIBRARY AND LIBTORCH_C10_CUDA_LIBRARY)
     add_library(LibTorch::CUDA INTERFACE IMPORTED)
     target_link_libraries(LibTorch::CUDA INTERFACE ${LIBTORCH_CUDA_LIBRARY} ${LIBTORCH_C10_CUDA_LIBRARY} LibTorch::CPU)
+  endif()
+  if(LIBTORCH_C10_CUDA_LIBRARY AND LIBTORCH_CUDART_INCLUDE_DIR)
+    add_library(LibTorch::C10CUDA INTERFACE IMPORTED)
+    target_compile_options(LibTorch::C10CUDA INTERFACE ${_headers})
+    target_include_directories(LibTorch::C10CUDA SYSTEM INTERFACE ${LIBTORCH_CUDART_INCLUDE_DIR})
+    target_link_libraries(LibTorch::C10CUDA INTERFACE ${LIBTORCH_C10_CUDA_LIBRARY} ${LIBTORCH_C10_LIBRARY})
   endif()
 endif()

@@ -74,9 +74,7 @@ class CudaDevice final : public Device {
       return nullptr;
     }
     DITSERVE_RETURN_IF_ERROR(Enter());
-    for (const EventPtr& event : after) DITSERVE_RETURN_IF_ERROR(OrderAfter(event, copies_));
-    if (count > 0) DITSERVE_RETURN_IF_ERROR(EnqueueElements(conversion));
-    return Record(copies_);
+    return RecordedOr(EnqueueAfter(conversion, after), copies_);
   }
 
   absl::Status ComputeAfter(const EventPtr& event) override {
@@ -97,10 +95,7 @@ class CudaDevice final : public Device {
     return EnqueueCast(conversion, computing_);
   }
 
-  absl::StatusOr<EventPtr> RecordOperations() override {
-    DITSERVE_RETURN_IF_ERROR(Enter());
-    return Record(computing_);
-  }
+  absl::StatusOr<EventPtr> RecordOperations() override { return RecordedOr(Enter(), computing_); }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
     return IsHost(memory) ? ReserveHostAddresses(bytes) : addresses_->Reserve(bytes);
@@ -172,6 +167,19 @@ class CudaDevice final : public Device {
     auto event = std::make_shared<CudaEvent>(raw, faults_);
     DITSERVE_RETURN_IF_ERROR(StatusOf(cudaEventRecord(raw, stream), "recording an event"));
     return event;
+  }
+
+  // An event of what the stream has, or why there is none: then nothing is under way there, for nobody could wait for
+  // it.
+  absl::StatusOr<EventPtr> RecordedOr(absl::Status status, cudaStream_t stream) const {
+    absl::StatusOr<EventPtr> event = status.ok() ? Record(stream) : std::move(status);
+    if (!event.ok()) static_cast<void>(StatusOf(cudaStreamSynchronize(stream), "waiting for the device"));
+    return event;
+  }
+
+  absl::Status EnqueueAfter(const Conversion& conversion, absl::Span<const EventPtr> after) const {
+    for (const EventPtr& event : after) DITSERVE_RETURN_IF_ERROR(OrderAfter(event, copies_));
+    return conversion.count > 0 ? EnqueueElements(conversion) : absl::OkStatus();
   }
 
   absl::Status EnqueueElements(const Conversion& conversion) const {

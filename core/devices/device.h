@@ -62,7 +62,8 @@ class Device {
 
   // Begins the conversion once `after` have passed. The event that it returns is passed when the target is written and
   // the source may be reused; null: that is so already. Of no elements it is an event behind all of `after`. Blocks
-  // only where host memory is written from host memory, until `after` have passed.
+  // only where host memory is written from host memory, until `after` have passed. After an error nothing of it is
+  // under way.
   virtual absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) = 0;
 
   // Operations are what one thread, the executor's, has the device compute, in the order in which it issues them. That
@@ -76,7 +77,7 @@ class Device {
   // not held up by copies of weights that were enqueued before, as a copy would be.
   virtual absl::Status Operate(const Conversion& conversion) = 0;
 
-  // An event after all operations issued so far; null if they are finished.
+  // An event after all operations issued so far; null if they are finished. After an error they are too.
   virtual absl::StatusOr<EventPtr> RecordOperations() = 0;
 
   // A range of addresses of the device's memory or the host's (which is pinned where copies want it), aligned to

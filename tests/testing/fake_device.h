@@ -6,10 +6,14 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/status_macros.h"
@@ -18,6 +22,14 @@
 #include "core/devices/host_addresses.h"
 
 namespace ditserve {
+
+class LateMachine;
+
+// Bytes that an operation reads.
+struct ByteRange {
+  const void* begin;
+  int64_t bytes;
+};
 
 // A device with memory of its own (which a test can look into), that can be told to run out of it. It does everything
 // at once. Memory that is given twice, taken twice, or not given back ends the test.
@@ -35,6 +47,20 @@ class FakeDevice : public Device {
   void GiveAtMost(Memory memory, int64_t bytes) { most_given_[IsHost(memory) ? 0 : 1] = bytes; }
   // The n-th copy from now on fails, once; 0: none.
   void FailCopy(int n) { fail_copy_in_ = n; }
+
+  // An operation of the executor, named for what is reported, that reads memory when it comes to it. `work` is given
+  // where it finds each of the ranges.
+  using Work = absl::AnyInvocable<void(const std::vector<const std::byte*>& found)>;
+  virtual void Compute(const std::string& /*name*/, const std::vector<ByteRange>& reads, Work work) {
+    std::vector<const std::byte*> found;
+    for (const ByteRange& range : reads) found.push_back(static_cast<const std::byte*>(range.begin));
+    work(found);
+  }
+  // Where its work is done; null: at once.
+  virtual LateMachine* machine() { return nullptr; }
+
+  // Looks on each time before memory counts as taken.
+  void BeforeEachTaking(std::function<void()> look) { look_ = std::move(look); }
 
   // Of addresses that have memory, now and at most.
   int64_t allocated_bytes(Memory memory) const ABSL_LOCKS_EXCLUDED(mutex_) {
@@ -66,18 +92,15 @@ class FakeDevice : public Device {
   absl::StatusOr<EventPtr> RecordOperations() override { return nullptr; }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory, int64_t bytes) override {
-    ++ranges_;
+    CountRange(1);
     return ReserveHostAddresses(bytes);
   }
   void ReleaseAddresses(Memory, std::byte* begin, int64_t bytes) override {
-    --ranges_;
+    CountRange(-1);
     ReleaseHostAddresses(begin, bytes);
   }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
-    DITSERVE_RETURN_IF_ERROR(CheckMemory());
-    if (allocated_bytes(memory) + bytes > most_given_[IsHost(memory) ? 0 : 1]) {
-      return absl::ResourceExhaustedError("the fake device has no memory left");
-    }
+    DITSERVE_RETURN_IF_ERROR(CheckCommit(memory, bytes));
     Mark(memory, begin, bytes, true);
     return CommitHostMemory(begin, bytes);
   }
@@ -113,6 +136,14 @@ class FakeDevice : public Device {
     return fails ? absl::ResourceExhaustedError("the fake device has no memory left") : absl::OkStatus();
   }
 
+  absl::Status CheckCommit(Memory memory, int64_t bytes) {
+    DITSERVE_RETURN_IF_ERROR(CheckMemory());
+    if (allocated_bytes(memory) + bytes <= most_given_[IsHost(memory) ? 0 : 1]) return absl::OkStatus();
+    return absl::ResourceExhaustedError("the fake device has no memory left");
+  }
+  // Ranges of addresses that were given, less those that were released.
+  void CountRange(int change) { ranges_ += change; }
+
   [[noreturn]] static void Abort(const char* what) {
     std::fprintf(stderr, "FakeDevice: %s\n", what);
     std::abort();
@@ -121,6 +152,7 @@ class FakeDevice : public Device {
   // Keeps the books of which granules have memory, each once.
   void Mark(Memory memory, const std::byte* begin, int64_t bytes, bool has) ABSL_LOCKS_EXCLUDED(mutex_) {
     if (bytes <= 0 || bytes % kHostPageBytes != 0) Abort("not a multiple of the granule");
+    if (!has && look_) look_();
     const absl::MutexLock lock(&mutex_);
     for (int64_t at = 0; at < bytes; at += kHostPageBytes) {
       const bool changed = has ? granules_.insert(begin + at).second : granules_.erase(begin + at) == 1;
@@ -140,6 +172,7 @@ class FakeDevice : public Device {
   std::atomic<int> fail_in_ = 0;
   std::atomic<int> fail_copy_in_ = 0;
   std::atomic<int> ranges_ = 0;
+  std::function<void()> look_;
   mutable absl::Mutex mutex_;
   absl::flat_hash_set<const std::byte*> granules_ ABSL_GUARDED_BY(mutex_);  // That have memory.
   std::array<int64_t, 2> allocated_ ABSL_GUARDED_BY(mutex_) = {};           // The host's first.

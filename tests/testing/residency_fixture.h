@@ -14,18 +14,17 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "core/residency/residency_manager.h"
-#include "tests/testing/device_double.h"
 #include "tests/testing/fake_clock.h"
-#include "tests/testing/fake_device.h"
 #include "tests/testing/faulty_file_calls.h"
 #include "tests/testing/fixture_model.h"
 #include "tests/testing/fixture_profiles.h"
+#include "tests/testing/suite_devices.h"
 #include "tests/testing/temp_folder.h"
 
 namespace ditserve {
 
-// A model of a few modules, its checkpoint, and a manager that serves it on fakes or on doubles. What leases give is
-// compared: on a double by operations, when it comes to them.
+// A model of a few modules, its checkpoint, and a manager that serves it on devices of the suite. What leases give
+// is compared by operations of the device, when it comes to them.
 class ResidencyFixture : public FixtureProfiles {
  public:
   static constexpr int kModules = FixtureModel::kModules;
@@ -34,26 +33,26 @@ class ResidencyFixture : public FixtureProfiles {
 
   explicit ResidencyFixture(int64_t device_copies, int64_t host_copies = 0, bool in_host_memory = false,
                             ResidencyManager::Options options = {})
-      : ResidencyFixture(std::make_unique<FakeDevice>(in_host_memory), device_copies, host_copies, options) {}
+      : ResidencyFixture(MakeSuiteDevice(in_host_memory), device_copies, host_copies, options) {}
   ResidencyFixture(std::unique_ptr<FakeDevice> given_device, int64_t device_copies, int64_t host_copies,
                    ResidencyManager::Options options = {})
-      : ResidencyFixture(FixtureModel::Even(), ListOf(std::move(given_device)), nullptr,
+      : ResidencyFixture(FixtureModel::Even(), ListOf(std::move(given_device)),
                          {host_copies * kCopyBytes, device_copies * kCopyBytes}, options) {}
-  // On so many doubles in `world`.
-  ResidencyFixture(const Modules& modules, DoubleWorld& world, const std::vector<int64_t>& budget_bytes,
+  // On so many that work late.
+  ResidencyFixture(const Modules& modules, LateDevices& late, const std::vector<int64_t>& budget_bytes,
                    ResidencyManager::Options options = {})
-      : ResidencyFixture(modules, Doubles(world, budget_bytes.size() - 1), &world, budget_bytes, options) {}
-  // `budget_bytes`: of the host, beside the transfer slots, and of each device. `world`: of doubles, else null.
+      : ResidencyFixture(modules, ListOf(late, budget_bytes.size() - 1), budget_bytes, options) {}
+  // `budget_bytes`: of the host, beside the transfer slots, and of each device.
   ResidencyFixture(const Modules& modules, std::vector<std::unique_ptr<FakeDevice>> given_devices,
-                   DoubleWorld* in_world, std::vector<int64_t> budget_bytes, ResidencyManager::Options options = {})
-      : world(in_world),
-        devices(std::move(given_devices)),
+                   std::vector<int64_t> budget_bytes, ResidencyManager::Options options = {})
+      : devices(std::move(given_devices)),
         device(*devices.front()),
+        machine(device.machine()),
         ledger(WithSlots(std::move(budget_bytes))),
         model_of(modules) {
-    if (world != nullptr) {
+    if (machine != nullptr) {
       files.BeforeEachRead(
-          [this](void* data, size_t size) { world->HostWrites(data, static_cast<int64_t>(size), "the disk"); });
+          [this](void* data, size_t size) { machine->HostWrites(data, static_cast<int64_t>(size), "the disk"); });
     }
     host = *Arena::Make(&device, Memory::kHost, int64_t{1} << 30);
     std::vector<ResidencyManager::ComputingDevice> computing;
@@ -121,19 +120,18 @@ class ResidencyFixture : public FixtureProfiles {
     void Compute(ModuleIndex module, const Lease& lease) {
       const std::vector<std::string>& expected = fixture_.model_of.Expected(module, dtype_);
       ASSERT_EQ(lease.tensors().size(), expected.size());
-      std::vector<DoubleRange> reads;
+      std::vector<ByteRange> reads;
       for (size_t i = 0; i < expected.size(); ++i) {
         ASSERT_EQ(lease.tensors()[i].dtype, dtype_);
         reads.push_back({lease.tensors()[i].data, static_cast<int64_t>(expected[i].size())});
       }
-      auto compare = [reads, module, &expected] {
-        for (size_t i = 0; i < reads.size(); ++i) {
-          EXPECT_EQ(std::memcmp(reads[i].begin, expected[i].data(), expected[i].size()), 0)
+      auto compare = [module, &expected](const std::vector<const std::byte*>& found) {
+        for (size_t i = 0; i < found.size(); ++i) {
+          EXPECT_EQ(std::memcmp(found[i], expected[i].data(), expected[i].size()), 0)
               << "module " << module << ", parameter " << i;
         }
       };
-      if (fixture_.world == nullptr) return compare();
-      auto& on = static_cast<DeviceDouble&>(*fixture_.devices[static_cast<size_t>(device_)]);
+      FakeDevice& on = *fixture_.devices[static_cast<size_t>(device_)];
       on.Compute(absl::StrCat("the operation of module ", module), reads, std::move(compare));
     }
     void End(absl::Status status) {
@@ -163,7 +161,7 @@ class ResidencyFixture : public FixtureProfiles {
       }
       idle = manager->Loading() ? 0 : idle + 1;
     }
-    while (world != nullptr && world->RunSome()) {
+    while (machine != nullptr && machine->RunSome()) {
     }
   }
 
@@ -197,9 +195,9 @@ class ResidencyFixture : public FixtureProfiles {
   TempFolder folder;
   FaultyFileCalls files;
   const std::string path = folder / "model.safetensors";
-  DoubleWorld* const world;
   const std::vector<std::unique_ptr<FakeDevice>> devices;
-  FakeDevice& device;  // The first.
+  FakeDevice& device;          // The first.
+  LateMachine* const machine;  // Where their work is done; null: at once.
   std::unique_ptr<Arena> host;
   std::vector<std::unique_ptr<Arena>> of_devices;
   MovedClock clock;
@@ -216,11 +214,9 @@ class ResidencyFixture : public FixtureProfiles {
     devices.push_back(std::move(device));
     return devices;
   }
-  static std::vector<std::unique_ptr<FakeDevice>> Doubles(DoubleWorld& world, size_t count) {
+  static std::vector<std::unique_ptr<FakeDevice>> ListOf(LateDevices& late, size_t count) {
     std::vector<std::unique_ptr<FakeDevice>> devices;
-    for (size_t i = 0; i < count; ++i) {
-      devices.push_back(std::make_unique<DeviceDouble>(&world, DeviceMemory(static_cast<int>(i))));
-    }
+    for (size_t i = 0; i < count; ++i) devices.push_back(late.Make(DeviceMemory(static_cast<int>(i))));
     return devices;
   }
   static std::vector<int64_t> WithSlots(std::vector<int64_t> budget_bytes) {

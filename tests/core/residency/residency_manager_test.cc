@@ -334,33 +334,18 @@ TEST(ResidencyManagerTest, WhatIsDueIsDoneHoweverSlowTheMachine) {
   fixture.clock.PassAtEachLook(absl::ZeroDuration());
 }
 
-// Looks on as memory goes back to the system.
-class WatchedDevice final : public FakeDevice {
- public:
-  void BeforeEachDecommit(std::function<void()> look) { look_ = std::move(look); }
-  void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
-    if (look_) look_();
-    FakeDevice::Decommit(memory, begin, bytes);
-  }
-
- private:
-  std::function<void()> look_;
-};
-
 TEST(ResidencyManagerTest, MemoryIsBookedUntilTheSystemHasItBack) {
-  auto made = std::make_unique<WatchedDevice>();
-  WatchedDevice& device = *made;
-  Fixture fixture(std::move(made), kModules, kModules);
+  Fixture fixture(kModules, kModules);
   EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
   fixture.Settle();
   int looks = 0;
-  device.BeforeEachDecommit([&] {
+  fixture.device.BeforeEachTaking([&] {
     ++looks;
-    EXPECT_GE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), device.allocated_bytes(Memory::kDevice));
+    EXPECT_GE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), fixture.device.allocated_bytes(Memory::kDevice));
   });
   EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, 3 * kCopy), IsOk());
   EXPECT_GT(looks, 0);
-  device.BeforeEachDecommit(nullptr);
+  fixture.device.BeforeEachTaking(nullptr);
 }
 
 TEST(ResidencyManagerTest, AChangedCheckpointEndsThePassWithDataLoss) {

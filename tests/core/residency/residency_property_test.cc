@@ -10,9 +10,10 @@
 #include <thread>
 #include <vector>
 
-#include "tests/testing/device_double.h"
+#include "tests/testing/random_trace.h"
 #include "tests/testing/residency_fixture.h"
 #include "tests/testing/status_matchers.h"
+#include "tests/testing/suite_devices.h"
 
 namespace ditserve {
 namespace {
@@ -22,140 +23,28 @@ using Pass = ResidencyFixture::Pass;
 constexpr int kModules = Fixture::kModules;
 constexpr int64_t kCopy = Fixture::kCopyBytes;
 
-Profile ProfileNumber(int number) {
-  switch (number) {
-    case 0:
-      return Fixture::Disk();
-    case 1:
-      return Fixture::HostOffload();
-    case 2:
-      return Fixture::Resident();
-    case 3:
-      return Fixture::DiskDynamic(3 * kCopy);
-    case 4:
-      return Fixture::HostOffloadInFloat16();
-    case 5:
-      return Fixture::DiskDynamic(std::nullopt);
-    case 6:
-      return Fixture::Fp8();
-    default:
-      return Fixture::HostOffloadInFloat32();
-  }
-}
-constexpr int kProfiles = 8;
-constexpr int kNarrowProfiles = 7;  // Without the one whose copies are twice as large.
-
-// A model of uneven modules on one device or more, with budgets at any byte.
-class RandomTrace {
- public:
-  static constexpr int64_t kActivationBytes = 20'011;
-
-  // On doubles in `world`, or, where that is null, on a fake.
-  RandomTrace(uint32_t seed, DoubleWorld* world, int devices)
-      : random_(seed),
-        profiles_(Pick(2) == 0 ? kProfiles : kNarrowProfiles),
-        fixture_(world != nullptr
-                     ? std::make_unique<Fixture>(FixtureModel::Uneven(), *world, Budgets(devices))
-                     : std::make_unique<Fixture>(FixtureModel::Uneven(), OneFake(Pick(4) == 0), nullptr, Budgets(1))),
-        least_bytes_(2 * kActivationBytes) {
-    int64_t widest = 0;
-    for (int i = 0; i < profiles_; ++i) {
-      widest = std::max(widest, fixture_->manager->WindowBytes(fixture_->model, ProfileNumber(i)));
-    }
-    least_bytes_ += widest;
-  }
-
-  // Riders of all profiles, priorities and join policies come, some are cancelled, and budgets change meanwhile. Every
-  // pass compares the values that it is given.
-  void Run() {
-    for (int i = 0; i < 24; ++i) {
-      Join();
-      if (Pick(3) == 0) ChangeBudget();
-      if (Pick(4) == 0) passes_[static_cast<size_t>(Pick(static_cast<int>(passes_.size())))]->Wait().IgnoreError();
-      for (size_t m = 0; m <= fixture_->devices.size(); ++m) {
-        const MemoryUsage usage = fixture_->ledger.Usage(static_cast<Memory>(m));
-        EXPECT_LE(usage.total_bytes(), usage.budget_bytes);
-      }
-    }
-    for (const auto& pass : passes_) {
-      const absl::Status status = pass->Wait();
-      EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
-    }
-    CheckEnd();
-  }
-
- private:
-  static constexpr int64_t kLargestBytes = 600'001;
-
-  static std::vector<std::unique_ptr<FakeDevice>> OneFake(bool in_host_memory) {
-    std::vector<std::unique_ptr<FakeDevice>> devices;
-    devices.push_back(std::make_unique<FakeDevice>(in_host_memory));
-    return devices;
-  }
-  int Pick(int below) { return static_cast<int>(random_() % static_cast<uint32_t>(below)); }
-  std::vector<int64_t> Budgets(int devices) {
-    std::vector<int64_t> budgets(static_cast<size_t>(1 + devices), kLargestBytes);
-    budgets.front() = Pick(kLargestBytes);
-    return budgets;
-  }
-
-  void Join() {
-    const RideOptions options = {Pick(3) * kActivationBytes, Pick(2) == 0 ? Priority::kInteractive : Priority::kBatch,
-                                 static_cast<JoinPolicy>(Pick(3)), Pick(static_cast<int>(fixture_->devices.size()))};
-    const int cancelled_at = Pick(4) == 0 ? Pick(kModules) : kModules;
-    passes_.push_back(std::make_unique<Pass>(*fixture_, ProfileNumber(Pick(profiles_)), options,
-                                             [cancelled_at](ModuleIndex module, Rider& rider) {
-                                               if (module == cancelled_at) rider.Cancel(absl::CancelledError("enough"));
-                                             }));
-  }
-  void ChangeBudget() {
-    const Memory memory = DeviceMemory(Pick(static_cast<int>(fixture_->devices.size())));
-    const int64_t bytes = least_bytes_ + Pick(static_cast<int>(kLargestBytes - least_bytes_));
-    EXPECT_THAT(fixture_->manager->SetBudget(memory, bytes), IsOk());
-  }
-
-  void CheckEnd() {
-    fixture_->Settle();
-    EXPECT_THAT(fixture_->manager->Check(), IsOk());
-    for (size_t i = 0; i < fixture_->devices.size(); ++i) {
-      const Memory memory = DeviceMemory(static_cast<int>(i));
-      EXPECT_LE(fixture_->devices[i]->most_allocated_bytes(memory), kLargestBytes);
-      EXPECT_THAT(fixture_->manager->SetBudget(memory, 0), IsOk());
-      fixture_->Settle();
-      EXPECT_EQ(fixture_->ledger.Usage(memory).total_bytes(), 0);
-      EXPECT_EQ(fixture_->devices[i]->allocated_bytes(memory), 0);
-    }
-  }
-
-  std::mt19937 random_;
-  const int profiles_;
-  const std::unique_ptr<Fixture> fixture_;
-  int64_t least_bytes_;
-  std::vector<std::unique_ptr<Pass>> passes_;
-};
-
 TEST(ResidencyPropertyTest, RandomTracesKeepBudgetsAndValues) {
   for (uint32_t seed = 0; seed < 40; ++seed) {
     SCOPED_TRACE(seed);
-    RandomTrace(seed, nullptr, 1).Run();
+    RandomTrace(seed).Run();
   }
 }
 
 TEST(ResidencyPropertyTest, SoTheyDoWhenOperationsCompleteLateAndOutOfOrder) {
   for (uint32_t seed = 100; seed < 130; ++seed) {
     SCOPED_TRACE(seed);
-    DoubleWorld world(seed);
-    RandomTrace(seed, &world, 1).Run();
-    ASSERT_THAT(world.TakeRaces(), ::testing::IsEmpty());
+    LateDevices late(seed);
+    RandomTrace(seed, late, 1).Run();
+    ASSERT_THAT(late.TakeRaces(), ::testing::IsEmpty());
   }
 }
 
 TEST(ResidencyPropertyTest, SoTheyDoOnTwoDevicesBesideEachOther) {
   for (uint32_t seed = 200; seed < 230; ++seed) {
     SCOPED_TRACE(seed);
-    DoubleWorld world(seed);
-    RandomTrace(seed, &world, 2).Run();
-    ASSERT_THAT(world.TakeRaces(), ::testing::IsEmpty());
+    LateDevices late(seed);
+    RandomTrace(seed, late, 2).Run();
+    ASSERT_THAT(late.TakeRaces(), ::testing::IsEmpty());
   }
 }
 
@@ -211,8 +100,8 @@ TEST(ResidencyPropertyTest, SixteenThreadsLoseNothing) {
         const RideOptions options = {static_cast<int64_t>(random() % 2) * kCopy, static_cast<Priority>(random() % 2),
                                      static_cast<JoinPolicy>(random() % 3)};
         const int cancelled_at = random() % 8 == 0 ? static_cast<int>(random() % kModules) : kModules;
-        Pass pass(fixture, ProfileNumber(static_cast<int>(random() % kNarrowProfiles)), options,
-                  [cancelled_at](ModuleIndex module, Rider& rider) {
+        Pass pass(fixture, RandomTrace::ProfileNumber(static_cast<int>(random() % RandomTrace::kNarrowProfiles)),
+                  options, [cancelled_at](ModuleIndex module, Rider& rider) {
                     if (module == cancelled_at) rider.Cancel(absl::CancelledError("enough"));
                   });
         if (random() % 16 == 0) {

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "core/base/error_details.h"
-#include "tests/testing/device_double.h"
 #include "tests/testing/residency_fixture.h"
 #include "tests/testing/status_matchers.h"
+#include "tests/testing/suite_devices.h"
 
 namespace ditserve {
 namespace {
@@ -44,24 +44,24 @@ class HeldPass {
 // On a device that does everything at once, and on one that works late and reports what nothing orders.
 class OnBothDevices : public ::testing::TestWithParam<bool> {
  protected:
-  ~OnBothDevices() override { EXPECT_THAT(world_.TakeRaces(), ::testing::IsEmpty()); }
+  ~OnBothDevices() override { EXPECT_THAT(late_.TakeRaces(), ::testing::IsEmpty()); }
 
   Fixture MakeFixture(int64_t device_copies, int64_t host_copies = 0, bool in_host_memory = false,
                       const ResidencyManager::Options& options = {}) {
     if (!GetParam() || in_host_memory) return Fixture(device_copies, host_copies, in_host_memory, options);
-    return Fixture(FixtureModel::Even(), world_, {host_copies * kCopy, device_copies * kCopy}, options);
+    return Fixture(FixtureModel::Even(), late_, {host_copies * kCopy, device_copies * kCopy}, options);
   }
   Fixture MakeFixtureOf(const FixtureModel::Modules& modules, int64_t device_bytes,
                         const ResidencyManager::Options& options = {}) {
     const std::vector<int64_t> budgets = {0, device_bytes};
-    if (GetParam()) return Fixture(modules, world_, budgets, options);
+    if (GetParam()) return Fixture(modules, late_, budgets, options);
     std::vector<std::unique_ptr<FakeDevice>> devices;
-    devices.push_back(std::make_unique<FakeDevice>());
-    return Fixture(modules, std::move(devices), nullptr, budgets, options);
+    devices.push_back(MakeSuiteDevice());
+    return Fixture(modules, std::move(devices), budgets, options);
   }
 
  private:
-  DoubleWorld world_{1};
+  LateDevices late_{1};
 };
 
 class ResidencySharingTest : public OnBothDevices {};

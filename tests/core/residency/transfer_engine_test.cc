@@ -12,10 +12,10 @@
 
 #include "absl/synchronization/notification.h"
 #include "core/placement/route_maker.h"
-#include "tests/testing/fake_device.h"
 #include "tests/testing/faulty_file_calls.h"
 #include "tests/testing/safetensors_fixture.h"
 #include "tests/testing/status_matchers.h"
+#include "tests/testing/suite_devices.h"
 #include "tests/testing/temp_folder.h"
 
 namespace ditserve {
@@ -32,6 +32,10 @@ constexpr int kThreads = 2;
 class TransferEngineTest : public ::testing::Test {
  protected:
   void Open(DType stored, bool apart = false) {
+    if (LateMachine* const machine = device_->machine()) {
+      calls_.BeforeEachRead(
+          [machine](void* data, size_t size) { machine->HostWrites(data, static_cast<int64_t>(size), "the disk"); });
+    }
     const std::string path = folder_ / "model.safetensors";
     std::vector<FixtureTensor> tensors = {{"first.weight", stored, {3}}, {"linear.bias", stored, {kOut}}};
     if (apart) tensors.push_back({"second.weight", stored, {5}});
@@ -64,7 +68,7 @@ class TransferEngineTest : public ::testing::Test {
   const CopyForm* FormOf(DType held) { return FormOf(held, held); }
   CopyLayout Layout(Memory memory, DType held) { return LayoutIn(memory, *FormOf(held)); }
   CopyLayout LayoutIn(Memory memory, const CopyForm& form) const {
-    return LayoutOf(weights_->module(1), form, device_.IsInHostMemory(memory));
+    return LayoutOf(weights_->module(1), form, device_->IsInHostMemory(memory));
   }
   Buffer MakeBuffer(Memory memory, DType held) { return MakeBuffer(memory, *FormOf(held)); }
   Buffer MakeBuffer(Memory memory, const CopyForm& form) {
@@ -74,7 +78,7 @@ class TransferEngineTest : public ::testing::Test {
   absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
     absl::Notification done;
     absl::Status result;
-    Transfer transfer{&device_, weights_.get(), 1, std::move(source), std::move(targets)};
+    Transfer transfer{device_.get(), weights_.get(), 1, std::move(source), std::move(targets)};
     transfer.enqueued = [&](const absl::Status&, TransferCost cost) { cost_ = cost; };
     transfer.done = [&](const absl::Status& status) {
       result = status;
@@ -95,15 +99,24 @@ class TransferEngineTest : public ::testing::Test {
       const int64_t count = static_cast<int64_t>(data_[i].size()) / SizeOf(stored);
       std::string expected(static_cast<size_t>(count * SizeOf(held)), '\0');
       Cast(data_[i].data(), stored, {}, expected.data(), held, count);
-      EXPECT_EQ(std::memcmp(buffer.data() + layout.places[i].offset_bytes, expected.data(), expected.size()), 0) << i;
+      const std::byte* const data = buffer.data() + layout.places[i].offset_bytes;
+      if (IsHost(buffer.memory())) {
+        EXPECT_EQ(std::memcmp(data, expected.data(), expected.size()), 0) << i;
+        continue;
+      }
+      const ByteRange range = {data, static_cast<int64_t>(expected.size())};
+      device_->Compute("comparing", {range}, [expected, i](const std::vector<const std::byte*>& found) {
+        EXPECT_EQ(std::memcmp(found[0], expected.data(), expected.size()), 0) << i;
+      });
     }
+    EXPECT_THAT(WaitForAll({*device_->RecordOperations()}), IsOk());
   }
 
   TempFolder folder_;
   FaultyFileCalls calls_;
-  FakeDevice device_;
-  std::unique_ptr<Arena> host_ = *Arena::Make(&device_, Memory::kHost, int64_t{1} << 30);
-  std::unique_ptr<Arena> of_device_ = *Arena::Make(&device_, Memory::kDevice, int64_t{1} << 30);
+  std::unique_ptr<FakeDevice> device_ = MakeSuiteDevice();
+  std::unique_ptr<Arena> host_ = *Arena::Make(device_.get(), Memory::kHost, int64_t{1} << 30);
+  std::unique_ptr<Arena> of_device_ = *Arena::Make(device_.get(), Memory::kDevice, int64_t{1} << 30);
   Ledger ledger_{{int64_t{1} << 30, int64_t{1} << 30}};
   std::unique_ptr<ModelWeights> weights_;
   FormTable forms_;
@@ -115,7 +128,7 @@ class TransferEngineTest : public ::testing::Test {
 TEST_F(TransferEngineTest, NeighboursAreReadTogetherStraightIntoTheCopy) {
   Open(DType::kBFloat16);
   Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16);
-  device_.FailCopy(1);  // There is none.
+  device_->FailCopy(1);  // There is none.
   const int64_t before = calls_.reads();
   EXPECT_THAT(Run(std::nullopt, {{&host, FormOf(DType::kBFloat16)}}), IsOk());
   ExpectValues(host, DType::kBFloat16);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -15,10 +16,10 @@
 #include "absl/synchronization/notification.h"
 #include "core/placement/route_maker.h"
 #include "core/residency/transfer_engine.h"
-#include "tests/testing/device_double.h"
 #include "tests/testing/faulty_file_calls.h"
 #include "tests/testing/safetensors_fixture.h"
 #include "tests/testing/status_matchers.h"
+#include "tests/testing/suite_devices.h"
 #include "tests/testing/temp_folder.h"
 
 namespace ditserve {
@@ -39,7 +40,7 @@ std::string WeightName(int module) { return absl::StrCat("module", module, ".wei
 // memory.
 class Traffic {
  public:
-  explicit Traffic(uint32_t seed) : random_(seed), world_(seed) {
+  explicit Traffic(uint32_t seed) : random_(seed), late_(seed) {
     std::vector<FixtureTensor> tensors;
     std::vector<ModuleSpec> modules;
     for (int i = 0; i < kModules; ++i) {
@@ -48,10 +49,10 @@ class Traffic {
     }
     WriteSafetensors(folder_ / "model.safetensors", tensors);
     calls_.BeforeEachRead(
-        [this](void* data, size_t size) { world_.HostWrites(data, static_cast<int64_t>(size), "the disk"); });
+        [this](void* data, size_t size) { machine().HostWrites(data, static_cast<int64_t>(size), "the disk"); });
     weights_ = *ModelWeights::Bind("m", modules, *Checkpoint::Open(folder_ / "model.safetensors", calls_));
     for (int i = 0; i < kDevices; ++i) {
-      devices_.push_back(std::make_unique<DeviceDouble>(&world_, DeviceMemory(i)));
+      devices_.push_back(late_.Make(DeviceMemory(i)));
       arenas_.push_back(*Arena::Make(devices_[i].get(), DeviceMemory(i), int64_t{1} << 28));
     }
     host_ = *Arena::Make(devices_[0].get(), Memory::kHost, int64_t{1} << 28);
@@ -103,11 +104,11 @@ class Traffic {
 
   void Finish() {
     for (Copies& copies : copies_) copies.WaitUntilDone();
-    while (world_.RunSome()) {
+    while (machine().RunSome()) {
     }
   }
 
-  std::vector<std::string> TakeRaces() { return world_.TakeRaces(); }
+  std::vector<std::string> TakeRaces() { return late_.TakeRaces(); }
   int computed() const { return computed_; }
   int right() const { return right_; }
   int failed() const { return failed_; }
@@ -124,6 +125,7 @@ class Traffic {
     std::vector<std::shared_ptr<absl::Notification>> done;
   };
 
+  LateMachine& machine() { return late_.machine(); }
   int Pick(int below) { return static_cast<int>(random_() % static_cast<uint32_t>(below)); }
   int64_t Bytes(int module, DType held, bool in_host_memory) {
     return LayoutOf(weights_->module(module), *FormOf(held), in_host_memory).size_bytes;
@@ -154,25 +156,25 @@ class Traffic {
 
   void Compute(int module, Copies& copies) {
     ++computed_;
-    DeviceDouble& device = *devices_[copies.device];
+    FakeDevice& device = *devices_[copies.device];
     const std::string stored = FixtureBytes(WeightName(module), Elements(module) * SizeOf(kStored));
     std::string expected(static_cast<size_t>(Elements(module) * SizeOf(copies.held)), '\0');
     Cast(stored.data(), kStored, {}, expected.data(), copies.held, Elements(module));
     const std::byte* const data = copies.of_device.data();
     EXPECT_THAT(device.ComputeAfter(copies.of_device.ready()), IsOk());
-    const DoubleRange range = {data, static_cast<int64_t>(expected.size())};
-    device.Compute("operation", {range}, [this, data, expected = std::move(expected)] {
-      right_ += std::memcmp(data, expected.data(), expected.size()) == 0;
+    const ByteRange range = {data, static_cast<int64_t>(expected.size())};
+    device.Compute("operation", {range}, [this, expected = std::move(expected)](const auto& found) {
+      right_ += std::memcmp(found[0], expected.data(), expected.size()) == 0;
     });
     copies.of_device.InUseUntil(*device.RecordOperations());
   }
 
   std::mt19937 random_;
-  DoubleWorld world_;
+  LateDevices late_;
   TempFolder folder_;
   FaultyFileCalls calls_;
   Ledger ledger_{{TransferEngine::StagingBytes(kThreads)}};
-  std::vector<std::unique_ptr<DeviceDouble>> devices_;
+  std::vector<std::unique_ptr<FakeDevice>> devices_;
   std::vector<std::unique_ptr<Arena>> arenas_;
   std::unique_ptr<Arena> host_;
   std::unique_ptr<ModelWeights> weights_;
@@ -180,7 +182,7 @@ class Traffic {
   std::unique_ptr<TransferEngine> transfers_;
   std::deque<Copies> copies_;
   int computed_ = 0;
-  int right_ = 0;
+  std::atomic<int> right_ = 0;  // Streams count it.
   int failed_ = 0;
 };
 

@@ -74,8 +74,8 @@ class TensorLinkTest : public ::testing::Test {
     return back;
   }
 
-  DoubleWorld world_{3};
-  DeviceDouble device_{&world_};
+  LateMachine machine_{3};
+  DeviceDouble device_{&machine_};
   Ledger ledger_{{kBudget, kBudget}};
   std::unique_ptr<Arena> host_ = *Arena::Make(&device_, Memory::kHost, int64_t{1} << 30);
   std::unique_ptr<Arena> of_device_ = *Arena::Make(&device_, Memory::kDevice, int64_t{1} << 30);
@@ -124,7 +124,7 @@ TEST_F(TensorLinkTest, WhatIsReadOnTheDeviceComesAfterWhatIsWrittenThere) {
   absl::Notification arrived;
   OnExecutor([&] {
     link_->ToDevice(host, there, [](const absl::Status&) {});
-    device_.Compute("an operation", {{there.data_ptr(), 4000}}, [there] { there.mul(1).add_(0); });
+    device_.Compute("an operation", {{there.data_ptr(), 4000}}, [there](const auto&) { there.mul(1).add_(0); });
     link_->ToHost(there, back, [&](const absl::Status&) { arrived.Notify(); });
     EXPECT_FALSE(arrived.HasBeenNotified());
   });

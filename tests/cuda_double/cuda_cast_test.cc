@@ -1,0 +1,110 @@
+// The cast kernel against core/devices/cast.h, bit for bit: every value that a dtype has, through every chain of
+// dtypes.
+#include "core/devices/cuda_cast.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/devices/cast.h"
+#include "tests/cuda_double/cuda_double.h"
+
+namespace ditserve {
+namespace {
+
+constexpr std::array kDTypes = {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat8E4M3};
+constexpr int64_t kValues = 1 << 16;
+
+// All 2^16 or 2^8 values of a dtype; of float32 one for each upper half, with its lower half spread.
+std::string ValuesOf(DType dtype) {
+  std::string values(static_cast<size_t>(kValues * SizeOf(dtype)), '\0');
+  for (int64_t i = 0; i < kValues; ++i) {
+    const auto half = static_cast<uint32_t>(i);
+    const uint32_t value = dtype == DType::kFloat32 ? half << 16 | (half * 40503u & 0xffffu) : half;
+    std::memcpy(values.data() + i * SizeOf(dtype), &value, static_cast<size_t>(SizeOf(dtype)));
+  }
+  return values;
+}
+
+Roundings RoundingsOf(const std::vector<DType>& through) {
+  Roundings roundings;
+  for (const DType dtype : through) roundings.dtypes[roundings.count++] = dtype;
+  return roundings;
+}
+
+class CudaCastTest : public ::testing::Test {
+ protected:
+  CudaCastTest() {
+    cuda_double::Begin({});
+    for (std::byte** memory : {&source_, &target_}) {
+      EXPECT_EQ(cudaHostAlloc(reinterpret_cast<void**>(memory), kValues * sizeof(float), 0), cudaSuccess);
+    }
+  }
+  ~CudaCastTest() override {
+    EXPECT_EQ(cudaFreeHost(source_), cudaSuccess);
+    EXPECT_EQ(cudaFreeHost(target_), cudaSuccess);
+    EXPECT_THAT(cuda_double::Machine().TakeRaces(), ::testing::IsEmpty());
+  }
+
+  // Whether `count` elements from the one at `skipped` on are converted as on the CPU, and nothing else is written.
+  void Check(const std::string& values, DType from, const std::vector<DType>& through, DType to, int64_t skipped,
+             int64_t count) {
+    const std::byte* const source = source_ + skipped * SizeOf(from);
+    std::byte* const target = target_ + skipped * SizeOf(to);
+    std::memcpy(source_, values.data(), values.size());
+    std::memset(target_, cuda_double::kPoison, kValues * sizeof(float));
+    ASSERT_EQ(CudaCast(source, from, RoundingsOf(through), target, to, count, cudaStreamLegacy), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(cudaStreamLegacy), cudaSuccess);
+    std::vector<std::byte> expected(kValues * sizeof(float), std::byte{cuda_double::kPoison});
+    Cast(source, from, through, expected.data() + skipped * SizeOf(to), to, count);
+    EXPECT_EQ(std::memcmp(target_, expected.data(), expected.size()), 0)
+        << Name(from) << " through " << through.size() << " to " << Name(to) << ", " << count << " from " << skipped;
+  }
+
+  std::byte* source_ = nullptr;
+  std::byte* target_ = nullptr;
+};
+
+TEST_F(CudaCastTest, EveryValueOfEveryChainOfDtypesIsTheCpusBitForBit) {
+  std::vector<std::vector<DType>> chains = {{}};
+  for (const DType first : kDTypes) {
+    chains.push_back({first});
+    for (const DType second : kDTypes) chains.push_back({first, second});
+  }
+  for (const DType from : kDTypes) {
+    const std::string values = ValuesOf(from);
+    for (const DType to : kDTypes) {
+      for (const std::vector<DType>& through : chains) Check(values, from, through, to, 0, kValues);
+    }
+  }
+}
+
+// Whole groups are moved 16 bytes at a time; what begins elsewhere, and the rest, is not.
+TEST_F(CudaCastTest, AnyBeginningAndAnyCountOfElementsIsConvertedAndNoMore) {
+  for (const DType from : kDTypes) {
+    const std::string values = ValuesOf(from);
+    for (const DType to : kDTypes) {
+      for (const int64_t skipped : {0, 1, 4, 16}) {
+        for (const int64_t count : {1, 15, 16, 17, 4099}) Check(values, from, {DType::kFloat16}, to, skipped, count);
+      }
+    }
+  }
+}
+
+TEST_F(CudaCastTest, LaunchesOneKernelOfASizeThatTheCountHas) {
+  ASSERT_EQ(CudaCast(source_, DType::kBFloat16, {}, target_, DType::kFloat32, 1000, cudaStreamLegacy), cudaSuccess);
+  const std::vector<cuda_double::Launch> launches = cuda_double::Launches();
+  ASSERT_EQ(launches.size(), 1u);
+  EXPECT_THAT(launches[0].kernel, ::testing::HasSubstr("CastKernel"));
+  EXPECT_LE(launches[0].grid.x, 4u);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+}
+
+}  // namespace
+}  // namespace ditserve

@@ -1,0 +1,163 @@
+// The CUDA device itself, on the double of its runtime: what each of its calls promises, and what is left when one of
+// CUDA's fails.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "core/devices/device_module.h"
+#include "tests/cuda_double/cuda_double.h"
+#include "tests/cuda_double/round_trip.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class CudaDeviceTest : public ::testing::Test {
+ protected:
+  CudaDeviceTest() { cuda_double::Begin({}); }
+  ~CudaDeviceTest() override {
+    EXPECT_THAT(cuda_double::Machine().TakeRaces(), IsEmpty());
+    EXPECT_THAT(cuda_double::Leaks(), IsEmpty());
+  }
+
+  // Calls `check` after a round trip on a device of which the n-th call of a function failed with `error`, for each
+  // function and n: but for waiting and giving back, which fail where a device is lost and not else.
+  template <typename Check>
+  static void WithEachCallFailed(cudaError_t error, const Check& check) {
+    std::map<std::string, int64_t> calls;
+    {
+      const std::unique_ptr<Device> device = MakeCuda();
+      RoundTrip trip(*device);
+      EXPECT_THAT(trip.Run(), IsOk());
+      calls = trip.calls();
+    }
+    calls.erase("cuMemRelease");
+    if (!cuda_double::IsSticky(error)) calls.erase("cudaEventSynchronize");
+    for (const auto& [function, count] : calls) {
+      for (int64_t n = 1; n <= count; ++n) {
+        SCOPED_TRACE(absl::StrCat(function, ", call ", n));
+        cuda_double::Begin({});
+        cuda_double::FailCall(function, n, error);
+        std::string why;
+        const std::unique_ptr<Device> device(DitserveMakeDevice(0, Memory::kDevice, &why));
+        const absl::Status status = device == nullptr ? absl::InternalError(why) : RoundTrip(*device).Run();
+        check(device.get(), status);
+      }
+    }
+    cuda_double::Begin({});
+  }
+};
+
+TEST_F(CudaDeviceTest, WhatGoesThroughADeviceComesBackRightAndNobodyWaitsButForEvents) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  RoundTrip trip(*device);
+  EXPECT_THAT(trip.Run(), IsOk());
+  EXPECT_TRUE(trip.right());
+  EXPECT_EQ(cuda_double::HostSynchronizations(), cuda_double::Calls("cudaEventSynchronize"));
+  EXPECT_EQ(cuda_double::Calls("cudaMemcpyAsync"), 2) << "in parts that lie in one registered piece each";
+}
+
+TEST_F(CudaDeviceTest, WhicheverCallFailsItIsToldOnceAndNothingIsUnderWayOrLeftBehind) {
+  WithEachCallFailed(cudaErrorInvalidValue, [](const Device*, const absl::Status& status) {
+    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInternal, "error 1"));
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+    EXPECT_THAT(cuda_double::Machine().TakeRaces(), IsEmpty());
+  });
+}
+
+TEST_F(CudaDeviceTest, WhicheverCallADeviceIsLostByItIsToldAndNobodyWaits) {
+  WithEachCallFailed(cudaErrorIllegalAddress, [](Device* device, const absl::Status& status) {
+    EXPECT_THAT(std::string(status.message()), HasSubstr("error 700"));
+    if (device != nullptr) {
+      EXPECT_THAT(device->Health(), StatusIs(absl::StatusCode::kUnavailable, "cuda:0 is lost: "));
+    }
+    cuda_double::Machine().TakeRaces();  // Memory that is given back is not used: nothing is done there any more.
+  });
+}
+
+TEST_F(CudaDeviceTest, AnOperationThatADeviceIsLostByIsToldByWhoeverWaits) {
+  {
+    const std::unique_ptr<Device> device = MakeCuda();
+    RoundTrip trip(*device);
+    cuda_double::FailOperation(1, cudaErrorIllegalAddress);
+    EXPECT_THAT(trip.Run(), StatusIs(absl::StatusCode::kUnavailable, "cuda:0 is lost: "));
+    EXPECT_THAT(device->Health(), StatusIs(absl::StatusCode::kUnavailable, "error 700"));
+  }
+  cuda_double::Machine().TakeRaces();
+  cuda_double::Begin({});
+}
+
+TEST_F(CudaDeviceTest, AnEventOfOneDeviceOrdersAnother) {
+  for (const bool ordered : {true, false}) {
+    const std::unique_ptr<Device> first = MakeCuda(0), second = MakeCuda(1);
+    const Range host(*first, Memory::kHost, kGranule), one(*first, DeviceMemory(0), kGranule),
+        two(*second, DeviceMemory(1), kGranule);
+    const EventPtr there = *first->Enqueue({host.Of(DType::kFloat32), {}, one.Of(DType::kFloat32), 1000}, {});
+    const EventPtr back = *first->Enqueue({one.Of(DType::kFloat32), {}, host.Of(DType::kFloat32, 8192), 1000}, {there});
+    const EventPtr other = *second->Enqueue({host.Of(DType::kFloat32, 8192), {}, two.Of(DType::kFloat32), 1000},
+                                            {ordered ? back : nullptr});
+    EXPECT_THAT(WaitForAll({there, back, other}), IsOk());
+    EXPECT_EQ(cuda_double::Machine().TakeRaces().empty(), ordered);
+  }
+}
+
+TEST_F(CudaDeviceTest, HostMemoryIsRegisteredInPiecesAndAllOfItIsGivenBack) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  std::byte* const begin = *device->ReserveAddresses(Memory::kHost, 4 * kGranule);
+  EXPECT_THAT(device->Commit(Memory::kHost, begin, 2 * kGranule), IsOk());
+  begin[2 * kGranule - 1] = std::byte{1};
+  EXPECT_THAT(device->Move(Memory::kHost, begin, begin + 2 * kGranule, 2 * kGranule), IsOk());
+  begin[4 * kGranule - 1] = std::byte{1};
+  EXPECT_THAT(cuda_double::Leaks(), Contains("2097152 bytes of registered host memory").Times(2));
+  cuda_double::FailCall("cudaHostRegister", 2, cudaErrorMemoryAllocation);
+  EXPECT_THAT(device->Commit(Memory::kHost, begin, 2 * kGranule), StatusIs(absl::StatusCode::kResourceExhausted, ""));
+  device->Decommit(Memory::kHost, begin + 2 * kGranule, 2 * kGranule);
+  device->ReleaseAddresses(Memory::kHost, begin, 4 * kGranule);
+}
+
+TEST_F(CudaDeviceTest, AnAllocationThatIsRefusedOnItsWayGivesBackWhatItGot) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  std::byte* const begin = *device->ReserveAddresses(Memory::kDevice, 8 * kGranule);
+  for (const char* function : {"cuMemCreate", "cuMemMap", "cuMemSetAccess"}) {
+    cuda_double::FailCall(function, function[5] == 'S' ? 1 : 3, cudaErrorMemoryAllocation);
+    EXPECT_THAT(device->Commit(Memory::kDevice, begin, 4 * kGranule),
+                StatusIs(absl::StatusCode::kResourceExhausted, ""));
+  }
+  for (const char* function : {"cuMemRetainAllocationHandle", "cuMemMap", "cuMemSetAccess"}) {
+    EXPECT_THAT(device->Commit(Memory::kDevice, begin, 4 * kGranule), IsOk());
+    cuda_double::FailCall(function, function[5] == 'S' ? 1 : 3, cudaErrorMemoryAllocation);
+    EXPECT_THAT(device->Move(Memory::kDevice, begin, begin + 4 * kGranule, 4 * kGranule),
+                StatusIs(absl::StatusCode::kResourceExhausted, ""));
+  }
+  EXPECT_THAT(cuda_double::Leaks(), Not(Contains(HasSubstr("device 0's memory"))));
+  device->ReleaseAddresses(Memory::kDevice, begin, 8 * kGranule);
+}
+
+TEST_F(CudaDeviceTest, TellsWhatTheDriverTellsOfItsMemory) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range own(*device, Memory::kDevice, 3 * kGranule);
+  const absl::StatusOr<MemoryStatus> memory = device->MemoryStatusOf(Memory::kDevice);
+  ASSERT_THAT(memory, IsOk());
+  EXPECT_EQ(memory->total_bytes, cuda_double::Options().device_bytes);
+  EXPECT_EQ(memory->available_bytes, memory->total_bytes - 3 * kGranule);
+}
+
+TEST_F(CudaDeviceTest, ADeviceThatIsNotThereIsToldByItsName) {
+  std::string why;
+  const std::unique_ptr<Device> device(DitserveMakeDevice(2, DeviceMemory(2), &why));
+  EXPECT_EQ(device, nullptr);
+  EXPECT_THAT(why, HasSubstr("cuda:2: error 101"));
+}
+
+}  // namespace
+}  // namespace ditserve

@@ -1,0 +1,204 @@
+// The runtime's calls of devices, errors and memory. What CUDA documents of each stands in its own header.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+
+#include "tests/cuda_double/runtime.h"
+
+using namespace ditserve::cuda_double;
+
+extern "C" {
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  return HostCall(__func__, [&](Runtime& runtime) {
+    *count = runtime.options().devices;
+    return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+  });
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  return HostCall(__func__, [&](Runtime&) { return *device = CurrentDevice(), cudaSuccess; });
+}
+
+cudaError_t cudaSetDevice(int device) {
+  return HostCall(__func__, [&](Runtime& runtime) {
+    if (device < 0 || device >= runtime.options().devices) return cudaErrorInvalidDevice;
+    SetCurrentDevice(device);
+    return runtime.LostBy(device);
+  });
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  return HostCall(__func__, [&](Runtime& runtime) {
+    if (device < 0 || device >= runtime.options().devices) return cudaErrorInvalidDevice;
+    *properties = {};
+    std::snprintf(properties->name, sizeof properties->name, "Double %d", device);
+    properties->totalGlobalMem = static_cast<size_t>(runtime.options().device_bytes);
+    properties->major = 9;
+    properties->multiProcessorCount = 132;
+    properties->warpSize = 32;
+    properties->maxThreadsPerBlock = 1024;
+    properties->unifiedAddressing = properties->canMapHostMemory = 1;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  return Call(__func__, [&](Runtime&) { return *least = 0, *greatest = -5, cudaSuccess; });
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  return HostCall(__func__, [&](Runtime&) { return *version = CUDART_VERSION, cudaSuccess; });
+}
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  return HostCall(__func__, [&](Runtime&) { return *version = CUDART_VERSION, cudaSuccess; });
+}
+
+cudaError_t cudaGetLastError() { return LastError(/*clear=*/true); }
+cudaError_t cudaPeekAtLastError() { return LastError(/*clear=*/false); }
+const char* cudaGetErrorName(cudaError_t) { return "cudaError"; }
+const char* cudaGetErrorString(cudaError_t error) {
+  thread_local char text[32];
+  std::snprintf(text, sizeof text, "error %d", static_cast<int>(error));
+  return text;
+}
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  return Call(__func__, [&](Runtime& runtime) {
+    const absl::MutexLock lock(&runtime.mutex());
+    *free = static_cast<size_t>(runtime.FreeBytes(CurrentDevice()));
+    *total = static_cast<size_t>(runtime.options().device_bytes);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaMalloc(void** data, size_t bytes) {
+  return Call(__func__, [&](Runtime& runtime) {
+    const absl::MutexLock lock(&runtime.mutex());
+    *data = nullptr;
+    if (bytes == 0) return cudaSuccess;
+    if (static_cast<int64_t>(bytes) <= runtime.FreeBytes(CurrentDevice())) {
+      *data = runtime.memory().Allocate(CurrentDevice(), static_cast<int64_t>(bytes));
+    }
+    return *data != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+  });
+}
+
+cudaError_t cudaFree(void* data) {
+  return Call(__func__, [&](Runtime& runtime) {
+    if (data == nullptr) return cudaSuccess;
+    const absl::MutexLock lock(&runtime.mutex());
+    const int64_t bytes = runtime.memory().Free(static_cast<std::byte*>(data));
+    if (bytes >= 0) return runtime.Take(data, bytes, "cudaFree"), cudaSuccess;
+    runtime.machine().Report("cudaFree: nothing was allocated there, or it was freed before");
+    return cudaErrorInvalidValue;
+  });
+}
+
+cudaError_t cudaHostRegister(void* data, size_t bytes, unsigned /*flags*/) {
+  return Call(__func__, [&](Runtime& runtime) {
+    const absl::MutexLock lock(&runtime.mutex());
+    if (data == nullptr || bytes == 0) return cudaErrorInvalidValue;
+    const bool done = runtime.memory().Register(static_cast<std::byte*>(data), static_cast<int64_t>(bytes));
+    return done ? cudaSuccess : cudaErrorHostMemoryAlreadyRegistered;
+  });
+}
+
+cudaError_t cudaHostUnregister(void* data) {
+  return Call(__func__, [&](Runtime& runtime) {
+    const absl::MutexLock lock(&runtime.mutex());
+    const int64_t bytes = runtime.memory().Unregister(static_cast<std::byte*>(data));
+    if (bytes >= 0) return runtime.Take(data, bytes, "cudaHostUnregister"), cudaSuccess;
+    runtime.machine().Report("cudaHostUnregister: nothing was registered there");
+    return cudaErrorHostMemoryNotRegistered;
+  });
+}
+
+cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned /*flags*/) {
+  return Call(__func__, [&](Runtime& runtime) {
+    *data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (*data == MAP_FAILED) return cudaErrorMemoryAllocation;
+    std::memset(*data, kPoison, bytes);
+    const absl::MutexLock lock(&runtime.mutex());
+    runtime.memory().Register(static_cast<std::byte*>(*data), static_cast<int64_t>(bytes));
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaMallocHost(void** data, size_t bytes) { return cudaHostAlloc(data, bytes, cudaHostAllocDefault); }
+
+cudaError_t cudaFreeHost(void* data) {
+  return Call(__func__, [&](Runtime& runtime) {
+    if (data == nullptr) return cudaSuccess;
+    const absl::MutexLock lock(&runtime.mutex());
+    const int64_t bytes = runtime.memory().Unregister(static_cast<std::byte*>(data));
+    if (bytes < 0) {
+      runtime.machine().Report("cudaFreeHost: nothing was allocated there, or it was freed before");
+      return cudaErrorInvalidValue;
+    }
+    runtime.Take(data, bytes, "cudaFreeHost");
+    munmap(data, static_cast<size_t>(bytes));
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* data) {
+  return Call(__func__, [&](Runtime& runtime) {
+    const absl::MutexLock lock(&runtime.mutex());
+    const MemoryMap::Place place = runtime.memory().Locate(data, 1);
+    *attributes = {};
+    attributes->device = std::max(place.device, 0);
+    switch (place.kind) {
+      case MemoryMap::Kind::kDevice:
+        attributes->type = cudaMemoryTypeDevice;
+        break;
+      case MemoryMap::Kind::kPinned:
+        attributes->type = cudaMemoryTypeHost;
+        break;
+      default:
+        attributes->type = cudaMemoryTypeUnregistered;
+    }
+    if (attributes->type != cudaMemoryTypeUnregistered) attributes->devicePointer = const_cast<void*>(data);
+    if (place.kind == MemoryMap::Kind::kPinned) attributes->hostPointer = const_cast<void*>(data);
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
+  return HostCall(__func__, [&](Runtime& runtime) {
+    const int count = runtime.options().devices;
+    if (device < 0 || device >= count || peer < 0 || peer >= count) return cudaErrorInvalidDevice;
+    *can = device != peer ? 1 : 0;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned /*flags*/) {
+  return Call(__func__, [&](Runtime& runtime) {
+    if (peer < 0 || peer >= runtime.options().devices || peer == CurrentDevice()) return cudaErrorInvalidDevice;
+    return runtime.AllowPeer(CurrentDevice(), peer);
+  });
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+
+// What libc10_cuda is linked with and nobody here asks for.
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t*, int) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaMallocAsync(void**, size_t, cudaStream_t) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaFreeAsync(void*, cudaStream_t) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaMemPoolSetAccess(cudaMemPool_t, const cudaMemAccessDesc*, size_t) {
+  return Remember(cudaErrorNotSupported);
+}
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaIpcGetMemHandle(cudaIpcMemHandle_t*, void*) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaIpcOpenMemHandle(void**, cudaIpcMemHandle_t, unsigned) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaIpcCloseMemHandle(void*) { return Remember(cudaErrorNotSupported); }
+cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t, cudaGraphNode_t*, cudaGraphEdgeData*, size_t*) {
+  return Remember(cudaErrorNotSupported);
+}
+
+}  // extern "C"
