@@ -11,7 +11,7 @@ namespace {
 
 // A thread of the kernel.
 struct HostThread {
-  dim3 gridDim, blockDim, blockIdx, threadIdx;
+  dim3 gridDim, blockDim, blockIdx, threadIdx;  // NOLINT(readability-identifier-naming): CUDA's names.
 #include "core/devices/cuda_cast_kernel.inc"
 };
 
@@ -36,7 +36,7 @@ cuda_double::KernelWork Body(dim3 grid, dim3 block, void** arguments) {
           }};
 }
 
-[[maybe_unused]] const bool registered = [] {
+[[maybe_unused]] const bool kRegistered = [] {
   cuda_double::RegisterKernel("CastKernel", Body);
   return true;
 }();

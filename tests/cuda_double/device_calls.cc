@@ -9,6 +9,7 @@
 
 using namespace ditserve::cuda_double;
 
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): CUDA has names of its own for parameters.
 extern "C" {
 
 cudaError_t cudaGetDeviceCount(int* count) {
@@ -202,3 +203,4 @@ cudaError_t cudaGraphNodeGetDependencies(cudaGraphNode_t, cudaGraphNode_t*, cuda
 }
 
 }  // extern "C"
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)

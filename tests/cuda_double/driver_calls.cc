@@ -113,6 +113,7 @@ void* Address(Function* function) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(readability-inconsistent-declaration-parameter-name): CUDA has names of its own for parameters.
 extern "C" cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** found, unsigned, unsigned long long,
                                                         cudaDriverEntryPointQueryResult* result) {
   static const auto* const calls = new std::map<std::string, void*>({

@@ -106,6 +106,8 @@ cudaError_t LaunchWork(const std::string& name, KernelWork work, cudaStream_t st
 
 using namespace ditserve::cuda_double;
 
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name): CUDA has names of its
+// own.
 extern "C" {
 
 void** __cudaRegisterFatBinary(void*) {
@@ -152,3 +154,4 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void*
 }
 
 }  // extern "C"
+// NOLINTEND(bugprone-reserved-identifier,readability-inconsistent-declaration-parameter-name)

@@ -68,8 +68,8 @@ class Runtime {
   // --- Events.
   cudaError_t AddEvent(const void* caller, cudaEvent_t* made) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t RemoveEvent(cudaEvent_t handle) ABSL_LOCKS_EXCLUDED(mutex_);
-  cudaError_t Record(cudaEvent_t handle, cudaStream_t stream) ABSL_LOCKS_EXCLUDED(mutex_);
-  cudaError_t Order(cudaStream_t stream, cudaEvent_t handle) ABSL_LOCKS_EXCLUDED(mutex_);
+  cudaError_t Record(cudaEvent_t handle, cudaStream_t on) ABSL_LOCKS_EXCLUDED(mutex_);
+  cudaError_t Order(cudaStream_t on, cudaEvent_t handle) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t RecordOf(cudaEvent_t handle, Moment& record) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Memory, by whoever holds the mutex.
@@ -119,7 +119,7 @@ class Runtime {
   // Reports what may not be accessed; false: something.
   bool CheckAccesses(const std::string& place, int device, bool kernel, const Accesses& accesses)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  cudaError_t EnqueueFound(cudaStream_t handle, const std::string& place, bool kernel, const Accesses& accesses,
+  cudaError_t EnqueueFound(cudaStream_t handle, const std::string& place, bool kernel, const Accesses& given,
                            FoundWork work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   LateMachine machine_;

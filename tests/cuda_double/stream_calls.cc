@@ -47,6 +47,7 @@ cudaError_t Copy(Runtime& runtime, const char* place, void* target, const void* 
 
 }  // namespace
 
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): CUDA has names of its own for parameters.
 extern "C" {
 
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int /*priority*/) {
@@ -180,3 +181,4 @@ cudaError_t cudaMemset(void* target, int value, size_t bytes) {
 }
 
 }  // extern "C"
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)

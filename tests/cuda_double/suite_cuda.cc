@@ -14,7 +14,7 @@
 #include "tests/cuda_double/cuda_double.h"
 #include "tests/testing/suite_devices.h"
 
-namespace c10::cuda::_internal {
+namespace c10::cuda::_internal {  // NOLINT(readability-identifier-naming): LibTorch's.
 void setHasPrimaryContext(bool (*has)(c10::DeviceIndex));
 }
 
@@ -31,7 +31,7 @@ cuda_double::Options OptionsOf(uint32_t seed) {
 }
 
 // libtorch_cuda, which is not here, says whether a device is in use.
-[[maybe_unused]] const bool has_context = [] {
+[[maybe_unused]] const bool kHasContext = [] {
   c10::cuda::_internal::setHasPrimaryContext([](c10::DeviceIndex) { return true; });
   return true;
 }();
