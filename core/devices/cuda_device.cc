@@ -45,19 +45,16 @@ class CudaDevice final : public Device {
   static absl::StatusOr<std::unique_ptr<CudaDevice>> Make(int index, Memory memory) {
     auto faults = std::make_shared<CudaFaults>(absl::StrCat("cuda:", index));
     DITSERVE_RETURN_IF_ERROR(faults->StatusOf(cudaSetDevice(index), absl::StrCat("cuda:", index)));
-    cudaStream_t copies;
-    // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
-    // and be waited for.
-    DITSERVE_RETURN_IF_ERROR(
-        faults->StatusOf(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking), "creating a stream for copies"));
-    // Before the others: what is computed is what is waited for.
-    const auto computing = c10::cuda::getStreamFromPool(/*isHighPriority=*/true, static_cast<c10::DeviceIndex>(index));
-    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, copies, computing, std::move(faults)));
+    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, std::move(faults)));
+    DITSERVE_RETURN_IF_ERROR(device->CreateStreams());
     DITSERVE_ASSIGN_OR_RETURN(device->addresses_, CudaAddresses::Make(index, device->faults_.get()));
     return device;
   }
   ~CudaDevice() override {
-    if (Enter().ok()) cudaStreamDestroy(copies_);
+    if (!Enter().ok()) return;
+    for (const cudaStream_t stream : {copies_, computing_}) {
+      if (stream != nullptr) cudaStreamDestroy(stream);
+    }
   }
 
   const std::string& name() const override { return name_; }
@@ -85,7 +82,8 @@ class CudaDevice final : public Device {
 
   absl::Status BeginOperations() override {
     DITSERVE_RETURN_IF_ERROR(Enter());
-    c10::cuda::setCurrentCUDAStream(computing_);
+    c10::cuda::setCurrentCUDAStream(
+        c10::cuda::getStreamFromExternal(computing_, static_cast<c10::DeviceIndex>(index_)));
     return absl::OkStatus();
   }
 
@@ -138,14 +136,19 @@ class CudaDevice final : public Device {
   }
 
  private:
-  CudaDevice(int index, Memory memory, cudaStream_t copies, c10::cuda::CUDAStream computing,
-             std::shared_ptr<CudaFaults> faults)
-      : index_(index),
-        memory_(memory),
-        name_(absl::StrCat("cuda:", index)),
-        copies_(copies),
-        computing_(computing),
-        faults_(std::move(faults)) {}
+  CudaDevice(int index, Memory memory, std::shared_ptr<CudaFaults> faults)
+      : index_(index), memory_(memory), name_(absl::StrCat("cuda:", index)), faults_(std::move(faults)) {}
+
+  // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
+  // and be waited for. What is computed is what is waited for, and goes before copies.
+  absl::Status CreateStreams() {
+    int least = 0, greatest = 0;
+    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities"));
+    DITSERVE_RETURN_IF_ERROR(
+        StatusOf(cudaStreamCreateWithPriority(&copies_, cudaStreamNonBlocking, least), "creating a stream for copies"));
+    return StatusOf(cudaStreamCreateWithPriority(&computing_, cudaStreamNonBlocking, greatest),
+                    "creating a stream for operations");
+  }
 
   // The calling thread's calls are this device's.
   absl::Status Enter() const {
@@ -218,8 +221,8 @@ class CudaDevice final : public Device {
   const int index_;
   const Memory memory_;
   const std::string name_;
-  const cudaStream_t copies_;
-  const c10::cuda::CUDAStream computing_;
+  cudaStream_t copies_ = nullptr;
+  cudaStream_t computing_ = nullptr;
   const std::shared_ptr<CudaFaults> faults_;  // Of its events too.
   std::unique_ptr<CudaAddresses> addresses_;
 };

@@ -114,7 +114,7 @@ bool Runtime::Passes(const char* function, const void* return_address) {
 
 cudaError_t Runtime::AddStream(bool blocking, const void* caller, cudaStream_t* made) {
   const absl::MutexLock lock(&mutex_);
-  const uintptr_t handle = next_handle_++;
+  const uintptr_t handle = NextHandle();
   streams_.emplace(handle, Stream{machine_.AddStream(), current_device, blocking, nullptr, IsOfLibTorch(caller)});
   *made = reinterpret_cast<cudaStream_t>(handle);
   return cudaSuccess;
@@ -142,7 +142,7 @@ Runtime::Stream* Runtime::Find(cudaStream_t handle) {
   if (legacy) return &Legacy(current_device);
   uintptr_t& own = default_streams_[ThreadNumber() * kMostDevices + static_cast<uintptr_t>(current_device)];
   if (own == 0) {
-    own = next_handle_++;
+    own = NextHandle();
     streams_.emplace(own, Stream{machine_.AddStream(), current_device, /*blocking=*/true, nullptr, /*pooled=*/true});
   }
   return &streams_.at(own);
@@ -151,7 +151,7 @@ Runtime::Stream* Runtime::Find(cudaStream_t handle) {
 Runtime::Stream& Runtime::Legacy(int device) {
   uintptr_t& own = default_streams_[static_cast<uintptr_t>(device)];
   if (own == 0) {
-    own = next_handle_++;
+    own = NextHandle();
     streams_.emplace(own, Stream{machine_.AddStream(), device, /*blocking=*/false, nullptr, /*pooled=*/true});
   }
   return streams_.at(own);
@@ -260,7 +260,7 @@ cudaError_t Runtime::Ask(const Moment& moment) {
 
 cudaError_t Runtime::AddEvent(const void* caller, cudaEvent_t* made) {
   const absl::MutexLock lock(&mutex_);
-  const uintptr_t handle = next_handle_++;
+  const uintptr_t handle = NextHandle();
   events_.emplace(handle, EventState{current_device, nullptr, IsOfLibTorch(caller)});
   *made = reinterpret_cast<cudaEvent_t>(handle);
   return cudaSuccess;

@@ -109,6 +109,8 @@ class Runtime {
   };
 
   Runtime() : machine_(Options().seed) {}
+  // As the runtime's are pointers: LibTorch takes one that is odd for a number of its own.
+  uintptr_t NextHandle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return next_handle_ += 16; }
   Stream* Find(cudaStream_t handle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   EventState* Find(cudaEvent_t handle) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Stream& Legacy(int device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
