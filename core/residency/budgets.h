@@ -18,7 +18,7 @@ struct MemoryBudget {
 
   int64_t granule_bytes = 1;  // What goes back to the system is a multiple.
 
-  int64_t fixed_bytes = 0;       // Taken for good: transfer slots.
+  int64_t fixed_bytes = 0;       // Taken for good: slots.
   int64_t activation_bytes = 0;  // Of those who are admitted.
   int64_t widest_bytes = 0;      // The largest module of those who are admitted, as operations read it.
   int64_t copy_bytes = 0;        // Loading ones too.

@@ -37,6 +37,7 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       ledger_(ledger),
       transfers_(transfers),
       clock_(clock),
+      least_host_bytes_(ledger->Usage(Memory::kHost).staging_bytes),
       policy_(
           options, PolicyDevices(devices_), ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes),
           ByMemory(devices_.size(), *ledger, &MemoryUsage::wanted_bytes),

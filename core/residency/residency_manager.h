@@ -108,11 +108,11 @@ class ResidencyManager {
 
   // Changes a budget while serving. Copies go at once until the rest fits, but for what running requests need: their
   // activations and one module. What they need beyond the budget is given back as they end.
-  // Errors: FailedPrecondition if the transfer slots alone take more.
+  // Errors: FailedPrecondition if the slots of transfers, inputs and outputs alone take more.
   absl::Status SetBudget(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Says what other processes leave of a memory, at the moment: requests wait for more, and are never refused for it.
   void SetPressure(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-  int64_t least_host_bytes() const { return transfers_->staging_bytes(); }
+  int64_t least_host_bytes() const { return least_host_bytes_; }
 
   // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. The manager's thread
   // calls it; tests that move the clock do too.
@@ -205,6 +205,7 @@ class ResidencyManager {
   Ledger* const ledger_;
   TransferEngine* const transfers_;
   const Clock* const clock_;
+  const int64_t least_host_bytes_;  // Of slots that are always there.
 
   mutable absl::Mutex mutex_;
   FormTable forms_ ABSL_GUARDED_BY(mutex_);

@@ -39,7 +39,7 @@ struct LocalEngineOptions {
 // way: Drain first.
 class LocalEngine : public Engine {
  public:
-  // Errors: InvalidArgument; ResourceExhausted if the budgets are too small for the transfer slots.
+  // Errors: InvalidArgument; ResourceExhausted if the budgets are too small for slots of transfers, inputs and outputs.
   static absl::StatusOr<std::unique_ptr<LocalEngine>> Make(const LocalEngineOptions& options, Device* device,
                                                            const Clock* clock);
 

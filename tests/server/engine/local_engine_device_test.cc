@@ -3,6 +3,7 @@
 
 #include <atomic>
 
+#include "core/residency/transfer_engine.h"
 #include "tests/server/engine/local_engine_fixture.h"
 
 namespace ditserve {
@@ -23,6 +24,15 @@ TEST_F(LocalEngineDeviceTest, GivesWhatTheCpuGives) {
     EXPECT_TRUE(at::equal(Output(*engine, call), expected)) << name;
     EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
   }
+}
+
+TEST_F(LocalEngineDeviceTest, TheHostBudgetIsNeverLessThanItsSlots) {
+  const auto engine = MakeEngine();
+  const int64_t slots = engine->Residency().host.staging_bytes;
+  EXPECT_GT(slots, TransferEngine::StagingBytes(2)) << "those of inputs and outputs are there too";
+  EXPECT_THAT(engine->SetBudget(Memory::kHost, slots - 1),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "always needs"));
+  EXPECT_THAT(engine->SetBudget(Memory::kHost, slots), IsOk());
 }
 
 TEST_F(LocalEngineDeviceTest, ALostDeviceEndsEveryCallAndIsToldOnce) {
