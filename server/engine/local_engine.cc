@@ -197,7 +197,7 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   // What a lost device answers can be anything; what is told is that it is lost.
-  absl::Status Explain(absl::Status status) {
+  absl::Status Explain(const absl::Status& status) {
     const absl::Status health = absl::IsInternal(status) ? device_->Health() : absl::OkStatus();
     return health.ok() ? status : health;
   }

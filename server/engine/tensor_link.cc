@@ -32,10 +32,10 @@ Elements ElementsOf(const at::Tensor& tensor) {
 
 // A tensor on its way, which stays until its last piece has arrived.
 struct TensorLink::Moving {
-  Moving(bool into_host, const at::Tensor& source_tensor, const at::Tensor& target_tensor, Done then)
+  Moving(bool into_host, at::Tensor source_tensor, at::Tensor target_tensor, Done then)
       : to_host(into_host),
-        from(source_tensor),
-        to(target_tensor),
+        from(std::move(source_tensor)),
+        to(std::move(target_tensor)),
         source(ElementsOf(from)),
         target(ElementsOf(to)),
         done(std::move(then)) {}
