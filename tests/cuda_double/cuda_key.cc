@@ -15,7 +15,7 @@
 
 #include <limits>
 #include <memory>
-#include <string>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -60,14 +60,15 @@ c10::IValue Replaced(const c10::IValue& value, absl::FunctionRef<at::Tensor(cons
 // whose operations come later on the stream.
 class CpuKernel {
  public:
-  // `arguments` and `outputs` are forms. The places of their elements are given in this order.
-  CpuKernel(const c10::OperatorHandle& operation, Stack arguments, std::vector<at::Tensor> outputs)
-      : operation_(operation), arguments_(std::move(arguments)), outputs_(std::move(outputs)) {}
+  // `arguments` are forms, and so is `result`, or undefined where arguments are written. The places of their elements
+  // are given in this order.
+  CpuKernel(const c10::OperatorHandle& operation, Stack arguments, at::Tensor result)
+      : operation_(operation), arguments_(std::move(arguments)), result_(std::move(result)) {}
 
   void operator()(const std::vector<std::byte*>& found) const {
     const c10::InferenceMode no_autograd;
-    // The thread is whichever waits: not all of the processor's cores are its own, and what it runs is no part of the
-    // pass that it may be computing.
+    // The thread is whichever waits. Sums must not depend on how many threads that one has, and what it computes is no
+    // part of its own pass.
     at::set_num_threads(1);
     static const auto memory = std::make_shared<ActivationMemory>(std::numeric_limits<int64_t>::max());
     const ActivationMemory::Scope scope(memory);
@@ -77,63 +78,53 @@ class CpuKernel {
       stack.push_back(Replaced(argument, [&](const at::Tensor& form) { return OnCpu(form, *place++); }));
     }
     operation_.callBoxed(stack);
-    for (size_t i = 0; i < outputs_.size(); ++i) OnCpu(outputs_[i], *place++).copy_(stack[i].toTensor());
+    if (result_.defined()) OnCpu(result_, *place).copy_(stack[0].toTensor());
   }
 
  private:
   const c10::OperatorHandle operation_;
   const Stack arguments_;
-  const std::vector<at::Tensor> outputs_;
+  const at::Tensor result_;
 };
 
-// Operations whose results are as their first argument is, and have no meta kernel here.
-bool IsLikeItsFirst(const std::string& name) {
-  return name == "aten::layer_norm" || name == "aten::scaled_dot_product_attention";
+// LibTorch makes most operations that return new tensors of those that write: it asks the Meta key for the shapes. Of
+// the others, those that models use return what has the form of their first argument.
+at::Tensor NewResult(const c10::FunctionSchema& schema, const at::Tensor& first) {
+  TORCH_CHECK(schema.name() == "aten::layer_norm" || schema.name() == "aten::scaled_dot_product_attention",
+              schema.name(), ": what it returns is not known here");
+  return at::empty_strided(first.sizes(), first.strides(), first.options());
 }
 
-// The forms of what the operation returns.
-std::vector<at::Tensor> ResultsOf(const c10::OperatorHandle& operation, Stack arguments) {
-  if (IsLikeItsFirst(operation.schema().name())) return {FormOf(arguments[0].toTensor())};
-  operation.callBoxed(arguments);
-  std::vector<at::Tensor> results;
-  for (const c10::IValue& result : arguments) results.push_back(result.toTensor());
-  return results;
-}
-
-// An operation either writes arguments or returns new tensors.
+// The fallback of the key.
 void EnqueueKernel(const c10::OperatorHandle& operation, Stack* stack) {
   const c10::FunctionSchema& schema = operation.schema();
   const Stack arguments = torch::jit::pop(*stack, schema.arguments().size());
   std::vector<LateMachine::Access> accesses;
-  std::vector<at::Tensor> results;
-  std::optional<at::Device> device;
+  at::Tensor first, written;
   Stack forms;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const c10::AliasInfo* const alias = schema.arguments()[i].alias_info();
     const bool writes = alias != nullptr && alias->isWrite();
     forms.push_back(Replaced(arguments[i], [&](const at::Tensor& x) {
-      TORCH_CHECK(x.is_cuda() && device.value_or(x.device()) == x.device(), schema.name(), " of tensors on ",
-                  x.device(), " and another device");
-      device = x.device();
+      if (!first.defined()) first = x;
+      TORCH_CHECK(x.is_cuda() && x.device() == first.device(), schema.name(), " of tensors on ", first.device(),
+                  " and ", x.device());
       accesses.push_back(AccessOf(x, writes));
-      if (writes) results.push_back(x);
+      if (writes) written = x;
       return FormOf(x);
     }));
   }
-  const c10::cuda::CUDAGuard guard(*device);
-  std::vector<at::Tensor> outputs;
-  if (results.empty()) {
-    for (at::Tensor& form : ResultsOf(operation, forms)) {
-      results.push_back(at::empty_strided(form.sizes(), form.strides(), form.options().device(*device)));
-      accesses.push_back(AccessOf(results.back(), true));
-      outputs.push_back(std::move(form));
-    }
+  const c10::cuda::CUDAGuard guard(first.device());
+  at::Tensor result;
+  if (!written.defined()) {
+    written = NewResult(schema, first);
+    accesses.push_back(AccessOf(written, true));
+    result = FormOf(written);
   }
-  const std::string name = schema.name();
   C10_CUDA_CHECK(cuda_double::LaunchWork(
-      name, {std::move(accesses), CpuKernel(operation, std::move(forms), std::move(outputs))},
-      c10::cuda::getCurrentCUDAStream(device->index())));
-  for (size_t i = 0; i < schema.returns().size(); ++i) stack->emplace_back(results[i]);
+      schema.name(), {std::move(accesses), CpuKernel(operation, std::move(forms), std::move(result))},
+      c10::cuda::getCurrentCUDAStream(first.device().index())));
+  stack->emplace_back(std::move(written));
 }
 
 constexpr auto kEnqueueKernel = [] { return torch::CppFunction::makeFromBoxedFunction<&EnqueueKernel>(); };

@@ -1,11 +1,13 @@
 #ifndef DITSERVE_TESTS_CUDA_DOUBLE_ENGINE_ON_CUDA_H_
 #define DITSERVE_TESTS_CUDA_DOUBLE_ENGINE_ON_CUDA_H_
 
+#include <ATen/ops/equal.h>
 #include <c10/cuda/CUDACachingAllocator.h>
-#include <c10/cuda/CUDAGuard.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,6 +28,7 @@ class CudaEngineTest : public LocalEngineTest {
   static void Begin(uint32_t seed, const void* left_out = nullptr) {
     cuda_double::Options options;
     options.seed = seed;
+    options.device_bytes = int64_t{1} << 30;
     cuda_double::Begin(options);
     cuda_double::DropSite(left_out);
   }
@@ -58,6 +61,44 @@ class CudaEngineTest : public LocalEngineTest {
     EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
     return *std::move(engine);
   }
+
+  // What the CPU gives by the same kernels.
+  at::Tensor Expected(const ForwardCall& call) {
+    if (on_cpu_ == nullptr) on_cpu_ = MakeEngineOn(*cpu_);
+    return Output(*on_cpu_, call);
+  }
+
+  // Calls of all profiles and of several sizes at once, of which each must get what it gets alone; the most that shared
+  // a window. `between` is called after each was sent.
+  int Ride(uint32_t seed, int riders, const std::function<void(Engine&, int rider)>& between = nullptr) {
+    const std::unique_ptr<Device> gpu = MakeGpu();
+    const auto engine = MakeEngineOn(*gpu, int64_t{96} << 20);
+    std::vector<ForwardCall> calls;
+    std::vector<at::Tensor> expected;
+    for (int i = 0; i < riders; ++i) {
+      const int kind = i + static_cast<int>(seed);
+      calls.push_back(MakeCall(profiles_[static_cast<size_t>(kind) % profiles_.size()], 32 + 16 * (kind % 3),
+                               32 + 16 * (i % 2), 1 + i % 3));
+      expected.push_back(Expected(calls.back()));
+    }
+    std::vector<std::unique_ptr<Flight>> flights;
+    for (int i = 0; i < riders; ++i) {
+      flights.push_back(Send(*engine, calls[static_cast<size_t>(i)]));
+      if (between != nullptr) between(*engine, i);
+    }
+    int most = 0;
+    for (size_t i = 0; i < flights.size(); ++i) {
+      EXPECT_THAT(flights[i]->Wait(), IsOk());
+      if (!flights[i]->result.ok()) continue;
+      EXPECT_TRUE(at::equal(flights[i]->result->output, expected[i])) << "a wrong value, rider " << i;
+      most = std::max(most, flights[i]->result->account.riders);
+    }
+    return most;
+  }
+
+ private:
+  const std::unique_ptr<Device> cpu_ = MakeCpuDevice(CpuBFloat16::kNative);
+  std::unique_ptr<LocalEngine> on_cpu_;
 };
 
 }  // namespace ditserve
