@@ -66,7 +66,7 @@ struct Site {
   const void* address;  // That it returns to.
   std::string name;     // "cudaEventRecord in ditserve::(anonymous namespace)::CudaDevice::Record()".
 };
-// Those that were seen so far, by address.
+// Those that were seen since Begin, by address.
 std::vector<Site> Sites();
 // Calls from there do nothing and succeed; null: none.
 void DropSite(const void* address);

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_join.h"
@@ -19,7 +20,31 @@
 
 namespace ditserve {
 
-// The engine on the CUDA device, on the double of its runtime.
+// The CUDA device, on the double of its runtime, which is told what the host does: it can't see that.
+class ToldDevice final : public ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+
+  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
+    absl::StatusOr<EventPtr> event = ForwardingDevice::Enqueue(conversion, after);
+    const auto& [source, through, target, count] = conversion;
+    if (count > 0 && IsHost(source.memory) && IsHost(target.memory)) {
+      cuda_double::Machine().HostReads(source.data, count * SizeOf(source.dtype), "a conversion on the host");
+      cuda_double::Machine().HostWrites(target.data, count * SizeOf(target.dtype), "a conversion on the host");
+    }
+    return event;
+  }
+  // What the host has just written.
+  absl::Status Operate(const Conversion& conversion) override {
+    const auto& [source, through, target, count] = conversion;
+    if (IsHost(source.memory)) {
+      cuda_double::Machine().HostWrites(source.data, count * SizeOf(source.dtype), "an input");
+    }
+    return ForwardingDevice::Operate(conversion);
+  }
+};
+
+// The engine on the CUDA device.
 class CudaEngineTest : public LocalEngineTest {
  protected:
   CudaEngineTest() { Begin(/*seed=*/1); }
@@ -46,7 +71,7 @@ class CudaEngineTest : public LocalEngineTest {
     std::string error;
     std::unique_ptr<Device> device(DitserveMakeDevice(index, Memory::kDevice, &error));
     EXPECT_NE(device, nullptr) << error;
-    return device;
+    return std::make_unique<ToldDevice>(std::move(device));
   }
 
   std::unique_ptr<LocalEngine> MakeEngineOn(Device& device, int64_t device_budget = int64_t{512} << 20,

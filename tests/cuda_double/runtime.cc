@@ -93,6 +93,7 @@ void Runtime::Begin(const Options& options) {
   faults_.clear();
   operation_fault_ = {"", 0, cudaSuccess};
   launches_.clear();
+  sites_.clear();
 }
 
 cudaError_t Runtime::Enter(const char* function) {
