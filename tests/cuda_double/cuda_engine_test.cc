@@ -1,7 +1,10 @@
 // The real model in the real engine on the CUDA device: LibTorch's CPU kernels, late, on the double's streams.
 #include <ATen/ops/allclose.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -9,6 +12,10 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/executor.h"
+#include "core/memory/arena.h"
+#include "core/memory/ledger.h"
+#include "server/engine/tensor_link.h"
 #include "tests/cuda_double/engine_on_cuda.h"
 
 namespace ditserve {
@@ -98,6 +105,34 @@ TEST_F(CudaEngineTest, TheExecutorWaitsForNoDevice) {
     ended.WaitForNotification();
     EXPECT_EQ(after - before, 0) << profile.name;
   }
+}
+
+TEST_F(CudaEngineTest, ATensorOfMorePiecesThanThereAreSlotsGoesThereAndBackAroundAnOperation) {
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  Ledger ledger({64 * kMiB, 64 * kMiB});
+  const std::unique_ptr<Arena> host_memory = *Arena::Make(gpu.get(), Memory::kHost, 1024 * kMiB);
+  auto executor = std::make_unique<Executor>([] {});
+  const std::unique_ptr<TensorLink> link = *TensorLink::Make(gpu.get(), host_memory.get(), &ledger, executor.get());
+  const at::Tensor host = at::arange(3 * TensorLink::kSlots * TensorLink::kSlotBytes / 4 + 5, at::kFloat);
+  const at::Tensor back = at::zeros_like(host);
+  at::Tensor there;
+  absl::Notification arrived;
+  executor->Post([&] {
+    EXPECT_THAT(gpu->BeginOperations(), IsOk());
+    there = at::empty(host.sizes(), host.options().device(at::kCUDA, 0));
+    link->ToDevice(host, there, [&](const absl::Status& status) {
+      EXPECT_THAT(status, IsOk());
+      there.mul_(2);
+      link->ToHost(there, back, [&](const absl::Status& status) {
+        EXPECT_THAT(status, IsOk());
+        arrived.Notify();
+      });
+    });
+  });
+  arrived.WaitForNotification();
+  EXPECT_TRUE(at::equal(back, host.mul(2)));
+  link->Settle();
+  executor.reset();
 }
 
 TEST_F(CudaEngineTest, EnginesOfTwoDevicesComputeAtOnce) {
