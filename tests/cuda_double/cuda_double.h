@@ -51,6 +51,8 @@ int64_t Calls(const std::string& function);
 std::map<std::string, int64_t> AllCalls();
 // Calls that blocked until a device was through with something.
 int64_t HostSynchronizations();
+// Those of the calling thread, ever.
+int64_t ThreadSynchronizations();
 
 // --- Errors. The n-th call of `function` from now on (of any, where it is empty) fails and does nothing. Of errors
 // after which a process must end, the device answers with nothing else from then on, and does nothing.
@@ -64,7 +66,7 @@ struct Site {
   const void* address;  // That it returns to.
   std::string name;     // "cudaEventRecord in ditserve::(anonymous namespace)::CudaDevice::Record()".
 };
-// Those that were seen so far, by address.
+// Those that were seen since Begin, by address.
 std::vector<Site> Sites();
 // Calls from there do nothing and succeed; null: none.
 void DropSite(const void* address);

@@ -1,15 +1,12 @@
 // Every call by which the CUDA device orders or waits, left out alone, is missed: something races, or a value is wrong.
-#include <gtest/gtest-spi.h>
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <cstdio>
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "absl/strings/match.h"
 #include "tests/cuda_double/cuda_double.h"
+#include "tests/cuda_double/mutants.h"
 #include "tests/cuda_double/round_trip.h"
 #include "tests/testing/random_trace.h"
 #include "tests/testing/suite_devices.h"
@@ -18,12 +15,6 @@ namespace ditserve {
 namespace {
 
 constexpr int kSeeds = 20;  // Of each kind of run.
-
-struct Found {
-  int runs = 0, races = 0, values = 0;
-  std::string first;  // What was told first.
-  void Add(const std::string& message) { first = first.empty() ? message.substr(0, message.find('\n', 1)) : first; }
-};
 
 // Riders on one device or two.
 void RideAll(uint32_t seed, const void* site) {
@@ -49,39 +40,9 @@ void MoveOnce(uint32_t seed, const void* site) {
   for (const std::string& race : cuda_double::Machine().TakeRaces()) ADD_FAILURE() << race;
 }
 
-// What is found where calls from the site are left out; null: none are.
-Found Without(const void* site) {
-  Found found;
-  for (uint32_t seed = 0; seed < 2 * kSeeds; ++seed) {
-    ::testing::TestPartResultArray failures;
-    {
-      const ::testing::ScopedFakeTestPartResultReporter reporter(
-          ::testing::ScopedFakeTestPartResultReporter::INTERCEPT_ALL_THREADS, &failures);
-      (seed % 2 == 0 ? RideAll : MoveOnce)(seed / 2, site);
-      cuda_double::DropSite(nullptr);
-    }
-    bool raced = false, wrong = false;
-    for (int i = 0; i < failures.size(); ++i) {
-      const std::string message = failures.GetTestPartResult(i).message();
-      raced |= absl::StrContains(message, "is not ordered after");
-      wrong |= absl::StrContains(message, "memcmp") || absl::StrContains(message, "a wrong value");
-      found.Add(message);
-    }
-    ++found.runs, found.races += raced, found.values += wrong;
-  }
-  return found;
-}
-
 TEST(CudaMutantsTest, EachCallThatOrdersIsMissedWhereItIsLeftOut) {
-  EXPECT_EQ(Without(nullptr).first, "") << "with all of them";
-  int sites = 0;
-  for (const cuda_double::Site& site : cuda_double::Sites()) {
-    if (!absl::StrContains(site.name, "ditserve::")) continue;  // LibTorch's.
-    const Found found = Without(site.address);
-    std::printf("| %s | %d | %d | %d |\n", site.name.c_str(), found.runs, found.races, found.values);
-    EXPECT_GT(found.races + found.values, 0) << site.name << ", " << found.first;
-    ++sites;
-  }
+  const int sites = LeaveOutEach(
+      2 * kSeeds, [](uint32_t run, const void* site) { (run % 2 == 0 ? RideAll : MoveOnce)(run / 2, site); });
   EXPECT_GE(sites, 4) << "more where the compiler has made functions of theirs part of others";
 }
 

@@ -14,6 +14,7 @@ namespace {
 
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
+thread_local int64_t thread_synchronizations = 0;
 
 // A number of the calling thread.
 uintptr_t ThreadNumber() {
@@ -34,6 +35,7 @@ bool IsOfLibTorch(const void* address) {
 
 int CurrentDevice() { return current_device; }
 void SetCurrentDevice(int device) { current_device = device; }
+int64_t ThreadSynchronizations() { return thread_synchronizations; }
 
 cudaError_t Remember(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -91,6 +93,7 @@ void Runtime::Begin(const Options& options) {
   faults_.clear();
   operation_fault_ = {"", 0, cudaSuccess};
   launches_.clear();
+  sites_.clear();
 }
 
 cudaError_t Runtime::Enter(const char* function) {
@@ -247,7 +250,7 @@ std::vector<Runtime::Moment> Runtime::LastOfAll() {
 }
 
 cudaError_t Runtime::WaitFor(const Moment& moment) {
-  ++synchronizations_;
+  ++synchronizations_, ++thread_synchronizations;
   if (moment.point != nullptr) machine_.WaitFor(moment.point);
   return LostBy(moment.device);
 }

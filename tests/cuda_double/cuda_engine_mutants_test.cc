@@ -1,0 +1,25 @@
+// Every call by which the engine's passes are ordered on the device, left out alone, is missed.
+#include "tests/cuda_double/engine_on_cuda.h"
+#include "tests/cuda_double/mutants.h"
+
+namespace ditserve {
+namespace {
+
+using CudaEngineMutantsTest = CudaEngineTest;
+
+// Nothing that the host converts in a pass is still under way when that is asked: where the compiler makes a site of
+// its own of that wait, cuda_mutants_test is where it is missed.
+constexpr char kHostConversion[] = "cudaEventSynchronize in ditserve::(anonymous namespace)::CudaDevice::Enqueue()";
+
+TEST_F(CudaEngineMutantsTest, EachCallThatOrdersAPassIsMissedWhereItIsLeftOut) {
+  const auto ride = [this](uint32_t run, const void* site) {
+    Begin(run, site);
+    Ride(run, 1 + static_cast<int>(run % 4));
+    End();
+  };
+  EXPECT_GE(LeaveOutEach(/*runs=*/6, ride, kHostConversion), 3)
+      << "more where the compiler has made functions of theirs part of others";
+}
+
+}  // namespace
+}  // namespace ditserve

@@ -1,0 +1,195 @@
+// LibTorch's CUDA key without libtorch_cuda: tensors on CUDA devices live in memory of the real caching allocator, and
+// an operation on them is its CPU kernel, enqueued on the current stream with what it reads and writes.
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/EmptyTensor.h>
+#include <ATen/NativeFunctions.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/detail/CUDAHooksInterface.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <limits>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "models/activation_memory.h"
+#include "tests/cuda_double/cuda_double.h"
+
+namespace ditserve {
+namespace {
+
+using torch::jit::Stack;
+
+// A tensor of the same form, without elements.
+at::Tensor FormOf(const at::Tensor& x) {
+  return at::empty_strided(x.sizes(), x.strides(), x.options().device(at::kMeta));
+}
+
+at::Tensor OnCpu(const at::Tensor& form, std::byte* data) {
+  return at::from_blob(data, form.sizes(), form.strides(), form.options().device(at::kCPU));
+}
+
+// From the first element to the last.
+LateMachine::Access AccessOf(const at::Tensor& x, bool writes) {
+  int64_t elements = x.numel() == 0 ? 0 : 1;
+  for (int64_t i = 0; i < x.dim() && elements > 0; ++i) elements += (x.size(i) - 1) * x.stride(i);
+  return {x.data_ptr(), elements * static_cast<int64_t>(x.element_size()), writes};
+}
+
+// The argument, each tensor of which is what `replace` makes of it. Numbers stay, as tensors too: those are the host's.
+c10::IValue Replaced(const c10::IValue& value, absl::FunctionRef<at::Tensor(const at::Tensor&)> replace) {
+  if (value.isTensor()) {
+    const at::Tensor& x = value.toTensor();
+    return !x.defined() || (x.is_cpu() && x.dim() == 0) ? value : replace(x);
+  }
+  if (!value.isTensorList()) return value;
+  c10::List<at::Tensor> list;
+  for (const at::Tensor& x : value.toTensorVector()) list.push_back(replace(x));
+  return list;
+}
+
+// What an operation does once it is its turn. It keeps no memory: the allocator may have given that to others by then,
+// whose operations come later on the stream.
+class CpuKernel {
+ public:
+  // `arguments` are forms, and so is `result`, or undefined where arguments are written. The places of their elements
+  // are given in this order.
+  CpuKernel(const c10::OperatorHandle& operation, Stack arguments, at::Tensor result)
+      : operation_(operation), arguments_(std::move(arguments)), result_(std::move(result)) {}
+
+  void operator()(const std::vector<std::byte*>& found) const {
+    const c10::InferenceMode no_autograd;
+    // The thread is whichever waits. Sums must not depend on how many threads that one has, and what it computes is no
+    // part of its own pass.
+    at::set_num_threads(1);
+    static const auto memory = std::make_shared<ActivationMemory>(std::numeric_limits<int64_t>::max());
+    const ActivationMemory::Scope scope(memory);
+    auto place = found.begin();
+    Stack stack;
+    for (const c10::IValue& argument : arguments_) {
+      stack.push_back(Replaced(argument, [&](const at::Tensor& form) { return OnCpu(form, *place++); }));
+    }
+    operation_.callBoxed(stack);
+    if (result_.defined()) OnCpu(result_, *place).copy_(stack[0].toTensor());
+  }
+
+ private:
+  const c10::OperatorHandle operation_;
+  const Stack arguments_;
+  const at::Tensor result_;
+};
+
+// LibTorch makes most operations that return new tensors of those that write: it asks the Meta key for the shapes. Of
+// the others, those that models use return what has the form of their first argument.
+at::Tensor NewResult(const c10::FunctionSchema& schema, const at::Tensor& first) {
+  TORCH_CHECK(schema.name() == "aten::layer_norm" || schema.name() == "aten::scaled_dot_product_attention",
+              schema.name(), ": what it returns is not known here");
+  return at::empty_strided(first.sizes(), first.strides(), first.options());
+}
+
+// The fallback of the key.
+void EnqueueKernel(const c10::OperatorHandle& operation, Stack* stack) {
+  const c10::FunctionSchema& schema = operation.schema();
+  const Stack arguments = torch::jit::pop(*stack, schema.arguments().size());
+  std::vector<LateMachine::Access> accesses;
+  at::Tensor first, written;
+  Stack forms;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const c10::AliasInfo* const alias = schema.arguments()[i].alias_info();
+    const bool writes = alias != nullptr && alias->isWrite();
+    forms.push_back(Replaced(arguments[i], [&](const at::Tensor& x) {
+      if (!first.defined()) first = x;
+      TORCH_CHECK(x.is_cuda() && x.device() == first.device(), schema.name(), " of tensors on ", first.device(),
+                  " and ", x.device());
+      accesses.push_back(AccessOf(x, writes));
+      if (writes) written = x;
+      return FormOf(x);
+    }));
+  }
+  const c10::cuda::CUDAGuard guard(first.device());
+  at::Tensor result;
+  if (!written.defined()) {
+    written = NewResult(schema, first);
+    accesses.push_back(AccessOf(written, true));
+    result = FormOf(written);
+  }
+  C10_CUDA_CHECK(cuda_double::LaunchWork(
+      schema.name(), {std::move(accesses), CpuKernel(operation, std::move(forms), std::move(result))},
+      c10::cuda::getCurrentCUDAStream(first.device().index())));
+  stack->emplace_back(std::move(written));
+}
+
+constexpr auto kEnqueueKernel = [] { return torch::CppFunction::makeFromBoxedFunction<&EnqueueKernel>(); };
+
+c10::Allocator* CudaAllocator() {
+  [[maybe_unused]] static const bool once = [] {
+    c10::cuda::CUDACachingAllocator::init(c10::cuda::device_count());
+    return true;
+  }();
+  return c10::cuda::CUDACachingAllocator::get();
+}
+
+at::Tensor Empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
+                 std::optional<at::Device> device, std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  const c10::cuda::OptionalCUDAGuard guard(device);
+  return at::detail::empty_generic(size, CudaAllocator(), c10::DispatchKeySet(c10::DispatchKey::CUDA),
+                                   dtype.value_or(at::kFloat), format);
+}
+
+at::Tensor EmptyStrided(c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<at::ScalarType> dtype,
+                        std::optional<at::Layout>, std::optional<at::Device> device, std::optional<bool>) {
+  const c10::cuda::OptionalCUDAGuard guard(device);
+  return at::detail::empty_strided_generic(size, stride, CudaAllocator(), c10::DispatchKeySet(c10::DispatchKey::CUDA),
+                                           dtype.value_or(at::kFloat));
+}
+
+// What LibTorch asks of libtorch_cuda, which finds it by this name.
+struct CUDAHooks : at::CUDAHooksInterface {
+  explicit CUDAHooks(at::CUDAHooksArgs) {}
+  void init() const override { CudaAllocator(); }
+  bool hasCUDA() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return c10::cuda::device_count(); }
+  c10::DeviceIndex getCurrentDevice() const override { return c10::cuda::current_device(); }
+  // Nothing on the device is random, but who seeds the host's generator seeds the devices' too.
+  const at::Generator& getDefaultGenerator(c10::DeviceIndex) const override {
+    return at::detail::getDefaultCPUGenerator();
+  }
+  c10::Device getDeviceFromPtr(void* data) const override {
+    cudaPointerAttributes attributes;
+    C10_CUDA_CHECK(cudaPointerGetAttributes(&attributes, data));
+    return {at::kCUDA, static_cast<c10::DeviceIndex>(attributes.device)};
+  }
+};
+
+using at::CUDAHooksRegistry, at::RegistererCUDAHooksRegistry;
+REGISTER_CUDA_HOOKS(CUDAHooks)
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(_, CUDA, library) { library.fallback(kEnqueueKernel()); }
+
+// What LibTorch would make other operations of for want of a kernel, and what isn't computed.
+TORCH_LIBRARY_IMPL(aten, CUDA, library) {
+  library.impl("layer_norm", kEnqueueKernel());
+  library.impl("scaled_dot_product_attention", kEnqueueKernel());
+  library.impl("copy_", kEnqueueKernel());
+  library.impl("empty.memory_format", Empty);
+  library.impl("empty_strided", EmptyStrided);
+  library.impl("as_strided", at::native::as_strided_tensorimpl);
+  library.impl("view", at::native::view);
+  library.impl("_reshape_alias", at::native::_reshape_alias);
+  library.impl("view_as_complex", at::native::view_as_complex);
+}
+
+}  // namespace ditserve

@@ -1,0 +1,131 @@
+#ifndef DITSERVE_TESTS_CUDA_DOUBLE_ENGINE_ON_CUDA_H_
+#define DITSERVE_TESTS_CUDA_DOUBLE_ENGINE_ON_CUDA_H_
+
+#include <ATen/ops/equal.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_join.h"
+#include "core/devices/device_module.h"
+#include "tests/cuda_double/cuda_double.h"
+#include "tests/server/engine/local_engine_fixture.h"
+
+namespace ditserve {
+
+// The CUDA device, on the double of its runtime, which is told what the host does: it can't see that.
+class ToldDevice final : public ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+
+  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
+    absl::StatusOr<EventPtr> event = ForwardingDevice::Enqueue(conversion, after);
+    const auto& [source, through, target, count] = conversion;
+    if (count > 0 && IsHost(source.memory) && IsHost(target.memory)) {
+      cuda_double::Machine().HostReads(source.data, count * SizeOf(source.dtype), "a conversion on the host");
+      cuda_double::Machine().HostWrites(target.data, count * SizeOf(target.dtype), "a conversion on the host");
+    }
+    return event;
+  }
+  // What the host has just written.
+  absl::Status Operate(const Conversion& conversion) override {
+    const auto& [source, through, target, count] = conversion;
+    if (IsHost(source.memory)) {
+      cuda_double::Machine().HostWrites(source.data, count * SizeOf(source.dtype), "an input");
+    }
+    return ForwardingDevice::Operate(conversion);
+  }
+};
+
+// The engine on the CUDA device.
+class CudaEngineTest : public LocalEngineTest {
+ protected:
+  CudaEngineTest() { Begin(/*seed=*/1); }
+  ~CudaEngineTest() override { End(); }
+
+  static void Begin(uint32_t seed, const void* left_out = nullptr) {
+    cuda_double::Options options;
+    options.seed = seed;
+    options.device_bytes = int64_t{1} << 30;
+    cuda_double::Begin(options);
+    cuda_double::DropSite(left_out);
+  }
+
+  // With no engine and device left: nothing was left behind either, but what LibTorch keeps for further activations.
+  static void End() {
+    while (cuda_double::Machine().RunSome()) {
+    }
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    for (const std::string& race : cuda_double::Machine().TakeRaces()) ADD_FAILURE() << race;
+    EXPECT_EQ(absl::StrJoin(cuda_double::Leaks(), "\n"), "");
+  }
+
+  static std::unique_ptr<Device> MakeGpu(int index = 0) {
+    std::string error;
+    std::unique_ptr<Device> device(DitserveMakeDevice(index, Memory::kDevice, &error));
+    EXPECT_NE(device, nullptr) << error;
+    return std::make_unique<ToldDevice>(std::move(device));
+  }
+
+  std::unique_ptr<LocalEngine> MakeEngineOn(Device& device, int64_t device_budget = int64_t{512} << 20,
+                                            int64_t host_budget = int64_t{512} << 20) const {
+    LocalEngineOptions options;
+    options.device_budget_bytes = device_budget;
+    options.host_budget_bytes = host_budget;
+    options.threads = 1;
+    options.transfer_threads = 2;
+    auto engine = LocalEngine::Make(options, &device, &clock_);
+    EXPECT_THAT(engine, IsOk());
+    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+    return *std::move(engine);
+  }
+
+  // What the CPU gives by the same kernels.
+  at::Tensor Expected(const ForwardCall& call) {
+    if (on_cpu_ == nullptr) on_cpu_ = MakeEngineOn(*cpu_);
+    return Output(*on_cpu_, call);
+  }
+
+  // Calls of all profiles and of several sizes at once, of which each must get what it gets alone; the most that shared
+  // a window. `between` is called after each was sent.
+  int Ride(uint32_t seed, int riders, const std::function<void(Engine&, int rider)>& between = nullptr) {
+    const std::unique_ptr<Device> gpu = MakeGpu();
+    const auto engine = MakeEngineOn(*gpu, int64_t{96} << 20);
+    std::vector<ForwardCall> calls;
+    std::vector<at::Tensor> expected;
+    for (int i = 0; i < riders; ++i) {
+      const int kind = i + static_cast<int>(seed);
+      calls.push_back(MakeCall(profiles_[static_cast<size_t>(kind) % profiles_.size()], 32 + 16 * (kind % 3),
+                               32 + 16 * (i % 2), 1 + i % 3));
+      expected.push_back(Expected(calls.back()));
+    }
+    std::vector<std::unique_ptr<Flight>> flights;
+    for (int i = 0; i < riders; ++i) {
+      flights.push_back(Send(*engine, calls[static_cast<size_t>(i)]));
+      if (between != nullptr) between(*engine, i);
+    }
+    int most = 0;
+    for (size_t i = 0; i < flights.size(); ++i) {
+      EXPECT_THAT(flights[i]->Wait(), IsOk());
+      if (!flights[i]->result.ok()) continue;
+      EXPECT_TRUE(at::equal(flights[i]->result->output, expected[i])) << "a wrong value, rider " << i;
+      most = std::max(most, flights[i]->result->account.riders);
+    }
+    return most;
+  }
+
+ private:
+  const std::unique_ptr<Device> cpu_ = MakeCpuDevice(CpuBFloat16::kNative);
+  std::unique_ptr<LocalEngine> on_cpu_;
+};
+
+}  // namespace ditserve
+
+#endif  // DITSERVE_TESTS_CUDA_DOUBLE_ENGINE_ON_CUDA_H_
