@@ -1,0 +1,138 @@
+// What a pass of the whole model asks of CUDA: docs/cuda.md has these figures as a table.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "tests/cuda_audit/audited_pass.h"
+
+namespace ditserve::cuda_audit {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::Gt;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::Pair;
+using ::testing::StartsWith;
+
+int sm = 90;
+
+// What a kernel does, by the first of these that is a part of its mangled name.
+struct Kind {
+  const char* part;
+  const char* what;
+};
+constexpr Kind kKinds[] = {
+    {"CastKernel", "casts of inputs and output"},
+    {"flash_fwd", "attention"},
+    {"layer_norm_kernel", "norms"},
+    {"NormTwoOps", "norms"},
+    {"PowKernel", "norms"},
+    {"BUnaryFunctorIfff", "norms"},
+    {"OnSelf_addIfE", "norms"},
+    {"rsqrt_kernel", "norms"},
+    {"13BinaryFunctorIfff", "norms"},
+    {"sigmoid_kernel", "activations"},
+    {"silu_kernel", "activations"},
+    {"complexIfE", "rotations"},
+    {"copy_kernel", "rotations"},
+    {"MulFunctor", "products of elements"},
+    {"CUDAFunctor", "sums of elements"},
+};
+
+std::map<std::string, int64_t> ByKind(const std::map<std::string, int64_t>& launches) {
+  std::map<std::string, int64_t> kinds;
+  for (const auto& [kernel, count] : launches) {
+    std::string what = absl::StrCat("something else: ", kernel);
+    for (const Kind& kind : kKinds) {
+      if (!absl::StrContains(kernel, kind.part)) continue;
+      what = kind.what;
+      break;
+    }
+    kinds[what] += count;
+  }
+  return kinds;
+}
+
+class CudaAuditTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    Audit audit(sm);
+    const QwenImageDiT model{QwenImageDiTConfig()};
+    for (const int64_t side : {1024, 256}) passes_[side] = audit.Pass(model, side, /*tokens=*/5);
+  }
+
+  static inline std::map<int64_t, Figures> passes_;  // By pixels a side.
+};
+
+TEST_F(CudaAuditTest, NothingIsAskedThatNobodyAnswers) {
+  for (const auto& [side, pass] : passes_) {
+    EXPECT_THAT(pass.refused, IsEmpty()) << side;
+    EXPECT_THAT(ByKind(pass.launches), Each(Pair(Not(StartsWith("something else")), Gt(0)))) << side;
+  }
+}
+
+TEST_F(CudaAuditTest, OperationsGoToTheDevicesStreamAndTheExecutorWaitsForNothing) {
+  for (const auto& [side, pass] : passes_) {
+    EXPECT_EQ(pass.launches_elsewhere, 0) << side;
+    EXPECT_EQ(pass.synchronizations, 0) << side;
+    for (const Gemm& gemm : pass.gemms) ASSERT_EQ(gemm.stream, pass.stream) << side;
+  }
+}
+
+TEST_F(CudaAuditTest, LaunchesOfAPassOf60Blocks) {
+  EXPECT_THAT(ByKind(passes_[1024].launches),
+              ElementsAre(Pair("activations", 3002), Pair("attention", 60), Pair("casts of inputs and output", 7),
+                          Pair("norms", 11779), Pair("products of elements", 11054), Pair("rotations", 4680),
+                          Pair("sums of elements", 3614)));
+  EXPECT_THAT(ByKind(passes_[256].launches),
+              ElementsAre(Pair("activations", 302), Pair("attention", 120), Pair("casts of inputs and output", 5),
+                          Pair("norms", 1687), Pair("products of elements", 1322), Pair("rotations", 360),
+                          Pair("sums of elements", 722)));
+  for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.gemms.size(), 14 * 60 + 6) << side;
+}
+
+TEST_F(CudaAuditTest, MemoryOfAPass) {
+  const int64_t workspace_bytes = sm < 90 ? 8519680 : 32 << 20;
+  for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.workspace_bytes, workspace_bytes) << side;
+  EXPECT_EQ(passes_[1024].peak_bytes, 155459584);
+  EXPECT_EQ(passes_[256].peak_bytes, 14790072);
+  if (sm >= 90) {
+    EXPECT_EQ(passes_[1024].reserved_bytes, 316669952);
+    EXPECT_EQ(passes_[256].reserved_bytes, 56623104);
+  }
+  for (const auto& [side, pass] : passes_) EXPECT_GE(pass.predicted_bytes, pass.peak_bytes) << side;
+}
+
+// The same product may be computed otherwise where memory is aligned otherwise.
+TEST_F(CudaAuditTest, ProductsAreOfMemoryAlignedTo256Bytes) {
+  for (const auto& [side, pass] : passes_) {
+    for (const Gemm& gemm : pass.gemms) {
+      SCOPED_TRACE(absl::StrCat(side, ": ", gemm.m, " x ", gemm.n, " x ", gemm.k));
+      ASSERT_THAT(gemm.alignments, Each(256));
+      ASSERT_THAT(gemm.types, Each(14)) << "CUDA_R_16BF";
+      ASSERT_EQ(gemm.workspace_bytes, 1 << 20);
+      ASSERT_EQ(gemm.reduction_schemes, ~0u);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ditserve::cuda_audit
+
+// usage: cuda_audit_test [--sm=90]
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view value = argv[i];
+    if (!absl::ConsumePrefix(&value, "--sm=") || !absl::SimpleAtoi(value, &ditserve::cuda_audit::sm)) return 2;
+  }
+  return RUN_ALL_TESTS();
+}
