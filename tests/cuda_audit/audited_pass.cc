@@ -154,7 +154,7 @@ Figures Audit::Pass(const QwenImageDiT& model, int64_t side, int64_t tokens) {
   figures.peak_bytes = after.requested_bytes[0].peak - figures.workspace_bytes;
   figures.allocated_bytes = after.allocated_bytes[0].peak;
   figures.reserved_bytes = after.reserved_bytes[0].peak;
-  figures.predicted_bytes = model.ActivationPeakBytes(ShapeOf(inputs), at::kBFloat16);
+  figures.predicted_bytes = model.ActivationPeakBytes(ShapeOf(inputs), at::kBFloat16, at::kCUDA);
   figures.gemms = Record::Get().gemms();
   figures.refused = Record::Get().refused();
   return figures;

@@ -89,12 +89,12 @@ TEST_F(CudaAuditTest, OperationsGoToTheDevicesStreamAndTheExecutorWaitsForNothin
 
 TEST_F(CudaAuditTest, LaunchesOfAPassOf60Blocks) {
   EXPECT_THAT(ByKind(passes_[1024].launches),
-              ElementsAre(Pair("activations", 3002), Pair("attention", 60), Pair("casts of inputs and output", 7),
-                          Pair("norms", 11779), Pair("products of elements", 11054), Pair("rotations", 4680),
-                          Pair("sums of elements", 3614)));
+              ElementsAre(Pair("activations", 242), Pair("attention", 60), Pair("casts of inputs and output", 7),
+                          Pair("norms", 1687), Pair("products of elements", 1202), Pair("rotations", 360),
+                          Pair("sums of elements", 722)));
   EXPECT_THAT(ByKind(passes_[256].launches),
-              ElementsAre(Pair("activations", 302), Pair("attention", 120), Pair("casts of inputs and output", 5),
-                          Pair("norms", 1687), Pair("products of elements", 1322), Pair("rotations", 360),
+              ElementsAre(Pair("activations", 122), Pair("attention", 120), Pair("casts of inputs and output", 5),
+                          Pair("norms", 1687), Pair("products of elements", 962), Pair("rotations", 360),
                           Pair("sums of elements", 722)));
   for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.gemms.size(), 14 * 60 + 6) << side;
 }
@@ -102,13 +102,14 @@ TEST_F(CudaAuditTest, LaunchesOfAPassOf60Blocks) {
 TEST_F(CudaAuditTest, MemoryOfAPass) {
   const int64_t workspace_bytes = sm < 90 ? 8519680 : 32 << 20;
   for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.workspace_bytes, workspace_bytes) << side;
-  EXPECT_EQ(passes_[1024].peak_bytes, 155459584);
+  EXPECT_EQ(passes_[1024].peak_bytes, 161646592);
+  EXPECT_EQ(passes_[1024].predicted_bytes, 161675776);
   EXPECT_EQ(passes_[256].peak_bytes, 14790072);
+  EXPECT_EQ(passes_[256].predicted_bytes, 18018688) << "on a GPU of many more multiprocessors attention takes more";
   if (sm >= 90) {
-    EXPECT_EQ(passes_[1024].reserved_bytes, 316669952);
+    EXPECT_EQ(passes_[1024].reserved_bytes, 367001600);
     EXPECT_EQ(passes_[256].reserved_bytes, 56623104);
   }
-  for (const auto& [side, pass] : passes_) EXPECT_GE(pass.predicted_bytes, pass.peak_bytes) << side;
 }
 
 // The same product may be computed otherwise where memory is aligned otherwise.
