@@ -26,8 +26,8 @@ namespace {
 constexpr int64_t kPatchPixels = 16;  // An 8x8 latent pixel, patched 2x2.
 
 // What kernels allocate inside beyond what operations count themselves: on a CPU, rows that they widen to float32; on a
-// GPU, figures of a row that it normalizes, and up to 512 bytes for each of a few tensors.
-constexpr int64_t kKernelBytes = 8 << 20, kCudaKernelBytes = 64 << 10;
+// GPU, figures of a row that it normalizes, and inputs that stay until the executor is told that they have arrived.
+constexpr int64_t kKernelBytes = 8 << 20, kCudaKernelBytes = 8 << 20;
 
 // "B C (H P) (W Q) -> B (H W) (C P Q)" of one item.
 at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {

@@ -97,9 +97,9 @@ TEST_F(CudaAuditTest, MemoryOfAPass) {
   const int64_t workspace_bytes = sm < 90 ? 8519680 : 32 << 20;
   for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.workspace_bytes, workspace_bytes) << side;
   EXPECT_EQ(passes_[1024].peak_bytes, 161646592);
-  EXPECT_EQ(passes_[1024].predicted_bytes, 161675776);
+  EXPECT_EQ(passes_[1024].predicted_bytes, 169998848);
   EXPECT_EQ(passes_[256].peak_bytes, 14790072);
-  EXPECT_EQ(passes_[256].predicted_bytes, 18018688) << "on a GPU of many more multiprocessors attention takes more";
+  EXPECT_EQ(passes_[256].predicted_bytes, 26341760) << "on a GPU of many more multiprocessors attention takes more";
   if (sm >= 90) {
     EXPECT_EQ(passes_[1024].reserved_bytes, 367001600);
     EXPECT_EQ(passes_[256].reserved_bytes, 56623104);
