@@ -11,6 +11,7 @@ namespace {
 // What MetaMemory counts. Meta tensors do not leave the thread that runs the model on them.
 struct Count {
   bool active = false;
+  at::DeviceType device = at::kCPU;
   int64_t live_bytes = 0;
   int64_t peak_bytes = 0;
 };
@@ -47,6 +48,8 @@ void InstallMetaAllocator() {
 
 }  // namespace
 
+at::DeviceType DeviceTypeOf(const at::Tensor& x) { return x.is_meta() ? count.device : x.device().type(); }
+
 void CountMetaWork(double multiply_adds) { computed += multiply_adds; }
 
 std::vector<double> MetaLeaseSource::Work() const {
@@ -62,12 +65,15 @@ void MetaLeaseSource::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::
   std::move(done)(Lease(std::move(tensors), nullptr));
 }
 
-MetaMemory::MetaMemory() {
+MetaMemory::MetaMemory(at::DeviceType device) {
   InstallMetaAllocator();
-  count = {true, 0, 0};
+  count = {true, device, 0, 0};
 }
 
-MetaMemory::~MetaMemory() { count.active = false; }
+MetaMemory::~MetaMemory() {
+  count.active = false;
+  count.device = at::kCPU;
+}
 
 int64_t MetaMemory::peak_bytes() const { return count.peak_bytes; }
 

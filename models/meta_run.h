@@ -1,6 +1,8 @@
 #ifndef DITSERVE_MODELS_META_RUN_H_
 #define DITSERVE_MODELS_META_RUN_H_
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -12,6 +14,9 @@ namespace ditserve {
 
 // Operations on meta tensors that do `multiply_adds`, or what takes as long, tell it here.
 void CountMetaWork(double multiply_adds);
+
+// Where a tensor is; of a meta tensor, where the run that it belongs to would be: a MetaMemory's device, else the CPU.
+at::DeviceType DeviceTypeOf(const at::Tensor& x);
 
 // Gives out weights without data and records in which order they were asked for, and how much was computed in between.
 class MetaLeaseSource final : public LeaseSource {
@@ -31,10 +36,11 @@ class MetaLeaseSource final : public LeaseSource {
   std::vector<double> begun_;  // What had been computed when each was asked for.
 };
 
-// Counts the bytes that meta tensors of the calling thread would take, while it lives. One a thread at a time.
+// Counts the bytes that meta tensors of the calling thread would take on such a device, while it lives. One a thread at
+// a time.
 class MetaMemory {
  public:
-  MetaMemory();
+  explicit MetaMemory(at::DeviceType device);
   ~MetaMemory();
   MetaMemory(const MetaMemory&) = delete;
   MetaMemory& operator=(const MetaMemory&) = delete;

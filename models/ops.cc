@@ -16,6 +16,7 @@
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/rms_norm.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
@@ -34,12 +35,22 @@ namespace {
 
 constexpr double kEpsilon = 1e-6;
 
-// Calls `step(begin, count)` on so many of x's rows at a time that what it reads again is still in a cache, and that
-// its temporaries are small.
+bool IsOnCuda(const at::Tensor& x) { return DeviceTypeOf(x) == at::kCUDA; }
+
+// How many of x's rows to take at a time. On the CPU, so many that what is read again is still in a cache. On a GPU, as
+// few pieces as keep temporaries small, of equal size: one takes longer to compute than its launches take to issue.
+int64_t RowsAtATime(const at::Tensor& x) {
+  constexpr int64_t kCpuBytes = 2 << 20, kCudaBytes = 32 << 20;
+  const int64_t row_bytes = x.size(1) * static_cast<int64_t>(x.element_size());
+  if (!IsOnCuda(x)) return std::max<int64_t>(1, kCpuBytes / row_bytes);
+  const int64_t pieces = std::max<int64_t>(1, (x.size(0) * row_bytes + kCudaBytes - 1) / kCudaBytes);
+  return std::max<int64_t>(1, (x.size(0) + pieces - 1) / pieces);
+}
+
+// Calls `step(begin, count)` for all of x's rows, some at a time.
 template <typename Step>
 void ForRows(const at::Tensor& x, Step step) {
-  constexpr int64_t kBytes = 2 << 20;
-  const int64_t at_a_time = std::max<int64_t>(1, kBytes / (x.size(1) * static_cast<int64_t>(x.element_size())));
+  const int64_t at_a_time = RowsAtATime(x);
   for (int64_t begin = 0; begin < x.size(0); begin += at_a_time) step(begin, std::min(at_a_time, x.size(0) - begin));
 }
 
@@ -73,6 +84,38 @@ int64_t AttentionWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim,
   return at::get_num_threads() * (floats * 4 + queries * keys * 2) + heads * tokens * 4 + packed;
 }
 
+// In how many parts flash attention computes the keys of each block of queries, so that so few blocks are enough for a
+// GPU's multiprocessors: LibTorch 2.13, flash_api.cpp, num_splits_heuristic.
+int64_t FlashSplits(int64_t blocks, int64_t multiprocessors, int64_t key_blocks) {
+  const int64_t slots = 2 * multiprocessors;
+  if (static_cast<double>(blocks) >= 0.8 * static_cast<double>(slots)) return 1;
+  const auto keys_of = [key_blocks](int64_t splits) { return (key_blocks + splits - 1) / splits; };
+  const auto efficiency = [&](int64_t splits) {
+    if (splits > 1 && keys_of(splits) == keys_of(splits - 1)) return 0.0;
+    const double waves = static_cast<double>(blocks * splits) / static_cast<double>(slots);
+    return waves / std::ceil(waves);
+  };
+  const int64_t most = std::min<int64_t>({128, slots, key_blocks});
+  double best = 0;
+  for (int64_t splits = 1; splits <= most; ++splits) best = std::max(best, efficiency(splits));
+  int64_t splits = 1;
+  while (splits < most && efficiency(splits) < 0.85 * best) ++splits;
+  return splits;
+}
+
+// What flash attention takes: a logarithm for each query and, where it splits the keys, results of each part in
+// float32. The most of any GPU: those that serve have up to 192 multiprocessors.
+int64_t FlashWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim) {
+  const int64_t key_block = head_dim <= 64 ? 256 : head_dim <= 128 ? 128 : 64;
+  int64_t splits = 1;
+  for (int64_t multiprocessors = 16; multiprocessors <= 192; ++multiprocessors) {
+    splits = std::max(splits,
+                      FlashSplits(heads * ((tokens + 63) / 64), multiprocessors, (tokens + key_block - 1) / key_block));
+  }
+  const int64_t of_a_part = heads * tokens * (head_dim + 1) * 4;
+  return heads * tokens * 4 + (splits > 1 ? splits * of_a_part : 0);
+}
+
 // What kernels have to do, in multiply-adds. It tells how long one size takes from how long another did, so only its
 // proportions count: reading a weight takes about as long as multiplying it with so many rows, and an element of a
 // tensor that is read and written about as long as so many.
@@ -85,6 +128,14 @@ void CountElements(const at::Tensor& x, double times) {
 // Whether a product may be added without being rounded first. The references round it: below float32 that shows, and in
 // float32 it is less than what sums in another order change.
 bool FusesMultiplyAdd(const at::Tensor& x) { return x.scalar_type() == at::kFloat; }
+
+// x / rms(x) over the last dimension in one kernel, which computes in float32 and rounds what it returns, as the
+// references do before they multiply with weights.
+at::Tensor RmsNormalized(const at::Tensor& x) {
+  if (!x.is_meta()) return at::rms_norm(x, {x.size(-1)}, {}, kEpsilon);
+  const at::Tensor inverses = at::empty({x.numel() / x.size(-1)}, x.options().dtype(at::kFloat));
+  return at::empty_like(x);
+}
 
 LinearParameters ParametersOf(const Weights& linear) {
   const at::Tensor& weight = linear.weight();
@@ -113,7 +164,7 @@ void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
     if (IsFloatRows(x[i]) && IsFloatRows(target)) {
       MultiplyFloat32(RowsOf(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
     } else {
-      if (IsLibTorchs(x[i])) CountWorkspace(x[i], ProductWorkspaceBytes());
+      if (IsLibTorchs(x[i]) && !IsOnCuda(x[i])) CountWorkspace(x[i], ProductWorkspaceBytes());
       at::addmm_out(target, linear.bias(), x[i], weight.t());
     }
   }
@@ -132,6 +183,11 @@ void RmsNormInPlace(const Batch& x, const Weights& norm) {
     const at::Tensor weight = norm.weight().to(item.scalar_type());
     ForRows(item, [&](int64_t begin, int64_t count) {
       const at::Tensor groups = item.narrow(0, begin, count).view({count, -1, channels});
+      if (IsOnCuda(item)) {
+        at::Tensor target = groups;
+        at::mul_out(target, RmsNormalized(groups), weight);
+        return;
+      }
       const at::Tensor length = at::linalg_vector_norm(groups, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
       const at::Tensor inverse = length.square_().div_(static_cast<double>(channels)).add_(kEpsilon).rsqrt_();
       groups.mul_(inverse).mul_(weight);
@@ -183,6 +239,10 @@ void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
       x[i].addcmul_(y[i], gate[i]);
       continue;
     }
+    if (IsOnCuda(x[i])) {
+      x[i].add_(y[i].mul_(gate[i]));
+      continue;
+    }
     ForRows(x[i], [&](int64_t begin, int64_t count) {
       x[i].narrow(0, begin, count).add_(y[i].narrow(0, begin, count).mul(gate[i]));
     });
@@ -209,7 +269,9 @@ at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   if (q.is_meta()) {
     at::Tensor out = at::empty_like(q);
     CountMetaWork(2.0 * static_cast<double>(q.size(0)) * static_cast<double>(q.numel()));
-    if (IsLibTorchs(q)) {
+    if (IsOnCuda(q)) {
+      CountWorkspace(q, FlashWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim));
+    } else if (IsLibTorchs(q)) {
       CountWorkspace(q, AttentionWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim, q.scalar_type()));
     }
     return out;

@@ -33,7 +33,7 @@ Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift)
 // The MLP's activation, in place: x * sigmoid(1.702 x) or tanh GELU.
 void GeluInPlace(const Batch& x, Numerics numerics);
 
-// x += gate * y. gate: shape [1, channels].
+// x += gate * y, where y may be overwritten. gate: shape [1, channels].
 void AddGated(const Batch& x, const Batch& gate, const Batch& y);
 
 // Turns neighbouring channels of each head as complex numbers, in float32 and in place.

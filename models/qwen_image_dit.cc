@@ -25,8 +25,9 @@ namespace {
 
 constexpr int64_t kPatchPixels = 16;  // An 8x8 latent pixel, patched 2x2.
 
-// What kernels allocate inside beyond what operations count themselves: rows that they widen to float32.
-constexpr int64_t kKernelBytes = 8 << 20;
+// What kernels allocate inside beyond what operations count themselves: on a CPU, rows that they widen to float32; on a
+// GPU, figures of a row that it normalizes, and up to 512 bytes for each of a few tensors.
+constexpr int64_t kKernelBytes = 8 << 20, kCudaKernelBytes = 64 << 10;
 
 // "B C (H P) (W Q) -> B (H W) (C P Q)" of one item.
 at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {
@@ -286,10 +287,11 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::MetaItems(const ForwardShape& shap
   return items;
 }
 
-int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const {
+int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic,
+                                          at::DeviceType device) const {
   MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
   WeightSource weights(leases, modules_, at::kMeta);
-  MetaMemory memory;
+  MetaMemory memory(device);
   {
     // Every block takes the same memory; the second begins with what the first leaves.
     Task<Batch> pass = Run(MetaItems(shape, arithmetic), std::min<size_t>(2, parts_.blocks.size()), weights);
@@ -298,7 +300,7 @@ int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarT
     // In a dtype of its own, as the latents' may be.
     const at::Tensor output = at::stack(patches).to(arithmetic == at::kFloat ? at::kBFloat16 : at::kFloat);
   }
-  return memory.peak_bytes() + kKernelBytes;
+  return memory.peak_bytes() + (device == at::kCUDA ? kCudaKernelBytes : kKernelBytes);
 }
 
 std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const {

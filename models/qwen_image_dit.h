@@ -67,9 +67,11 @@ class QwenImageDiT {
   Task<at::Tensor> Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
                            LeaseSource& weights, TensorMover* mover = nullptr) const;
 
-  // Most bytes of activations alive at one time in a Forward of this shape, inputs and output on the device included,
-  // weights not; found by running Forward on meta tensors, plus what kernels use inside.
-  int64_t ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const;
+  // Most bytes of activations alive at one time in a Forward of this shape on such a device, inputs and output there
+  // included, weights not; found by running Forward on meta tensors, plus what kernels use inside. (What cuBLAS works
+  // in is not a pass': it stays.)
+  int64_t ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic,
+                              at::DeviceType device = at::kCPU) const;
 
   // What a Forward of this shape computes, in multiply-adds or what takes as long, by module: from when it is acquired
   // until the next one is. Found by running Forward on meta tensors.

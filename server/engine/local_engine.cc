@@ -291,6 +291,7 @@ absl::Status LocalEngineImpl::Load(const ModelSource& source) {
   auto model = std::make_unique<ServedModel>();
   DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { model->dit = std::make_unique<QwenImageDiT>(config); }));
   model->name = source.name;
+  model->device = at::Device(device_->name()).type();
   model->stored_bytes = checkpoint->size_bytes();
   DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
                             ModelWeights::Bind(source.name, model->dit->modules(), std::move(checkpoint)));

@@ -31,7 +31,7 @@ Value Remember(std::map<Key, Value>& known, absl::Mutex& mutex, const ForwardSha
 
 int64_t ServedModel::ActivationBytes(const ForwardShape& shape,
                                      at::ScalarType arithmetic) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  return Remember(peaks, mutex, shape, arithmetic, [&] { return dit->ActivationPeakBytes(shape, arithmetic); });
+  return Remember(peaks, mutex, shape, arithmetic, [&] { return dit->ActivationPeakBytes(shape, arithmetic, device); });
 }
 
 std::vector<double> ServedModel::WorkOf(const ComputedShape& of) ABSL_NO_THREAD_SAFETY_ANALYSIS {

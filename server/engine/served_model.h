@@ -23,6 +23,7 @@ struct ServedModel {
   std::string name;
   ModelId id;
   std::unique_ptr<QwenImageDiT> dit;
+  at::DeviceType device = at::kCPU;  // That computes its passes.
   int64_t parameters;
   int64_t stored_bytes;
   std::vector<DType> stored_dtypes;

@@ -120,19 +120,24 @@ absl::Status TensorLink::BeginPiece(const std::shared_ptr<Moving>& moving, std::
   // A device that records no event is lost: nothing of it will use the slot.
   DITSERVE_ASSIGN_OR_RETURN(EventPtr passed, device_->RecordOperations());
   moving->begun += count;
-  completions_->When({std::move(passed)}, [this, moving, slot, begin, count](const absl::Status& status) {
-    executor_->Post([this, moving, slot, begin, count, status] { EndPiece(*moving, slot, begin, count, status); });
+  // What is on the device already is not held until somebody notes it: its memory is the pass', which counts on it.
+  const std::weak_ptr<Moving> noted = moving;
+  completions_->When({std::move(passed)}, [this, noted, held = moving->to_host ? moving : nullptr, slot, begin,
+                                           count](const absl::Status& status) {
+    executor_->Post(
+        [this, noted, held, slot, begin, count, status] { EndPiece(noted.lock().get(), slot, begin, count, status); });
   });
   return absl::OkStatus();
 }
 
-void TensorLink::EndPiece(Moving& moving, std::byte* slot, int64_t begin, int64_t count, const absl::Status& status) {
-  if (status.ok() && moving.to_host) {
-    std::memcpy(moving.target.at(begin), slot, static_cast<size_t>(count * SizeOf(moving.target.dtype)));
-  }
+void TensorLink::EndPiece(Moving* moving, std::byte* slot, int64_t begin, int64_t count, const absl::Status& status) {
   free_.push_back(slot);
-  moving.arrived += count;
-  if (!status.ok() || (moving.to_host && moving.arrived == moving.source.count)) moving.End(status);
+  if (moving != nullptr && !status.ok()) moving->End(status);
+  if (moving != nullptr && status.ok() && moving->to_host) {
+    std::memcpy(moving->target.at(begin), slot, static_cast<size_t>(count * SizeOf(moving->target.dtype)));
+    moving->arrived += count;
+    if (moving->arrived == moving->source.count) moving->End(status);
+  }
   Advance();
 }
 

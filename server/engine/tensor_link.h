@@ -51,8 +51,8 @@ class TensorLink final : public TensorMover {
   void Advance();
   // The next piece, by this slot.
   absl::Status BeginPiece(const std::shared_ptr<Moving>& moving, std::byte* slot);
-  // The device is done with it.
-  void EndPiece(Moving& moving, std::byte* slot, int64_t begin, int64_t count, const absl::Status& status);
+  // The device is done with it. Null: nobody needs to know of whom.
+  void EndPiece(Moving* moving, std::byte* slot, int64_t begin, int64_t count, const absl::Status& status);
 
   Device* const device_;
   Arena* const host_;

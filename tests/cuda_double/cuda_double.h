@@ -34,6 +34,7 @@ struct Options {
   int64_t device_bytes = int64_t{8} << 30;  // Of memory, each.
   int64_t granule_bytes = 2 << 20;          // Of cuMemCreate.
   bool audit = false;                       // Kernels without a body do nothing, and are no error.
+  int sm = 90;                              // The compute capability of the devices, times ten.
 };
 
 // Finishes what is under way and begins anew: nothing is lost, counted, or to fail; what was not given back is

@@ -4,10 +4,18 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 
 #include "tests/cuda_double/runtime.h"
 
 using namespace ditserve::cuda_double;
+
+namespace {
+
+// Of every device, whatever its SM.
+constexpr int kMultiprocessors = 132, kThreadsPerMultiprocessor = 2048, kSharedBytes = 227 << 10;
+
+}  // namespace
 
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): CUDA has names of its own for parameters.
 extern "C" {
@@ -37,12 +45,41 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     *properties = {};
     std::snprintf(properties->name, sizeof properties->name, "Double %d", device);
     properties->totalGlobalMem = static_cast<size_t>(runtime.options().device_bytes);
-    properties->major = 9;
-    properties->multiProcessorCount = 132;
+    properties->major = runtime.options().sm / 10;
+    properties->minor = runtime.options().sm % 10;
+    properties->multiProcessorCount = kMultiprocessors;
     properties->warpSize = 32;
-    properties->maxThreadsPerBlock = 1024;
+    properties->maxThreadsPerBlock = properties->maxThreadsDim[0] = properties->maxThreadsDim[1] = 1024;
+    properties->maxThreadsDim[2] = 64;
+    properties->maxGridSize[0] = std::numeric_limits<int>::max();
+    properties->maxGridSize[1] = properties->maxGridSize[2] = 65535;
+    properties->maxThreadsPerMultiProcessor = kThreadsPerMultiprocessor;
+    properties->sharedMemPerBlock = 48 << 10;
+    properties->sharedMemPerBlockOptin = kSharedBytes;
+    properties->sharedMemPerMultiprocessor = kSharedBytes + (1 << 10);
+    properties->regsPerBlock = properties->regsPerMultiprocessor = 65536;
     properties->unifiedAddressing = properties->canMapHostMemory = 1;
     return cudaSuccess;
+  });
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  return HostCall(__func__, [&](Runtime& runtime) {
+    if (device < 0 || device >= runtime.options().devices) return cudaErrorInvalidDevice;
+    switch (attribute) {
+      case cudaDevAttrComputeCapabilityMajor:
+        return *value = runtime.options().sm / 10, cudaSuccess;
+      case cudaDevAttrComputeCapabilityMinor:
+        return *value = runtime.options().sm % 10, cudaSuccess;
+      case cudaDevAttrMultiProcessorCount:
+        return *value = kMultiprocessors, cudaSuccess;
+      case cudaDevAttrMaxThreadsPerMultiProcessor:
+        return *value = kThreadsPerMultiprocessor, cudaSuccess;
+      case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        return *value = kSharedBytes, cudaSuccess;
+      default:
+        return cudaErrorNotSupported;
+    }
   });
 }
 

@@ -143,6 +143,30 @@ cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**
               [&](Runtime& runtime) { return LaunchNamed(runtime, function, grid, block, arguments, stream); });
 }
 
+cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* launch, const void* function, void** arguments) {
+  return cudaLaunchKernel(function, launch->gridDim, launch->blockDim, arguments, launch->dynamicSmemBytes,
+                          launch->stream);
+}
+
+// Of any kernel: two of its blocks fit.
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  return Call(__func__, [&](Runtime& runtime) {
+    *attributes = {};
+    attributes->maxThreadsPerBlock = 1024;
+    attributes->numRegs = 32;
+    attributes->binaryVersion = attributes->ptxVersion = runtime.options().sm;
+    return cudaSuccess;
+  });
+}
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, size_t) {
+  return Call(__func__, [&](Runtime&) { return *blocks = 2, cudaSuccess; });
+}
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int* blocks, const void* function, int threads,
+                                                                   size_t shared_bytes, unsigned) {
+  return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, function, threads, shared_bytes);
+}
+
 // A kernel is the function by which its stub knows it.
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) {
   *kernel = static_cast<cudaKernel_t>(const_cast<void*>(function));

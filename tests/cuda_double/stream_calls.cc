@@ -129,6 +129,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
                       [&](Runtime& runtime) { return runtime.Record(event, stream); });
 }
 
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned /*flags*/) {
+  return OrderingCall(__func__, __builtin_return_address(0),
+                      [&](Runtime& runtime) { return runtime.Record(event, stream); });
+}
+
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   return Call(__func__, [&](Runtime& runtime) {
     Runtime::Moment record;

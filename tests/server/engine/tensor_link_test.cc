@@ -132,6 +132,17 @@ TEST_F(TensorLinkTest, WhatIsReadOnTheDeviceComesAfterWhatIsWrittenThere) {
   EXPECT_TRUE(at::equal(back, host));
 }
 
+TEST_F(TensorLinkTest, WhatIsOnTheDeviceIsNotHeldUntilThatIsNoted) {
+  OnExecutor([&] {
+    const at::Tensor host = at::arange(100, at::kFloat), there = OnDevice({100}, at::kFloat);
+    bool done = false;
+    link_->ToDevice(host, there, [&](const absl::Status&) { done = true; });
+    EXPECT_TRUE(done);
+    EXPECT_EQ(host.use_count(), 1U);
+    EXPECT_EQ(there.use_count(), 1U);
+  });
+}
+
 TEST_F(TensorLinkTest, AFailedOperationIsToldOnceAndOthersGoOn) {
   const at::Tensor host = at::arange(3 * TensorLink::kSlotBytes / 4, at::kFloat),
                    there = OnDevice(host.sizes(), at::kFloat);

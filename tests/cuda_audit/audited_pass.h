@@ -1,0 +1,48 @@
+#ifndef DITSERVE_TESTS_CUDA_AUDIT_AUDITED_PASS_H_
+#define DITSERVE_TESTS_CUDA_AUDIT_AUDITED_PASS_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "models/qwen_image_dit.h"
+#include "tests/cuda_audit/record.h"
+
+namespace ditserve::cuda_audit {
+
+// What a pass asked of CUDA.
+struct Figures {
+  std::map<std::string, int64_t> launches;  // By kernel.
+  int64_t launches_elsewhere = 0;           // On another stream than the device's for operations.
+  void* stream = nullptr;                   // That one.
+  int64_t synchronizations = 0;             // Of the executor, from the first lease to the last.
+  int64_t workspace_bytes = 0;              // That LibTorch holds between passes.
+  int64_t peak_bytes = 0;                   // Most that the pass' tensors took at a time.
+  int64_t allocated_bytes = 0;              // The same with workspaces, in LibTorch's pieces...
+  int64_t reserved_bytes = 0;               // ... and in what it took of the device for that.
+  int64_t predicted_bytes = 0;              // What is reserved for it.
+  std::vector<Gemm> gemms;
+  std::map<std::string, int64_t> refused;  // Calls that nothing stands in for.
+};
+
+// The computing half of a server on one simulated device: passes run on the executor, in bfloat16, their inputs and
+// output go by a TensorLink, their operations to the device's own stream. Of weights there is one memory for all, which
+// nobody reads. LibTorch remembers devices, so there is one SM a process.
+class Audit {
+ public:
+  explicit Audit(int sm);  // 90 is compute capability 9.0.
+  ~Audit();
+
+  Figures Pass(const QwenImageDiT& model, int64_t side, int64_t tokens);
+
+ private:
+  class Server;
+
+  const std::unique_ptr<Server> server_;
+};
+
+}  // namespace ditserve::cuda_audit
+
+#endif  // DITSERVE_TESTS_CUDA_AUDIT_AUDITED_PASS_H_

@@ -1,0 +1,150 @@
+// What a pass of the whole model asks of CUDA: docs/cuda.md has these figures as a table.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "tests/cuda_audit/audited_pass.h"
+
+namespace ditserve::cuda_audit {
+namespace {
+
+using ::testing::Each;
+using ::testing::ElementsAre;
+using ::testing::Gt;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::Pair;
+using ::testing::StartsWith;
+
+int sm = 90;
+
+// What a kernel does, by the first of these that is a part of its mangled name.
+struct Kind {
+  const char* part;
+  const char* what;
+};
+constexpr Kind kKinds[] = {
+    {"CastKernel", "casts of inputs and output"},
+    {"flash_fwd", "attention"},
+    {"layer_norm_kernel", "norms"},
+    {"sigmoid_kernel", "activations"},
+    {"silu_kernel", "activations"},
+    {"complexIfE", "rotations"},
+    {"copy_kernel", "rotations"},
+    {"MulFunctor", "products of elements"},
+    {"CUDAFunctor", "sums of elements"},
+};
+
+std::map<std::string, int64_t> ByKind(const std::map<std::string, int64_t>& launches) {
+  std::map<std::string, int64_t> kinds;
+  for (const auto& [kernel, count] : launches) {
+    std::string what = absl::StrCat("something else: ", kernel);
+    for (const Kind& kind : kKinds) {
+      if (!absl::StrContains(kernel, kind.part)) continue;
+      what = kind.what;
+      break;
+    }
+    kinds[what] += count;
+  }
+  return kinds;
+}
+
+class CudaAuditTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    Audit audit(sm);
+    const QwenImageDiT model{QwenImageDiTConfig()};
+    for (const int64_t side : {1024, 256}) passes_[side] = audit.Pass(model, side, /*tokens=*/5);
+    QwenImageDiTConfig config;
+    config.num_layers = 2;
+    const QwenImageDiT low(config);
+    for (const int64_t side : {64, 256, 512, 1024, 2048}) {
+      for (const int64_t tokens : {1, 77, 1024}) low_passes_[{side, tokens}] = audit.Pass(low, side, tokens);
+    }
+  }
+
+  static inline std::map<int64_t, Figures> passes_;                          // By pixels a side.
+  static inline std::map<std::pair<int64_t, int64_t>, Figures> low_passes_;  // Of two blocks, by that and tokens.
+};
+
+TEST_F(CudaAuditTest, NothingIsAskedThatNobodyAnswers) {
+  for (const auto& [side, pass] : passes_) {
+    EXPECT_THAT(pass.refused, IsEmpty()) << side;
+    EXPECT_THAT(ByKind(pass.launches), Each(Pair(Not(StartsWith("something else")), Gt(0)))) << side;
+  }
+}
+
+TEST_F(CudaAuditTest, OperationsGoToTheDevicesStreamAndTheExecutorWaitsForNothing) {
+  for (const auto& [side, pass] : passes_) {
+    EXPECT_EQ(pass.launches_elsewhere, 0) << side;
+    EXPECT_EQ(pass.synchronizations, 0) << side;
+    for (const Gemm& gemm : pass.gemms) ASSERT_EQ(gemm.stream, pass.stream) << side;
+  }
+}
+
+TEST_F(CudaAuditTest, LaunchesOfAPassOf60Blocks) {
+  EXPECT_THAT(ByKind(passes_[1024].launches),
+              ElementsAre(Pair("activations", 242), Pair("attention", 60), Pair("casts of inputs and output", 7),
+                          Pair("norms", 482), Pair("products of elements", 1202), Pair("rotations", 360),
+                          Pair("sums of elements", 722)));
+  EXPECT_THAT(ByKind(passes_[256].launches),
+              ElementsAre(Pair("activations", 122), Pair("attention", 120), Pair("casts of inputs and output", 5),
+                          Pair("norms", 482), Pair("products of elements", 962), Pair("rotations", 360),
+                          Pair("sums of elements", 722)));
+  for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.gemms.size(), 14 * 60 + 6) << side;
+}
+
+TEST_F(CudaAuditTest, APassTakesNoMoreThanIsReservedAndLittleLess) {
+  for (const auto& [of, pass] : low_passes_) {
+    EXPECT_LE(pass.peak_bytes, pass.predicted_bytes) << of.first << " pixels a side, " << of.second << " tokens";
+    // Of few tokens attention splits the keys, on some GPU more than on this.
+    if (of.first < 1024) continue;
+    EXPECT_GE(pass.peak_bytes, pass.predicted_bytes * 98 / 100) << of.first << " pixels, " << of.second << " tokens";
+  }
+}
+
+TEST_F(CudaAuditTest, MemoryOfAPass) {
+  const int64_t workspace_bytes = sm < 90 ? 8519680 : 32 << 20;
+  for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.workspace_bytes, workspace_bytes) << side;
+  EXPECT_EQ(passes_[1024].peak_bytes, 161610240);
+  EXPECT_EQ(passes_[1024].predicted_bytes, 161675776);
+  EXPECT_EQ(passes_[256].peak_bytes, 14720952);
+  EXPECT_EQ(passes_[256].predicted_bytes, 18018688) << "on a GPU of many more multiprocessors attention takes more";
+  if (sm >= 90) {
+    EXPECT_EQ(passes_[1024].reserved_bytes, 367001600);
+    EXPECT_EQ(passes_[256].reserved_bytes, 56623104);
+  }
+}
+
+// The same product may be computed otherwise where memory is aligned otherwise.
+TEST_F(CudaAuditTest, ProductsAreOfMemoryAlignedTo256Bytes) {
+  for (const auto& [side, pass] : passes_) {
+    for (const Gemm& gemm : pass.gemms) {
+      SCOPED_TRACE(absl::StrCat(side, ": ", gemm.m, " x ", gemm.n, " x ", gemm.k));
+      ASSERT_THAT(gemm.alignments, Each(256));
+      ASSERT_THAT(gemm.types, Each(14)) << "CUDA_R_16BF";
+      ASSERT_EQ(gemm.workspace_bytes, 1 << 20);
+      ASSERT_EQ(gemm.reduction_schemes, ~0u);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace ditserve::cuda_audit
+
+// usage: cuda_audit_test [--sm=90]
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  for (int i = 1; i < argc; ++i) {
+    absl::string_view value = argv[i];
+    if (!absl::ConsumePrefix(&value, "--sm=") || !absl::SimpleAtoi(value, &ditserve::cuda_audit::sm)) return 2;
+  }
+  return RUN_ALL_TESTS();
+}
