@@ -117,7 +117,7 @@ absl::Status TensorLink::BeginPiece(const std::shared_ptr<Moving>& moving, std::
   (moving->to_host ? to : from) = {Memory::kHost, slot, on_host};
   if (!moving->to_host) std::memcpy(slot, source.at(begin), static_cast<size_t>(count * SizeOf(on_host)));
   DITSERVE_RETURN_IF_ERROR(device_->Operate({from, {}, to, count}));
-  // A device that records no event is lost: nothing of it will use the slot.
+  // After an error all operations are finished: nothing uses the slot.
   DITSERVE_ASSIGN_OR_RETURN(EventPtr passed, device_->RecordOperations());
   moving->begun += count;
   // What is on the device already is not held until somebody notes it: its memory is the pass', which counts on it.
