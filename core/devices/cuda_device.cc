@@ -30,6 +30,13 @@ class CudaEvent final : public Event {
     return error == cudaSuccess || (error != cudaErrorNotReady && !faults_->StatusOf(error, kWaiting).ok());
   }
   absl::Status Wait() override { return faults_->StatusOf(cudaEventSynchronize(event_), kWaiting); }
+  absl::StatusOr<absl::Duration> TimeSince(const Event& earlier) override {
+    float milliseconds = 0;
+    DITSERVE_RETURN_IF_ERROR(
+        faults_->StatusOf(cudaEventElapsedTime(&milliseconds, static_cast<const CudaEvent&>(earlier).event_, event_),
+                          "asking for a time"));
+    return absl::Milliseconds(double{milliseconds});
+  }
 
   cudaEvent_t get() const { return event_; }
 
@@ -94,6 +101,7 @@ class CudaDevice final : public Device {
   }
 
   absl::StatusOr<EventPtr> RecordOperations() override { return RecordedOr(Enter(), computing_); }
+  absl::StatusOr<EventPtr> MarkOperations() override { return RecordedOr(Enter(), computing_, /*flags=*/0); }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
     return IsHost(memory) ? ReserveHostAddresses(bytes) : addresses_->Reserve(bytes);
@@ -164,9 +172,11 @@ class CudaDevice final : public Device {
                     "ordering after an event");
   }
 
-  absl::StatusOr<EventPtr> Record(cudaStream_t stream) const {
+  absl::StatusOr<EventPtr> Record(cudaStream_t stream, unsigned flags) const {
     cudaEvent_t raw;
-    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaEventCreateWithFlags(&raw, cudaEventDisableTiming), "creating an event"));
+    // Who waits sleeps: a thread that asks again and again would take a processor from the one that issues.
+    DITSERVE_RETURN_IF_ERROR(
+        StatusOf(cudaEventCreateWithFlags(&raw, flags | cudaEventBlockingSync), "creating an event"));
     auto event = std::make_shared<CudaEvent>(raw, faults_);
     DITSERVE_RETURN_IF_ERROR(StatusOf(cudaEventRecord(raw, stream), "recording an event"));
     return event;
@@ -174,8 +184,9 @@ class CudaDevice final : public Device {
 
   // An event of what the stream has, or why there is none: then nothing is under way there, for nobody could wait for
   // it.
-  absl::StatusOr<EventPtr> RecordedOr(absl::Status status, cudaStream_t stream) const {
-    absl::StatusOr<EventPtr> event = status.ok() ? Record(stream) : std::move(status);
+  absl::StatusOr<EventPtr> RecordedOr(absl::Status status, cudaStream_t stream,
+                                      unsigned flags = cudaEventDisableTiming) const {
+    absl::StatusOr<EventPtr> event = status.ok() ? Record(stream, flags) : std::move(status);
     if (!event.ok()) static_cast<void>(StatusOf(cudaStreamSynchronize(stream), "waiting for the device"));
     return event;
   }

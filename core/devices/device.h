@@ -80,6 +80,9 @@ class Device {
   // An event after all operations issued so far; null if they are finished. After an error they are too.
   virtual absl::StatusOr<EventPtr> RecordOperations() = 0;
 
+  // The same, but the event knows when the device came to it; null: that is now, by the host's clock.
+  virtual absl::StatusOr<EventPtr> MarkOperations() = 0;
+
   // A range of addresses of the device's memory or the host's (which is pinned where copies want it), aligned to
   // granule_bytes and without any memory. `bytes` here and below are multiples of that. Errors: ResourceExhausted.
   virtual absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) = 0;

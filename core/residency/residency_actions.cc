@@ -150,14 +150,16 @@ void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Def
     rider.account.stall += clock_->Now() - rider.acquired;
     paces_[static_cast<size_t>(rider.device)].Drop();
     Executor::Work end = [done = std::exchange(rider.acquisition, nullptr), why]() mutable { std::move(done)(why); };
-    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});
+    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), std::nullopt});
   }
 }
 
 void ResidencyManager::Finish(Deferred deferred) {
   for (;;) {
     for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
-    for (Post& post : deferred.posts) post.executor->Post(std::move(post.work), post.turn);
+    for (Post& post : deferred.posts) {
+      post.turn ? post.executor->Post(std::move(post.work), *post.turn) : post.executor->Post(std::move(post.work));
+    }
     if (deferred.trimmed.empty()) return;
     std::vector<Trimmed> trimmed = std::move(deferred.trimmed);
     deferred = {};

@@ -149,7 +149,7 @@ class ResidencyManager {
   struct Post {
     Executor* executor;
     Executor::Work work;
-    Turn turn;
+    std::optional<Turn> turn;
   };
   struct Deferred {
     std::vector<Transfer> transfers;

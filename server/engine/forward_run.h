@@ -5,7 +5,6 @@
 
 #include <memory>
 #include <optional>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
@@ -20,6 +19,8 @@
 #include "models/activation_memory.h"
 #include "models/tensor_mover.h"
 #include "server/engine/engine.h"
+#include "server/engine/operation_queue.h"
+#include "server/engine/pass_meter.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
 
@@ -30,9 +31,9 @@ namespace ditserve {
 // Thread safety: what is not said to be on the executor is thread-safe.
 class ForwardRun final : public ForwardHandle, public LeaseSource, public TensorMover {
  public:
-  // `link`: to and from the device; null where it computes in host memory.
-  ForwardRun(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, const Clock& clock,
-             Engine::ProgressCallback progress, Engine::DoneCallback done);
+  // `link`: to and from the device; null where it computes in host memory. `operations`: of the device.
+  ForwardRun(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, OperationQueue* operations,
+             const Clock& clock, Engine::ProgressCallback progress, Engine::DoneCallback done);
 
   ServedModel& model() { return model_; }
   const ForwardCall& call() const { return call_; }
@@ -69,7 +70,7 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   // Of what the pass awaits: `done`, which goes on with the pass, at once or later.
   template <typename T>
   absl::AnyInvocable<void(T) &&> Resuming(absl::AnyInvocable<void(T) &&> done);
-  // Runs a piece of the pass and counts its time as computing. Ends the call if the pass is done.
+  // Runs a piece of the pass. Ends the call if the pass is done.
   template <typename Piece>
   void Resume(Piece piece);
   // Of a cancellation; under no lock, for the rider may give memory back.
@@ -93,9 +94,7 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   std::shared_ptr<ActivationMemory> activations_;  // Host memory; a CUDA device has its own.
   std::optional<Task<at::Tensor>> pass_;
   bool computing_ = false;
-  absl::Duration compute_;
-  absl::Duration resumed_;                   // Since when it computes.
-  std::vector<absl::Duration> acquired_at_;  // What it had computed when it asked for each module.
+  PassMeter meter_;
 
   mutable absl::Mutex mutex_;
   std::unique_ptr<Rider> rider_;  // Set before the pass begins, taken after it: only Cancel needs the mutex.

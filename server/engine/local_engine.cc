@@ -25,6 +25,7 @@
 #include "models/errors.h"
 #include "models/weights.h"
 #include "server/engine/forward_run.h"
+#include "server/engine/operation_queue.h"
 #include "server/engine/planner.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
@@ -66,6 +67,7 @@ class LocalEngineImpl final : public LocalEngine {
     if (!device_->computes_in_host_memory()) {
       DITSERVE_ASSIGN_OR_RETURN(link_, TensorLink::Make(device_, host_.get(), &ledger_, executor_.get()));
     }
+    operations_ = std::make_unique<OperationQueue>(device_, executor_.get(), &clock_);
     residency_ = std::make_unique<ResidencyManager>(
         options.residency, std::vector<ResidencyManager::ComputingDevice>{{device_, executor_.get()}},
         std::vector<Arena*>{host_.get(), of_device_.get()}, &ledger_, transfers_.get(), &clock_);
@@ -84,6 +86,7 @@ class LocalEngineImpl final : public LocalEngine {
     }
     if (keeper_.joinable()) keeper_.join();
     if (link_ != nullptr) link_->Settle();
+    operations_.reset();
     executor_.reset();   // Nobody acquires any more.
     transfers_.reset();  // What was under way arrives.
     residency_.reset();
@@ -261,6 +264,7 @@ class LocalEngineImpl final : public LocalEngine {
   std::unique_ptr<TransferEngine> transfers_;
   std::unique_ptr<TensorLink> link_;  // Null where the device computes in host memory.
   std::unique_ptr<Executor> executor_;
+  std::unique_ptr<OperationQueue> operations_;
   std::unique_ptr<ResidencyManager> residency_;
   std::unique_ptr<PressureGuard> guard_;
   bool follow_pressure_ = false;
@@ -317,7 +321,7 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     std::move(done)(std::move(result));
   };
   forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
-  auto call = std::make_shared<ForwardRun>(std::move(forward), *model, *device_, link_.get(), clock_,
+  auto call = std::make_shared<ForwardRun>(std::move(forward), *model, *device_, link_.get(), operations_.get(), clock_,
                                            std::move(progress), std::move(explained));
   {
     absl::MutexLock lock(&mutex_);

@@ -15,6 +15,7 @@
 #include "core/base/executor.h"
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
+#include "server/engine/operation_queue.h"
 #include "server/engine/tensor_link.h"
 #include "tests/cuda_double/engine_on_cuda.h"
 
@@ -105,6 +106,77 @@ TEST_F(CudaEngineTest, TheExecutorWaitsForNoDevice) {
     ended.WaitForNotification();
     EXPECT_EQ(after - before, 0) << profile.name;
   }
+}
+
+constexpr char kProduct[] = "aten::addmm";  // At most one a module, and in most.
+
+TEST_F(CudaEngineTest, TheDeviceIsNoMoreModulesBehindThanItMayBeAndACancelledPassIssuesNoMore) {
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
+  const auto count = [] {
+    const std::vector<cuda_double::Launch> launches = cuda_double::Launches();
+    return std::count_if(launches.begin(), launches.end(),
+                         [](const cuda_double::Launch& launch) { return launch.kernel == kProduct; });
+  };
+  for (const int riders : {1, 3}) {
+    int64_t most = 0, issued = 0;
+    std::vector<std::unique_ptr<Flight>> flights;
+    for (int i = 0; i < riders; ++i) {
+      flights.push_back(Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress&) {
+        most = std::max(most, cuda_double::Machine().Pending(kProduct));  // On the executor, as all that issues.
+      }));
+    }
+    for (const auto& flight : flights) EXPECT_THAT(flight->Wait(), IsOk());
+    EXPECT_GT(most, 1) << riders;
+    EXPECT_LE(most, OperationQueue::kMostModulesBehind) << riders;
+
+    std::shared_ptr<ForwardHandle> handle;
+    absl::Notification submitted;
+    const auto cancelled = Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
+      submitted.WaitForNotification();
+      if (progress.modules_done != 30) return;
+      handle->Cancel(absl::CancelledError("enough"));
+      issued = count();
+    });
+    handle = cancelled->handle;
+    submitted.Notify();
+    EXPECT_THAT(cancelled->Wait(), StatusIs(absl::StatusCode::kCancelled, "enough"));
+    EXPECT_EQ(count(), issued);
+  }
+}
+
+// In the double's time, in which the host takes none.
+TEST_F(CudaEngineTest, AccountsAndPlansAreOfTheDevicesTime) {
+  const absl::Duration kTime = absl::Milliseconds(2);
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  const auto products = [kTime](const std::string& place) { return place == kProduct ? kTime : absl::ZeroDuration(); };
+  cuda_double::Machine().SetDurations(products);
+  const auto alone = Send(*engine, call);
+  ASSERT_THAT(alone->Wait(), IsOk());
+  const absl::Duration computing = alone->result->account.compute;
+  EXPECT_EQ(computing, cuda_double::Machine().EndsAt());
+  EXPECT_EQ(computing, 48 * kTime) << "14 in each of 3 blocks, and 6";
+  EXPECT_EQ(alone->result->account.stall, absl::ZeroDuration()) << "copies take no time";
+  const absl::StatusOr<ForwardPlan> plan = engine->Plan({call.model, ShapeOf(call.inputs), call.profile, 1, {}});
+  ASSERT_THAT(plan, IsOk());
+  EXPECT_EQ(plan->first.computing, computing);
+
+  cuda_double::Machine().SetDurations([&](const std::string& place) {
+    return place == "cudaMemcpyAsync" ? absl::Milliseconds(7) : products(place);
+  });
+  const absl::Duration begun = cuda_double::Machine().EndsAt();
+  std::vector<std::unique_ptr<Flight>> flights;
+  for (int i = 0; i < 3; ++i) flights.push_back(Send(*engine, call));
+  absl::Duration stalls;
+  for (const auto& flight : flights) {
+    ASSERT_THAT(flight->Wait(), IsOk());
+    EXPECT_EQ(flight->result->account.compute, computing) << "what others compute is theirs";
+    stalls += flight->result->account.stall;
+  }
+  EXPECT_GT(stalls, absl::ZeroDuration());
+  EXPECT_EQ(3 * computing + stalls, cuda_double::Machine().EndsAt() - begun) << "nothing is counted twice or never";
 }
 
 TEST_F(CudaEngineTest, ATensorOfMorePiecesThanThereAreSlotsGoesThereAndBackAroundAnOperation) {

@@ -28,6 +28,7 @@ class ForwardingDevice : public Device {
   absl::Status ComputeAfter(const EventPtr& event) override { return device_->ComputeAfter(event); }
   absl::Status Operate(const Conversion& conversion) override { return device_->Operate(conversion); }
   absl::StatusOr<EventPtr> RecordOperations() override { return device_->RecordOperations(); }
+  absl::StatusOr<EventPtr> MarkOperations() override { return device_->MarkOperations(); }
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
     return device_->ReserveAddresses(memory, bytes);
   }
