@@ -37,9 +37,9 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       ledger_(ledger),
       transfers_(transfers),
       clock_(clock),
-      least_host_bytes_(ledger->Usage(Memory::kHost).staging_bytes),
+      least_bytes_(ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes)),
       policy_(
-          options, PolicyDevices(devices_), ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes),
+          options, PolicyDevices(devices_), least_bytes_,
           ByMemory(devices_.size(), *ledger, &MemoryUsage::wanted_bytes),
           [this](FormId from, FormId to) ABSL_NO_THREAD_SAFETY_ANALYSIS { return forms_.Leads(from, to); },
           Granules(arenas_)),
@@ -171,7 +171,7 @@ absl::Status ResidencyManager::JoinLocked(RiderState& state, const Profile& prof
 }
 
 absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
-  const int64_t least = IsHost(memory) ? least_host_bytes() : 0;
+  const int64_t least = least_bytes(memory);
   if (bytes < least) {
     return absl::FailedPreconditionError(absl::StrCat("a budget of ", bytes, " bytes is less than the ", least,
                                                       " bytes that the server always needs of this memory"));
@@ -212,7 +212,8 @@ absl::Status ResidencyManager::Check() const {
     const auto memory = static_cast<Memory>(i);
     const MemoryBudget& budget = policy_.budget(memory);
     const MemoryUsage usage = ledger_->Usage(memory);
-    const int64_t held = budget.fixed_bytes + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes;
+    const int64_t of_arena = IsHost(memory) ? budget.fixed_bytes : 0;  // A device has its slots from itself.
+    const int64_t held = of_arena + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes;
     if (usage.total_bytes() != budget.used_bytes() || usage.weights_bytes != budget.copy_bytes ||
         arenas_[i]->committed_bytes() != held) {
       return absl::InternalError(absl::StrCat("memory ", i, ": the policy has ", budget.used_bytes(), " bytes, ",

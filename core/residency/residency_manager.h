@@ -112,7 +112,8 @@ class ResidencyManager {
   absl::Status SetBudget(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Says what other processes leave of a memory, at the moment: requests wait for more, and are never refused for it.
   void SetPressure(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-  int64_t least_host_bytes() const { return least_host_bytes_; }
+  // Of slots that are always there.
+  int64_t least_bytes(Memory memory) const { return least_bytes_[Index(memory)]; }
 
   // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. The manager's thread
   // calls it; tests that move the clock do too.
@@ -205,7 +206,7 @@ class ResidencyManager {
   Ledger* const ledger_;
   TransferEngine* const transfers_;
   const Clock* const clock_;
-  const int64_t least_host_bytes_;  // Of slots that are always there.
+  const std::vector<int64_t> least_bytes_;  // By Index(Memory).
 
   mutable absl::Mutex mutex_;
   FormTable forms_ ABSL_GUARDED_BY(mutex_);

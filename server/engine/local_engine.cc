@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <functional>
 #include <list>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -22,6 +23,7 @@
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
 #include "models/checkpoint_config.h"
+#include "models/cuda_arithmetic.h"
 #include "models/errors.h"
 #include "models/weights.h"
 #include "server/engine/forward_run.h"
@@ -55,6 +57,7 @@ class LocalEngineImpl final : public LocalEngine {
   absl::Status Start(const LocalEngineOptions& options) {
     DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(Memory::kHost));
     DITSERVE_ASSIGN_OR_RETURN(of_device_, MakeArena(device_->memory()));
+    DITSERVE_RETURN_IF_ERROR(ReserveStaging());
     DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, options.transfer_threads));
     // Here as well: threads that predict what a pass takes count on as many as the executor computes with.
     if (threads_ > 0) at::set_num_threads(threads_);
@@ -160,8 +163,22 @@ class LocalEngineImpl final : public LocalEngine {
     return Arena::Make(device_, memory, Arena::kAddressesPerByte * status.total_bytes);
   }
 
+  // What the device has taken for itself.
+  absl::Status ReserveStaging() {
+    std::optional<Reservation> reservation =
+        ledger_.TryReserve(device_->memory(), MemoryKind::kStaging, device_->staging_bytes());
+    if (!reservation) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("the device budget is ", ledger_.Usage(device_->memory()).budget_bytes,
+                       " bytes; slots for casts on ", device_->name(), " take ", device_->staging_bytes()));
+    }
+    staging_ = *std::move(reservation);
+    return absl::OkStatus();
+  }
+
   // On the executor.
   absl::Status BeginOperations() {
+    if (at::Device(device_->name()).is_cuda()) FixCudaArithmetic();
     absl::Status status;
     absl::Notification done;
     executor_->Post([&] {
@@ -257,6 +274,7 @@ class LocalEngineImpl final : public LocalEngine {
   const Clock& clock_;
   Device* const device_;
   Ledger ledger_;
+  Reservation staging_;
   const std::vector<std::string> expected_;
   const int threads_;
   const std::function<void(const absl::Status&)> on_device_lost_;

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 
@@ -110,38 +111,69 @@ TEST_F(CudaEngineTest, TheExecutorWaitsForNoDevice) {
 
 constexpr char kProduct[] = "aten::addmm";  // At most one a module, and in most.
 
-TEST_F(CudaEngineTest, TheDeviceIsNoMoreModulesBehindThanItMayBeAndACancelledPassIssuesNoMore) {
-  const std::unique_ptr<Device> gpu = MakeGpu();
-  const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
-  const auto count = [] {
+// Does not come to marks until it is let.
+class StandingDevice final : public ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+
+  void LetGo() { goes_.Notify(); }
+  absl::StatusOr<EventPtr> MarkOperations() override {
+    absl::StatusOr<EventPtr> event = ForwardingDevice::MarkOperations();
+    if (event.ok()) event = std::make_shared<LateMark>(*std::move(event), &goes_);
+    return event;
+  }
+
+ private:
+  class LateMark final : public Event {
+   public:
+    LateMark(EventPtr event, absl::Notification* goes) : event_(std::move(event)), goes_(*goes) {}
+    bool Done() override { return goes_.HasBeenNotified() && event_->Done(); }
+    absl::Status Wait() override {
+      goes_.WaitForNotification();
+      return event_->Wait();
+    }
+    absl::StatusOr<absl::Duration> TimeSince(const Event& earlier) override {
+      return event_->TimeSince(*static_cast<const LateMark&>(earlier).event_);
+    }
+
+   private:
+    const EventPtr event_;
+    absl::Notification& goes_;
+  };
+
+  absl::Notification goes_;
+};
+
+TEST_F(CudaEngineTest, WhileADeviceStandsOnlySoManyModulesAreIssuedAndOfACancelledPassOneMore) {
+  constexpr int kMost = OperationQueue::kMostModulesBehind;
+  const auto products = [] {
     const std::vector<cuda_double::Launch> launches = cuda_double::Launches();
     return std::count_if(launches.begin(), launches.end(),
                          [](const cuda_double::Launch& launch) { return launch.kernel == kProduct; });
   };
-  for (const int riders : {1, 3}) {
-    int64_t most = 0, issued = 0;
-    std::vector<std::unique_ptr<Flight>> flights;
-    for (int i = 0; i < riders; ++i) {
-      flights.push_back(Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress&) {
-        most = std::max(most, cuda_double::Machine().Pending(kProduct));  // On the executor, as all that issues.
-      }));
-    }
-    for (const auto& flight : flights) EXPECT_THAT(flight->Wait(), IsOk());
-    EXPECT_GT(most, 1) << riders;
-    EXPECT_LE(most, OperationQueue::kMostModulesBehind) << riders;
-
-    std::shared_ptr<ForwardHandle> handle;
-    absl::Notification submitted;
-    const auto cancelled = Send(*engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
-      submitted.WaitForNotification();
-      if (progress.modules_done != 30) return;
-      handle->Cancel(absl::CancelledError("enough"));
-      issued = count();
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  for (const bool cancels : {false, true}) {
+    StandingDevice gpu(MakeGpu());
+    const auto engine = MakeEngineOn(gpu, 64 * kMiB);
+    std::atomic<int> most = 0;
+    absl::Notification stands;
+    const auto flight = Send(*engine, call, [&](const ForwardProgress& progress) {
+      most = progress.modules_done;
+      if (most == kMost) stands.Notify();
     });
-    handle = cancelled->handle;
-    submitted.Notify();
-    EXPECT_THAT(cancelled->Wait(), StatusIs(absl::StatusCode::kCancelled, "enough"));
-    EXPECT_EQ(count(), issued);
+    stands.WaitForNotification();
+    const at::Tensor expected = Expected(call);  // Time enough to issue whatever is not held back.
+    EXPECT_EQ(most, kMost);
+    const int64_t issued = products();
+    if (cancels) flight->handle->Cancel(absl::CancelledError("enough"));
+    gpu.LetGo();
+    if (cancels) {
+      EXPECT_THAT(flight->Wait(), StatusIs(absl::StatusCode::kCancelled, "enough"));
+      EXPECT_LE(products(), issued + 1);
+    } else {
+      ASSERT_THAT(flight->Wait(), IsOk());
+      EXPECT_TRUE(at::equal(flight->result->output, expected));
+    }
   }
 }
 
@@ -163,9 +195,8 @@ TEST_F(CudaEngineTest, AccountsAndPlansAreOfTheDevicesTime) {
   ASSERT_THAT(plan, IsOk());
   EXPECT_EQ(plan->first.computing, computing);
 
-  cuda_double::Machine().SetDurations([&](const std::string& place) {
-    return place == "cudaMemcpyAsync" ? absl::Milliseconds(7) : products(place);
-  });
+  cuda_double::Machine().SetDurations(
+      [&](const std::string& place) { return place == "cudaMemcpyAsync" ? absl::Milliseconds(7) : products(place); });
   const absl::Duration begun = cuda_double::Machine().EndsAt();
   std::vector<std::unique_ptr<Flight>> flights;
   for (int i = 0; i < 3; ++i) flights.push_back(Send(*engine, call));

@@ -264,7 +264,8 @@ cudaError_t Runtime::Ask(const Moment& moment) {
 cudaError_t Runtime::AddEvent(const void* caller, unsigned flags, cudaEvent_t* made) {
   const absl::MutexLock lock(&mutex_);
   const uintptr_t handle = NextHandle();
-  events_.emplace(handle, EventState{current_device, (flags & cudaEventDisableTiming) == 0, nullptr, IsOfLibTorch(caller)});
+  events_.emplace(handle,
+                  EventState{current_device, (flags & cudaEventDisableTiming) == 0, nullptr, IsOfLibTorch(caller)});
   *made = reinterpret_cast<cudaEvent_t>(handle);
   return cudaSuccess;
 }
