@@ -92,18 +92,19 @@ class CudaDevice final : public Device {
       return nullptr;
     }
     DITSERVE_RETURN_IF_ERROR(Enter());
-    if (count == 0) return OrIdle(Joined(after, casts_), {casts_});
-    if (source.dtype == target.dtype && through.empty()) return OrIdle(EnqueueCopy(conversion, after), {copies_});
-    if (!IsHost(source.memory)) return OrIdle(EnqueueCast(conversion, after), {casts_});
-    const absl::MutexLock lock(&slots_mutex_);
+    const bool copies = count > 0 && source.dtype == target.dtype && through.empty();
+    const bool crosses_link = count > 0 && IsHost(source.memory);
+    if (!copies && !crosses_link) return OrIdle(EnqueueCast(conversion, after), {casts_});
+    const absl::MutexLock lock(&copies_mutex_);
+    if (copies) return OrIdle(EnqueueCopy(conversion, after), {copies_});
     return OrIdle(EnqueueStaged(conversion, after), {copies_, casts_});
   }
 
-  std::optional<double> CopySpeed() override ABSL_LOCKS_EXCLUDED(timed_mutex_) {
+  std::optional<double> CopySpeed() override ABSL_LOCKS_EXCLUDED(copies_mutex_) {
     if (!Enter().ok()) return std::nullopt;
     int64_t bytes = 0;
     absl::Duration time;
-    const absl::MutexLock lock(&timed_mutex_);
+    const absl::MutexLock lock(&copies_mutex_);
     for (const Timed& copy : timed_) {
       if (!copy.ended->Done()) break;
       const absl::StatusOr<absl::Duration> took = copy.ended->TimeSince(*copy.begun);
@@ -247,17 +248,17 @@ class CudaDevice final : public Device {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<EventPtr> Joined(absl::Span<const EventPtr> events, cudaStream_t stream) const {
-    DITSERVE_RETURN_IF_ERROR(OrderAfterAll(events, stream));
-    return Record(stream);
-  }
-
-  absl::StatusOr<EventPtr> EnqueueCopy(const Conversion& conversion, absl::Span<const EventPtr> after) const {
+  absl::StatusOr<EventPtr> EnqueueCopy(const Conversion& conversion, absl::Span<const EventPtr> after) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
     const auto& [source, through, target, count] = conversion;
     DITSERVE_RETURN_IF_ERROR(OrderAfterAll(after, copies_));
-    return TimedCopy(source, target, count * SizeOf(source.dtype));
+    const int64_t bytes = count * SizeOf(source.dtype);
+    if (IsHost(source.memory)) return TimedCopy(source, target, bytes);
+    DITSERVE_RETURN_IF_ERROR(Copy(source, target, bytes));
+    return Record(copies_);
   }
 
+  // On the device, of no elements too.
   absl::StatusOr<EventPtr> EnqueueCast(const Conversion& conversion, absl::Span<const EventPtr> after) const {
     DITSERVE_RETURN_IF_ERROR(OrderAfterAll(after, casts_));
     DITSERVE_RETURN_IF_ERROR(Convert(conversion, casts_));
@@ -268,7 +269,7 @@ class CudaDevice final : public Device {
   // kernel converts it. A kernel that read the host's memory itself would be as slow as the link, in the way of what is
   // computed, and copies would wait for it.
   absl::StatusOr<EventPtr> EnqueueStaged(const Conversion& conversion, absl::Span<const EventPtr> after) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
     const auto& [source, through, target, count] = conversion;
     DITSERVE_RETURN_IF_ERROR(OrderAfterAll(after, copies_));
     EventPtr converted;
@@ -283,7 +284,7 @@ class CudaDevice final : public Device {
     return converted;
   }
 
-  absl::StatusOr<EventPtr> ConvertBySlot(const Conversion& part) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
+  absl::StatusOr<EventPtr> ConvertBySlot(const Conversion& part) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
     EventPtr& in_use_until = in_use_until_[next_slot_];
     Conversion on_device = part;
     on_device.source.memory = memory_;
@@ -318,12 +319,10 @@ class CudaDevice final : public Device {
   }
 
   absl::StatusOr<EventPtr> TimedCopy(const ElementSpan& source, const ElementSpan& target, int64_t bytes) const
-      ABSL_LOCKS_EXCLUDED(timed_mutex_) {
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
     DITSERVE_ASSIGN_OR_RETURN(EventPtr begun, Record(copies_, kTimed));
     DITSERVE_RETURN_IF_ERROR(Copy(source, target, bytes));
     DITSERVE_ASSIGN_OR_RETURN(EventPtr ended, Record(copies_, kTimed));
-    if (!IsHost(source.memory)) return ended;
-    const absl::MutexLock lock(&timed_mutex_);
     timed_.push_back({std::move(begun), ended, bytes});
     if (timed_.size() > kTimedCopies) timed_.pop_front();
     return ended;
@@ -358,9 +357,6 @@ class CudaDevice final : public Device {
   // Two slots, so that one is filled while the other is converted; each takes what a transfer moves at a time (4 MiB).
   static constexpr int64_t kSlots = 2, kSlotBytes = 5 << 20, kStagingBytes = kSlots * kSlotBytes, kLine = 16;
   std::byte* staging_ = nullptr;
-  mutable absl::Mutex slots_mutex_;  // Held until what fills a slot and what reads it are enqueued, or nothing is.
-  mutable std::array<EventPtr, kSlots> in_use_until_ ABSL_GUARDED_BY(slots_mutex_);
-  mutable size_t next_slot_ ABSL_GUARDED_BY(slots_mutex_) = 0;
 
   // The last copies from the host's memory: some 200 MB where weights stream.
   struct Timed {
@@ -368,8 +364,12 @@ class CudaDevice final : public Device {
     int64_t bytes;
   };
   static constexpr size_t kTimedCopies = 50;
-  mutable absl::Mutex timed_mutex_;
-  mutable std::deque<Timed> timed_ ABSL_GUARDED_BY(timed_mutex_);
+
+  // Held while a copy is enqueued, with what tells its time and what converts it.
+  mutable absl::Mutex copies_mutex_;
+  mutable std::array<EventPtr, kSlots> in_use_until_ ABSL_GUARDED_BY(copies_mutex_);  // Of the slots.
+  mutable size_t next_slot_ ABSL_GUARDED_BY(copies_mutex_) = 0;
+  mutable std::deque<Timed> timed_ ABSL_GUARDED_BY(copies_mutex_);
 };
 
 }  // namespace
