@@ -92,12 +92,10 @@ class CudaDevice final : public Device {
       return nullptr;
     }
     DITSERVE_RETURN_IF_ERROR(Enter());
-    const bool copies = count > 0 && source.dtype == target.dtype && through.empty();
-    const bool crosses_link = count > 0 && IsHost(source.memory);
-    if (!copies && !crosses_link) return OrIdle(EnqueueCast(conversion, after), {casts_});
+    const bool needs_copy = count > 0 && (IsHost(source.memory) || IsCopy(conversion));
+    if (!needs_copy) return OrIdle(EnqueueCast(conversion, after), {casts_});
     const absl::MutexLock lock(&copies_mutex_);
-    if (copies) return OrIdle(EnqueueCopy(conversion, after), {copies_});
-    return OrIdle(EnqueueStaged(conversion, after), {copies_, casts_});
+    return OrIdle(EnqueueCopy(conversion, after), {copies_, casts_});
   }
 
   std::optional<double> CopySpeed() override ABSL_LOCKS_EXCLUDED(copies_mutex_) {
@@ -248,16 +246,6 @@ class CudaDevice final : public Device {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<EventPtr> EnqueueCopy(const Conversion& conversion, absl::Span<const EventPtr> after) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
-    const auto& [source, through, target, count] = conversion;
-    DITSERVE_RETURN_IF_ERROR(OrderAfterAll(after, copies_));
-    const int64_t bytes = count * SizeOf(source.dtype);
-    if (IsHost(source.memory)) return TimedCopy(source, target, bytes);
-    DITSERVE_RETURN_IF_ERROR(Copy(source, target, bytes));
-    return Record(copies_);
-  }
-
   // On the device, of no elements too.
   absl::StatusOr<EventPtr> EnqueueCast(const Conversion& conversion, absl::Span<const EventPtr> after) const {
     DITSERVE_RETURN_IF_ERROR(OrderAfterAll(after, casts_));
@@ -265,13 +253,27 @@ class CudaDevice final : public Device {
     return Record(casts_);
   }
 
-  // From the host's memory, in parts: the engine for copies brings each to a slot, and goes on with the next while a
-  // kernel converts it. A kernel that read the host's memory itself would be as slow as the link, in the way of what is
-  // computed, and copies would wait for it.
-  absl::StatusOr<EventPtr> EnqueueStaged(const Conversion& conversion, absl::Span<const EventPtr> after) const
+  static bool IsCopy(const Conversion& conversion) {
+    return conversion.source.dtype == conversion.target.dtype && conversion.through.empty();
+  }
+
+  absl::StatusOr<EventPtr> EnqueueCopy(const Conversion& conversion, absl::Span<const EventPtr> after) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
     const auto& [source, through, target, count] = conversion;
     DITSERVE_RETURN_IF_ERROR(OrderAfterAll(after, copies_));
+    if (!IsCopy(conversion)) return ConvertBySlots(conversion);
+    const int64_t bytes = count * SizeOf(source.dtype);
+    if (IsHost(source.memory)) return TimedCopy(source, target, bytes);
+    DITSERVE_RETURN_IF_ERROR(Copy(source, target, bytes));
+    return Record(copies_);
+  }
+
+  // From the host's memory, in parts: the engine for copies brings each to a slot, and goes on with the next while a
+  // kernel converts it. A kernel that read the host's memory itself would be as slow as the link, in the way of what is
+  // computed, and copies would wait for it.
+  absl::StatusOr<EventPtr> ConvertBySlots(const Conversion& conversion) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
+    const auto& [source, through, target, count] = conversion;
     EventPtr converted;
     for (int64_t done = 0; done < count;) {
       Conversion part = conversion;

@@ -32,7 +32,7 @@ void MoveOnce(uint32_t seed, const void* site) {
   cuda_double::Machine().SetDurations([](const std::string& place) {
     return place == "cudaMemcpyAsync" ? absl::Milliseconds(1) : absl::ZeroDuration();
   });
-  const uint32_t failing = seed % 4;
+  const uint32_t failing = seed % 8;
   if (failing > 0) cuda_double::FailCall("cudaEventRecord", failing, cudaErrorInvalidValue);
   {
     const std::unique_ptr<Device> device = MakeCuda();
