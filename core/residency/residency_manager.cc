@@ -58,7 +58,7 @@ ResidencyManager::~ResidencyManager() {
   {
     const absl::MutexLock lock(&mutex_);
     stopping_ = true;
-    sooner_.Signal();
+    sooner_.Ring();
   }
   keeper_.join();
 }
@@ -67,16 +67,16 @@ void ResidencyManager::Keep() {
   for (;;) {
     bool ticks = false;
     std::vector<absl::AnyInvocable<void() &&>> refusals;
+    absl::Duration sleep;
     {
       const absl::MutexLock lock(&mutex_);
-      sleeps_until_ = next_tick_;
-      // (Not longer than a timer bears.)
-      const absl::Duration sleep = std::min(sleeps_until_ - clock_->Now(), absl::Hours(1));
-      if (!stopping_ && refusals_.empty() && sleep > absl::ZeroDuration()) sooner_.WaitWithTimeout(&mutex_, sleep);
       if (stopping_ && refusals_.empty()) return;
       ticks = !stopping_ && next_tick_ <= clock_->Now();
       refusals = std::exchange(refusals_, {});
+      sleeps_until_ = next_tick_;
+      sleep = sleeps_until_ - clock_->Now();
     }
+    if (!ticks && refusals.empty()) sooner_.WaitFor(sleep);
     if (ticks) Tick();  // First: those who are told may take their time.
     for (auto& refusal : refusals) std::exchange(refusal, nullptr)();
   }

@@ -18,6 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "core/base/clock.h"
+#include "core/base/doorbell.h"
 #include "core/base/executor.h"
 #include "core/devices/device.h"
 #include "core/memory/arena.h"
@@ -225,9 +226,8 @@ class ResidencyManager {
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
   std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);  // To be told by Keep.
-  // Of Keep; a condition variable costs those who never wait nothing.
-  absl::Duration sleeps_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
-  absl::CondVar sooner_;
+  absl::Duration sleeps_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();  // Of Keep.
+  Doorbell sooner_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
 };

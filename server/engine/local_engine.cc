@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "core/base/doorbell.h"
 #include "core/base/error_details.h"
 #include "core/base/executor.h"
 #include "core/base/status_macros.h"
@@ -80,7 +81,7 @@ class LocalEngineImpl final : public LocalEngine {
     {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
-      changed_.Signal();
+      changed_.Ring();
     }
     if (keeper_.joinable()) keeper_.join();
     if (link_ != nullptr) link_->Settle();
@@ -231,7 +232,9 @@ class LocalEngineImpl final : public LocalEngine {
         }
       }
       if (late.empty() && std::min(look, watch) > now) {
-        changed_.WaitWithTimeout(&mutex_, next - now);
+        mutex_.Unlock();
+        changed_.WaitFor(next - now);
+        mutex_.Lock();
         continue;
       }
       mutex_.Unlock();  // What is done here may free memory, and ends calls.
@@ -266,7 +269,7 @@ class LocalEngineImpl final : public LocalEngine {
   bool follow_pressure_ = false;
 
   mutable absl::Mutex mutex_;
-  absl::CondVar changed_;  // Calls came, or the engine stops.
+  Doorbell changed_;  // Calls came, or the engine stops.
   std::vector<std::unique_ptr<ServedModel>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<ForwardRun>> calls_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
@@ -322,7 +325,7 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
   {
     absl::MutexLock lock(&mutex_);
     if (!draining_) calls_.push_back(call);
-    changed_.Signal();
+    changed_.Ring();
   }
   absl::StatusOr<std::unique_ptr<Rider>> rider = Join(call);
   if (rider.ok()) {
