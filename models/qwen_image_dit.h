@@ -60,6 +60,7 @@ class QwenImageDiT {
   // Those of modules() that a Forward does without: the text of the last block goes no farther than its keys and
   // values.
   const std::vector<ModuleIndex>& unused_modules() const { return unused_modules_; }
+  int modules_used() const { return static_cast<int>(modules_.size() - unused_modules_.size()); }
 
   // What print(model) shows in Python.
   const std::string& tree() const { return tree_; }

@@ -63,7 +63,7 @@ at::Tensor RunPass(const QwenImageDiT& model, const ForwardInputs& inputs, DType
   Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, ScalarTypeOf(dtype), weights);
   pass.Start();
   EXPECT_TRUE(pass.done());
-  EXPECT_EQ(weights.given(), static_cast<int>(model.modules().size() - model.unused_modules().size()));
+  EXPECT_EQ(weights.given(), model.modules_used());
   EXPECT_EQ(weights.held(), 0);
   return pass.Result();
 }
@@ -81,7 +81,7 @@ TEST(QwenImageDiTTest, ModulesAreInTheOrderInWhichTheyAreUsed) {
   const QwenImageDiT model(TinyConfig());
   EXPECT_EQ(model.modules().front().path, "img_in");
   EXPECT_EQ(model.modules().size(), 2u * 18 + 7);
-  EXPECT_EQ(model.modules()[model.modules().size() - 1 - model.unused_modules().size()].path, "proj_out");
+  EXPECT_EQ(model.modules()[static_cast<size_t>(model.modules_used()) - 1].path, "proj_out");
 }
 
 // That no output depends on them is seen in tests/models/recorded/: its hashes are of passes with them.
@@ -174,9 +174,9 @@ TEST(QwenImageDiTTest, DiffusersRoundsTheTimestepToWhatActivationsAreAskedFor) {
 TEST(QwenImageDiTTest, ALeaseThatFailsEndsThePassWithItsStatus) {
   const QwenImageDiT model(TinyConfig());
   const ForwardInputs inputs = MakeInputs(model.config(), 1, 16, 16, 1);
-  for (size_t module = 0; module < model.modules().size() - model.unused_modules().size(); ++module) {
+  for (ModuleIndex module = 0; module < model.modules_used(); ++module) {
     FakeLeaseSource weights(model.modules(), DType::kFloat32);
-    weights.FailAt(static_cast<ModuleIndex>(module), absl::DataLossError("gone"));
+    weights.FailAt(module, absl::DataLossError("gone"));
     Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, at::kFloat, weights);
     pass.Start();
     ASSERT_TRUE(pass.done());
