@@ -268,11 +268,12 @@ at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   // Meta tensors would take the path that holds all scores, which no device does.
   if (q.is_meta()) {
     at::Tensor out = at::empty_like(q);
-    CountMetaWork(2.0 * static_cast<double>(q.size(0)) * static_cast<double>(q.numel()));
+    const int64_t tokens = k.size(0);  // Of which some or all are queries.
+    CountMetaWork(2.0 * static_cast<double>(tokens) * static_cast<double>(q.numel()));
     if (IsOnCuda(q)) {
-      CountWorkspace(q, FlashWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim));
+      CountWorkspace(q, FlashWorkspaceBytes(tokens, q.size(1) / head_dim, head_dim));
     } else if (IsLibTorchs(q)) {
-      CountWorkspace(q, AttentionWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim, q.scalar_type()));
+      CountWorkspace(q, AttentionWorkspaceBytes(tokens, q.size(1) / head_dim, head_dim, q.scalar_type()));
     }
     return out;
   }

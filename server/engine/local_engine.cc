@@ -347,9 +347,10 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   DITSERVE_RETURN_IF_ERROR(
       CatchStatus([&] { activation_bytes = call->model().ActivationBytes(shape, call->arithmetic()); }));
   call->SetActivationBytes(activation_bytes);
-  absl::StatusOr<std::unique_ptr<Rider>> rider = residency_->Join(
-      call->model().id, call->call().profile, {activation_bytes, call->call().priority, call->call().join},
-      [this, call](absl::Status admitted) {
+  RideOptions options{activation_bytes, call->call().priority, call->call().join};
+  options.skips = call->model().dit->unused_modules();
+  absl::StatusOr<std::unique_ptr<Rider>> rider =
+      residency_->Join(call->model().id, call->call().profile, options, [this, call](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
         call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });
