@@ -30,7 +30,8 @@ export PREFIX MODEL AGAINST CONFIG CACHE
 # $(call build,PRESET,TARGETS,GROUPS): sets up with these groups of packages, configures and builds.
 define build
 scripts/setup $(3)
-libtorch=$$(scripts/fetch-libtorch) && cmake --preset $(1) -DLIBTORCH="$$libtorch"
+libtorch=$$(scripts/fetch-libtorch) $(if $(filter cuda,$(1)),&& CUDACXX=$$(scripts/fetch-nvcc) && export CUDACXX )\
+  && cmake --preset $(1) -DLIBTORCH="$$libtorch"
 cmake --build --preset $(1) --parallel $(JOBS) $(if $(2),--target $(2))
 endef
 
