@@ -30,8 +30,19 @@ export PREFIX MODEL AGAINST CONFIG CACHE
 # $(call build,PRESET,TARGETS,GROUPS): sets up with these groups of packages, configures and builds.
 define build
 scripts/setup $(3)
-libtorch=$$(scripts/fetch-libtorch) && cmake --preset $(1) -DLIBTORCH="$$libtorch"
+libtorch=$$(scripts/fetch-libtorch) $(if $(filter cuda,$(1)),&& CUDACXX=$$(scripts/fetch-nvcc) && export CUDACXX )\
+  && cmake --preset $(1) -DLIBTORCH="$$libtorch"
 cmake --build --preset $(1) --parallel $(JOBS) $(if $(2),--target $(2))
+endef
+
+# $(call build_for_gpu,TARGETS): the CUDA device module with a LibTorch that has the CUDA libraries it runs on, which is that
+# of the references' environment: a driver is all that must be there.
+define build_for_gpu
+scripts/setup python
+scripts/python-environment "$$CACHE/parity" scripts/parity/requirements.txt
+libtorch=$${LIBTORCH:-$$(echo "$$CACHE"/parity/lib/python3*/site-packages/torch)} && CUDACXX=$$(scripts/fetch-nvcc) \
+  && export CUDACXX && cmake --preset cuda -B build/gpu -DLIBTORCH="$$libtorch"
+cmake --build build/gpu --parallel $(JOBS) --target ditserve ditctl ditserve_cuda $(1)
 endef
 
 .PHONY: help
@@ -59,6 +70,15 @@ test-deploy:  ## Runs the tests of what deploys and watches servers, with heavy 
 	  PYTHONPATH=tests/system:deploy/grafana PYTHONDONTWRITEBYTECODE=1 \
 	  "$$CACHE/deploy/bin/python" -m unittest discover --verbose --start-directory tests/deploy --pattern '*_test.py'
 
+.PHONY: test-gpu
+test-gpu:  ## Runs the tests that need a GPU on the machine's first one; says so where there is none
+	@scripts/with-gpu $(MAKE) run-gpu-tests
+
+.PHONY: run-gpu-tests
+run-gpu-tests:
+	$(call build_for_gpu,gpu_test)
+	tests/gpu/run build/gpu/bin "$$CACHE/parity/bin/python"
+
 .PHONY: serve
 serve:  ## Runs a server in the foreground; MODEL=<a diffusers transformer folder>
 	$(if $(MODEL),,$(error make serve needs MODEL=<a diffusers transformer folder>))
@@ -70,6 +90,15 @@ bench:  ## Measures every promise; FULL=1: 60 blocks too; ROWS=<some>; AGAINST=<
 	$(call build,$(BUILD),,python)
 	scripts/python-environment "$$CACHE/parity" scripts/parity/requirements.txt
 	bench/run $(build_dir)/bin $(if $(FULL),--full) $(if $(ROWS),--rows $(ROWS)) $(if $(AGAINST),--against "$$AGAINST")
+
+.PHONY: bench-gpu
+bench-gpu:  ## Measures a GPU: its link, overlap, riders, and the seed's three runs beside DiffSynth; says so where there is none
+	@scripts/with-gpu $(MAKE) run-gpu-bench
+
+.PHONY: run-gpu-bench
+run-gpu-bench:
+	$(call build_for_gpu,bench_device_link bench_model_modules)
+	bench/run-gpu build/gpu/bin "$$CACHE/parity/bin/python"
 
 .PHONY: load
 load:  ## Measures what 256 clients at once are served, for SECONDS=60; FULL=1: a wider model too, and writes bench/LOAD.md

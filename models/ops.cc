@@ -16,6 +16,7 @@
 #include <ATen/ops/layer_norm.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mul.h>
+#include <ATen/ops/rms_norm.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/silu.h>
@@ -128,6 +129,14 @@ void CountElements(const at::Tensor& x, double times) {
 // float32 it is less than what sums in another order change.
 bool FusesMultiplyAdd(const at::Tensor& x) { return x.scalar_type() == at::kFloat; }
 
+// x / rms(x) over the last dimension in one kernel, which computes in float32 and rounds what it returns, as the
+// references do before they multiply with weights.
+at::Tensor RmsNormalized(const at::Tensor& x) {
+  if (!x.is_meta()) return at::rms_norm(x, {x.size(-1)}, {}, kEpsilon);
+  const at::Tensor inverses = at::empty({x.numel() / x.size(-1)}, x.options().dtype(at::kFloat));
+  return at::empty_like(x);
+}
+
 LinearParameters ParametersOf(const Weights& linear) {
   const at::Tensor& weight = linear.weight();
   TORCH_INTERNAL_ASSERT(weight.is_contiguous() && linear.bias().scalar_type() == weight.scalar_type());
@@ -174,6 +183,11 @@ void RmsNormInPlace(const Batch& x, const Weights& norm) {
     const at::Tensor weight = norm.weight().to(item.scalar_type());
     ForRows(item, [&](int64_t begin, int64_t count) {
       const at::Tensor groups = item.narrow(0, begin, count).view({count, -1, channels});
+      if (IsOnCuda(item)) {
+        at::Tensor target = groups;
+        at::mul_out(target, RmsNormalized(groups), weight);
+        return;
+      }
       const at::Tensor length = at::linalg_vector_norm(groups, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
       const at::Tensor inverse = length.square_().div_(static_cast<double>(channels)).add_(kEpsilon).rsqrt_();
       groups.mul_(inverse).mul_(weight);
@@ -254,11 +268,12 @@ at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   // Meta tensors would take the path that holds all scores, which no device does.
   if (q.is_meta()) {
     at::Tensor out = at::empty_like(q);
-    CountMetaWork(2.0 * static_cast<double>(q.size(0)) * static_cast<double>(q.numel()));
+    const int64_t tokens = k.size(0);  // Of which some or all are queries.
+    CountMetaWork(2.0 * static_cast<double>(tokens) * static_cast<double>(q.numel()));
     if (IsOnCuda(q)) {
-      CountWorkspace(q, FlashWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim));
+      CountWorkspace(q, FlashWorkspaceBytes(tokens, q.size(1) / head_dim, head_dim));
     } else if (IsLibTorchs(q)) {
-      CountWorkspace(q, AttentionWorkspaceBytes(q.size(0), q.size(1) / head_dim, head_dim, q.scalar_type()));
+      CountWorkspace(q, AttentionWorkspaceBytes(tokens, q.size(1) / head_dim, head_dim, q.scalar_type()));
     }
     return out;
   }

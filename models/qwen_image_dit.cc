@@ -37,17 +37,17 @@ at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {
       .reshape({rows * columns, channels * patch * patch});
 }
 
-// Views of the text tokens, and of the image tokens behind them.
+// Views of the text tokens, and of the image tokens, which are the last.
 Batch TextRows(const Batch& joint, const Batch& text) {
   Batch rows;
   for (size_t i = 0; i < joint.size(); ++i) rows.push_back(joint[i].narrow(0, 0, text[i].size(0)));
   return rows;
 }
-Batch ImageRows(const Batch& joint, const Batch& text) {
+Batch ImageRows(const Batch& joint, const Batch& image) {
   Batch rows;
   for (size_t i = 0; i < joint.size(); ++i) {
-    const int64_t tokens = text[i].size(0);
-    rows.push_back(joint[i].narrow(0, tokens, joint[i].size(0) - tokens));
+    const int64_t tokens = image[i].size(0);
+    rows.push_back(joint[i].narrow(0, joint[i].size(0) - tokens, tokens));
   }
   return rows;
 }
@@ -108,7 +108,12 @@ QwenImageDiT::QwenImageDiT(const QwenImageDiTConfig& config) : config_(config) {
   pass.Start();
   pass.Result();
   std::vector<ModuleSpec> ordered;
-  for (const ModuleIndex index : leases.order()) ordered.push_back(std::move(modules_[index]));
+  for (const ModuleIndex index : leases.order()) ordered.push_back(std::exchange(modules_[index], {}));
+  for (ModuleSpec& module : modules_) {
+    if (module.path.empty()) continue;
+    unused_modules_.push_back(static_cast<ModuleIndex>(ordered.size()));
+    ordered.push_back(std::move(module));
+  }
   modules_ = std::move(ordered);
   parts_ = FindParts();
 }
@@ -159,7 +164,9 @@ Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device d
 
 Task<Batch> QwenImageDiT::Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const {
   Stream x = co_await Enter(std::move(items), weights);
-  for (size_t i = 0; i < blocks; ++i) x = co_await Block(std::move(x), parts_.blocks[i], weights);
+  for (size_t i = 0; i < blocks; ++i) {
+    x = co_await Block(std::move(x), parts_.blocks[i], /*last=*/i + 1 == parts_.blocks.size(), weights);
+  }
   x.text.clear();
   const Batch scale_shift = Linear(x.conditioning, co_await weights[parts_.norm_out]);
   const Batch normed = ModulatedLayerNorm(x.image, Chunk(scale_shift, 2, 0), Chunk(scale_shift, 2, 1));
@@ -186,7 +193,10 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Enter(std::vector<Item> items, WeightSo
 
 // Image and text take turns: most of the computing is in the image's modules, half of the bytes are in the text's, and
 // so those hide the moving of these.
-Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& block, WeightSource& weights) const {
+//
+// Of the last block the image goes on alone: of the text it needs keys and values, and nothing that comes of them.
+Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& block, bool last,
+                                               WeightSource& weights) const {
   const StreamModules &image = block.image, &text = block.text;
   // Modulations have six chunks: shift, scale and gate of the attention, then of the MLP.
   const auto modulated = [](const Batch& stream, const Batch& mod, int64_t first) {
@@ -195,30 +205,35 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& blo
 
   // Projections are written where the attention reads them: text tokens, then image tokens.
   Projections joint;
-  for (Batch* const all : {&joint.q, &joint.k, &joint.v}) {
-    for (size_t i = 0; i < x.image.size(); ++i) {
-      all->push_back(at::empty({x.rotary[i].size(0), x.image[i].size(1)}, x.image[i].options()));
-    }
+  for (size_t i = 0; i < x.image.size(); ++i) {
+    const int64_t image_rows = x.image[i].size(0), joint_rows = x.rotary[i].size(0), width = x.image[i].size(1);
+    joint.q.push_back(at::empty({last ? image_rows : joint_rows, width}, x.image[i].options()));
+    joint.k.push_back(at::empty({joint_rows, width}, x.image[i].options()));
+    joint.v.push_back(at::empty({joint_rows, width}, x.image[i].options()));
   }
-  Projections image_part = {ImageRows(joint.q, x.text), ImageRows(joint.k, x.text), ImageRows(joint.v, x.text)};
-  Projections text_part = {TextRows(joint.q, x.text), TextRows(joint.k, x.text), TextRows(joint.v, x.text)};
+  Projections image_part = {ImageRows(joint.q, x.image), ImageRows(joint.k, x.image), ImageRows(joint.v, x.image)};
+  Projections text_part = {{}, TextRows(joint.k, x.text), TextRows(joint.v, x.text)};
+  if (!last) text_part.q = TextRows(joint.q, x.text);
   const Batch image_mod = Linear(x.conditioning, co_await weights[image.mod]);
   co_await Project(modulated(x.image, image_mod, 0), std::move(image_part), image, weights);
   const Batch text_mod = Linear(x.conditioning, co_await weights[text.mod]);
   co_await Project(modulated(x.text, text_mod, 0), std::move(text_part), text, weights);
 
   Batch heads = Attend(std::move(joint), x.rotary);
-  AddGated(x.image, Chunk(image_mod, 6, 2), Linear(ImageRows(heads, x.text), co_await weights[image.to_out]));
-  AddGated(x.text, Chunk(text_mod, 6, 2), Linear(TextRows(heads, x.text), co_await weights[text.to_out]));
+  AddGated(x.image, Chunk(image_mod, 6, 2), Linear(ImageRows(heads, x.image), co_await weights[image.to_out]));
+  if (!last) AddGated(x.text, Chunk(text_mod, 6, 2), Linear(TextRows(heads, x.text), co_await weights[text.to_out]));
   heads.clear();
 
   Batch image_hidden = Linear(modulated(x.image, image_mod, 3), co_await weights[image.mlp_in]);
   GeluInPlace(image_hidden, config_.numerics);
-  const Batch text_hidden = Linear(modulated(x.text, text_mod, 3), co_await weights[text.mlp_in]);
-  GeluInPlace(text_hidden, config_.numerics);
+  Batch text_hidden;
+  if (!last) {
+    text_hidden = Linear(modulated(x.text, text_mod, 3), co_await weights[text.mlp_in]);
+    GeluInPlace(text_hidden, config_.numerics);
+  }
   AddGated(x.image, Chunk(image_mod, 6, 5), Linear(image_hidden, co_await weights[image.mlp_out]));
   image_hidden.clear();
-  AddGated(x.text, Chunk(text_mod, 6, 5), Linear(text_hidden, co_await weights[text.mlp_out]));
+  if (!last) AddGated(x.text, Chunk(text_mod, 6, 5), Linear(text_hidden, co_await weights[text.mlp_out]));
 
   if (config_.numerics == Numerics::kDiffusers && x.image[0].scalar_type() == at::kHalf) {
     for (at::Tensor& item : x.text) at::clamp_(item, -65504, 65504);
@@ -229,8 +244,10 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& blo
 
 Task<QwenImageDiT::Projections> QwenImageDiT::Project(Batch x, Projections to, const StreamModules& modules,
                                                       WeightSource& weights) const {
-  LinearInto(x, co_await weights[modules.to_q], to.q);
-  RmsNormInPlace(to.q, co_await weights[modules.norm_q]);
+  if (!to.q.empty()) {
+    LinearInto(x, co_await weights[modules.to_q], to.q);
+    RmsNormInPlace(to.q, co_await weights[modules.norm_q]);
+  }
   LinearInto(x, co_await weights[modules.to_k], to.k);
   RmsNormInPlace(to.k, co_await weights[modules.norm_k]);
   LinearInto(x, co_await weights[modules.to_v], to.v);
@@ -240,7 +257,8 @@ Task<QwenImageDiT::Projections> QwenImageDiT::Project(Batch x, Projections to, c
 Batch QwenImageDiT::Attend(Projections joint, const Batch& rotary) const {
   Batch heads;
   for (size_t i = 0; i < rotary.size(); ++i) {
-    RotateInPlace(joint.q[i], rotary[i]);
+    const int64_t queries = joint.q[i].size(0);
+    RotateInPlace(joint.q[i], rotary[i].narrow(0, rotary[i].size(0) - queries, queries));
     RotateInPlace(joint.k[i], rotary[i]);
     heads.push_back(Attention(joint.q[i], joint.k[i], joint.v[i], config_.attention_head_dim));
   }
@@ -311,13 +329,19 @@ std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarTy
   pass.Result();
   const std::vector<double> computed = leases.Work();
   std::vector<double> work(modules_.size());
-  for (size_t i = 0; i < computed.size(); ++i) work[static_cast<size_t>(leases.order()[i])] = computed[i];
-  if (parts_.blocks.size() <= 2) return work;
-  // Every block computes the same.
-  const ModuleIndex third = parts_.blocks[2].image.mod, of_a_block = third - parts_.blocks[1].image.mod;
-  for (ModuleIndex i = third; i < parts_.norm_out; ++i) {
-    work[static_cast<size_t>(i)] = work[static_cast<size_t>(i - of_a_block)];
+  const auto of = [&work](ModuleIndex module) -> double& { return work[static_cast<size_t>(module)]; };
+  for (size_t i = 0; i < computed.size(); ++i) of(leases.order()[i]) = computed[i];
+  // Every block computes the same, the last but for what it leaves out.
+  using Of = StreamModules;
+  for (size_t i = 2; i < parts_.blocks.size(); ++i) {
+    for (const auto stream : {&BlockModules::image, &BlockModules::text}) {
+      for (const auto module : {&Of::mod, &Of::to_q, &Of::norm_q, &Of::to_k, &Of::norm_k, &Of::to_v, &Of::to_out,
+                                &Of::mlp_in, &Of::mlp_out}) {
+        of(parts_.blocks[i].*stream.*module) = of(parts_.blocks[1].*stream.*module);
+      }
+    }
   }
+  for (const ModuleIndex module : unused_modules_) of(module) = 0;
   return work;
 }
 

@@ -53,17 +53,23 @@ class QwenImageDiT {
 
   const QwenImageDiTConfig& config() const { return config_; }
 
-  // Modules that hold parameters, in execution order (found by running Forward on meta tensors).
+  // Modules that hold parameters, in execution order (found by running Forward on meta tensors); last, those that no
+  // output depends on.
   const std::vector<ModuleSpec>& modules() const { return modules_; }
+
+  // Those of modules() that a Forward does without: the text of the last block goes no farther than its keys and
+  // values.
+  const std::vector<ModuleIndex>& unused_modules() const { return unused_modules_; }
+  int modules_used() const { return static_cast<int>(modules_.size() - unused_modules_.size()); }
 
   // What print(model) shows in Python.
   const std::string& tree() const { return tree_; }
 
   // One pass in `arithmetic` dtype on `device`, to and from which `mover` takes tensors; null where that is the CPU.
-  // Modules are acquired from `weights` in the order of modules(), each once. Returns the packed sequence, shape
-  // [B, H/16 * W/16, 64], on the CPU in the dtype of `latents`.
-  // A lease or a move that fails ends the pass: its status is thrown as StatusError (models/errors.h).
-  // `inputs`, `weights` and `mover` must outlive the task.
+  // Modules are acquired from `weights` in the order of modules(), each once, but for unused_modules(). Returns the
+  // packed sequence, shape [B, H/16 * W/16, 64], on the CPU in the dtype of `latents`. A lease or a move that fails
+  // ends the pass: its status is thrown as StatusError (models/errors.h). `inputs`, `weights` and `mover` must outlive
+  // the task.
   Task<at::Tensor> Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
                            LeaseSource& weights, TensorMover* mover = nullptr) const;
 
@@ -99,7 +105,7 @@ class QwenImageDiT {
   };
   struct Item;
 
-  // Queries, keys and values, [tokens, width]: of text and image tokens, or views of either part.
+  // Queries, keys and values, [tokens, width]: of text and image tokens, of some, or views of either part.
   struct Projections {
     std::vector<at::Tensor> q, k, v;
   };
@@ -109,15 +115,18 @@ class QwenImageDiT {
   std::vector<Item> Prepare(const ForwardInputs& inputs, at::ScalarType arithmetic) const;
   std::vector<Item> MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const;
   Task<Stream> Enter(std::vector<Item> items, WeightSource& weights) const;
-  Task<Stream> Block(Stream x, const BlockModules& block, WeightSource& weights) const;
-  // Writes what the stream `x` brings to the attention, and returns it.
+  // `last`: of the model.
+  Task<Stream> Block(Stream x, const BlockModules& block, bool last, WeightSource& weights) const;
+  // Writes what the stream `x` brings to the attention, and returns it: no queries where `to` has none.
   Task<Projections> Project(std::vector<at::Tensor> x, Projections to, const StreamModules& modules,
                             WeightSource& weights) const;
+  // Of all tokens, or the last ones.
   std::vector<at::Tensor> Attend(Projections joint, const std::vector<at::Tensor>& rotary) const;
   Task<std::vector<at::Tensor>> Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const;
 
   QwenImageDiTConfig config_;
   std::vector<ModuleSpec> modules_;
+  std::vector<ModuleIndex> unused_modules_;
   Parts parts_;
   std::string tree_;
 };

@@ -58,6 +58,11 @@ class CudaDevice final : public Device {
  public:
   static absl::StatusOr<std::unique_ptr<CudaDevice>> Make(int index, Memory memory) {
     auto faults = std::make_shared<CudaFaults>(absl::StrCat("cuda:", index));
+    int driver_version = 0;
+    DITSERVE_RETURN_IF_ERROR(faults->StatusOf(cudaDriverGetVersion(&driver_version), "asking for the driver"));
+    if (driver_version == 0) {
+      return absl::FailedPreconditionError("there is no NVIDIA driver, or a container that was started without it");
+    }
     DITSERVE_RETURN_IF_ERROR(faults->StatusOf(cudaSetDevice(index), absl::StrCat("cuda:", index)));
     auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, std::move(faults)));
     DITSERVE_RETURN_IF_ERROR(device->CreateStreams());

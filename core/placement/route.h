@@ -27,7 +27,9 @@ struct Route {
   int64_t compute_bytes = 0;        // Of a copy on the device that operations read.
   int rest = -1;                    // The stop at which the module rests while no request uses the profile.
   int limited = -1;                 // The stop that vram_limit bounds.
-  FormId compute = -1;              // What operations read.
+  FormId compute = -1;              // What operations read; -1: the pass does without the module.
+
+  bool taken() const { return compute >= 0; }
 };
 
 }  // namespace ditserve

@@ -236,7 +236,7 @@ JoinSituation Admission::SituationOf(const PolicyRider& rider, const PolicyRider
   for (const PolicyRider& other : sweeps_.riders()) {
     if (!other.riding() || other.itinerary->weights != weights || &other == &rider) continue;
     if (other.itinerary->device != rider.itinerary->device) continue;
-    const double left = 1 - static_cast<double>(other.next) / other.itinerary->modules();
+    const double left = 1 - static_cast<double>(other.itinerary->place(other.next)) / other.itinerary->modules_taken();
     situation.compute_others += left * computing(other);
   }
   return situation;

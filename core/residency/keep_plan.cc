@@ -82,12 +82,12 @@ class Planner {
     if (IsOperand(route, stop)) served_[wish][module] = true;
   }
 
-  // By a copy of its own, or by one that another wish lets stay.
+  // By a copy of its own, or by one that another wish lets stay; or it needs none.
   bool IsServed(size_t wish, ModuleIndex module) const {
-    if (served_[wish][module]) return true;
+    const Route& route = (*wishes_[wish].routes)[module];
+    if (served_[wish][module] || !route.taken()) return true;
     const auto stays = [&](Tier tier) {
-      const FormId form = (*wishes_[wish].routes)[module].compute;
-      const auto found = chosen_.find({wishes_[wish].model, module, tier, form});
+      const auto found = chosen_.find({wishes_[wish].model, module, tier, route.compute});
       return found != chosen_.end() && found->second;
     };
     return stays(Tier::kDevice) || (in_host_memory_ && stays(Tier::kHost));

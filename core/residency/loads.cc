@@ -184,7 +184,8 @@ void Loads::AddStops(PolicyRider& rider, ModuleIndex module, const Copy* source,
                      Actions& actions) {
   const Itinerary& itinerary = *rider.itinerary;
   const Route& route = itinerary.route(module);
-  const double next_use = sweeps_.SecondsUntil(rider, module) + itinerary.modules() * sweeps_.pace_seconds(itinerary);
+  const double next_use =
+      sweeps_.SecondsUntil(rider, module) + itinerary.modules_taken() * sweeps_.pace_seconds(itinerary);
   for (size_t i = 0; i < route.stops.size(); ++i) {
     const Stop& stop = route.stops[i];
     const CopyKey key = {itinerary.weights, module, stop.form, itinerary.MemoryOf(stop.tier)};

@@ -74,6 +74,7 @@ absl::StatusOr<PolicyRider*> Policy::Join(JoinRequest request, absl::Duration no
   rider.id = next_rider_;
   rider.itinerary = &sweeps_.Intern(request.weights, request.device, state_.device(request.device).in_host_memory,
                                     std::move(request.routes), request.limit_bytes);
+  rider.next = rider.itinerary->NextTaken(0);
   rider.activation_bytes = request.activation_bytes;
   rider.priority = request.priority;
   rider.join = request.join;
@@ -116,7 +117,7 @@ void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Dur
   rider.computing += took;
   rider.alike->seconds += absl::ToDoubleSeconds(took);
   ++rider.alike->modules;
-  if (rider.next == key.module) ++rider.next;
+  if (rider.next == key.module) rider.next = rider.itinerary->NextTaken(key.module + 1);
   if (rider.passed_all()) {
     Estimates& estimates = state_.device(rider.itinerary->device).estimates;
     estimates.usual_ride = now - rider.begun;
@@ -321,7 +322,8 @@ absl::Status Policy::Check() const {
   }
   for (const Itinerary& itinerary : sweeps_.itineraries()) {
     for (ModuleIndex i = 0; i < itinerary.modules(); ++i) {
-      if (itinerary.computable.Has(i) != (sweeps_.FindComputable(itinerary, i) != nullptr)) {
+      const bool computable = !itinerary.route(i).taken() || sweeps_.FindComputable(itinerary, i) != nullptr;
+      if (itinerary.computable.Has(i) != computable) {
         return absl::InternalError(
             absl::StrCat("itinerary ", itinerary.id, ": module ", i, " is taken for what it is not"));
       }

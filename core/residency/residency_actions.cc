@@ -45,7 +45,7 @@ void ResidencyManager::ApplyLocked(Deferred& deferred) {
   actions_.clear();
   next_tick_ = policy_.NextTick();
   if (!still_read_.empty()) next_tick_ = std::min(next_tick_, clock_->Now() + kLookAgain);
-  if (next_tick_ < sleeps_until_) sooner_.Signal();
+  if (next_tick_ < sleeps_until_) sooner_.Ring();
 }
 
 // The ledger keeps to what the policy has in force, whatever is booked.
@@ -145,7 +145,7 @@ void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Def
   if (rider.admitted != nullptr) {
     refusals_.emplace_back(
         [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); });
-    sooner_.Signal();
+    sooner_.Ring();
   } else if (rider.acquisition != nullptr) {
     rider.account.stall += clock_->Now() - rider.acquired;
     paces_[static_cast<size_t>(rider.device)].Drop();

@@ -51,13 +51,7 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
     now = clock_->Now();
     forms = forms_;
     trial.emplace(policy_, [&forms](FormId from, FormId to) { return forms.Leads(from, to); });
-    request.ride.weights = model;
-    request.ride.device = DeviceMemory(options.device);
-    request.ride.routes = RoutesLocked(model, profile, options.device, forms);
-    request.ride.limit_bytes = profile.vram_limit_bytes;
-    request.ride.activation_bytes = options.activation_bytes;
-    request.ride.priority = options.priority;
-    request.ride.join = options.join;
+    request.ride = RequestLocked(model, profile, options, forms);
     request.form_bytes = BytesInForms(*models_[static_cast<size_t>(model)], forms);
     request.disk_bytes_per_second = speeds.checkpoint.value_or(request.disk_bytes_per_second);
     request.copy_bytes_per_second = speeds.copies.value_or(request.disk_bytes_per_second);

@@ -58,7 +58,7 @@ ResidencyManager::~ResidencyManager() {
   {
     const absl::MutexLock lock(&mutex_);
     stopping_ = true;
-    sooner_.Signal();
+    sooner_.Ring();
   }
   keeper_.join();
 }
@@ -67,16 +67,16 @@ void ResidencyManager::Keep() {
   for (;;) {
     bool ticks = false;
     std::vector<absl::AnyInvocable<void() &&>> refusals;
+    absl::Duration sleep;
     {
       const absl::MutexLock lock(&mutex_);
-      sleeps_until_ = next_tick_;
-      // (Not longer than a timer bears.)
-      const absl::Duration sleep = std::min(sleeps_until_ - clock_->Now(), absl::Hours(1));
-      if (!stopping_ && refusals_.empty() && sleep > absl::ZeroDuration()) sooner_.WaitWithTimeout(&mutex_, sleep);
       if (stopping_ && refusals_.empty()) return;
       ticks = !stopping_ && next_tick_ <= clock_->Now();
       refusals = std::exchange(refusals_, {});
+      sleeps_until_ = next_tick_;
+      sleep = sleeps_until_ - clock_->Now();
     }
+    if (!ticks && refusals.empty()) sooner_.WaitFor(sleep);
     if (ticks) Tick();  // First: those who are told may take their time.
     for (auto& refusal : refusals) std::exchange(refusal, nullptr)();
   }
@@ -157,17 +157,24 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
 
 // The rider is known before what its joining leads to is applied.
 absl::Status ResidencyManager::JoinLocked(RiderState& state, const Profile& profile, const RideOptions& options) {
+  DITSERVE_ASSIGN_OR_RETURN(state.policy,
+                            policy_.Join(RequestLocked(state.model, profile, options, forms_), state.joined, actions_));
+  states_[state.policy] = &state;
+  return absl::OkStatus();
+}
+
+Policy::JoinRequest ResidencyManager::RequestLocked(ModelId model, const Profile& profile, const RideOptions& options,
+                                                    FormTable& forms) const {
   Policy::JoinRequest request;
-  request.weights = state.model;
+  request.weights = model;
   request.device = DeviceMemory(options.device);
-  request.routes = RoutesLocked(state.model, profile, options.device, forms_);
+  request.routes = RoutesLocked(model, profile, options.device, forms);
+  for (const ModuleIndex module : options.skips) request.routes[static_cast<size_t>(module)] = Route();
   request.limit_bytes = profile.vram_limit_bytes;
   request.activation_bytes = options.activation_bytes;
   request.priority = options.priority;
   request.join = options.join;
-  DITSERVE_ASSIGN_OR_RETURN(state.policy, policy_.Join(std::move(request), state.joined, actions_));
-  states_[state.policy] = &state;
-  return absl::OkStatus();
+  return request;
 }
 
 absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
@@ -267,7 +274,7 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
     rider.model = models_[static_cast<size_t>(state.model)]->name();
     rider.profile = state.profile;
     rider.modules_done = state.account.modules_done;
-    rider.modules_total = state.policy->itinerary->modules();
+    rider.modules_total = state.policy->itinerary->modules_taken();
     rider.priority = state.policy->priority;
     rider.waiting = state.policy->after != nullptr;
     rider.stall = state.account.stall;

@@ -18,6 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "core/base/clock.h"
+#include "core/base/doorbell.h"
 #include "core/base/executor.h"
 #include "core/devices/device.h"
 #include "core/memory/arena.h"
@@ -194,7 +195,9 @@ class ResidencyManager {
   void FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  // `forms`: the manager's, or a copy of them.
+  // `forms`, here and below: the manager's, or a copy of them.
+  Policy::JoinRequest RequestLocked(ModelId model, const Profile& profile, const RideOptions& options,
+                                    FormTable& forms) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<Route> RoutesLocked(ModelId model, const Profile& profile, int device, FormTable& forms) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   MemoryUsage UsageLocked(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -225,10 +228,9 @@ class ResidencyManager {
   std::vector<int> leases_ ABSL_GUARDED_BY(mutex_);          // That riders hold, by device.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
-  std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);  // To be told by Keep.
-  // Of Keep; a condition variable costs those who never wait nothing.
-  absl::Duration sleeps_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
-  absl::CondVar sooner_;
+  std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);     // To be told by Keep.
+  absl::Duration sleeps_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();  // Of Keep.
+  Doorbell sooner_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
 };

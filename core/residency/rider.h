@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
@@ -26,7 +27,8 @@ struct RideOptions {
   int64_t activation_bytes = 0;
   Priority priority = Priority::kInteractive;
   JoinPolicy join = JoinPolicy::kAuto;
-  int device = 0;  // Of the manager's.
+  int device = 0;                  // Of the manager's.
+  std::vector<ModuleIndex> skips;  // Modules that the pass does without.
 };
 
 // What a rider has used so far.
@@ -42,7 +44,7 @@ struct RiderAccount {
   int modules_done = 0;
 };
 
-// A request in a sweep: one pass over a model's modules in execution order.
+// A request in a sweep: one pass over a model's modules in execution order, but for those that it skips.
 //
 // Ownership: destroying it leaves the sweep; its leases must be gone by then, its manager must not.
 // Thread safety: Acquire is called on the executor; the rest is thread-safe.

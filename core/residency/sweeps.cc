@@ -67,9 +67,12 @@ Itinerary& Sweeps::Intern(WeightsId weights, Memory device, bool in_host_memory,
   itinerary = {itinerary.id, weights, device, in_host_memory, std::move(routes), limit_bytes, ++asked_for_};
   pace_seconds_[static_cast<size_t>(itinerary.id)] = 0;
   itinerary.computable = ModuleSet(itinerary.modules());
+  itinerary.places.push_back(0);
   for (ModuleIndex i = 0; i < itinerary.modules(); ++i) {
-    itinerary.widest_bytes = std::max(itinerary.widest_bytes, itinerary.route(i).compute_bytes);
-    itinerary.computable.Set(i, FindComputable(itinerary, i) != nullptr);
+    const Route& route = itinerary.route(i);
+    itinerary.widest_bytes = std::max(itinerary.widest_bytes, route.compute_bytes);
+    itinerary.computable.Set(i, !route.taken() || FindComputable(itinerary, i) != nullptr);
+    itinerary.places.push_back(itinerary.places.back() + (route.taken() ? 1 : 0));
   }
   return itinerary;
 }
@@ -107,10 +110,11 @@ bool Sweeps::IsClaimed(const CopyKey& key) const {
 }
 
 int64_t Sweeps::Distance(const PolicyRider& rider, ModuleIndex module) {
-  const int64_t modules = rider.itinerary->modules();
-  const int64_t ahead = module - rider.next;
-  const int64_t until_begun = rider.after != nullptr ? modules - rider.after->next : 0;
-  return until_begun + (ahead >= 0 ? ahead : ahead + modules);
+  const Itinerary& itinerary = *rider.itinerary;
+  const int64_t ahead = itinerary.place(module) - itinerary.place(rider.next);
+  const Itinerary* const before = rider.after != nullptr ? rider.after->itinerary : nullptr;
+  const int64_t until_begun = before != nullptr ? before->modules_taken() - before->place(rider.after->next) : 0;
+  return until_begun + (module >= rider.next ? ahead : ahead + itinerary.modules_taken());
 }
 
 double Sweeps::SecondsUntil(const PolicyRider& rider, ModuleIndex module) const {
@@ -148,7 +152,8 @@ double Sweeps::pace_seconds(const Itinerary& itinerary) const {
 }
 
 void Sweeps::LearnPace(const Itinerary& itinerary, absl::Duration lap) {
-  pace_seconds_[static_cast<size_t>(itinerary.id)] = absl::ToDoubleSeconds(lap) / std::max(itinerary.modules(), 1);
+  pace_seconds_[static_cast<size_t>(itinerary.id)] =
+      absl::ToDoubleSeconds(lap) / std::max(itinerary.modules_taken(), 1);
 }
 
 }  // namespace ditserve

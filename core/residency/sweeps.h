@@ -30,13 +30,21 @@ struct Itinerary {
   std::optional<int64_t> limit_bytes;  // vram_limit.
   int64_t asked_for = 0;               // When last, by count.
   int64_t widest_bytes = 0;            // The largest module as operations read it.
+  std::vector<int> places;             // Of each module, how many are taken before it; at the end, how many in all.
 
-  ModuleSet computable;        // Modules of which a copy that operations can read is there or on its way.
+  ModuleSet computable;        // Modules of which a copy that operations can read is there or on its way, or not taken.
   std::vector<uint32_t> kept;  // What may stay, by module: bit i is set where the copy at stop i may. Empty: nothing.
   int riders = 0;              // Admitted ones.
 
   const Route& route(ModuleIndex module) const { return routes[static_cast<size_t>(module)]; }
   int modules() const { return static_cast<int>(routes.size()); }
+  int place(ModuleIndex module) const { return places[static_cast<size_t>(module)]; }
+  int modules_taken() const { return places.back(); }
+  // The first from `from` on; modules() if there is none.
+  ModuleIndex NextTaken(ModuleIndex from) const {
+    while (from < modules() && !route(from).taken()) ++from;
+    return from;
+  }
   Memory MemoryOf(Tier tier) const { return tier == Tier::kDevice ? device : Memory::kHost; }
   // Whether its operations can read such a copy.
   bool Computes(const CopyKey& key) const;
@@ -75,7 +83,7 @@ struct PolicyRider {
   Stage stage = Stage::kWaiting;
   absl::Status ended;                  // Why it ends.
   const PolicyRider* after = nullptr;  // It begins when this one has passed its last module.
-  ModuleIndex next = 0;                // The module it acquires next.
+  ModuleIndex next = 0;                // The module it acquires next, of those that its itinerary takes.
   bool pending = false;                // It waits for that module.
   absl::Duration since;                // From when on.
   absl::Duration debt;                 // What it waited before in this lap.
@@ -96,7 +104,7 @@ struct PolicyRider {
   bool riding() const { return stage == Stage::kRiding; }
   bool passed_all() const { return next >= itinerary->modules(); }
   // Its place among those that compute: seconds of the executor's time, in fair shares.
-  double attained_seconds() const { return entered_at + next * alike->module_seconds(); }
+  double attained_seconds() const { return entered_at + itinerary->place(next) * alike->module_seconds(); }
 };
 
 // Who rides, how far, on which routes, and what that says of copies.
@@ -137,7 +145,7 @@ class Sweeps {
   // Whether a profile with riders would keep such a copy, but for limits and room.
   bool IsClaimed(const CopyKey& key) const;
 
-  // Modules until the rider is at `module`, in this pass or the next.
+  // Modules that the rider takes until it is at `module`, in this pass or the next.
   static int64_t Distance(const PolicyRider& rider, ModuleIndex module);
   // Predicted seconds until then.
   double SecondsUntil(const PolicyRider& rider, ModuleIndex module) const;

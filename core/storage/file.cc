@@ -1,6 +1,7 @@
 #include "core/storage/file.h"
 
 #include <fcntl.h>
+#include <sys/inotify.h>
 #include <unistd.h>
 
 #include <cassert>
@@ -40,13 +41,18 @@ absl::StatusOr<std::unique_ptr<File>> File::Open(const std::string& path, const 
   // Non-blocking, so that opening a pipe does not wait for a writer.
   file->buffered_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file->buffered_ < 0) return file->Failure(errno);
+  // The same inode, whatever happens to the path meanwhile.
+  const std::string inode = absl::StrCat("/proc/self/fd/", file->buffered_);
+  file->watch_ = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+  if (file->watch_ >= 0 && inotify_add_watch(file->watch_, inode.c_str(), IN_MODIFY) < 0) {
+    close(std::exchange(file->watch_, -1));
+  }
   struct stat status;
   if (calls.Stat(file->buffered_, &status) != 0) return file->Failure(errno);
   if (!S_ISREG(status.st_mode)) return absl::InvalidArgumentError(absl::StrCat(file->name_, ": not a regular file"));
   file->size_bytes_ = status.st_size;
   file->modified_ = status.st_mtim;
-  // The same inode, whatever happens to the path meanwhile.
-  file->direct_ = open(absl::StrCat("/proc/self/fd/", file->buffered_).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
+  file->direct_ = open(inode.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECT);
   if (file->direct_ >= 0 && !file->ReadsDirectly()) close(std::exchange(file->direct_, -1));
   return file;
 }
@@ -54,6 +60,7 @@ absl::StatusOr<std::unique_ptr<File>> File::Open(const std::string& path, const 
 File::~File() {
   if (buffered_ >= 0) close(buffered_);
   if (direct_ >= 0) close(direct_);
+  if (watch_ >= 0) close(watch_);
 }
 
 absl::Status File::ReadAt(int64_t offset, absl::Span<std::byte> target) const {
@@ -118,10 +125,15 @@ absl::Status File::CheckGeneration() const {
   };
   if (status.st_nlink == 0) return lost("removed or replaced");
   if (status.st_size != size_bytes_) return lost("cut or extended");
-  if (status.st_mtim.tv_sec != modified_.tv_sec || status.st_mtim.tv_nsec != modified_.tv_nsec) {
-    return lost("rewritten");
-  }
+  const struct timespec& now = status.st_mtim;
+  if (now.tv_sec != modified_.tv_sec || now.tv_nsec != modified_.tv_nsec || Modified()) return lost("rewritten");
   return absl::OkStatus();
+}
+
+bool File::Modified() const {
+  alignas(inotify_event) char events[sizeof(inotify_event)];  // Of a watched file: they have no names.
+  if (watch_ >= 0 && read(watch_, events, sizeof events) > 0) written_ = true;
+  return written_;
 }
 
 absl::Status File::Failure(int error) const {

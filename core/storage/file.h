@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -29,7 +30,9 @@ class FileCalls {
 };
 
 // A regular file held open for reading. What is read is what was there at Open, or an error: a file that is truncated,
-// rewritten, replaced or unlinked meanwhile is noticed after each read.
+// rewritten, replaced or unlinked meanwhile is noticed after each read. Where the kernel does not watch (another
+// machine's writes to a network file system, or no inotify instance is left), a file that was rewritten is known by
+// its modification time alone.
 //
 // Thread safety: thread-safe.
 class File {
@@ -68,6 +71,7 @@ class File {
   absl::Status Read(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const;
   absl::Status ReadOnce(int descriptor, int64_t offset, std::byte* target, int64_t size, int64_t needed) const;
   absl::Status CheckGeneration() const;
+  bool Modified() const;
   absl::Status Failure(int error) const;
   bool ReadsDirectly() const;
 
@@ -77,6 +81,8 @@ class File {
   int direct_ = -1;  // -1 where the file system has no direct reads.
   int64_t size_bytes_ = 0;
   struct timespec modified_ = {};
+  int watch_ = -1;  // An inotify instance that tells of writes, whatever time they leave behind; -1: there is none.
+  mutable std::atomic<bool> written_ = false;
 };
 
 }  // namespace ditserve

@@ -16,13 +16,15 @@ class References:
         self.checkpoint = checkpoint
         self.blocks = json.loads((checkpoint / "config.json").read_text())["num_layers"]
 
-    def _weights(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def _weights(self, dtype: torch.dtype, through: torch.dtype) -> dict[str, torch.Tensor]:
         weights = {}
         for shard in sorted(self.checkpoint.glob("*.safetensors")):
-            weights |= {name: tensor.to(dtype) for name, tensor in load_file(shard).items()}
+            weights |= {name: tensor.to(through).to(dtype) for name, tensor in load_file(shard).items()}
         return weights
 
-    def load(self, numerics: str, dtype: torch.dtype) -> "Reference":
+    def load(self, numerics: str, dtype: torch.dtype, through: torch.dtype = torch.bfloat16,
+             device: str = "cpu") -> "Reference":
+        """`through`: what weights, which are stored in bfloat16, are rounded to before."""
         if numerics == "diffsynth":
             from diffsynth.models.qwen_image_dit import QwenImageDiT
 
@@ -37,21 +39,21 @@ class References:
             with torch.device("meta"):
                 model = QwenImageTransformer2DModel.from_config(config)
             model.pos_embed = type(model.pos_embed)(theta=10000, axes_dim=[16, 56, 56], scale_rope=True)
-        model.load_state_dict(self._weights(dtype), strict=True, assign=True)
-        return Reference(numerics, model.eval(), dtype)
+        model.load_state_dict(self._weights(dtype, through), strict=True, assign=True)
+        return Reference(numerics, model.eval().to(device), dtype, device)
 
 
 class Reference:
-    def __init__(self, numerics: str, model: torch.nn.Module, dtype: torch.dtype):
-        self.numerics, self.model, self.dtype = numerics, model, dtype
+    def __init__(self, numerics: str, model: torch.nn.Module, dtype: torch.dtype, device: str):
+        self.numerics, self.model, self.dtype, self.device = numerics, model, dtype, device
 
     @torch.no_grad()
     def run(self, case: Case) -> torch.Tensor:
         """The packed output [B, H/16 * W/16, 64], float32."""
-        latents = torch.from_numpy(case.latents()).to(self.dtype)
-        prompt = torch.from_numpy(case.prompt_emb()).to(self.dtype)
-        mask = torch.from_numpy(case.mask())
-        timestep = torch.full((len(case.lengths),), case.timestep, dtype=self.dtype)
+        latents = torch.from_numpy(case.latents()).to(self.device, self.dtype)
+        prompt = torch.from_numpy(case.prompt_emb()).to(self.device, self.dtype)
+        mask = torch.from_numpy(case.mask()).to(self.device)
+        timestep = torch.full((len(case.lengths),), case.timestep, dtype=self.dtype, device=self.device)
         if self.numerics == "diffsynth":
             # Its forward is right for one item without padding, so each runs by itself.
             outputs = [
@@ -65,7 +67,7 @@ class Reference:
                 )
                 for i, length in enumerate(case.lengths)
             ]
-            return torch.cat(outputs).float()
+            return torch.cat(outputs).float().cpu()
         batch, channels, rows, columns = latents.shape
         patches = latents.view(batch, channels, rows // 2, 2, columns // 2, 2).permute(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(batch, rows * columns // 4, channels * 4)
@@ -76,7 +78,7 @@ class Reference:
             timestep=timestep,
             img_shapes=[[(1, rows // 2, columns // 2)]] * batch,
             return_dict=False,
-        )[0].float()
+        )[0].float().cpu()
 
 
 def runs(case: Case, numerics: str) -> bool:

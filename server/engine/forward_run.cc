@@ -187,7 +187,7 @@ void ForwardRun::Report() {
   ForwardProgress progress;
   progress.admitted = true;
   progress.modules_done = account.modules_done;
-  progress.modules_total = static_cast<int>(model_.dit->modules().size());
+  progress.modules_total = model_.dit->modules_used();
   progress.disk_read_bytes = account.disk_read_bytes;
   progress.device_copy_bytes = account.device_copy_bytes;
   progress_(progress);

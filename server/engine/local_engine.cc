@@ -15,6 +15,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "core/base/doorbell.h"
 #include "core/base/error_details.h"
 #include "core/base/executor.h"
 #include "core/base/status_macros.h"
@@ -85,7 +86,7 @@ class LocalEngineImpl final : public LocalEngine {
     {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
-      changed_.Signal();
+      changed_.Ring();
     }
     if (keeper_.joinable()) keeper_.join();
     if (link_ != nullptr) link_->Settle();
@@ -251,7 +252,9 @@ class LocalEngineImpl final : public LocalEngine {
         }
       }
       if (late.empty() && std::min(look, watch) > now) {
-        changed_.WaitWithTimeout(&mutex_, next - now);
+        mutex_.Unlock();
+        changed_.WaitFor(next - now);
+        mutex_.Lock();
         continue;
       }
       mutex_.Unlock();  // What is done here may free memory, and ends calls.
@@ -288,7 +291,7 @@ class LocalEngineImpl final : public LocalEngine {
   bool follow_pressure_ = false;
 
   mutable absl::Mutex mutex_;
-  absl::CondVar changed_;  // Calls came, or the engine stops.
+  Doorbell changed_;  // Calls came, or the engine stops.
   std::vector<std::unique_ptr<ServedModel>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<ForwardRun>> calls_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
@@ -344,7 +347,7 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
   {
     absl::MutexLock lock(&mutex_);
     if (!draining_) calls_.push_back(call);
-    changed_.Signal();
+    changed_.Ring();
   }
   absl::StatusOr<std::unique_ptr<Rider>> rider = Join(call);
   if (rider.ok()) {
@@ -366,9 +369,10 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   DITSERVE_RETURN_IF_ERROR(
       CatchStatus([&] { activation_bytes = call->model().ActivationBytes(shape, call->arithmetic()); }));
   call->SetActivationBytes(activation_bytes);
-  absl::StatusOr<std::unique_ptr<Rider>> rider = residency_->Join(
-      call->model().id, call->call().profile, {activation_bytes, call->call().priority, call->call().join},
-      [this, call](absl::Status admitted) {
+  RideOptions options{activation_bytes, call->call().priority, call->call().join};
+  options.skips = call->model().dit->unused_modules();
+  absl::StatusOr<std::unique_ptr<Rider>> rider =
+      residency_->Join(call->model().id, call->call().profile, options, [this, call](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
         call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });

@@ -81,6 +81,7 @@ absl::StatusOr<Planner::Passes> Planner::PassesOf(const ForwardShape& shape, con
   const at::ScalarType arithmetic = ArithmeticOf(profile);
   RideOptions options;
   options.activation_bytes = model_.ActivationBytes(shape, arithmetic);
+  options.skips = model_.dit->unused_modules();
   const ComputingPrediction computing = model_.PredictComputing({shape, arithmetic});
   const TransferSpeeds speeds = residency_.SpeedsOf();
   DITSERVE_ASSIGN_OR_RETURN(const Forecast forecast,

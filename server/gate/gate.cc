@@ -75,7 +75,7 @@ void Gate::ReturnMemory() {
 void Gate::CountConnections() {
   const bool is_empty =
       std::all_of(doors_.begin(), doors_.end(), [](const auto& door) { return door->connections() == 0; });
-  if (is_stopping_ && is_empty && !emptied_.HasBeenNotified()) emptied_.Notify();
+  if (is_stopping_ && is_empty) emptied_.Ring();
 }
 
 void Gate::Shutdown(absl::Duration grace) {
@@ -85,7 +85,7 @@ void Gate::Shutdown(absl::Duration grace) {
     for (const auto& door : doors_) door->Drain();
     CountConnections();
   });
-  emptied_.WaitForNotificationWithTimeout(grace);
+  emptied_.WaitFor(grace);
   asio::post(io_, [this] {
     is_closed_ = true;
     timer_.cancel();

@@ -15,9 +15,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "core/base/clock.h"
+#include "core/base/doorbell.h"
 #include "core/base/executor.h"
 #include "server/gate/access.h"
 #include "server/gate/doorman.h"
@@ -84,7 +84,7 @@ class Gate {
   std::vector<std::unique_ptr<Door>> doors_;
   asio::steady_timer timer_{io_};
   bool is_stopping_ = false, is_closed_ = false;
-  absl::Notification emptied_;             // Stopping, and every connection is closed.
+  Doorbell emptied_;                       // Stopping, and every connection is closed.
   std::atomic<int64_t> certificate_ends_;  // Seconds of Unix' time; kNever without TLS.
   int64_t most_bytes_ = 0;                 // Of messages and connections, since memory was returned.
   Executor trimmer_;  // Takes a tenth of a second and more: neither the gate nor its calls wait for it.

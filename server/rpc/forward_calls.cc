@@ -131,7 +131,7 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
   void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
     report_.SetCall(call);
     ForwardProgress queued;
-    queued.modules_total = static_cast<int>(form.model->modules().size());
+    queued.modules_total = form.model->modules_used();
     OnProgress(queued);
     call_ = engine.Submit(
         std::move(call), [self = self_](const ForwardProgress& progress) { self->OnProgress(progress); },

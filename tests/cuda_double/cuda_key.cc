@@ -90,7 +90,8 @@ class CpuKernel {
 // LibTorch makes most operations that return new tensors of those that write: it asks the Meta key for the shapes. Of
 // the others, those that models use return what has the form of their first argument.
 at::Tensor NewResult(const c10::FunctionSchema& schema, const at::Tensor& first) {
-  TORCH_CHECK(schema.name() == "aten::layer_norm" || schema.name() == "aten::scaled_dot_product_attention",
+  TORCH_CHECK(schema.name() == "aten::layer_norm" || schema.name() == "aten::rms_norm" ||
+                  schema.name() == "aten::scaled_dot_product_attention",
               schema.name(), ": what it returns is not known here");
   return at::empty_strided(first.sizes(), first.strides(), first.options());
 }
@@ -128,6 +129,15 @@ void EnqueueKernel(const c10::OperatorHandle& operation, Stack* stack) {
 }
 
 constexpr auto kEnqueueKernel = [] { return torch::CppFunction::makeFromBoxedFunction<&EnqueueKernel>(); };
+
+// For the CPU LibTorch makes it of other operations, which sum in another order than those of models/ there.
+at::Tensor RmsNorm(const at::Tensor& x, at::IntArrayRef normalized, const std::optional<at::Tensor>& weight,
+                   std::optional<double> epsilon) {
+  TORCH_CHECK(normalized.size() == 1 && !weight.has_value() && epsilon.has_value());
+  const at::Tensor length = at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true, at::kFloat);
+  const at::Tensor inverse = length.square().div(static_cast<double>(x.size(-1))).add(*epsilon).rsqrt();
+  return at::empty_like(x).copy_(x).mul_(inverse);
+}
 
 c10::Allocator* CudaAllocator() {
   [[maybe_unused]] static const bool once = [] {
@@ -179,9 +189,12 @@ REGISTER_CUDA_HOOKS(CUDAHooks)
 
 TORCH_LIBRARY_IMPL(_, CUDA, library) { library.fallback(kEnqueueKernel()); }
 
+TORCH_LIBRARY_IMPL(aten, CPU, library) { library.impl("rms_norm", RmsNorm); }
+
 // What LibTorch would make other operations of for want of a kernel, and what isn't computed.
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   library.impl("layer_norm", kEnqueueKernel());
+  library.impl("rms_norm", kEnqueueKernel());
   library.impl("scaled_dot_product_attention", kEnqueueKernel());
   library.impl("copy_", kEnqueueKernel());
   library.impl("empty.memory_format", Empty);

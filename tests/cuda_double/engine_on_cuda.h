@@ -16,33 +16,10 @@
 #include "absl/strings/str_join.h"
 #include "core/devices/device_module.h"
 #include "tests/cuda_double/cuda_double.h"
+#include "tests/cuda_double/told_device.h"
 #include "tests/server/engine/local_engine_fixture.h"
 
 namespace ditserve {
-
-// The CUDA device, on the double of its runtime, which is told what the host does: it can't see that.
-class ToldDevice final : public ForwardingDevice {
- public:
-  using ForwardingDevice::ForwardingDevice;
-
-  absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
-    absl::StatusOr<EventPtr> event = ForwardingDevice::Enqueue(conversion, after);
-    const auto& [source, through, target, count] = conversion;
-    if (count > 0 && IsHost(source.memory) && IsHost(target.memory)) {
-      cuda_double::Machine().HostReads(source.data, count * SizeOf(source.dtype), "a conversion on the host");
-      cuda_double::Machine().HostWrites(target.data, count * SizeOf(target.dtype), "a conversion on the host");
-    }
-    return event;
-  }
-  // What the host has just written.
-  absl::Status Operate(const Conversion& conversion) override {
-    const auto& [source, through, target, count] = conversion;
-    if (IsHost(source.memory)) {
-      cuda_double::Machine().HostWrites(source.data, count * SizeOf(source.dtype), "an input");
-    }
-    return ForwardingDevice::Operate(conversion);
-  }
-};
 
 // The engine on the CUDA device.
 class CudaEngineTest : public LocalEngineTest {
@@ -72,19 +49,6 @@ class CudaEngineTest : public LocalEngineTest {
     std::unique_ptr<Device> device(DitserveMakeDevice(index, Memory::kDevice, &error));
     EXPECT_NE(device, nullptr) << error;
     return std::make_unique<ToldDevice>(std::move(device));
-  }
-
-  std::unique_ptr<LocalEngine> MakeEngineOn(Device& device, int64_t device_budget = int64_t{512} << 20,
-                                            int64_t host_budget = int64_t{512} << 20) const {
-    LocalEngineOptions options;
-    options.device_budget_bytes = device_budget;
-    options.host_budget_bytes = host_budget;
-    options.threads = 1;
-    options.transfer_threads = 2;
-    auto engine = LocalEngine::Make(options, &device, &clock_);
-    EXPECT_THAT(engine, IsOk());
-    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
-    return *std::move(engine);
   }
 
   // What the CPU gives by the same kernels.

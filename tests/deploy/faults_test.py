@@ -341,6 +341,20 @@ class FaultsTest(unittest.TestCase):
         server.process.send_signal(signal.SIGTERM)
         self.assertEqual(server.process.wait(PATIENCE_SECONDS), 0)
 
+    def test_a_step_of_the_wall_clock_prolongs_no_deadline_where_nobody_else_calls(self):
+        server, step_to = self.serve_by_a_clock_that_steps("requests: {max_active: 1}\n")
+        longest = server.forward(2 * LONG)
+        until(lambda: server.count_requests() == 1, "the server computes")
+        with Connection(Target(*endpoint(server.address), path=FORWARD)) as waiting:
+            self.ask_without_urgency(waiting, "1S")
+            until(lambda: server.count_requests() == 2, "the call waits")
+            step_to(-HOUR_SECONDS)
+            self.assertTrue(waiting.await_frames(lambda: waiting.fate.answered or waiting.fate.reset), "it outlived its deadline")
+            self.assertEqual(waiting.data, b"")
+            self.assertIsNone(longest.poll())
+        longest.send_signal(signal.SIGINT)
+        longest.communicate()
+
     def test_steps_of_the_wall_clock_stop_no_watcher(self):
         server, step_to = self.serve_by_a_clock_that_steps()
         crowd = self.crowd(server, watchers=4, interval_seconds=0.1)

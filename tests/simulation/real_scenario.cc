@@ -82,7 +82,12 @@ Scenario MakeRealScenario(uint64_t seed) {
     Scenario::Client client;
     const RealProfile& profile = profiles[static_cast<size_t>(below(static_cast<int64_t>(profiles.size())))];
     client.request.weights = static_cast<WeightsId>(below(static_cast<int64_t>(s.weights.size())));
+    const bool skips_widest = below(2) == 0;  // As a pass does whose modulations are kept.
     for (const int64_t stored : s.weights[0]) {
+      if (skips_widest && stored == widest) {
+        client.request.routes.emplace_back();
+        continue;
+      }
       Route route = {profile.stops,  {}, stored * kWidths[profile.compute] / 2, profile.rest, profile.limited,
                      profile.compute};
       for (const Stop& stop : profile.stops) route.stop_bytes.push_back(Pages(stored * kWidths[stop.form] / 2));

@@ -114,8 +114,15 @@ class Maker {
       const std::vector<Shape> shapes = Shapes();
       const Shape& shape = shapes[static_cast<size_t>(Below(static_cast<int64_t>(shapes.size())))];
       int64_t widest = 0;
+      // Some do without modules, each without others; nobody without all.
+      const int64_t skips = Below(3) == 0 ? Below(100) : 0,
+                    taken = Below(static_cast<int64_t>(s_.weights[weights].size()));
       for (const int64_t stored : s_.weights[weights]) {
         Route route;
+        if (Below(100) < skips && static_cast<int64_t>(client.request.routes.size()) != taken) {
+          client.request.routes.push_back(std::move(route));
+          continue;
+        }
         route.stops = shape.stops;
         for (const Stop& stop : route.stops) route.stop_bytes.push_back(BytesIn(stored, stop.form));
         route.compute = shape.compute;

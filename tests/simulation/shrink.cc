@@ -80,7 +80,12 @@ class Shrinker {
     s.weights[weights].resize(s.weights[weights].size() - count);
     for (Scenario::Client& client : s.clients) {
       if (static_cast<size_t>(client.request.weights) == weights) {
-        client.request.routes.resize(s.weights[weights].size());
+        std::vector<Route>& routes = client.request.routes;
+        routes.resize(s.weights[weights].size());
+        // Nobody takes nothing.
+        if (std::none_of(routes.begin(), routes.end(), [](const Route& route) { return route.taken(); })) {
+          routes.front() = {{}, {}, s.weights[weights].front(), -1, -1, /*compute=*/0};
+        }
       }
     }
   }

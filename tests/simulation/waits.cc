@@ -58,7 +58,8 @@ absl::Status Waits::CheckRider(const PolicyRider& rider, absl::Duration now) {
     laps_.erase(rider.id);
     return absl::OkStatus();
   }
-  if (rider.next == 0) laps_.try_emplace(rider.id, Wait{now, absl::ZeroDuration(), 0, rider.id});
+  if (rider.next == rider.itinerary->NextTaken(0))
+    laps_.try_emplace(rider.id, Wait{now, absl::ZeroDuration(), 0, rider.id});
   const auto lap = laps_.find(rider.id);
   if (lap == laps_.end()) return absl::OkStatus();
   lap->second.most =

@@ -31,6 +31,7 @@ class MakefileTest(unittest.TestCase):
         scripts = [script.relative_to(ROOT) for folder in ("scripts", "bench") for script in (ROOT / folder).iterdir()
                    if script.is_file()]
         programs = [f"tools/{name}" for name in ("cmake", "ctest", "cpack")]
+        programs += ["tests/gpu/run"]
         programs += [f"build/{preset}/bin/{name}" for preset in ("release", "asan") for name in ("ditserve", "ditctl")]
         for program in [self.folder / program for program in (*scripts, *programs)] + [self.cache / "parity/bin/python"]:
             program.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +79,15 @@ class MakefileTest(unittest.TestCase):
         calls = self.make("lint", "SINCE=HEAD~1")
         self.assertEqual([call[-2:] for call in calls if "--build" in call], [["--target", "ditserve_generated"]])
         self.assertEqual(calls[-1], ["lint", "build/dev", "HEAD~1"])
+
+    def test_what_needs_a_gpu_is_built_where_there_is_one_with_the_libraries_that_it_runs_on(self):
+        for target, found, last in (("test-gpu", "run-gpu-tests", "run"), ("bench-gpu", "run-gpu-bench", "run-gpu")):
+            with self.subTest(target):
+                self.assertEqual(self.make(target), [["with-gpu", "make", found]])
+                calls = self.make(found, f"DITSERVE_CACHE={self.cache}")
+                self.assertEqual(calls[-1], [last, "build/gpu/bin", f"{self.cache}/parity/bin/python"])
+                self.assertIn(["cmake", "--preset", "cuda", "-B", "build/gpu",
+                               f"-DLIBTORCH={self.cache}/parity/lib/python3*/site-packages/torch"], calls)
 
     def test_clean_keeps_what_was_fetched(self):
         kept = self.folder / "build/cache/libtorch"

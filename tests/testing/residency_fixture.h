@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -79,7 +80,11 @@ class ResidencyFixture : public FixtureProfiles {
    public:
     Pass(ResidencyFixture& fixture, const Profile& profile, const RideOptions& options = {},
          std::function<void(ModuleIndex, Rider&)> before = nullptr)
-        : fixture_(fixture), dtype_(profile.computation.dtype), device_(options.device), before_(std::move(before)) {
+        : fixture_(fixture),
+          dtype_(profile.computation.dtype),
+          device_(options.device),
+          skips_(options.skips),
+          before_(std::move(before)) {
       absl::StatusOr<std::unique_ptr<Rider>> joined =
           fixture.manager->Join(fixture.model, profile, options, [this](absl::Status admitted) {
             joined_.WaitForNotification();
@@ -108,6 +113,7 @@ class ResidencyFixture : public FixtureProfiles {
 
    private:
     void Next(ModuleIndex module) {
+      while (std::find(skips_.begin(), skips_.end(), module) != skips_.end()) ++module;
       if (module == kModules) return End(absl::OkStatus());
       if (before_) before_(module, *rider_);
       rider_->Acquire(module, [this, module](absl::StatusOr<Lease> lease) {
@@ -144,6 +150,7 @@ class ResidencyFixture : public FixtureProfiles {
     ResidencyFixture& fixture_;
     const DType dtype_;
     const int device_;
+    const std::vector<ModuleIndex> skips_;
     const std::function<void(ModuleIndex, Rider&)> before_;
     absl::Notification joined_, admitted_, ended_;
     std::unique_ptr<Rider> rider_;

@@ -51,6 +51,14 @@ TEST(KeepPlanTest, FillsTheRoomThereIsAndNoMore) {
   }
 }
 
+TEST(KeepPlanTest, WhatIsNotTakenIsNotMissing) {
+  std::vector<Route> routes = Routes({kDeviceStop});
+  for (size_t i = 0; i < routes.size(); i += 4) routes[i] = Route();
+  const KeepPlan plan = PlanKept({{0, &routes}}, {kModules * 3 / 4 * kBytes, 0}, kElsewhere);
+  EXPECT_TRUE(plan.complete);
+  EXPECT_EQ(Count(At(plan.kept.at(0), 0)), kModules * 3 / 4);
+}
+
 TEST(KeepPlanTest, WhatMustBeMovedIsSpreadEvenly) {
   const std::vector<Route> routes = Routes({kDeviceStop});
   for (const int percent : {10, 25, 50, 75, 90}) {

@@ -28,6 +28,58 @@ TEST_F(PolicyTest, ABudgetBelowWhatTheAdmittedNeedLeavesThemOneModule) {
   EXPECT_EQ(policy_->budget(Memory::kDevice).force_bytes(), 60);
 }
 
+TEST_F(PolicyTest, WhatAPassDoesWithoutIsNotLoadedForIt) {
+  Make({10, 10, 30, 10}, 100);
+  Policy::JoinRequest request = Request(70);
+  request.routes[0] = request.routes[2] = Route();
+  PolicyRider& rider =
+      Join(std::move(request));  // The widest of its modules fits beside it, the widest of all does not.
+  EXPECT_EQ(rider.next, 1);
+  Release(rider, Get(rider));
+  EXPECT_EQ(rider.next, 3);
+  Release(rider, Get(rider));
+  EXPECT_TRUE(rider.passed_all());
+  for (const ModuleIndex module : {0, 2}) EXPECT_EQ(CopyOf(weights_, module), nullptr) << module;
+  policy_->Leave(rider, now_, actions_);
+}
+
+TEST_F(PolicyTest, RidersOfDifferentModulesShareThoseThatBothTake) {
+  Make({10, 10, 10}, 1000);
+  Policy::JoinRequest fewer = Request(10);
+  fewer.routes[1] = Route();
+  PolicyRider& all = Join(Request(10));
+  PolicyRider& some = Join(std::move(fewer));
+  std::vector<ModuleIndex> loaded;
+  while (!all.passed_all()) {
+    for (PolicyRider* const rider : {&all, &some}) {
+      if (rider->passed_all()) continue;
+      std::optional<Pin> pin = Acquire(*rider);
+      for (StartLoad& load : Take<StartLoad>()) {
+        loaded.push_back(load.module);
+        Arrive(load.load);
+      }
+      if (!pin) pin = Granted(*rider);
+      Release(*rider, *std::move(pin));
+    }
+  }
+  EXPECT_EQ(loaded, (std::vector<ModuleIndex>{0, 1, 2}));
+  for (PolicyRider* const rider : {&all, &some}) policy_->Leave(*rider, now_, actions_);
+}
+
+TEST_F(PolicyTest, DistancesCountTheModulesThatARiderTakes) {
+  Make({10, 10, 10, 10, 10}, 1000);
+  Policy::JoinRequest request = Request(10);
+  request.routes[1] = request.routes[2] = Route();
+  PolicyRider& rider = Join(std::move(request));
+  EXPECT_EQ(Sweeps::Distance(rider, 3), 1);
+  EXPECT_EQ(Sweeps::Distance(rider, 4), 2);
+  Release(rider, Get(rider));
+  EXPECT_EQ(Sweeps::Distance(rider, 3), 0);
+  EXPECT_EQ(Sweeps::Distance(rider, 0), 2) << "in its next pass";
+  now_ += absl::Seconds(1);
+  EXPECT_EQ(rider.attained_seconds(), rider.alike->module_seconds());
+}
+
 TEST_F(PolicyTest, NobodyOvertakesTheHeadOfAdmission) {
   Make({10, 10}, 100);
   Join(Request(50));

@@ -32,6 +32,21 @@ TEST(ResidencyManagerTest, APassGivesTheCheckpointsValuesInOrder) {
   fixture.CheckInvariants();
 }
 
+TEST(ResidencyManagerTest, APassMovesNoModuleThatItDoesWithout) {
+  Fixture fixture(4);
+  RideOptions options;
+  options.skips = {0, 2, kModules - 1};
+  Pass pass(fixture, Fixture::Disk(), options);
+  EXPECT_THAT(pass.Wait(), IsOk());
+  EXPECT_EQ(pass.account().modules_done, kModules - 3);
+  EXPECT_EQ(pass.account().disk_read_bytes, kModel - 3 * kCopy);
+  const absl::StatusOr<Forecast> forecast =
+      fixture.manager->ForecastRide(fixture.model, Fixture::Disk(), options, /*riders=*/1, /*computing=*/{});
+  ASSERT_THAT(forecast, IsOk());
+  EXPECT_EQ(forecast->first.disk_read_bytes, kModel - 3 * kCopy);
+  fixture.CheckInvariants();
+}
+
 TEST(ResidencyManagerTest, TheDiskProfileLeavesNothingBehind) {
   Fixture fixture(2 * kModules, kModules);
   EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 
 #include "absl/strings/str_cat.h"
@@ -238,6 +239,16 @@ TEST_F(FileTest, RewritingAtTheSameSizeIsDataLoss) {
   const std::unique_ptr<File> file = Open();
   WriteFile(path_, FixtureBytes("another", kBytes));
   EXPECT_THAT(Read(*file, 0, 10), StatusIs(kDataLoss, "x.safetensors: the file was rewritten"));
+}
+
+TEST_F(FileTest, RewritingInPlaceIsDataLossWithTheOldTimeToo) {
+  const std::unique_ptr<File> file = Open();
+  const auto modified = std::filesystem::last_write_time(path_);
+  std::fstream(path_, std::ios::in | std::ios::out) << "other";
+  std::filesystem::last_write_time(path_, modified);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(Read(*file, 0, 10), StatusIs(kDataLoss, "x.safetensors: the file was rewritten"));
+  }
 }
 
 TEST_F(FileTest, UnlinkingIsDataLoss) {

@@ -105,6 +105,22 @@ class LocalEngineTest : public ::testing::Test {
     return *std::move(engine);
   }
 
+  // On a device of the test's own; one thread computes.
+  std::unique_ptr<LocalEngine> MakeEngineOn(Device& device, int64_t device_budget = int64_t{512} << 20,
+                                            int64_t host_budget = int64_t{512} << 20,
+                                            bool follow_pressure = false) const {
+    LocalEngineOptions options;
+    options.device_budget_bytes = device_budget;
+    options.host_budget_bytes = host_budget;
+    options.threads = 1;
+    options.transfer_threads = 2;
+    options.follow_pressure = follow_pressure;
+    auto engine = LocalEngine::Make(options, &device, &clock_);
+    EXPECT_THAT(engine, IsOk());
+    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+    return *std::move(engine);
+  }
+
   Profile ProfileNamed(const std::string& name) const {
     for (const Profile& profile : profiles_) {
       if (profile.name == name) return profile;

@@ -42,7 +42,7 @@ TEST_F(ForwardStreamTest, ReportsProgressAndEndsWithTheResponse) {
   v1::ForwardStreamResponse message;
   ASSERT_TRUE(reader->Read(&message));
   EXPECT_EQ(message.progress().stage(), v1::FORWARD_STAGE_QUEUED);
-  EXPECT_EQ(message.progress().modules_total(), static_cast<int>(TinyModel().modules().size()));
+  EXPECT_EQ(message.progress().modules_total(), TinyModel().modules_used());
 
   call->Report(ModulesDone(2));
   ASSERT_TRUE(reader->Read(&message));

@@ -1,0 +1,270 @@
+"""Computes what the seed's forward would take on named GPUs, and how far off that is where runs were published.
+
+    python3 bench/headline.py --bin build/release/bin [--write docs/cuda.md]
+
+A model, not a measurement: no GPU has run ditserve. The forward is that of the whole QwenImageDiT at 1024x1024 with a
+prompt of 5 tokens; its modules and their sizes are the program's own (bench_model_modules). Weights rest in host
+memory. Module by module, in execution order:
+
+- The engine for copies takes one module after the other, at the link's rate and COPY_OVERHEAD each, and waits where the
+  window that the profile's copies have on the device has no room. It does not know what is computed.
+- Operations of a module begin when its copy is there and the operations before are done; riders compute one after the
+  other and share the copy. They take their FLOP at the rate that a whole forward reaches, which holds what is not a
+  product of matrices, too.
+- DiffSynth's way: a copy from pageable memory, then the operation, then the next module; and a pass at a time.
+
+--write puts the tables between the markers of that document; tests/system/headline_test.py checks that they are there.
+"""
+
+import argparse
+import re
+import subprocess
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+SIDE, PROMPT_TOKENS = 1024, 5
+WIDTH = 3072  # Of a token.
+WINDOW_MODULES = 3  # Of the widest: one that is computed with, two that arrive (core/residency).
+BF16, FP8 = 2, 1  # Bytes an element.
+MARKERS = ("<!-- of bench/headline.py -->", "<!-- end of bench/headline.py -->")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A figure that somebody else measured, or that nobody has verified."""
+    value: float
+    source: str
+
+
+UNVERIFIED = "unverified"
+# Two records and two waits beside the copy: 2.3 us (FlexKV #193) to 7 us (arXiv 2602.21548) are the copy's.
+COPY_OVERHEAD = Rate(10e-6, UNVERIFIED)  # Seconds.
+# Half of pinned memory's on PCIe 3 (dask-cuda #98: 5 to 6 for 11 to 12).
+PAGEABLE = (Rate(6e9, UNVERIFIED), Rate(12e9, UNVERIFIED))  # Bytes a second.
+GEMM = "torch, 4096 to 8192, zzc0721/torch-performance-test-data"
+# Of what a product of matrices alone reaches, a whole forward reaches 0.65 to 0.75 in the published runs below.
+OF_GEMM = Rate(0.7, UNVERIFIED)
+# On a GPU, LibTorch's cuBLAS works in these besides, tests/cuda_audit; by whether the card is of SM 9.0 and up.
+WORKSPACE_BYTES = {True: 33.6e6, False: 8.5e6}
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    link: Rate  # Bytes a second, host to device.
+    gemm: Rate | None  # FLOP a second of a product of matrices in bfloat16.
+    sm_9: bool
+    forward: Rate | None = None  # FLOP a second of a whole forward, where a run says it.
+
+    def rate(self) -> float:
+        return self.forward.value if self.forward else self.gemm.value * OF_GEMM.value
+
+    def rate_source(self) -> str:
+        if self.forward:
+            return f"{self.rate() / 1e12:.0f} of a whole forward ({self.forward.source})"
+        return (f"{self.rate() / 1e12:.0f} = {OF_GEMM.value} ({OF_GEMM.source}) x {self.gemm.value / 1e12:.1f} "
+                f"({self.gemm.source})")
+
+
+# Where no rate of its own engine for copies was found, a kernel's on the same link stands in.
+H100 = Card("H100 SXM", Rate(52.8e9, "a kernel's, to the host: NVIDIA/nvbandwidth #24"), Rate(793.5e12, GEMM),
+            sm_9=True)
+A100 = Card("A100 PCIe", Rate(25.1e9, "a kernel's, an A100 SXM4: NVIDIA/nvbandwidth #42"), Rate(224.5e12, GEMM),
+            sm_9=False)
+RTX_5090 = Card("RTX 5090", Rate(56.3e9, "its own: tinygrad/open-gpu-kernel-modules #29"), Rate(208e12, GEMM),
+                sm_9=True)
+L40S = Card("L40S", Rate(26.2e9, "an RTX 4090's: NVIDIA/nvbandwidth #15"), None, sm_9=False,
+            forward=Rate(130e12, "FLUX.1-dev, eager, TheStageAI"))
+RTX_4090 = Card("RTX 4090", Rate(26.2e9, "its own, of 23.9 to 26.4: NVIDIA/nvbandwidth #15"), Rate(155.5e12, GEMM),
+                sm_9=False)
+CARDS = (H100, A100, RTX_5090, L40S, RTX_4090)
+
+
+@dataclass(frozen=True)
+class Module:
+    path: str
+    weight: int  # Elements.
+    bias: int
+    used: bool = True  # By ditserve's pass; all others', DiffSynth's too, use every module.
+
+    def elements(self) -> int:
+        return self.weight + self.bias
+
+    def rows(self, image: int, text: int) -> int:
+        """How many tokens its operation has."""
+        if re.search(r"_mod\.|time_text_embed|norm_out", self.path):
+            return 1  # The timestep's.
+        return text if re.search(r"^txt_|\.txt_|\.add_|_add_|norm_added", self.path) else image
+
+    def flop(self, image: int, text: int) -> float:
+        attention = 4 * (image + text)**2 * WIDTH if self.path.endswith("attn.to_out.0") else 0
+        return 2 * self.weight * self.rows(image, text) + attention
+
+
+def tokens(height: int, width: int) -> int:
+    return height // 16 * (width // 16)
+
+
+def flop_of(modules: list[Module], image: int, text: int) -> float:
+    return sum(module.flop(image, text) for module in modules)
+
+
+@dataclass(frozen=True)
+class Pass:
+    seconds: float
+    moving_seconds: float
+    computing_seconds: float
+    window_bytes: int  # Most that copies took.
+
+
+def sweep(modules: list[Module], seconds_of: list[float], link: float, moved: int, held: int, window: float) -> Pass:
+    """A pass whose module i is computed in seconds_of[i]: `moved` bytes an element cross the link, at so many bytes a
+    second; on the device it takes `held`, of at most `window` bytes for all."""
+    arrived = done = moving = 0.0
+    there = deque()  # What copies take, and when their operations are done.
+    taken = most = 0
+    for module, seconds in zip(modules, seconds_of):
+        begun = arrived
+        size = held * module.elements()
+        while there and taken + size > window:
+            left, ended = there.popleft()
+            taken -= left
+            begun = max(begun, ended)
+        taken += size
+        most = max(most, taken)
+        copying = COPY_OVERHEAD.value + moved * module.elements() / link
+        arrived = begun + copying
+        moving += copying
+        done = max(done, arrived) + seconds
+        there.append((size, done))
+    return Pass(done, moving, sum(seconds_of), most)
+
+
+def synchronous(modules: list[Module], seconds_of: list[float], pageable: float) -> float:
+    """Seconds of a pass in which each module waits for the one before, and its operation for its copy."""
+    return sum(COPY_OVERHEAD.value + BF16 * module.elements() / pageable + seconds
+               for module, seconds in zip(modules, seconds_of))
+
+
+def times(modules: list[Module], card: Card) -> list[float]:
+    """Seconds that each computes, of the seed's forward."""
+    return [module.flop(tokens(SIDE, SIDE), PROMPT_TOKENS) / card.rate() for module in modules]
+
+
+def window_of(modules: list[Module]) -> int:
+    return WINDOW_MODULES * BF16 * max(module.elements() for module in modules)
+
+
+def row(card: Card, modules: list[Module], riders: int, moved: int, activation_bytes: int) -> str:
+    used = [module for module in modules if module.used]
+    alone = times(modules, card)
+    of_all = sweep(used, [riders * seconds for seconds in times(used, card)], card.link.value, moved, BF16,
+                   window_of(modules))
+    device = of_all.window_bytes + riders * activation_bytes + WORKSPACE_BYTES[card.sm_9]
+    fast, slow = (riders * synchronous(modules, alone, rate.value) for rate in reversed(PAGEABLE))
+    limit = max(of_all.moving_seconds, of_all.computing_seconds)
+    limited_by = "the link" if limit == of_all.moving_seconds else "computing"
+    return " | ".join((f"| {card.name}", "bfloat16" if moved == BF16 else "float8", str(riders),
+                       f"{of_all.moving_seconds:.2f} s", f"{of_all.computing_seconds:.2f} s", f"{of_all.seconds:.2f} s",
+                       f"{of_all.seconds / riders:.2f} s", limited_by, f"{device / 1e9:.2f} GB",
+                       f"{fast:.1f} to {slow:.1f} s", f"{fast / of_all.seconds:.1f} to {slow / of_all.seconds:.1f} |"))
+
+
+@dataclass(frozen=True)
+class Published:
+    """A run that somebody published, and what the model makes of it."""
+    what: str
+    seconds: float
+    computed: float
+
+    def row(self) -> str:
+        return (f"| {self.what} | {self.seconds:g} s | {self.computed:.2f} s | "
+                f"{100 * (self.computed / self.seconds - 1):+.0f} % |")
+
+
+def published(modules: list[Module]) -> list[Published]:
+    def computing(card: Card, forwards: int, image: int, text: int = PROMPT_TOKENS) -> float:
+        return forwards * flop_of(modules, image, text) / card.rate()
+
+    side = tokens(SIDE, SIDE)
+    alone = times(modules, H100)
+    flux = 28 * 74.3e12  # A step of FLUX.1-dev at 1024x1024, computed from its sizes; 28 of them.
+    # By blocks, of which several are on the device: its window is not what holds it up.
+    streamed = 100 * sweep(modules, alone, H100.link.value, BF16, BF16, 8.5e9).seconds
+    return [
+        Published("Qwen-Image, layer-wise offload, 100 forwards, 80 GB card: SGLang #16150; taken as an H100", 74.85,
+                  streamed),
+        Published("the same, resident, the whole pipeline", 15.45, computing(H100, 100, side)),
+        Published("Qwen-Image, resident, graphs, 100 forwards: SGLang #36680; taken as an H200, an H100 here", 12.65,
+                  computing(H100, 100, side)),
+        Published("Qwen-Image-Edit-2511, compiled, a step of 2 forwards, 140 GB card: SGLang #20395; taken as an H200, "
+                  "8,192 and 400 tokens", 0.638, computing(H100, 2, 8192, 400)),
+        Published("Qwen-Image-Edit at 2048x1366, A100: nunchaku #899; 4,096 tokens of reference assumed", 2.295,
+                  computing(A100, 1, tokens(2048, 1366) + 4096)),
+        Published("Qwen-Image, float8 weights, RTX 4090D, 40 forwards, Comfy's template; 1328x1328 and an RTX 4090 "
+                  "assumed", 71, computing(RTX_4090, 40, tokens(1328, 1328))),
+        Published("FLUX.1-dev, 28 steps, H100, compiled: PyTorch's devlog, May 2026", 4.5, flux / H100.rate()),
+        Published("the same, eager, as ditserve's operations are", 6.7, flux / H100.rate()),
+    ]
+
+
+def table(columns: tuple[str, ...], rows: list[str]) -> list[str]:
+    return ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns), *rows]
+
+
+def billions(modules: list[Module]) -> str:
+    return f"{sum(module.elements() for module in modules) / 1e9:.2f}"
+
+
+def document(modules: list[Module], activation_bytes: int) -> str:
+    used = [module for module in modules if module.used]
+    flop = flop_of(used, tokens(SIDE, SIDE), PROMPT_TOKENS)
+    rows = [row(card, modules, riders, width, activation_bytes)
+            for card in CARDS for width in (BF16, FP8) for riders in (1, 8)]
+    lines = [
+        f"A pass uses {len(used):,} of {len(modules):,} modules, {billions(used)} of {billions(modules)} billion elements; "
+        f"{flop / 1e12:.1f} TFLOP. A window of {window_of(modules) / 1e6:.0f} MB, {activation_bytes / 1e6:.1f} MB of "
+        "activations a rider.", "",
+        *table(("card", "weights move as", "riders", "moving", "computing", "all riders", "a rider", "limited by",
+                "device bytes", "DiffSynth's way", "times as long"), rows), "",
+        *table(("card", "link, GB/s", "TFLOP/s"),
+               [f"| {card.name} | {card.link.value / 1e9:.1f} ({card.link.source}) | {card.rate_source()} |"
+                for card in CARDS]), "",
+        f"Unverified too: {COPY_OVERHEAD.value * 1e6:.0f} us a copy besides its bytes; "
+        f"{PAGEABLE[0].value / 1e9:.0f} to {PAGEABLE[1].value / 1e9:.0f} GB/s from pageable memory; that DiffSynth "
+        "moves bfloat16 where weights rest in float8, as LibTorch converts on the host (that time is left out).", "",
+        *table(("published run", "it took", "computed", "off by"), [run.row() for run in published(modules)])]
+    return "\n".join(lines)
+
+
+def read_modules(binaries: Path) -> tuple[list[Module], int]:
+    """The modules in execution order, and the bytes of activations of a pass."""
+    output = subprocess.run([binaries / "bench_model_modules"], check=True, capture_output=True, text=True).stdout
+    first, *lines = output.splitlines()
+    modules = []
+    for line in lines:
+        path, *elements = line.removesuffix(" unused").split()
+        weight, bias = (int(count) for count in (*elements, 0)[:2])
+        modules.append(Module(path, weight, bias, used=not line.endswith(" unused")))
+    return modules, int(first)
+
+
+def replaced(text: str, between: str) -> str:
+    begin, end = (text.index(marker) for marker in MARKERS)
+    return f"{text[:begin]}{MARKERS[0]}\n{between}\n{text[end:]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bin", type=Path, required=True, help="the folder of bench_model_modules")
+    parser.add_argument("--write", type=Path, help="a document with the markers")
+    arguments = parser.parse_args()
+    text = document(*read_modules(arguments.bin))
+    print(text)
+    if arguments.write:
+        arguments.write.write_text(replaced(arguments.write.read_text(), text))
+
+
+if __name__ == "__main__":
+    main()

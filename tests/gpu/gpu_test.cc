@@ -1,0 +1,268 @@
+// What only a GPU can show, and what is checked there once more: the engine with a model of 3 blocks, and the device's
+// own promises. The same tests run on a double of the CUDA runtime, which shows that they are right.
+#include "tests/gpu/gpu.h"
+
+#include <ATen/ops/equal.h>
+#include <ATen/ops/norm.h>
+#include <ATen/ops/sub.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "core/devices/cast.h"
+#include "tests/server/engine/local_engine_fixture.h"
+
+namespace ditserve {
+namespace {
+
+constexpr int64_t kMiB = 1 << 20;
+
+class GpuTest : public LocalEngineTest {
+ protected:
+  GpuTest() {
+    for (const char* dtype : {"float8_e4m3fn", "int8"}) {
+      VramConfig config;
+      config.offload_dtype = config.onload_dtype = config.preparing_dtype = config.computation_dtype = dtype;
+      config.offload_device = config.onload_device = "cpu";
+      config.preparing_device = config.computation_device = "accelerator";
+      const absl::StatusOr<Profile> profile =
+          ResolveProfile(absl::StrCat(dtype, " operations"), config, 0, {"cuda:0", {"Linear", "RMSNorm"}}, "test");
+      profile.ok() ? profiles_.push_back(*profile) : refused_.push_back(dtype);
+    }
+    Profile float32 = ProfileNamed("disk");
+    float32.name = "float32";
+    float32.preparing.dtype = float32.computation.dtype = DType::kFloat32;
+    profiles_.push_back(float32);
+  }
+
+  // What a pass of this profile may differ from one in float32, of the norm of its output.
+  static double ToleranceOf(const Profile& profile) {
+    switch (profile.computation.dtype) {
+      case DType::kFloat32:
+        return 1e-4;
+      case DType::kBFloat16:
+        return 2e-2;
+      default:
+        return 1.5e-1;
+    }
+  }
+
+  static double DistanceOf(const at::Tensor& output, const at::Tensor& expected) {
+    const at::Tensor exact = expected.to(at::kDouble);
+    return at::norm(at::sub(output.to(at::kDouble), exact)).item<double>() / at::norm(exact).item<double>();
+  }
+
+  // For the table that the program prints.
+  static void Tell(const std::string& seen) { RecordProperty("seen", seen); }
+
+  const GpuScope scope_;
+  std::vector<std::string> refused_;  // Dtypes that no profile may compute in.
+};
+
+TEST_F(GpuTest, EveryProfileIsAsCloseToTheCpuInFloat32AsItsDtypeLets) {
+  const std::unique_ptr<Device> cpu = MakeCpuDevice(CpuBFloat16::kFloat32), gpu = OpenGpu();
+  const auto on_cpu = MakeEngineOn(*cpu), on_gpu = MakeEngineOn(*gpu);
+  std::vector<std::string> seen;
+  for (const Profile& profile : profiles_) {
+    Profile exact = profile;
+    exact.computation.dtype = DType::kFloat32;
+    for (const int64_t side : {64, 256}) {
+      const double distance =
+          DistanceOf(Output(*on_gpu, MakeCall(profile, side)), Output(*on_cpu, MakeCall(exact, side)));
+      EXPECT_LE(distance, ToleranceOf(profile)) << profile.name << ", " << side;
+      seen.push_back(absl::StrFormat("%s %.1e", profile.name, distance));
+    }
+  }
+  if (!refused_.empty()) seen.push_back(absl::StrCat("not computed in: ", absl::StrJoin(refused_, ", ")));
+  Tell(absl::StrJoin(seen, "; "));
+}
+
+TEST_F(GpuTest, WhatIsResidentAndWhoElseRidesNeverChangesABit) {
+  const std::unique_ptr<Device> gpu = OpenGpu();
+  const auto roomy = MakeEngineOn(*gpu);
+  std::vector<at::Tensor> alone;
+  for (const Profile& profile : profiles_) {
+    alone.push_back(Output(*roomy, MakeCall(profile)));
+    EXPECT_TRUE(at::equal(Output(*roomy, MakeCall(profile)), alone.back())) << profile.name << ", again";
+  }
+  for (const int64_t budget : {24 * kMiB, 32 * kMiB, 64 * kMiB}) {
+    const auto engine = MakeEngineOn(*gpu, budget);
+    std::vector<std::unique_ptr<Flight>> flights;
+    for (const Profile& profile : profiles_) flights.push_back(Send(*engine, MakeCall(profile)));
+    for (size_t i = 0; i < flights.size(); ++i) {
+      ASSERT_THAT(flights[i]->Wait(), IsOk());
+      EXPECT_TRUE(at::equal(flights[i]->result->output, alone[i])) << profiles_[i].name << ", budget " << budget;
+    }
+  }
+  Tell(absl::StrCat(profiles_.size(), " profiles, alone and together, 4 budgets: equal"));
+}
+
+// Eight that come while the first stands at its first module.
+TEST_F(GpuTest, EightRidersGetWhatEachGetsAloneAndMoveTheBytesOfOne) {
+  const std::unique_ptr<Device> gpu = OpenGpu();
+  const auto engine = MakeEngineOn(*gpu);
+  const Profile profile = ProfileNamed("host-offload");
+  std::vector<ForwardCall> calls;
+  std::vector<at::Tensor> alone;
+  int64_t of_one = 0;
+  for (int i = 0; i < 8; ++i) {
+    calls.push_back(MakeCall(profile, 32 + 16 * (i % 3), 32 + 16 * (i % 2), 1 + i));
+    const auto flight = Send(*engine, calls.back());
+    ASSERT_THAT(flight->Wait(), IsOk());
+    alone.push_back(flight->result->output);
+    of_one = flight->result->account.device_copy_bytes;
+  }
+  absl::Notification all_sent;
+  std::vector<std::unique_ptr<Flight>> flights;
+  for (const ForwardCall& call : calls) {
+    flights.push_back(Send(*engine, call, [&](const ForwardProgress&) { all_sent.WaitForNotification(); }));
+  }
+  all_sent.Notify();
+  int64_t moved = 0;
+  int most = 0;
+  for (size_t i = 0; i < flights.size(); ++i) {
+    ASSERT_THAT(flights[i]->Wait(), IsOk());
+    EXPECT_TRUE(at::equal(flights[i]->result->output, alone[i])) << i;
+    moved += flights[i]->result->account.device_copy_bytes;
+    most = std::max(most, flights[i]->result->account.riders);
+  }
+  EXPECT_EQ(most, 8);
+  EXPECT_GT(of_one, 0);
+  EXPECT_LE(moved, of_one * 11 / 10);
+  Tell(absl::StrFormat("%d riders moved %.2f MB, one %.2f MB", most, static_cast<double>(moved) / 1e6,
+                       static_cast<double>(of_one) / 1e6));
+}
+
+TEST_F(GpuTest, TheGpuGivesNoMoreThanTheBudget) {
+  const std::unique_ptr<Device> gpu = OpenGpu();
+  const auto available = [&] { return gpu->MemoryStatusOf(Memory::kDevice)->available_bytes; };
+  // What libraries take for themselves when they are first asked.
+  for (const Profile& profile : profiles_) Output(*MakeEngineOn(*gpu), MakeCall(profile, 256, 256));
+  const int64_t before = available();
+  constexpr int64_t kBudget = 96 * kMiB;
+  std::atomic<int64_t> least = before;
+  int64_t in_ledger = 0;
+  {
+    const auto engine = MakeEngineOn(*gpu, kBudget);
+    std::vector<std::unique_ptr<Flight>> flights;
+    for (int i = 0; i < 2; ++i) {
+      for (const Profile& profile : profiles_) {
+        flights.push_back(Send(*engine, MakeCall(profile, 256, 256), [&](const ForwardProgress&) {
+          least = std::min(least.load(), available());  // (One thread computes.)
+        }));
+      }
+    }
+    for (const auto& flight : flights) EXPECT_THAT(flight->Wait(), IsOk());
+    in_ledger = engine->Residency().device.peak_bytes;
+  }
+  EXPECT_LE(before - least, kBudget);
+  EXPECT_GT(before - least, 0);
+  Tell(absl::StrFormat("budget %d MB, the ledger's peak %.1f MB, cudaMemGetInfo's %.1f MB", kBudget / 1000000,
+                       static_cast<double>(in_ledger) / 1e6, static_cast<double>(before - least) / 1e6));
+}
+
+TEST_F(GpuTest, ACoTenantGetsItsMemoryAndPassesGoOn) {
+  constexpr int64_t kBudget = 1024 * kMiB;
+  const std::unique_ptr<Device> gpu = OpenGpu();
+  const auto engine = MakeEngineOn(*gpu, kBudget, 512 * kMiB, /*follow_pressure=*/true);
+  const ForwardCall call = MakeCall(ProfileNamed("dynamic"));
+  const at::Tensor expected = Output(*engine, call);
+  const auto in_force = [&] { return engine->Residency().device.budget_bytes; };
+  // The engine looks once a second.
+  const auto await = [&](const std::function<bool()>& reached) {
+    while (!reached()) EXPECT_TRUE(at::equal(Output(*engine, call), expected));
+  };
+  // It leaves what engines leave to others, and some for passes.
+  const MemoryStatus memory = *gpu->MemoryStatusOf(Memory::kDevice);
+  const int64_t left = std::max(memory.total_bytes / 50, 512 * kMiB) + 64 * kMiB;
+  int64_t lowered = 0;
+  {
+    const CoTenant other(memory.available_bytes - left);
+    await([&] { return in_force() < kBudget; });
+    lowered = in_force();
+  }
+  await([&] { return in_force() == kBudget; });
+  Tell(absl::StrFormat("the budget fell from %d to %d MiB, and rose again", kBudget / kMiB, lowered / kMiB));
+}
+
+TEST_F(GpuTest, CastsAreTheCpusBitForBit) {
+  const std::unique_ptr<Device> gpu = OpenGpu();
+  constexpr int64_t kCount = 1 << 16;
+  const auto bytes_of = [&](Memory memory) { return gpu->granule_bytes(memory); };
+  const auto take = [&](Memory memory) {
+    const absl::StatusOr<std::byte*> begin = gpu->ReserveAddresses(memory, bytes_of(memory));
+    EXPECT_THAT(begin, IsOk());
+    EXPECT_THAT(gpu->Commit(memory, *begin, bytes_of(memory)), IsOk());
+    return *begin;
+  };
+  std::byte *const from = take(Memory::kHost), *const there = take(Memory::kDevice), *const back = take(Memory::kHost);
+  constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16, DType::kFloat8E4M3};
+  int cast = 0;
+  for (const DType source : kDTypes) {
+    // All values of up to 16 bits; of float32 those whose upper half is any.
+    for (uint32_t i = 0; i < kCount; ++i) {
+      const uint32_t bits = SizeOf(source) == 4 ? i << 16 | (i * 40503U & 0xffffU) : i;
+      std::memcpy(from + i * SizeOf(source), &bits, SizeOf(source));
+    }
+    for (const DType target : kDTypes) {
+      std::vector<std::byte> expected(static_cast<size_t>(kCount * SizeOf(target)));
+      Cast(from, source, {}, expected.data(), target, kCount);
+      const auto sent = gpu->Enqueue({{Memory::kHost, from, source}, {}, {Memory::kDevice, there, target}, kCount}, {});
+      ASSERT_THAT(sent, IsOk());
+      const auto got =
+          gpu->Enqueue({{Memory::kDevice, there, target}, {}, {Memory::kHost, back, target}, kCount}, {*sent});
+      ASSERT_THAT(got, IsOk());
+      EXPECT_THAT((*got)->Wait(), IsOk());
+      EXPECT_EQ(std::memcmp(back, expected.data(), expected.size()), 0) << Name(source) << " to " << Name(target);
+      ++cast;
+    }
+  }
+  for (const auto& [memory, begin] :
+       {std::pair(Memory::kHost, from), {Memory::kDevice, there}, {Memory::kHost, back}}) {
+    gpu->Decommit(memory, begin, bytes_of(memory));
+    gpu->ReleaseAddresses(memory, begin, bytes_of(memory));
+  }
+  Tell(absl::StrCat(cast, " pairs of dtypes, 65,536 values each: equal"));
+}
+
+// In a process of its own, of which nothing else is asked any more.
+TEST_F(GpuTest, AnIllegalAddressLosesTheDeviceAndEveryCallEndsWithWhy) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto lose = [this] {
+    const std::unique_ptr<Device> gpu = OpenGpu();
+    absl::Notification told;
+    LocalEngineOptions options;
+    options.device_budget_bytes = options.host_budget_bytes = 128 * kMiB;
+    options.on_device_lost = [&](const absl::Status&) { told.Notify(); };
+    auto engine = LocalEngine::Make(options, gpu.get(), &clock_);
+    if (!engine.ok() || !(*engine)->LoadModel({"tiny", folder_ / "model"}).ok()) std::_Exit(2);
+    const auto is_loss = [](const absl::Status& status) {
+      std::fprintf(stderr, "%s\n", status.ToString().c_str());
+      return absl::IsUnavailable(status) && absl::StrContains(status.message(), "cuda:0 is lost");
+    };
+    std::atomic<bool> reached = false;
+    const auto under_way = Send(**engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {
+      if (progress.modules_done >= 5 && !reached.exchange(true)) ReachForNoMemory(*gpu);
+    });
+    const auto beside = Send(**engine, MakeCall(ProfileNamed("resident")));
+    if (!is_loss(under_way->Wait().status()) || !is_loss(beside->Wait().status())) std::_Exit(1);
+    told.WaitForNotification();
+    const bool later = is_loss(Send(**engine, MakeCall(ProfileNamed("disk")))->Wait().status());
+    engine->reset();  // It waits for nothing that will not come.
+    std::_Exit(later ? 0 : 1);
+  };
+  EXPECT_EXIT(lose(), ::testing::ExitedWithCode(0), "cuda:0 is lost");
+  Tell("three calls ended with UNAVAILABLE, the engine was destroyed");
+}
+
+}  // namespace
+}  // namespace ditserve

@@ -1,0 +1,52 @@
+"""bench/headline.py: its limits, and that docs/cuda.md has what it computes."""
+
+import os
+import sys
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+
+import headline  # noqa: E402
+from headline import COPY_OVERHEAD, Module, sweep, synchronous  # noqa: E402
+
+LINK = 1e9
+THREE = [Module(f"module{i}", 1000 * (i + 1), 0) for i in range(3)]  # 2, 4 and 6 us of link in bfloat16.
+COPYING = [COPY_OVERHEAD.value + 2 * module.elements() / LINK for module in THREE]
+
+
+class HeadlineTest(unittest.TestCase):
+    def assert_takes(self, seconds: list[float], window: float, expected: float) -> None:
+        self.assertAlmostEqual(sweep(THREE, seconds, LINK, 2, 2, window).seconds, expected, places=12)
+
+    def test_the_longer_of_moving_and_computing_is_what_a_pass_takes(self):
+        self.assert_takes([0, 0, 0], 1e9, sum(COPYING))
+        self.assert_takes([1, 1, 1], 1e9, COPYING[0] + 3)
+
+    def test_the_next_copy_waits_for_room_in_the_window(self):
+        self.assert_takes([1, 1, 1], 0, sum(COPYING) + 3)  # One at a time.
+        self.assert_takes([1, 0, 0], 10000, COPYING[0] + 1 + COPYING[2])  # The third takes the first one's place.
+        self.assertEqual(sweep(THREE, [1, 1, 1], LINK, 2, 2, 10000).window_bytes, 10000)
+
+    def test_a_synchronous_pass_overlaps_nothing(self):
+        self.assertAlmostEqual(synchronous(THREE, [1, 2, 3], LINK), sum(COPYING) + 6, places=12)
+
+    def test_the_model_is_the_real_one(self):
+        modules, _ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
+        self.assertEqual(sum(module.elements() for module in modules), 20_430_401_088)
+        self.assertEqual(sum(2 * module.elements() for module in modules if not module.used), 188_786_944)
+        self.assertEqual({module.rows(4096, 5) for module in modules if "txt_mlp" in module.path}, {5})
+        # 226 MFLOP a token and block of both streams, and attention.
+        self.assertAlmostEqual(headline.flop_of(modules, 4096, 5) / (226e6 * 4101 * 60 + 4 * 4101**2 * 3072 * 60), 1,
+                               places=2)
+
+    def test_the_document_has_what_is_computed(self):
+        computed = headline.document(*headline.read_modules(Path(os.environ["DITSERVE_BIN"])))
+        text = (ROOT / "docs/cuda.md").read_text()
+        self.assertTrue(headline.replaced(text, computed) == text,
+                        "docs/cuda.md is not what bench/headline.py --write docs/cuda.md makes of it")
+
+
+if __name__ == "__main__":
+    unittest.main()
