@@ -139,7 +139,7 @@ class CudaDevice final : public Device {
   }
 
   absl::StatusOr<EventPtr> RecordOperations() override { return OrIdle(EnterAndRecord(kUntimed), {computing_}); }
-  absl::StatusOr<EventPtr> MarkOperations() override { return OrIdle(EnterAndRecord(kTimed), {computing_}); }
+  absl::StatusOr<EventPtr> MarkOperations() override { return EnterAndRecord(kTimed); }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
     return IsHost(memory) ? ReserveHostAddresses(bytes) : addresses_->Reserve(bytes);

@@ -88,7 +88,8 @@ class Device {
   // An event after all operations issued so far; null if they are finished. After an error they are too.
   virtual absl::StatusOr<EventPtr> RecordOperations() = 0;
 
-  // The same, but the event knows when the device came to it; null: that is now, by the host's clock.
+  // The same, but the event knows when the device came to it; null: that is now, by the host's clock. After an error
+  // operations go on.
   virtual absl::StatusOr<EventPtr> MarkOperations() = 0;
 
   // A range of addresses of the device's memory or the host's (which is pinned where copies want it), aligned to

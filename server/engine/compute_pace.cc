@@ -43,7 +43,8 @@ ComputingPrediction PredictFrom(const std::deque<ComputePace::Pass>& passes, con
   if (nearest == nullptr) return {};
   ComputingPrediction prediction{{}, nearest->of.shape};
   for (size_t i = 0; i < work.size(); ++i) {
-    prediction.modules.push_back(nearest->computing[i] * (work[i] / nearest_work[i]));
+    const double times = nearest_work[i] > 0 ? work[i] / nearest_work[i] : 0;  // What is not used computes nothing.
+    prediction.modules.push_back(nearest->computing[i] * times);
   }
   return prediction;
 }
