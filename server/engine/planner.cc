@@ -132,7 +132,8 @@ std::vector<PlanOffer> Planner::OffersFor(const PlanCall& call, const ForwardPla
 std::optional<ForwardShape> Planner::LargestSquare(const ForwardShape& shape, const Profile& profile,
                                                    int riders) const {
   constexpr int64_t kStep = 64;
-  const int64_t available = residency_.Snapshot().device.wanted_bytes - residency_.WindowBytes(model_.id, profile);
+  const int64_t available = residency_.Snapshot().device.wanted_bytes - residency_.least_bytes(Memory::kDevice) -
+                            residency_.WindowBytes(model_.id, profile);
   const auto square = [&](int64_t steps) { return ForwardShape{steps * kStep, steps * kStep, shape.text_tokens}; };
   int64_t fits = 0, most = std::max(shape.height, shape.width) / kStep;  // In steps.
   while (fits < most) {

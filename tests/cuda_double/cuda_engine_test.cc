@@ -177,6 +177,23 @@ TEST_F(CudaEngineTest, WhileADeviceStandsOnlySoManyModulesAreIssuedAndOfACancell
   }
 }
 
+TEST_F(CudaEngineTest, SlotsForCastsAreOfTheDevicesBudgetWhichIsNeverLess) {
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  const int64_t slots = gpu->staging_bytes();
+  {
+    const auto engine = MakeEngineOn(*gpu);
+    EXPECT_EQ(engine->Residency().device.staging_bytes, slots);
+    EXPECT_THAT(engine->SetBudget(Memory::kDevice, slots - 1),
+                StatusIs(absl::StatusCode::kFailedPrecondition, "always needs"));
+    EXPECT_THAT(engine->SetBudget(Memory::kDevice, slots), IsOk());
+  }
+  LocalEngineOptions options;
+  options.device_budget_bytes = slots - 1;
+  options.host_budget_bytes = 64 * kMiB;
+  EXPECT_THAT(LocalEngine::Make(options, gpu.get(), &clock_),
+              StatusIs(absl::StatusCode::kResourceExhausted, "slots for casts on cuda:0 take"));
+}
+
 // In the double's time, in which the host takes none.
 TEST_F(CudaEngineTest, AccountsAndPlansAreOfTheDevicesTime) {
   const absl::Duration kTime = absl::Milliseconds(2);
