@@ -4,8 +4,7 @@
 
 namespace ditserve {
 
-// LibTorch's setDeterministicAlgorithms is not what is wanted: of the operations that models use none has an order of
-// its own from run to run (docs/cuda.md), and it would fill each new tensor first.
+// LibTorch's setDeterministicAlgorithms is not what is wanted: it fills each new tensor first.
 void FixCudaArithmetic() {
   at::Context& context = at::globalContext();
   // Sums of products are in float32 and of one piece: into how many pieces they were split would depend on how much of
