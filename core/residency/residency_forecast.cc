@@ -59,6 +59,14 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
   return ForecastLaps(*trial, request, now);
 }
 
+std::vector<RideOutlook> ResidencyManager::Outlooks(ModelId model, const Profile& profile,
+                                                    absl::Span<const RideOptions> ways) const {
+  const absl::MutexLock lock(&mutex_);
+  FormTable forms = forms_;
+  std::optional<Policy::JoinRequest> request;
+  return OutlooksLocked(model, profile, ways, forms, request);
+}
+
 TransferSpeeds ResidencyManager::SpeedsOf(int device) const {
   const absl::MutexLock lock(&mutex_);
   return paces_[static_cast<size_t>(device)].speeds();

@@ -11,24 +11,26 @@
 #include "server/engine/compute_pace.h"
 
 namespace ditserve {
-namespace {
 
-at::Device TorchDevice(const Device& device) { return at::Device(device.name()); }
-
-}  // namespace
-
-ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, const Clock& clock,
-                       Engine::ProgressCallback progress, Engine::DoneCallback done)
+ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Clock& clock, Engine::ProgressCallback progress,
+                       Engine::DoneCallback done)
     : call_(std::move(call)),
       model_(model),
-      device_(TorchDevice(device)),
-      link_(link),
-      arithmetic_(ScalarTypeOf(device.ArithmeticDType(call_.profile.computation.dtype))),
       clock_(clock),
       begun_(clock.Now()),
       deadline_(begun_ + (call_.deadline - absl::Now())),
       progress_(std::move(progress)),
       done_(std::move(done)) {}
+
+void ForwardRun::SetDevice(const Device& device, TensorLink* link, at::ScalarType arithmetic,
+                           int64_t activation_bytes) {
+  device_ = at::Device(device.name());
+  if (device_.is_cpu()) device_ = at::kCPU;  // Data in host memory is of no numbered one.
+  device_name_ = device.name();
+  link_ = link;
+  arithmetic_ = arithmetic;
+  activations_ = std::make_shared<ActivationMemory>(activation_bytes);
+}
 
 void ForwardRun::Ride(std::unique_ptr<Rider> rider) {
   {
@@ -106,7 +108,9 @@ void ForwardRun::ToHost(const at::Tensor& from, const at::Tensor& to, Done done)
 void ForwardRun::Finish(absl::Status status) {
   std::optional<ForwardResult> result;
   if (status.ok()) status = CatchStatus([&] { result = Result(); });
-  if (status.ok()) model_.LearnComputing({ShapeOf(call_.inputs), arithmetic_}, TimesBetween(acquired_at_, compute_));
+  if (status.ok()) {
+    model_.LearnComputing(rider_->device(), {ShapeOf(call_.inputs), arithmetic_}, TimesBetween(acquired_at_, compute_));
+  }
   pass_.reset();
   if (activations_ != nullptr) activations_->Close();
   std::unique_ptr<Rider> rider;
@@ -155,6 +159,7 @@ ForwardResult ForwardRun::Result() {
   result.account.device_copy_bytes = account.device_copy_bytes;
   result.account.peak_device_bytes = account.peak_device_bytes;
   result.account.riders = account.most_riders;
+  result.account.device = device_name_;
   result.account.non_finite_elements = CountNonFinite(result.output);
   return result;
 }
