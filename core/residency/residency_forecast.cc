@@ -59,6 +59,14 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
   return ForecastLaps(*trial, request, now);
 }
 
+std::vector<RideOutlook> ResidencyManager::Outlooks(ModelId model, const Profile& profile,
+                                                    absl::Span<const RideOptions> ways) const {
+  const absl::MutexLock lock(&mutex_);
+  FormTable forms = forms_;
+  std::optional<Policy::JoinRequest> request;
+  return OutlooksLocked(model, profile, ways, forms, request);
+}
+
 TransferSpeeds ResidencyManager::SpeedsOf(int device) const {
   // What is asked of a device that goes on beside its executor is not waited for: how fast it is it knows itself.
   const std::optional<double> of_device = devices_[static_cast<size_t>(device)].device->CopySpeed();

@@ -11,26 +11,27 @@
 #include "server/engine/compute_pace.h"
 
 namespace ditserve {
-namespace {
 
-at::Device TorchDevice(const Device& device) { return at::Device(device.name()); }
-
-}  // namespace
-
-ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link,
-                       OperationQueue* operations, const Clock& clock, Engine::ProgressCallback progress,
+ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Clock& clock, Engine::ProgressCallback progress,
                        Engine::DoneCallback done)
     : call_(std::move(call)),
       model_(model),
-      device_(TorchDevice(device)),
-      link_(link),
-      arithmetic_(ScalarTypeOf(device.ArithmeticDType(call_.profile.computation.dtype))),
       clock_(clock),
       begun_(clock.Now()),
       deadline_(begun_ + (call_.deadline - absl::Now())),
       progress_(std::move(progress)),
-      done_(std::move(done)),
-      meter_(operations, model.dit->modules().size()) {}
+      done_(std::move(done)) {}
+
+void ForwardRun::SetDevice(const Device& device, TensorLink* link, OperationQueue* operations,
+                           at::ScalarType arithmetic, int64_t activation_bytes) {
+  device_ = at::Device(device.name());
+  if (device_.is_cpu()) device_ = at::kCPU;  // Data in host memory is of no numbered one.
+  device_name_ = device.name();
+  link_ = link;
+  arithmetic_ = arithmetic;
+  activations_ = std::make_shared<ActivationMemory>(activation_bytes);
+  meter_.emplace(operations, model_.dit->modules().size());
+}
 
 void ForwardRun::Ride(std::unique_ptr<Rider> rider) {
   {
@@ -81,7 +82,7 @@ void ForwardRun::Resume(Piece piece) {
 void ForwardRun::Begin(absl::AnyInvocable<void(absl::Status) &&> ended) {
   ended_ = std::move(ended);
   Report();
-  absl::Status started = meter_.GoOn(std::nullopt);
+  absl::Status started = meter_->GoOn(std::nullopt);
   if (started.ok()) {
     started = CatchStatus([this] {
       TensorMover* const mover = link_ == nullptr ? nullptr : this;
@@ -94,11 +95,11 @@ void ForwardRun::Begin(absl::AnyInvocable<void(absl::Status) &&> ended) {
 
 void ForwardRun::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
   if (module > 0) Report();
-  absl::Status paused = meter_.Pause();
+  absl::Status paused = meter_->Pause();
   if (!paused.ok()) return std::move(done)(std::move(paused));
   auto go_on = [this, module, done = std::move(done)](absl::StatusOr<Lease> lease) mutable {
     if (lease.ok()) {
-      absl::Status gone_on = meter_.GoOn(module);
+      absl::Status gone_on = meter_->GoOn(module);
       if (!gone_on.ok()) lease = std::move(gone_on);
     }
     std::move(done)(std::move(lease));
@@ -107,10 +108,10 @@ void ForwardRun::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::Statu
 }
 
 void ForwardRun::ToDevice(const at::Tensor& from, const at::Tensor& to, Done done) {
-  const absl::Status paused = meter_.Pause();
+  const absl::Status paused = meter_->Pause();
   if (!paused.ok()) return std::move(done)(paused);
   auto go_on = [this, done = std::move(done)](absl::Status moved) mutable {
-    if (moved.ok()) moved = meter_.GoOn(std::nullopt);
+    if (moved.ok()) moved = meter_->GoOn(std::nullopt);
     std::move(done)(std::move(moved));
   };
   link_->ToDevice(from, to, Resuming<absl::Status>(std::move(go_on)));
@@ -118,7 +119,7 @@ void ForwardRun::ToDevice(const at::Tensor& from, const at::Tensor& to, Done don
 
 // With the output on the host nothing is left to be issued.
 void ForwardRun::ToHost(const at::Tensor& from, const at::Tensor& to, Done done) {
-  const absl::Status paused = meter_.Pause();
+  const absl::Status paused = meter_->Pause();
   if (!paused.ok()) return std::move(done)(paused);
   link_->ToHost(from, to, Resuming(std::move(done)));
 }
@@ -126,7 +127,9 @@ void ForwardRun::ToHost(const at::Tensor& from, const at::Tensor& to, Done done)
 void ForwardRun::Finish(absl::Status status) {
   std::optional<ForwardResult> result;
   if (status.ok()) status = CatchStatus([&] { result = Result(); });
-  if (status.ok()) model_.LearnComputing({ShapeOf(call_.inputs), arithmetic_}, meter_.modules());
+  if (status.ok()) {
+    model_.LearnComputing(rider_->device(), {ShapeOf(call_.inputs), arithmetic_}, meter_->modules());
+  }
   pass_.reset();
   if (activations_ != nullptr) activations_->Close();
   std::unique_ptr<Rider> rider;
@@ -167,16 +170,17 @@ ForwardResult ForwardRun::Result() {
   const c10::InferenceMode no_autograd;
   ForwardResult result;
   result.output = pass_->Result();
-  const absl::Status measured = meter_.End();
+  const absl::Status measured = meter_->End();
   if (!measured.ok()) throw StatusError(measured);
   const RiderAccount account = rider_->account();
   result.account.queue = account.queue;
-  result.account.stall = meter_.stall().value_or(account.stall);
-  result.account.compute = meter_.compute();
+  result.account.stall = meter_->stall().value_or(account.stall);
+  result.account.compute = meter_->compute();
   result.account.disk_read_bytes = account.disk_read_bytes;
   result.account.device_copy_bytes = account.device_copy_bytes;
   result.account.peak_device_bytes = account.peak_device_bytes;
   result.account.riders = account.most_riders;
+  result.account.device = device_name_;
   result.account.non_finite_elements = CountNonFinite(result.output);
   return result;
 }

@@ -10,6 +10,8 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
+#include <string>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -279,6 +281,113 @@ TEST_F(CudaEngineTest, EnginesOfTwoDevicesComputeAtOnce) {
   EXPECT_EQ(on(0), on(1));
 }
 
+// One engine on two devices of the double.
+class CudaEngineTwoDevicesTest : public CudaEngineTest {
+ protected:
+  std::unique_ptr<LocalEngine> MakeEngine(int64_t of_first = 64 * kMiB, int64_t of_second = 64 * kMiB) {
+    LocalEngineOptions options;
+    options.host_budget_bytes = 512 * kMiB;
+    options.threads = 1;
+    options.transfer_threads = 2;
+    auto engine = LocalEngine::Make(options, {{first_.get(), of_first}, {second_.get(), of_second}}, &clock_);
+    EXPECT_THAT(engine, IsOk());
+    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+    return *std::move(engine);
+  }
+  // Computed on that device alone.
+  static ForwardCall On(const std::string& device, ForwardCall call) {
+    call.profile.device = device;
+    return call;
+  }
+
+  std::unique_ptr<Device> first_ = MakeGpu(0), second_ = MakeGpu(1, DeviceMemory(1));
+};
+
+TEST_F(CudaEngineTwoDevicesTest, RidersOnBothAtOnceGetWhatEachGetsAlone) {
+  std::map<std::string, int> riders;
+  for (uint32_t seed = 1; seed <= 8; ++seed) {
+    first_.reset();
+    second_.reset();
+    End();
+    Begin(seed);
+    first_ = MakeGpu(0);
+    second_ = MakeGpu(1, DeviceMemory(1));
+    const auto engine = MakeEngine(48 * kMiB, 96 * kMiB);
+    std::vector<ForwardCall> calls;
+    std::vector<at::Tensor> expected;
+    for (int i = 0; i < 8; ++i) {
+      const Profile& profile = profiles_[(static_cast<size_t>(i) + seed) % profiles_.size()];
+      calls.push_back(MakeCall(profile, 32 + 16 * (i % 3), 32 + 16 * (i % 2), 1 + i % 3));
+      expected.push_back(Expected(calls.back()));
+    }
+    std::vector<std::unique_ptr<Flight>> flights;
+    for (const ForwardCall& call : calls) flights.push_back(Send(*engine, call));
+    for (size_t i = 0; i < flights.size(); ++i) {
+      ASSERT_THAT(flights[i]->Wait(), IsOk()) << seed;
+      EXPECT_TRUE(at::equal(flights[i]->result->output, expected[i])) << seed << ", rider " << i;
+      ++riders[flights[i]->result->account.device];
+    }
+  }
+  std::printf("riders: %d on cuda:0, %d on cuda:1\n", riders["cuda:0"], riders["cuda:1"]);
+  EXPECT_GT(riders["cuda:0"], 0);
+  EXPECT_GT(riders["cuda:1"], 0);
+}
+
+TEST_F(CudaEngineTwoDevicesTest, OfTwoAtOnceEachHasADevice) {
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  const at::Tensor expected = Expected(call);
+  for (int i = 0; i < 3; ++i) {
+    const auto engine = MakeEngine();  // It has measured nothing.
+    absl::Notification both;
+    const auto one = Send(*engine, call, [&](const ForwardProgress&) { both.WaitForNotification(); });
+    const auto other = Send(*engine, call);
+    both.Notify();
+    ASSERT_THAT(one->Wait(), IsOk());
+    ASSERT_THAT(other->Wait(), IsOk());
+    EXPECT_NE(one->result->account.device, other->result->account.device) << i;
+    EXPECT_TRUE(at::equal(one->result->output, expected));
+    EXPECT_TRUE(at::equal(other->result->output, expected));
+  }
+}
+
+TEST_F(CudaEngineTwoDevicesTest, WhatFitsTheLargerDeviceAloneGoesThereAndBudgetsAreApart) {
+  const auto engine = MakeEngine(kMiB, 64 * kMiB);
+  const ForwardCall large = MakeCall(ProfileNamed("disk"), 256, 256);
+  for (int i = 0; i < 2; ++i) {
+    const auto flight = Send(*engine, large);
+    ASSERT_THAT(flight->Wait(), IsOk());
+    EXPECT_EQ(flight->result->account.device, "cuda:1");
+  }
+  EXPECT_THAT(Send(*engine, On("cuda:0", large))->Wait(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "the device budget is 1048576"));
+  EXPECT_THAT(engine->SetBudget(DeviceMemory(1), kMiB), IsOk());
+  EXPECT_THAT(Send(*engine, large)->Wait(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "the device budget is 1048576"));
+  EXPECT_THAT(engine->SetBudget(DeviceMemory(0), 64 * kMiB), IsOk());
+  const auto flight = Send(*engine, large);
+  ASSERT_THAT(flight->Wait(), IsOk());
+  EXPECT_EQ(flight->result->account.device, "cuda:0");
+  const ResidencySnapshot now = engine->Residency();
+  EXPECT_LE(now.devices[0].memory.usage.peak_bytes, 64 * kMiB);
+  EXPECT_LE(now.devices[1].memory.usage.peak_bytes, 64 * kMiB);
+}
+
+TEST_F(CudaEngineTwoDevicesTest, WhatBothReadAtOnceIsPaidOnce) {
+  const auto engine = MakeEngine();
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  const auto disk_bytes = [&] { return engine->Residency().transfers[0].bytes; };
+  Output(*engine, On("cuda:0", call));
+  const int64_t of_one = disk_bytes();
+  const auto one = Send(*engine, On("cuda:0", call)), other = Send(*engine, On("cuda:1", call));
+  ASSERT_THAT(one->Wait(), IsOk());
+  ASSERT_THAT(other->Wait(), IsOk());
+  EXPECT_TRUE(at::equal(one->result->output, Expected(call)));
+  EXPECT_TRUE(at::equal(other->result->output, Expected(call)));
+  std::printf("two read %.3f of what one reads\n", static_cast<double>(disk_bytes() - of_one) / of_one);
+  EXPECT_LE(disk_bytes() - of_one, 2 * of_one);
+  EXPECT_EQ(one->result->account.disk_read_bytes + other->result->account.disk_read_bytes, disk_bytes() - of_one);
+}
+
 TEST_F(CudaEngineTest, WhereMemoryForActivationsIsRefusedThePassEndsAndTheNextOneGoesOn) {
   const std::unique_ptr<Device> gpu = MakeGpu();
   const auto engine = MakeEngineOn(*gpu);
@@ -328,7 +437,7 @@ TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
         if (cuda_double::Calls(function) >= failing) {
           EXPECT_TRUE(at::equal(Output(*engine, call), Expected(call)));
         }
-        EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+        EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
       }
       End();
     }
@@ -339,17 +448,19 @@ TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
 // In a process of its own, as LibTorch's allocator keeps memory that is gone with the device.
 class CudaEngineDeathTest : public CudaEngineTest {
  protected:
-  // Exits with 0 where calls end as they must when the n-th operation loses the device.
-  [[noreturn]] void LoseAt(int64_t n) {
-    const std::unique_ptr<Device> gpu = MakeGpu();
+  // Exits with 0 where calls end as they must when the n-th operation loses a device, of one or of two.
+  [[noreturn]] void LoseAt(int64_t n, bool of_two) {
+    const std::unique_ptr<Device> gpu = MakeGpu(), second = MakeGpu(1, DeviceMemory(1));
+    std::vector<BudgetedDevice> devices = {{gpu.get(), 128 * kMiB}};
+    if (of_two) devices.push_back({second.get(), 128 * kMiB});
     absl::Notification told;
     LocalEngineOptions options;
-    options.device_budget_bytes = options.host_budget_bytes = 128 * kMiB;
+    options.host_budget_bytes = 128 * kMiB;
     options.threads = 1;
     options.on_device_lost = [&](const absl::Status& why) {
       if (absl::IsUnavailable(why)) told.Notify();  // Once, or this ends the process.
     };
-    auto engine = LocalEngine::Make(options, gpu.get(), &clock_);
+    auto engine = LocalEngine::Make(options, devices, &clock_);
     bool right = engine.ok() && (*engine)->LoadModel({"tiny", folder_ / "model"}).ok();
     cuda_double::FailOperation(n, cudaErrorIllegalAddress);
     std::vector<std::unique_ptr<Flight>> flights;
@@ -364,14 +475,15 @@ class CudaEngineDeathTest : public CudaEngineTest {
  private:
   static bool IsLoss(const absl::Status& status) {
     std::fprintf(stderr, "%s\n", status.ToString().c_str());
-    return absl::IsUnavailable(status) && absl::StrContains(status.message(), "cuda:0 is lost");
+    return absl::IsUnavailable(status) && absl::StrContains(status.message(), " is lost");
   }
 };
 
 TEST_F(CudaEngineDeathTest, ADeviceThatIsLostInMidPassEndsEveryCallWithUnavailable) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   for (const int64_t n : {1, 50, 400, 1500}) {
-    EXPECT_EXIT(LoseAt(n), ::testing::ExitedWithCode(0), "cuda:0 is lost") << n;
+    EXPECT_EXIT(LoseAt(n, false), ::testing::ExitedWithCode(0), "cuda:0 is lost") << n;
+    EXPECT_EXIT(LoseAt(n, true), ::testing::ExitedWithCode(0), "cuda:[01] is lost") << n;
   }
 }
 

@@ -44,9 +44,10 @@ class CudaEngineTest : public LocalEngineTest {
     EXPECT_EQ(absl::StrJoin(cuda_double::Leaks(), "\n"), "");
   }
 
-  static std::unique_ptr<Device> MakeGpu(int index = 0) {
+  // `memory`: by which an engine knows it.
+  static std::unique_ptr<Device> MakeGpu(int index = 0, Memory memory = Memory::kDevice) {
     std::string error;
-    std::unique_ptr<Device> device(DitserveMakeDevice(index, Memory::kDevice, &error));
+    std::unique_ptr<Device> device(DitserveMakeDevice(index, memory, &error));
     EXPECT_NE(device, nullptr) << error;
     return std::make_unique<ToldDevice>(std::move(device));
   }
