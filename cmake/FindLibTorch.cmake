@@ -18,7 +18,8 @@ find_library(LIBTORCH_C10_LIBRARY c10 PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAU
 find_library(LIBTORCH_OPENMP_LIBRARY NAMES libgomp.so.1 PATHS ${_roots} PATH_SUFFIXES lib)
 find_library(LIBTORCH_CUDA_LIBRARY torch_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 find_library(LIBTORCH_C10_CUDA_LIBRARY c10_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
-find_path(LIBTORCH_CUDART_INCLUDE_DIR cuda_runtime_api.h
+# (The runtime's headers include these, of another wheel.)
+find_path(LIBTORCH_CUDART_INCLUDE_DIR crt/host_defines.h
           PATHS ${_roots} PATH_SUFFIXES ../nvidia/cu13/include NO_DEFAULT_PATH)
 
 include(FindPackageHandleStandardArgs)
