@@ -184,15 +184,14 @@ TEST_F(CudaEngineTest, SlotsForCastsAreOfTheDevicesBudgetWhichIsNeverLess) {
   const int64_t slots = gpu->staging_bytes();
   {
     const auto engine = MakeEngineOn(*gpu);
-    EXPECT_EQ(engine->Residency().device.staging_bytes, slots);
+    EXPECT_EQ(engine->Residency().memory(Memory::kDevice).usage.staging_bytes, slots);
     EXPECT_THAT(engine->SetBudget(Memory::kDevice, slots - 1),
                 StatusIs(absl::StatusCode::kFailedPrecondition, "always needs"));
     EXPECT_THAT(engine->SetBudget(Memory::kDevice, slots), IsOk());
   }
   LocalEngineOptions options;
-  options.device_budget_bytes = slots - 1;
   options.host_budget_bytes = 64 * kMiB;
-  EXPECT_THAT(LocalEngine::Make(options, gpu.get(), &clock_),
+  EXPECT_THAT(LocalEngine::Make(options, {{gpu.get(), slots - 1}}, &clock_),
               StatusIs(absl::StatusCode::kResourceExhausted, "slots for casts on cuda:0 take"));
 }
 
