@@ -20,7 +20,6 @@
 #include <memory>
 #include <string>
 #include <thread>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -59,7 +58,7 @@ constexpr absl::Duration kAnswerGrace = absl::Seconds(10);
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 
-// How long a process whose device is lost goes on, for calls to end and clients to be told why.
+// How long a process of which a device is lost goes on, for calls to end and clients to be told why.
 constexpr absl::Duration kLossGrace = absl::Seconds(5);
 
 int Fail(const absl::Status& status, int code) {
@@ -124,25 +123,53 @@ void RaiseDescriptorLimit() {
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) spdlog::warn("the limit of open files could not be raised");
 }
 
-absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config) {
-  if (config.device == "cpu") return MakeCpuDevice(config.bfloat16_arithmetic);
-  int index = 0;
-  if (!absl::SimpleAtoi(absl::StripPrefix(config.device, "cuda:"), &index)) {
-    return absl::InvalidArgumentError(absl::StrCat("device ", config.device, ": expected cpu or cuda:N"));
+using Devices = std::vector<std::unique_ptr<Device>>;
+
+absl::StatusOr<Devices> MakeDevices(const ServerConfig& config) {
+  Devices devices;
+  for (const std::string& name : config.devices) {
+    if (name == "cpu") {
+      devices.push_back(MakeCpuDevice(config.bfloat16_arithmetic));
+      continue;
+    }
+    int index = 0;
+    if (!absl::SimpleAtoi(absl::StripPrefix(name, "cuda:"), &index)) {
+      return absl::InvalidArgumentError(absl::StrCat("device ", name, ": expected cpu or cuda:N"));
+    }
+    DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
+                              LoadCudaDevice(index, DeviceMemory(static_cast<int>(devices.size()))));
+    devices.push_back(std::move(device));
   }
-  return LoadCudaDevice(index);
+  return devices;
 }
 
-// The two budgets in bytes, device's first.
-absl::StatusOr<std::pair<int64_t, int64_t>> Budgets(const ServerConfig& config, const Device& device) {
-  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_device, device.MemoryStatusOf(Memory::kDevice));
-  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_host, device.MemoryStatusOf(Memory::kHost));
-  return std::pair(ResolveBudget(config.device_budget, of_device.total_bytes),
-                   ResolveBudget(config.host_budget, of_host.total_bytes));
+// Of the first device that is lost.
+absl::Status Health(const Devices& devices) {
+  absl::Status health;
+  for (const std::unique_ptr<Device>& device : devices) health.Update(device->Health());
+  return health;
 }
 
-absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, Device* device, const Clock* clock,
-                                                        StopSignal* stop) {
+// In bytes, by Index(Memory): the host's, then each device's.
+absl::StatusOr<std::vector<int64_t>> Budgets(const ServerConfig& config, const Devices& devices) {
+  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_host, devices.front()->MemoryStatusOf(Memory::kHost));
+  std::vector<int64_t> budgets = {ResolveBudget(config.host_budget, of_host.total_bytes)};
+  for (const std::unique_ptr<Device>& device : devices) {
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_device, device->MemoryStatusOf(device->memory()));
+    budgets.push_back(ResolveBudget(config.device_budget, of_device.total_bytes));
+  }
+  return budgets;
+}
+
+// "budgets of 5 bytes of host memory, 6 of cuda:0, 7 of cuda:1".
+std::string BudgetsText(const std::vector<int64_t>& budgets, const Devices& devices) {
+  std::string text = absl::StrCat("budgets of ", budgets.front(), " bytes of host memory");
+  for (size_t i = 0; i < devices.size(); ++i) absl::StrAppend(&text, ", ", budgets[i + 1], " of ", devices[i]->name());
+  return text;
+}
+
+absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, const Devices& devices,
+                                                        const Clock* clock, StopSignal* stop) {
   LocalEngineOptions options;
   options.on_device_lost = [stop](const absl::Status& why) {
     // Whatever the process waits for at the moment.
@@ -152,7 +179,10 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& conf
     }).detach();
     stop->Interrupt();
   };
-  DITSERVE_ASSIGN_OR_RETURN(std::tie(options.device_budget_bytes, options.host_budget_bytes), Budgets(config, *device));
+  DITSERVE_ASSIGN_OR_RETURN(const std::vector<int64_t> budgets, Budgets(config, devices));
+  options.host_budget_bytes = budgets.front();
+  std::vector<BudgetedDevice> budgeted;
+  for (size_t i = 0; i < devices.size(); ++i) budgeted.push_back({devices[i].get(), budgets[i + 1]});
   for (const ModelSource& source : config.models) options.models.push_back(source.name);
   options.threads = config.threads;
   options.transfer_threads = config.transfer_threads;
@@ -160,9 +190,8 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& conf
   options.residency.max_riders = config.max_active;
   options.residency.max_waiting = config.max_queue;
   options.residency.idle_release = config.idle_release;
-  spdlog::info("device {}: budgets of {} bytes of device memory, {} of host memory", config.device,
-               options.device_budget_bytes, options.host_budget_bytes);
-  return LocalEngine::Make(options, device, clock);
+  spdlog::info("{}", BudgetsText(budgets, devices));
+  return LocalEngine::Make(options, budgeted, clock);
 }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, Engine* engine,
@@ -206,29 +235,30 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConf
 
 // Reads the configuration again, sets its budgets and the log's level, and says what of it needs a restart. One that is
 // invalid, in whatever part, changes nothing.
-absl::Status Reload(const CommandLine& line, const ServerConfig& running, const Device& device, Engine& engine) {
+absl::Status Reload(const CommandLine& line, const ServerConfig& running, const Devices& devices, Engine& engine) {
   DITSERVE_ASSIGN_OR_RETURN(const ServerConfig config, LoadConfig(line));
   const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(config);
   if (!catalogue.ok()) return catalogue.status();
-  DITSERVE_ASSIGN_OR_RETURN(const auto budgets, Budgets(config, device));
+  DITSERVE_ASSIGN_OR_RETURN(const std::vector<int64_t> budgets, Budgets(config, devices));
   // The host's first: only of it the server always needs some, so that it alone can be refused.
-  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kHost, budgets.second));
-  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kDevice, budgets.first));
+  for (size_t i = 0; i < budgets.size(); ++i) {
+    DITSERVE_RETURN_IF_ERROR(engine.SetBudget(static_cast<Memory>(i), budgets[i]));
+  }
   spdlog::set_level(spdlog::level::from_str(config.log_level));
   for (const std::string& key : KeysThatNeedARestart(running, config)) {
     spdlog::warn("SIGHUP: {} has changed, and stays as it was until the server is restarted", key);
   }
-  spdlog::info("SIGHUP: budgets of {} bytes of device memory, {} of host memory", budgets.first, budgets.second);
+  spdlog::info("SIGHUP: {}", BudgetsText(budgets, devices));
   return absl::OkStatus();
 }
 
-// Waits for a signal to stop, or 0: the device is lost. Follows signals to reload meanwhile.
-int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& config, const Device& device,
+// Waits for a signal to stop, or 0: a device is lost. Follows signals to reload meanwhile.
+int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& config, const Devices& devices,
               Engine& engine) {
   for (;;) {
     const int signal = stop.Wait();
     if (signal != SIGHUP) return signal;
-    const absl::Status reloaded = Reload(line, config, device, engine);
+    const absl::Status reloaded = Reload(line, config, devices, engine);
     if (!reloaded.ok()) spdlog::error("SIGHUP: {}", std::string(reloaded.message()));
   }
 }
@@ -237,8 +267,8 @@ int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& con
 absl::Status Serve(const CommandLine& line, const ServerConfig& config, const ProfileCatalogue& catalogue,
                    RequestLog& requests, const AccessControl* access, StopSignal& stop) {
   const SteadyClock clock;
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(config));
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, device.get(), &clock, &stop));
+  DITSERVE_ASSIGN_OR_RETURN(const Devices devices, MakeDevices(config));
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, devices, &clock, &stop));
   const std::unique_ptr<Metrics> metrics = Metrics::Make(engine.get(), NamesOf(catalogue), DITSERVE_VERSION);
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
                             Listen(config, engine.get(), &catalogue, {metrics.get(), &requests}, access));
@@ -260,11 +290,11 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   std::printf("ditserve: serving %s on %s\n", names.c_str(), server->address().c_str());
   std::fflush(stdout);
 
-  const int signal = AwaitStop(stop, line, config, *device, *engine);
-  if (signal == 0) {  // The device is lost, and its calls are ending.
+  const int signal = AwaitStop(stop, line, config, devices, *engine);
+  if (signal == 0) {  // A device is lost, and all calls are ending.
     server->SetReady(false);
     server->Shutdown(kLossGrace);
-    EndAtOnce(device->Health());
+    EndAtOnce(Health(devices));
   }
   spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);

@@ -44,8 +44,9 @@ std::string MemoryLine(const v1::MemoryUse& memory) {
 std::string RiderLine(const v1::Rider& rider) {
   std::string bar(static_cast<size_t>(Cells(rider.modules_done(), rider.modules_total())), '#');
   bar.resize(kBarWidth, '.');
-  return absl::StrFormat("[%s] %4d/%d  %s, %s%s%s, stall %s\n", bar, rider.modules_done(), rider.modules_total(),
+  return absl::StrFormat("[%s] %4d/%d  %s, %s%s%s%s, stall %s\n", bar, rider.modules_done(), rider.modules_total(),
                          rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
+                         rider.device().empty() ? "" : absl::StrCat(", ", rider.device()),
                          rider.priority() == v1::PRIORITY_BATCH ? ", batch" : "",
                          rider.awaits_sweep() ? ", waits for the next sweep" : "", Seconds(rider.stall()));
 }
@@ -78,8 +79,9 @@ std::string LiveView::Transfers(const v1::WatchResidencyResponse& update) const 
       rate = static_cast<int64_t>(static_cast<double>(transfers[i].bytes() - last_->residency().transfers(i).bytes()) /
                                   seconds);
     }
-    absl::StrAppend(&text, TierName(transfers[i].from()), " -> ", TierName(transfers[i].to()), "  ", Bytes(rate),
-                    "/s  (", Bytes(transfers[i].bytes()), " in all)\n");
+    absl::StrAppend(&text, TierName(transfers[i].from()), " -> ", TierName(transfers[i].to()),
+                    transfers[i].device().empty() ? "" : " ", transfers[i].device(), "  ", Bytes(rate), "/s  (",
+                    Bytes(transfers[i].bytes()), " in all)\n");
   }
   return text;
 }

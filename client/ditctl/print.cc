@@ -108,7 +108,7 @@ std::string Describe(const v1::ForwardStats& stats) {
                       Seconds(stats.stall()), ", compute ", Seconds(stats.compute()), "\n", "moved       ",
                       Bytes(stats.disk_read_bytes()), " from disk, ", Bytes(stats.device_copy_bytes()),
                       " to the device\n", "device      ", Bytes(stats.peak_device_bytes()), " at most, riders ",
-                      stats.riders(), "\n");
+                      stats.riders(), stats.device().empty() ? "" : ", on ", stats.device(), "\n");
 }
 
 std::string Describe(const v1::Residency& residency) {
@@ -124,9 +124,9 @@ std::string Describe(const v1::Residency& residency) {
   }
   absl::StrAppend(&text, Table(rows));
   if (residency.riders_size() > 0) {
-    rows = {{"RIDER", "PROFILE", "MODULES", "STALL"}};
+    rows = {{"RIDER", "PROFILE", "DEVICE", "MODULES", "STALL"}};
     for (const v1::Rider& rider : residency.riders()) {
-      rows.push_back({rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
+      rows.push_back({rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(), rider.device(),
                       rider.awaits_sweep() ? "waits for the next sweep"
                                            : absl::StrCat(rider.modules_done(), " of ", rider.modules_total()),
                       Seconds(rider.stall())});

@@ -42,6 +42,7 @@ class CpuDevice final : public Device {
   absl::Status ComputeAfter(const EventPtr&) override { return absl::OkStatus(); }
   absl::Status Operate(const Conversion& conversion) override { return Enqueue(conversion, {}).status(); }
   absl::StatusOr<EventPtr> RecordOperations() override { return nullptr; }
+  absl::StatusOr<EventPtr> MarkOperations() override { return nullptr; }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory, int64_t bytes) override { return ReserveHostAddresses(bytes); }
   void ReleaseAddresses(Memory, std::byte* begin, int64_t bytes) override { ReleaseHostAddresses(begin, bytes); }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -45,6 +46,9 @@ class Device {
   // Its own; on a processor that computes in host memory, the part of that memory that counts as its own.
   virtual Memory memory() const = 0;
 
+  // What it takes of that memory for itself, as long as it lives. Whoever makes it reserves that.
+  virtual int64_t staging_bytes() const { return 0; }
+
   // Whether operations can read host memory in place. Then each is finished when its call ends, and events of them are
   // null: what several devices read says of one at most who reads it.
   virtual bool computes_in_host_memory() const = 0;
@@ -73,12 +77,20 @@ class Device {
   // Operations that are issued from now on begin after the event, on the device; the thread goes on.
   virtual absl::Status ComputeAfter(const EventPtr& event) = 0;
 
+  // How fast copies from the host's memory were of late, from when they began: bytes a second. Nullopt where they are
+  // done when they are asked for, or none has been yet.
+  virtual std::optional<double> CopySpeed() { return std::nullopt; }
+
   // The conversion as an operation, between the device's memory and the host's (pinned, where copies want that): it is
   // not held up by copies of weights that were enqueued before, as a copy would be.
   virtual absl::Status Operate(const Conversion& conversion) = 0;
 
   // An event after all operations issued so far; null if they are finished. After an error they are too.
   virtual absl::StatusOr<EventPtr> RecordOperations() = 0;
+
+  // The same, but the event knows when the device came to it; null: that is now, by the host's clock. After an error
+  // operations go on.
+  virtual absl::StatusOr<EventPtr> MarkOperations() = 0;
 
   // A range of addresses of the device's memory or the host's (which is pinned where copies want it), aligned to
   // granule_bytes and without any memory. `bytes` here and below are multiples of that. Errors: ResourceExhausted.

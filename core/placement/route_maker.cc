@@ -120,4 +120,18 @@ std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile,
   return routes;
 }
 
+bool HaveEqualRoutes(const Device& a, const Device& b) {
+  if (&a == &b) return true;
+  constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat8E4M3};
+  for (const DType dtype : kDTypes) {
+    if (a.ArithmeticDType(dtype) != b.ArithmeticDType(dtype)) return false;
+    for (const DType values : kDTypes) {
+      if (a.OperandDType(dtype, values) != b.OperandDType(dtype, values)) return false;
+    }
+  }
+  return a.computes_in_host_memory() == b.computes_in_host_memory() &&
+         a.granule_bytes(Memory::kHost) == b.granule_bytes(Memory::kHost) &&
+         a.granule_bytes(a.memory()) == b.granule_bytes(b.memory());
+}
+
 }  // namespace ditserve

@@ -33,6 +33,9 @@ class FormTable {
 std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile, const Device& device,
                               FormTable& forms);
 
+// Whether those of the two devices are equal, whatever the model and the profile.
+bool HaveEqualRoutes(const Device& a, const Device& b);
+
 }  // namespace ditserve
 
 #endif  // DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_

@@ -26,15 +26,14 @@ Admission::Admission(PolicyState& state, Room& room, Idle& idle)
       room_(room),
       idle_(idle) {}
 
-absl::Status Admission::CheckFits(const PolicyRider& rider) const {
-  const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
-  const int64_t widest = rider.itinerary->widest_bytes;
-  if (rider.activation_bytes <= budget.configured_bytes - budget.fixed_bytes - widest) return absl::OkStatus();
+absl::Status Admission::CheckFits(Memory device, const RideBytes& bytes) const {
+  const MemoryBudget& budget = budgets_[Index(device)];
+  if (bytes.activations <= budget.configured_bytes - budget.fixed_bytes - bytes.widest) return absl::OkStatus();
   return WithShortage(
       absl::FailedPreconditionError(absl::StrCat(
-          "the request takes ", rider.activation_bytes, " bytes of device memory for activations and ", widest,
+          "the request takes ", bytes.activations, " bytes of device memory for activations and ", bytes.widest,
           " to stream the model through; the device budget is ", budget.configured_bytes, " bytes")),
-      {rider.itinerary->device, budget.fixed_bytes + widest + rider.activation_bytes, budget.configured_bytes});
+      {device, budget.fixed_bytes + bytes.widest + bytes.activations, budget.configured_bytes});
 }
 
 // A place is had, on a device that lets nobody else in before, by whoever is let in at once; in a full queue by whoever
@@ -53,7 +52,7 @@ absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& acti
   const DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
   const MemoryBudget& budget = budgets_[Index(device.memory)];
   const int64_t held_bytes = budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(device.memory);
-  if (alone && FitsNow(device, rider) && held_bytes + rider.activation_bytes <= budget.allowed_bytes()) {
+  if (alone && FitsNow(device, BytesOf(rider)) && held_bytes + rider.activation_bytes <= budget.allowed_bytes()) {
     return absl::OkStatus();
   }
   const bool has_place = waiting <= options_.max_waiting;  // And was not just about to be let in beyond it.
@@ -78,26 +77,23 @@ absl::Duration Admission::UntilAPlaceIsFree(const DeviceState& device) const {
   return device.estimates.usual_ride.value_or(kShortestRetry) / std::max<int64_t>(active, 1);
 }
 
-absl::Duration Admission::PredictedWait(const DeviceState& device) const {
-  int64_t waiting = 0, active = 0;
-  for (const PolicyRider& rider : sweeps_.riders()) {
-    if (rider.itinerary->device != device.memory) continue;
-    waiting += rider.stage == PolicyRider::Stage::kWaiting;
-    active += rider.admitted;
-  }
-  if (waiting == 0 && active < options_.max_riders) return absl::ZeroDuration();
+absl::Duration Admission::PredictedWait(const DeviceState& device, const RideBytes& bytes) const {
+  const auto waiting = std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(), [&](const PolicyRider& rider) {
+    return rider.itinerary->device == device.memory && rider.stage == PolicyRider::Stage::kWaiting;
+  });
+  if (waiting == 0 && FitsNow(device, bytes)) return absl::ZeroDuration();
   return UntilAPlaceIsFree(device) * (waiting + 1);
 }
 
-bool Admission::FitsNow(const DeviceState& device, const PolicyRider& rider) const {
+bool Admission::FitsNow(const DeviceState& device, const RideBytes& bytes) const {
   const MemoryBudget& budget = budgets_[Index(device.memory)];
   int admitted = 0;
   for (const PolicyRider& other : sweeps_.riders()) {
     admitted += other.admitted && other.itinerary->device == device.memory;
   }
-  const int64_t widest = std::max(budget.widest_bytes, rider.itinerary->widest_bytes);
+  const int64_t widest = std::max(budget.widest_bytes, bytes.widest);
   return admitted < options_.max_riders &&
-         budget.fixed_bytes + budget.activation_bytes + rider.activation_bytes + widest <= budget.allowed_bytes();
+         budget.fixed_bytes + budget.activation_bytes + bytes.activations + widest <= budget.allowed_bytes();
 }
 
 PolicyRider* Admission::HeadOf(const DeviceState& device) {
@@ -115,7 +111,7 @@ PolicyRider* Admission::HeadOf(const DeviceState& device) {
 
 void Admission::WatchHead(DeviceState& device) {
   const PolicyRider* head = HeadOf(device);
-  if (head != nullptr && !FitsNow(device, *head)) head = nullptr;
+  if (head != nullptr && !FitsNow(device, BytesOf(*head))) head = nullptr;
   if (head == device.head) return;
   device.head = head;
   device.head_since = now_;
@@ -124,7 +120,7 @@ void Admission::WatchHead(DeviceState& device) {
 bool Admission::AdmitHead(DeviceState& device, Actions& actions) {
   device.head_bytes = 0;
   PolicyRider* const head = HeadOf(device);
-  if (head == nullptr || !FitsNow(device, *head)) return false;  // Nobody overtakes.
+  if (head == nullptr || !FitsNow(device, BytesOf(*head))) return false;  // Nobody overtakes.
   return TryAdmit(device, *head, actions);
 }
 

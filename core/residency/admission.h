@@ -16,6 +16,13 @@
 
 namespace ditserve {
 
+// What a request takes of a device's memory.
+struct RideBytes {
+  int64_t activations = 0;
+  int64_t widest = 0;  // The largest module as operations read it.
+};
+inline RideBytes BytesOf(const PolicyRider& rider) { return {rider.activation_bytes, rider.itinerary->widest_bytes}; }
+
 // Who may ride, from when, and until when.
 class Admission {
  public:
@@ -24,14 +31,14 @@ class Admission {
 
   Admission(PolicyState& state, Room& room, Idle& idle);
 
-  // Errors: FailedPrecondition, with a ShortageOf, if the rider can never fit, saying what would.
-  absl::Status CheckFits(const PolicyRider& rider) const;
+  // Errors: FailedPrecondition, with a ShortageOf, if that can never fit, saying what would.
+  absl::Status CheckFits(Memory device, const RideBytes& bytes) const;
   // Errors: ResourceExhausted, with a RetryAfterOf, if too many wait.
   absl::Status MakePlaceInQueue(const PolicyRider& rider, Actions& actions);
 
   // How long a request that came now would wait to be admitted, if it is as those before it were: none where nobody
-  // waits and a place is free.
-  absl::Duration PredictedWait(const DeviceState& device) const;
+  // waits, a place is free and it fits.
+  absl::Duration PredictedWait(const DeviceState& device, const RideBytes& bytes) const;
 
   // Notes since when the head of the queue fits.
   void WatchHead(DeviceState& device);
@@ -49,7 +56,7 @@ class Admission {
  private:
   absl::Duration UntilAPlaceIsFree(const DeviceState& device) const;
   absl::Status QueueIsFull(const DeviceState& device, int waiting) const;
-  bool FitsNow(const DeviceState& device, const PolicyRider& rider) const;
+  bool FitsNow(const DeviceState& device, const RideBytes& bytes) const;
   PolicyRider* HeadOf(const DeviceState& device);
   void BeginRider(PolicyRider& rider, Actions& actions);
   const PolicyRider* ChooseSweep(PolicyRider& rider) const;

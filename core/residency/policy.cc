@@ -79,7 +79,7 @@ absl::StatusOr<PolicyRider*> Policy::Join(JoinRequest request, absl::Duration no
   rider.priority = request.priority;
   rider.join = request.join;
   rider.joined = now;
-  if (absl::Status fits = admission_.CheckFits(rider); !fits.ok()) return fits;
+  if (absl::Status fits = admission_.CheckFits(rider.itinerary->device, BytesOf(rider)); !fits.ok()) return fits;
   if (absl::Status place = admission_.MakePlaceInQueue(rider, actions); !place.ok()) return place;
   for (const PolicyRider& other : sweeps_.riders()) {
     const bool alike = other.itinerary == rider.itinerary && other.activation_bytes == rider.activation_bytes;
@@ -205,7 +205,8 @@ void Policy::SetBudget(Memory memory, int64_t bytes, absl::Duration now, Actions
   state_.budgets[Index(memory)].configured_bytes = bytes;
   for (PolicyRider& rider : sweeps_.riders()) {
     if (rider.admitted || !rider.ended.ok()) continue;
-    if (absl::Status fits = admission_.CheckFits(rider); !fits.ok()) admission_.EndRider(rider, fits, actions);
+    if (absl::Status fits = admission_.CheckFits(rider.itinerary->device, BytesOf(rider)); !fits.ok())
+      admission_.EndRider(rider, fits, actions);
   }
   for (DeviceState& device : state_.devices) room_.Plan(device, nullptr, actions);
   Decide(actions);

@@ -19,6 +19,7 @@
 #include "core/residency/estimates.h"
 #include "core/residency/idle.h"
 #include "core/residency/loads.h"
+#include "core/residency/outlook.h"
 #include "core/residency/policy_options.h"
 #include "core/residency/policy_state.h"
 #include "core/residency/room.h"
@@ -118,8 +119,10 @@ class Policy {
     return state_.stored_bytes[static_cast<size_t>(weights)][static_cast<size_t>(module)];
   }
   int64_t AdmittedTo(Memory device) const;
-  // As Admission's.
-  absl::Duration PredictedWait(Memory device) const { return admission_.PredictedWait(state_.device(device)); }
+  // As Admission's, of a request that takes nothing.
+  absl::Duration PredictedWait(Memory device) const { return admission_.PredictedWait(state_.device(device), {}); }
+  // What such a request would find if it came now.
+  RideOutlook Outlook(const JoinRequest& request) const;
 
   // Recomputes from nothing what is kept up to date. Internal that says what differs.
   absl::Status Check() const;
@@ -130,6 +133,10 @@ class Policy {
   bool GrantPending(Actions& actions);
   // What is due by now has been done.
   absl::Duration FindNextTick() const;
+  // Stored bytes of what the request needs and operations can't read yet, and of what its device moves for others
+  // alone.
+  int64_t MissingBytes(const JoinRequest& request) const;
+  int64_t UnsharedBytes(const JoinRequest& request) const;
 
   PolicyState state_;
   CopyStore& copies_ = state_.copies;

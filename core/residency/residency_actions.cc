@@ -93,11 +93,13 @@ void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
     HoldLocked(*target);
     transfer.targets.push_back({buffer(*target), &forms_.form(target->key.form)});
   }
-  transfer.enqueued = [this, id = load.load, targets = load.targets](absl::Status status, TransferCost cost) {
-    OnEnqueued(id, targets, std::move(status), cost);
+  const int device = DeviceOf(load.device);
+  transfer.enqueued = [this, id = load.load, device, targets = load.targets](absl::Status status, TransferCost cost) {
+    OnEnqueued(id, device, targets, std::move(status), cost);
   };
-  transfer.done = [this, id = load.load, device = DeviceOf(load.device),
-                   targets = load.targets](const absl::Status& status) { OnDone(id, device, targets, status); };
+  transfer.done = [this, id = load.load, device, targets = load.targets](const absl::Status& status) {
+    OnDone(id, device, targets, status);
+  };
   deferred.transfers.push_back(std::move(transfer));
 }
 
@@ -150,14 +152,16 @@ void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Def
     rider.account.stall += clock_->Now() - rider.acquired;
     paces_[static_cast<size_t>(rider.device)].Drop();
     Executor::Work end = [done = std::exchange(rider.acquisition, nullptr), why]() mutable { std::move(done)(why); };
-    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});
+    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), std::nullopt});
   }
 }
 
 void ResidencyManager::Finish(Deferred deferred) {
   for (;;) {
     for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
-    for (Post& post : deferred.posts) post.executor->Post(std::move(post.work), post.turn);
+    for (Post& post : deferred.posts) {
+      post.turn ? post.executor->Post(std::move(post.work), *post.turn) : post.executor->Post(std::move(post.work));
+    }
     if (deferred.trimmed.empty()) return;
     std::vector<Trimmed> trimmed = std::move(deferred.trimmed);
     deferred = {};
@@ -175,7 +179,7 @@ void ResidencyManager::Finish(Deferred deferred) {
   }
 }
 
-void ResidencyManager::OnEnqueued(LoadId load, const std::vector<Copy*>& targets, absl::Status status,
+void ResidencyManager::OnEnqueued(LoadId load, int device, const std::vector<Copy*>& targets, absl::Status status,
                                   TransferCost cost) {
   Deferred deferred;
   {
@@ -184,7 +188,7 @@ void ResidencyManager::OnEnqueued(LoadId load, const std::vector<Copy*>& targets
       failed_[load] = std::move(status);  // Until nothing is under way any more.
       return;
     }
-    ArrivedLocked(targets, cost);
+    ArrivedLocked(device, targets, cost);
     policy_.Enqueued(load, clock_->Now(), actions_);
     ApplyLocked(deferred);
   }
@@ -210,7 +214,7 @@ void ResidencyManager::OnDone(LoadId load, int device, const std::vector<Copy*>&
   Finish(std::move(deferred));
 }
 
-void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost) {
+void ResidencyManager::ArrivedLocked(int device, const std::vector<Copy*>& targets, const TransferCost& cost) {
   const CopyKey& key = targets.back()->key;
   std::vector<RiderState*> users;
   policy_.ForEachUser(
@@ -219,8 +223,9 @@ void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const Tr
     user->account.disk_read_bytes += cost.disk_read_bytes / static_cast<int64_t>(users.size());
     user->account.device_copy_bytes += cost.device_copy_bytes / static_cast<int64_t>(users.size());
   }
-  moved_.disk_read_bytes += cost.disk_read_bytes;
-  moved_.device_copy_bytes += cost.device_copy_bytes;
+  TransferCost& moved = moved_[static_cast<size_t>(device)];
+  moved.disk_read_bytes += cost.disk_read_bytes;
+  moved.device_copy_bytes += cost.device_copy_bytes;
 }
 
 void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why) {

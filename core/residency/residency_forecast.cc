@@ -45,6 +45,7 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
   request.riders = riders;
   request.computing = std::move(computing);
   absl::Duration now;
+  const TransferSpeeds speeds = SpeedsOf(options.device);
   {
     const absl::MutexLock lock(&mutex_);
     now = clock_->Now();
@@ -52,16 +53,27 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
     trial.emplace(policy_, [&forms](FormId from, FormId to) { return forms.Leads(from, to); });
     request.ride = RequestLocked(model, profile, options, forms);
     request.form_bytes = BytesInForms(*models_[static_cast<size_t>(model)], forms);
-    const TransferSpeeds speeds = paces_[static_cast<size_t>(options.device)].speeds();
     request.disk_bytes_per_second = speeds.checkpoint.value_or(request.disk_bytes_per_second);
     request.copy_bytes_per_second = speeds.copies.value_or(request.disk_bytes_per_second);
   }
   return ForecastLaps(*trial, request, now);
 }
 
-TransferSpeeds ResidencyManager::SpeedsOf(int device) const {
+std::vector<RideOutlook> ResidencyManager::Outlooks(ModelId model, const Profile& profile,
+                                                    absl::Span<const RideOptions> ways) const {
   const absl::MutexLock lock(&mutex_);
-  return paces_[static_cast<size_t>(device)].speeds();
+  FormTable forms = forms_;
+  std::optional<Policy::JoinRequest> request;
+  return OutlooksLocked(model, profile, ways, forms, request);
+}
+
+TransferSpeeds ResidencyManager::SpeedsOf(int device) const {
+  // What is asked of a device that goes on beside its executor is not waited for: how fast it is it knows itself.
+  const std::optional<double> of_device = devices_[static_cast<size_t>(device)].device->CopySpeed();
+  const absl::MutexLock lock(&mutex_);
+  TransferSpeeds speeds = paces_[static_cast<size_t>(device)].speeds();
+  if (of_device) speeds.copies = of_device;
+  return speeds;
 }
 
 bool ResidencyManager::HaveEqualValues(ModelId model, const Profile& a, const Profile& b, int device) const {

@@ -13,10 +13,12 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "core/base/clock.h"
 #include "core/base/doorbell.h"
 #include "core/base/executor.h"
@@ -27,6 +29,7 @@
 #include "core/placement/profile.h"
 #include "core/placement/route_maker.h"
 #include "core/residency/forecast.h"
+#include "core/residency/outlook.h"
 #include "core/residency/policy.h"
 #include "core/residency/residency_snapshot.h"
 #include "core/residency/rider.h"
@@ -91,6 +94,16 @@ class ResidencyManager {
   absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, const RideOptions& options,
                                               absl::AnyInvocable<void(absl::Status) &&> admitted)
       ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same, in one of several ways, which differ in device and activations: `choose` picks one (its index) from what
+  // the request would find if it took each, under the mutex, so that of two that come together the second knows of the
+  // first. It must be quick.
+  absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, absl::Span<const RideOptions> ways,
+                                              absl::FunctionRef<size_t(absl::Span<const RideOutlook>)> choose,
+                                              absl::AnyInvocable<void(absl::Status) &&> admitted)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // What a request would find if it came now, by way.
+  std::vector<RideOutlook> Outlooks(ModelId model, const Profile& profile, absl::Span<const RideOptions> ways) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Device bytes that a rider of this profile needs beside its activations.
   int64_t WindowBytes(ModelId model, const Profile& profile, int device = 0) const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -113,7 +126,8 @@ class ResidencyManager {
   absl::Status SetBudget(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Says what other processes leave of a memory, at the moment: requests wait for more, and are never refused for it.
   void SetPressure(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-  int64_t least_host_bytes() const { return least_host_bytes_; }
+  // Of slots that are always there.
+  int64_t least_bytes(Memory memory) const { return least_bytes_[Index(memory)]; }
 
   // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. The manager's thread
   // calls it; tests that move the clock do too.
@@ -150,7 +164,7 @@ class ResidencyManager {
   struct Post {
     Executor* executor;
     Executor::Work work;
-    Turn turn;
+    std::optional<Turn> turn;
   };
   struct Deferred {
     std::vector<Transfer> transfers;
@@ -166,8 +180,7 @@ class ResidencyManager {
   void Leave(RiderState* rider) ABSL_LOCKS_EXCLUDED(mutex_);
   RiderAccount AccountOf(const RiderState* rider) const ABSL_LOCKS_EXCLUDED(mutex_);
   Lease MakeLease(RiderState& rider, Pin pin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status JoinLocked(RiderState& state, const Profile& profile, const RideOptions& options)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status JoinLocked(RiderState& state, Policy::JoinRequest request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   RiderState& StateOf(const PolicyRider* rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return *states_.at(rider); }
   Turn TurnOf(const RiderState& rider) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return {rider.policy->priority, absl::Seconds(rider.policy->attained_seconds())};
@@ -186,20 +199,28 @@ class ResidencyManager {
   void Finish(Deferred deferred) ABSL_LOCKS_EXCLUDED(mutex_);
   void SettleBudgetsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  void OnEnqueued(LoadId load, const std::vector<Copy*>& targets, absl::Status status, TransferCost cost)
+  void OnEnqueued(LoadId load, int device, const std::vector<Copy*>& targets, absl::Status status, TransferCost cost)
       ABSL_LOCKS_EXCLUDED(mutex_);
   void OnDone(LoadId load, int device, const std::vector<Copy*>& targets, const absl::Status& status)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  void ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ArrivedLocked(int device, const std::vector<Copy*>& targets, const TransferCost& cost)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // `forms`, here and below: the manager's, or a copy of them.
   Policy::JoinRequest RequestLocked(ModelId model, const Profile& profile, const RideOptions& options,
                                     FormTable& forms) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Makes of `request`, if there is one, what it is by another way. Routes that are equal are made once.
+  void TakeLocked(ModelId model, const Profile& profile, const RideOptions& way, FormTable& forms,
+                  std::optional<Policy::JoinRequest>& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // `request` is by the last of them then.
+  std::vector<RideOutlook> OutlooksLocked(ModelId model, const Profile& profile, absl::Span<const RideOptions> ways,
+                                          FormTable& forms, std::optional<Policy::JoinRequest>& request) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<Route> RoutesLocked(ModelId model, const Profile& profile, int device, FormTable& forms) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  MemoryUsage UsageLocked(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  MemoryInfo InfoLocked(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The manager's thread: calls Tick, and tells those who were never admitted.
   void Keep() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -208,7 +229,7 @@ class ResidencyManager {
   Ledger* const ledger_;
   TransferEngine* const transfers_;
   const Clock* const clock_;
-  const int64_t least_host_bytes_;  // Of slots that are always there.
+  const std::vector<int64_t> least_bytes_;  // By Index(Memory).
 
   mutable absl::Mutex mutex_;
   FormTable forms_ ABSL_GUARDED_BY(mutex_);
@@ -222,8 +243,8 @@ class ResidencyManager {
   std::vector<int64_t> force_bytes_ ABSL_GUARDED_BY(mutex_);                  // As the ledger was told.
   absl::flat_hash_map<LoadId, absl::Status> failed_ ABSL_GUARDED_BY(mutex_);  // Until their transfers are done.
   std::vector<Trimmed> still_read_ ABSL_GUARDED_BY(mutex_);  // Freed once nothing reads it; nobody waits for that.
-  TransferCost moved_ ABSL_GUARDED_BY(mutex_);               // Since the start.
-  std::vector<TransferPace> paces_ ABSL_GUARDED_BY(mutex_);  // By device.
+  std::vector<TransferCost> moved_ ABSL_GUARDED_BY(mutex_);  // Since the start, by device.
+  std::vector<TransferPace> paces_ ABSL_GUARDED_BY(mutex_);  // Likewise.
   std::vector<int> leases_ ABSL_GUARDED_BY(mutex_);          // That riders hold, by device.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();

@@ -17,6 +17,8 @@ void Rider::Cancel(const absl::Status& why) { manager_->Cancel(state_, why); }
 
 RiderAccount Rider::account() const { return manager_->AccountOf(state_); }
 
+int Rider::device() const { return state_->device; }
+
 void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
                                absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
   const ComputingDevice& on = devices_[static_cast<size_t>(rider->device)];
@@ -32,7 +34,7 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
     } else if (!*pin) {
       rider->acquisition = std::exchange(done, nullptr);
       const auto device = static_cast<size_t>(rider->device);
-      if (leases_[device] == 0) paces_[device].Begin(rider->acquired, transfers_->read());
+      if (leases_[device] == 0) paces_[device].Begin(rider->acquired, transfers_->read(*on.device));
     } else if (on.executor->HasBefore(TurnOf(*rider))) {
       rider->acquisition = std::exchange(done, nullptr);
       GrantLocked(*rider, **std::move(pin), deferred);  // After the others.
@@ -53,7 +55,7 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
 Lease ResidencyManager::MakeLease(RiderState& rider, Pin pin) {
   const auto device = static_cast<size_t>(rider.device);
   rider.leased = clock_->Now();
-  if (leases_[device]++ == 0) paces_[device].End(rider.leased, transfers_->read());
+  if (leases_[device]++ == 0) paces_[device].End(rider.leased, transfers_->read(*devices_[device].device));
   const auto& tensors = holdings_[static_cast<size_t>(pin.copy()->id)]->tensors;
   // Two pointers: no more is held without an allocation.
   return Lease(tensors,

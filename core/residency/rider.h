@@ -59,6 +59,9 @@ class Rider final : public LeaseSource {
 
   RiderAccount account() const;
 
+  // On which it rides, of the manager's.
+  int device() const;
+
  private:
   friend class ResidencyManager;
   Rider(ResidencyManager* manager, RiderState* state) : manager_(manager), state_(state) {}

@@ -89,8 +89,8 @@ absl::Status ReadTls(YamlMap& map, TlsFiles& tls) {
 
 absl::Status ReadDevice(YamlMap& map, ServerConfig& config) {
   std::optional<std::string> arithmetic;
-  DITSERVE_RETURN_IF_ERROR(map.ReadString("name", &config.device));
-  if (!IsDevice(config.device)) return map.Wrong("name", kDeviceForm);
+  DITSERVE_RETURN_IF_ERROR(map.ReadOneOrMore("name", &config.devices));
+  if (const std::string wrong = WrongDevices(config.devices); !wrong.empty()) return map.Wrong("name", wrong);
   DITSERVE_RETURN_IF_ERROR(map.ReadString("bfloat16_arithmetic", &arithmetic));
   if (arithmetic == "auto") {
     config.bfloat16_arithmetic = CpuBFloat16::kAuto;
@@ -272,8 +272,8 @@ absl::Status CheckDoors(const ServerConfig& config) {
 absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (flags.listen) config.listen_address = *flags.listen;
   if (!IsListenAddress(config.listen_address)) return WrongFlag("--listen", kListenForm);
-  if (flags.device) config.device = *flags.device;
-  if (!IsDevice(config.device)) return WrongFlag("--device", kDeviceForm);
+  if (!flags.devices.empty()) config.devices = flags.devices;
+  if (const std::string wrong = WrongDevices(config.devices); !wrong.empty()) return WrongFlag("--device", wrong);
   if (flags.default_profile) {
     config.default_profile = *flags.default_profile;
     config.default_profile_place = "--default-profile: ";
@@ -341,7 +341,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
           "a .safetensors file, or a pattern of shards. Append ,numerics=diffusers for tanh GELU",
           &models);
   AddFlag(app, "listen", "ADDRESS", "host:port or unix:/path", &line.listen);
-  AddFlag(app, "device", "DEVICE", "cpu or cuda:N", &line.device);
+  AddFlag(app, "device", "DEVICE", "cpu or cuda:N; repeatable, for several of the latter", &line.devices);
   AddFlag(app, "device-budget", "BYTES", "e.g. 1536MiB or 60%", &line.device_budget);
   AddFlag(app, "host-budget", "BYTES", "e.g. 1536MiB or 60%", &line.host_budget);
   AddFlag(app, "default-profile", "NAME", "for requests that name none", &line.default_profile);
@@ -398,7 +398,7 @@ std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const
   compare("listen.message_memory", &ServerConfig::message_memory_bytes);
   compare("listen.health_address", &ServerConfig::health_address);
   compare("tls", &ServerConfig::tls);
-  compare("device.name", &ServerConfig::device);
+  compare("device.name", &ServerConfig::devices);
   compare("device.bfloat16_arithmetic", &ServerConfig::bfloat16_arithmetic);
   compare("device.threads", &ServerConfig::threads);
   compare("device.transfer_threads", &ServerConfig::transfer_threads);
@@ -421,7 +421,7 @@ std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const
 
 absl::StatusOr<ProfileCatalogue> MakeCatalogue(const ServerConfig& config) {
   ProfileCatalogue catalogue;
-  catalogue.target = {config.device, {"Linear", "RMSNorm"}};
+  catalogue.target = {config.devices, {"Linear", "RMSNorm"}};
   catalogue.default_profile = config.default_profile;
   std::vector<std::string> names;
   for (const ProfileSpec& spec : config.profiles) {

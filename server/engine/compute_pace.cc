@@ -43,20 +43,10 @@ ComputingPrediction PredictFrom(const std::deque<ComputePace::Pass>& passes, con
   if (nearest == nullptr) return {};
   ComputingPrediction prediction{{}, nearest->of.shape};
   for (size_t i = 0; i < work.size(); ++i) {
-    prediction.modules.push_back(nearest->computing[i] * (work[i] / nearest_work[i]));
+    const double times = nearest_work[i] > 0 ? work[i] / nearest_work[i] : 0;  // What is not used computes nothing.
+    prediction.modules.push_back(nearest->computing[i] * times);
   }
   return prediction;
-}
-
-std::vector<absl::Duration> TimesBetween(const std::vector<absl::Duration>& asked_at, absl::Duration end) {
-  std::vector<absl::Duration> times;
-  absl::Duration begun;
-  for (size_t i = 1; i <= asked_at.size(); ++i) {
-    const absl::Duration until = i < asked_at.size() ? asked_at[i] : end;
-    times.push_back(until - begun);
-    begun = until;
-  }
-  return times;
 }
 
 }  // namespace ditserve

@@ -48,6 +48,7 @@ struct ForwardAccount {
   int64_t device_copy_bytes = 0;
   int64_t peak_device_bytes = 0;
   int riders = 0;
+  std::string device;  // That computed it.
   int64_t non_finite_elements = 0;
 };
 

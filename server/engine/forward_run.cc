@@ -11,24 +11,27 @@
 #include "server/engine/compute_pace.h"
 
 namespace ditserve {
-namespace {
 
-at::Device TorchDevice(const Device& device) { return at::Device(device.name()); }
-
-}  // namespace
-
-ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, const Clock& clock,
-                       Engine::ProgressCallback progress, Engine::DoneCallback done)
+ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Clock& clock, Engine::ProgressCallback progress,
+                       Engine::DoneCallback done)
     : call_(std::move(call)),
       model_(model),
-      device_(TorchDevice(device)),
-      link_(link),
-      arithmetic_(ScalarTypeOf(device.ArithmeticDType(call_.profile.computation.dtype))),
       clock_(clock),
       begun_(clock.Now()),
       deadline_(begun_ + (call_.deadline - absl::Now())),
       progress_(std::move(progress)),
       done_(std::move(done)) {}
+
+void ForwardRun::SetDevice(const Device& device, TensorLink* link, OperationQueue* operations,
+                           at::ScalarType arithmetic, int64_t activation_bytes) {
+  device_ = at::Device(device.name());
+  if (device_.is_cpu()) device_ = at::kCPU;  // Data in host memory is of no numbered one.
+  device_name_ = device.name();
+  link_ = link;
+  arithmetic_ = arithmetic;
+  activations_ = std::make_shared<ActivationMemory>(activation_bytes);
+  meter_.emplace(operations, model_.dit->modules().size());
+}
 
 void ForwardRun::Ride(std::unique_ptr<Rider> rider) {
   {
@@ -71,9 +74,7 @@ void ForwardRun::Resume(Piece piece) {
   const c10::InferenceMode no_autograd;
   const ActivationMemory::Scope scope(activations_);
   computing_ = true;
-  resumed_ = clock_.Now();
   piece();
-  compute_ += clock_.Now() - resumed_;
   computing_ = false;
   if (pass_->done()) End(absl::OkStatus());
 }
@@ -81,32 +82,54 @@ void ForwardRun::Resume(Piece piece) {
 void ForwardRun::Begin(absl::AnyInvocable<void(absl::Status) &&> ended) {
   ended_ = std::move(ended);
   Report();
-  const absl::Status started = CatchStatus([this] {
-    TensorMover* const mover = link_ == nullptr ? nullptr : this;
-    pass_.emplace(model_.dit->Forward(call_.inputs, device_, arithmetic_, *this, mover));
-    Resume([this] { pass_->Start(); });
-  });
+  absl::Status started = meter_->GoOn(std::nullopt);
+  if (started.ok()) {
+    started = CatchStatus([this] {
+      TensorMover* const mover = link_ == nullptr ? nullptr : this;
+      pass_.emplace(model_.dit->Forward(call_.inputs, device_, arithmetic_, *this, mover));
+      Resume([this] { pass_->Start(); });
+    });
+  }
   if (!started.ok()) End(started);
 }
 
 void ForwardRun::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
   if (module > 0) Report();
-  acquired_at_.push_back(compute_ + (computing_ ? clock_.Now() - resumed_ : absl::ZeroDuration()));
-  rider_->Acquire(module, Resuming(std::move(done)));
+  absl::Status paused = meter_->Pause();
+  if (!paused.ok()) return std::move(done)(std::move(paused));
+  auto go_on = [this, module, done = std::move(done)](absl::StatusOr<Lease> lease) mutable {
+    if (lease.ok()) {
+      absl::Status gone_on = meter_->GoOn(module);
+      if (!gone_on.ok()) lease = std::move(gone_on);
+    }
+    std::move(done)(std::move(lease));
+  };
+  rider_->Acquire(module, Resuming<absl::StatusOr<Lease>>(std::move(go_on)));
 }
 
 void ForwardRun::ToDevice(const at::Tensor& from, const at::Tensor& to, Done done) {
-  link_->ToDevice(from, to, Resuming(std::move(done)));
+  const absl::Status paused = meter_->Pause();
+  if (!paused.ok()) return std::move(done)(paused);
+  auto go_on = [this, done = std::move(done)](absl::Status moved) mutable {
+    if (moved.ok()) moved = meter_->GoOn(std::nullopt);
+    std::move(done)(std::move(moved));
+  };
+  link_->ToDevice(from, to, Resuming<absl::Status>(std::move(go_on)));
 }
 
+// With the output on the host nothing is left to be issued.
 void ForwardRun::ToHost(const at::Tensor& from, const at::Tensor& to, Done done) {
+  const absl::Status paused = meter_->Pause();
+  if (!paused.ok()) return std::move(done)(paused);
   link_->ToHost(from, to, Resuming(std::move(done)));
 }
 
 void ForwardRun::Finish(absl::Status status) {
   std::optional<ForwardResult> result;
   if (status.ok()) status = CatchStatus([&] { result = Result(); });
-  if (status.ok()) model_.LearnComputing({ShapeOf(call_.inputs), arithmetic_}, TimesBetween(acquired_at_, compute_));
+  if (status.ok()) {
+    model_.LearnComputing(rider_->device(), {ShapeOf(call_.inputs), arithmetic_}, meter_->modules());
+  }
   pass_.reset();
   if (activations_ != nullptr) activations_->Close();
   std::unique_ptr<Rider> rider;
@@ -147,14 +170,17 @@ ForwardResult ForwardRun::Result() {
   const c10::InferenceMode no_autograd;
   ForwardResult result;
   result.output = pass_->Result();
+  const absl::Status measured = meter_->End();
+  if (!measured.ok()) throw StatusError(measured);
   const RiderAccount account = rider_->account();
   result.account.queue = account.queue;
-  result.account.stall = account.stall;
-  result.account.compute = compute_;
+  result.account.stall = meter_->stall().value_or(account.stall);
+  result.account.compute = meter_->compute();
   result.account.disk_read_bytes = account.disk_read_bytes;
   result.account.device_copy_bytes = account.device_copy_bytes;
   result.account.peak_device_bytes = account.peak_device_bytes;
   result.account.riders = account.most_riders;
+  result.account.device = device_name_;
   result.account.non_finite_elements = CountNonFinite(result.output);
   return result;
 }

@@ -5,7 +5,7 @@
 
 #include <memory>
 #include <optional>
-#include <vector>
+#include <string>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
@@ -20,6 +20,8 @@
 #include "models/activation_memory.h"
 #include "models/tensor_mover.h"
 #include "server/engine/engine.h"
+#include "server/engine/operation_queue.h"
+#include "server/engine/pass_meter.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
 
@@ -30,18 +32,18 @@ namespace ditserve {
 // Thread safety: what is not said to be on the executor is thread-safe.
 class ForwardRun final : public ForwardHandle, public LeaseSource, public TensorMover {
  public:
-  // `link`: to and from the device; null where it computes in host memory.
-  ForwardRun(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, const Clock& clock,
-             Engine::ProgressCallback progress, Engine::DoneCallback done);
+  ForwardRun(ForwardCall call, ServedModel& model, const Clock& clock, Engine::ProgressCallback progress,
+             Engine::DoneCallback done);
 
   ServedModel& model() { return model_; }
   const ForwardCall& call() const { return call_; }
   // On the clock's scale, which no step of the wall clock moves.
   absl::Duration deadline() const { return deadline_; }
-  at::ScalarType arithmetic() const { return arithmetic_; }
 
-  // What the pass may take for activations. Called once, before Ride.
-  void SetActivationBytes(int64_t bytes) { activations_ = std::make_shared<ActivationMemory>(bytes); }
+  // On which device, in what arithmetic, and with how many bytes of activations at most. `link`: to and from the
+  // device; null where it computes in host memory. `operations`: of the device. Called once, before Ride.
+  void SetDevice(const Device& device, TensorLink* link, OperationQueue* operations, at::ScalarType arithmetic,
+                 int64_t activation_bytes);
 
   // Called once, by Submit. A cancellation that came earlier takes effect now.
   void Ride(std::unique_ptr<Rider> rider) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -69,7 +71,7 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   // Of what the pass awaits: `done`, which goes on with the pass, at once or later.
   template <typename T>
   absl::AnyInvocable<void(T) &&> Resuming(absl::AnyInvocable<void(T) &&> done);
-  // Runs a piece of the pass and counts its time as computing. Ends the call if the pass is done.
+  // Runs a piece of the pass. Ends the call if the pass is done.
   template <typename Piece>
   void Resume(Piece piece);
   // Of a cancellation; under no lock, for the rider may give memory back.
@@ -81,9 +83,10 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
 
   const ForwardCall call_;
   ServedModel& model_;
-  const at::Device device_;
-  TensorLink* const link_;
-  const at::ScalarType arithmetic_;
+  at::Device device_ = at::kCPU;
+  std::string device_name_;
+  TensorLink* link_ = nullptr;
+  at::ScalarType arithmetic_ = at::kFloat;
   const Clock& clock_;
   const absl::Duration begun_;
   const absl::Duration deadline_;
@@ -93,9 +96,7 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   std::shared_ptr<ActivationMemory> activations_;  // Host memory; a CUDA device has its own.
   std::optional<Task<at::Tensor>> pass_;
   bool computing_ = false;
-  absl::Duration compute_;
-  absl::Duration resumed_;                   // Since when it computes.
-  std::vector<absl::Duration> acquired_at_;  // What it had computed when it asked for each module.
+  std::optional<PassMeter> meter_;
 
   mutable absl::Mutex mutex_;
   std::unique_ptr<Rider> rider_;  // Set before the pass begins, taken after it: only Cancel needs the mutex.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <functional>
 #include <list>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -23,10 +24,13 @@
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
 #include "models/checkpoint_config.h"
+#include "models/cuda_arithmetic.h"
 #include "models/errors.h"
 #include "models/weights.h"
 #include "server/engine/forward_run.h"
+#include "server/engine/operation_queue.h"
 #include "server/engine/planner.h"
+#include "server/engine/router.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
 
@@ -36,41 +40,70 @@ namespace {
 // How often a look is taken at what other processes need.
 constexpr absl::Duration kPressureInterval = absl::Seconds(1);
 
-// How often the device is asked whether it is lost.
+// How often devices are asked whether they are lost.
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(250);
 
 // How often a draining engine looks. It sleeps in between: a mutex' timed waits follow the wall clock.
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 
+// A device and what is its alone.
+struct EngineDevice {
+  Device* device;
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<TensorLink> link;  // Null where the device computes in host memory.
+  std::unique_ptr<Executor> executor;
+  std::unique_ptr<OperationQueue> operations;
+  Reservation staging;  // What the device has taken for itself.
+};
+
+absl::Status Check(const std::vector<BudgetedDevice>& devices) {
+  if (devices.empty()) return absl::InvalidArgumentError("an engine needs a device");
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const Device& device = *devices[i].device;
+    if (device.memory() != DeviceMemory(static_cast<int>(i))) {
+      return absl::InvalidArgumentError(absl::StrCat("device ", device.name(), " is not number ", i, " by its memory"));
+    }
+    if (device.computes_in_host_memory() && devices.size() > 1) {
+      return absl::InvalidArgumentError(absl::StrCat("device ", device.name(), " computes alone or not at all"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// By Index(Memory).
+std::vector<int64_t> Budgets(const LocalEngineOptions& options, const std::vector<BudgetedDevice>& devices) {
+  std::vector<int64_t> bytes = {options.host_budget_bytes};
+  for (const BudgetedDevice& device : devices) bytes.push_back(device.budget_bytes);
+  return bytes;
+}
+
 class LocalEngineImpl final : public LocalEngine {
  public:
-  LocalEngineImpl(const LocalEngineOptions& options, Device* device, const Clock* clock)
+  LocalEngineImpl(const LocalEngineOptions& options, const std::vector<BudgetedDevice>& devices, const Clock* clock)
       : clock_(*clock),
-        device_(device),
-        ledger_({options.host_budget_bytes, options.device_budget_bytes}),
+        ledger_(Budgets(options, devices)),
         expected_(options.models),
         threads_(options.threads),
         on_device_lost_(options.on_device_lost) {}
 
-  absl::Status Start(const LocalEngineOptions& options) {
-    DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(Memory::kHost));
-    DITSERVE_ASSIGN_OR_RETURN(of_device_, MakeArena(device_->memory()));
+  absl::Status Start(const LocalEngineOptions& options, const std::vector<BudgetedDevice>& devices) {
+    DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(devices.front().device, Memory::kHost));
     DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, options.transfer_threads));
-    // Here as well: threads that predict what a pass takes count on as many as the executor computes with.
+    // Here as well: threads that predict what a pass takes count on as many as an executor computes with.
     if (threads_ > 0) at::set_num_threads(threads_);
-    executor_ = std::make_unique<Executor>(
-        [threads = threads_] {
-          if (threads > 0) at::set_num_threads(threads);
-        },
-        &clock_);
-    DITSERVE_RETURN_IF_ERROR(BeginOperations());
-    if (!device_->computes_in_host_memory()) {
-      DITSERVE_ASSIGN_OR_RETURN(link_, TensorLink::Make(device_, host_.get(), &ledger_, executor_.get()));
+    std::vector<Device*> guarded;
+    std::vector<ResidencyManager::ComputingDevice> computing;
+    std::vector<Arena*> arenas = {host_.get()};
+    for (const BudgetedDevice& each : devices) {
+      DITSERVE_ASSIGN_OR_RETURN(EngineDevice device, MakeDevice(each.device));
+      guarded.push_back(device.device);
+      computing.push_back({device.device, device.executor.get()});
+      arenas.push_back(device.arena.get());
+      devices_.push_back(std::move(device));
     }
-    residency_ = std::make_unique<ResidencyManager>(
-        options.residency, std::vector<ResidencyManager::ComputingDevice>{{device_, executor_.get()}},
-        std::vector<Arena*>{host_.get(), of_device_.get()}, &ledger_, transfers_.get(), &clock_);
-    guard_ = std::make_unique<PressureGuard>(device_, residency_.get());
+    residency_ = std::make_unique<ResidencyManager>(options.residency, std::move(computing), std::move(arenas),
+                                                    &ledger_, transfers_.get(), &clock_);
+    guard_ = std::make_unique<PressureGuard>(std::move(guarded), residency_.get());
     follow_pressure_ = options.follow_pressure;
     keeper_ = std::thread([this] { Keep(); });
     return absl::OkStatus();
@@ -84,8 +117,11 @@ class LocalEngineImpl final : public LocalEngine {
       changed_.Ring();
     }
     if (keeper_.joinable()) keeper_.join();
-    if (link_ != nullptr) link_->Settle();
-    executor_.reset();   // Nobody acquires any more.
+    for (EngineDevice& each : devices_) {
+      if (each.link != nullptr) each.link->Settle();
+      each.operations.reset();
+      each.executor.reset();  // Nobody acquires any more.
+    }
     transfers_.reset();  // What was under way arrives.
     residency_.reset();
   }
@@ -116,23 +152,30 @@ class LocalEngineImpl final : public LocalEngine {
 
   ResidencySnapshot Residency() const override {
     ResidencySnapshot snapshot = residency_->Snapshot();
-    const absl::StatusOr<MemoryStatus> memory = device_->MemoryStatusOf(Memory::kDevice);
-    if (memory.ok()) {  // Where the device does not tell, nobody else is known to hold any.
-      const int64_t own = device_->computes_in_host_memory() ? OwnHostMemoryBytes() : snapshot.device.total_bytes();
-      snapshot.other_processes_bytes = std::max<int64_t>(0, memory->total_bytes - memory->available_bytes - own);
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      const Device& device = *devices_[i].device;
+      const absl::StatusOr<MemoryStatus> memory = device.MemoryStatusOf(device.memory());
+      if (!memory.ok()) continue;  // Where the device does not tell, nobody else is known to hold any.
+      const int64_t own =
+          device.computes_in_host_memory() ? OwnHostMemoryBytes() : snapshot.devices[i].memory.usage.total_bytes();
+      snapshot.devices[i].other_processes_bytes =
+          std::max<int64_t>(0, memory->total_bytes - memory->available_bytes - own);
     }
     return snapshot;
   }
 
   absl::StatusOr<int64_t> MemoryBytes(Memory memory) const override {
-    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_->MemoryStatusOf(memory));
+    const size_t of_device = IsHost(memory) ? 0 : static_cast<size_t>(DeviceOf(memory));
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, devices_[of_device].device->MemoryStatusOf(memory));
     return status.total_bytes;
   }
 
   absl::StatusOr<ForwardPlan> Plan(const PlanCall& call) const override {
     ServedModel* const model = Find(call.model);
     if (model == nullptr) return absl::NotFoundError(absl::StrCat("no model is named '", call.model, "'"));
-    return Planner(*residency_, *device_, *model).Plan(call);
+    DITSERVE_ASSIGN_OR_RETURN(const std::vector<RideOptions> ways, WaysFor(*model, call.shape, call.profile));
+    const size_t chosen = ChooseDevice(residency_->Outlooks(model->id, call.profile, ways));
+    return PlannerOf(ways[chosen].device, *model).Plan(call);
   }
 
   absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
@@ -153,17 +196,44 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
  private:
-  absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Memory memory) const {
-    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_->MemoryStatusOf(memory));
-    return Arena::Make(device_, memory, Arena::kAddressesPerByte * status.total_bytes);
+  static absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Device* device, Memory memory) {
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device->MemoryStatusOf(memory));
+    return Arena::Make(device, memory, Arena::kAddressesPerByte * status.total_bytes);
+  }
+
+  absl::StatusOr<EngineDevice> MakeDevice(Device* device) {
+    EngineDevice made{device};
+    DITSERVE_ASSIGN_OR_RETURN(made.staging, ReserveStaging(*device));
+    DITSERVE_ASSIGN_OR_RETURN(made.arena, MakeArena(device, device->memory()));
+    made.executor = std::make_unique<Executor>(
+        [threads = threads_] {
+          if (threads > 0) at::set_num_threads(threads);
+        },
+        &clock_);
+    DITSERVE_RETURN_IF_ERROR(BeginOperations(made));
+    if (!device->computes_in_host_memory()) {
+      DITSERVE_ASSIGN_OR_RETURN(made.link, TensorLink::Make(device, host_.get(), &ledger_, made.executor.get()));
+    }
+    made.operations = std::make_unique<OperationQueue>(device, made.executor.get(), &clock_);
+    return made;
+  }
+
+  absl::StatusOr<Reservation> ReserveStaging(const Device& device) {
+    std::optional<Reservation> reservation =
+        ledger_.TryReserve(device.memory(), MemoryKind::kStaging, device.staging_bytes());
+    if (reservation) return *std::move(reservation);
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the device budget is ", ledger_.Usage(device.memory()).budget_bytes,
+                     " bytes; slots for casts on ", device.name(), " take ", device.staging_bytes()));
   }
 
   // On the executor.
-  absl::Status BeginOperations() {
+  static absl::Status BeginOperations(const EngineDevice& on) {
+    if (at::Device(on.device->name()).is_cuda()) FixCudaArithmetic();
     absl::Status status;
     absl::Notification done;
-    executor_->Post([&] {
-      status = device_->BeginOperations();
+    on.executor->Post([&] {
+      status = on.device->BeginOperations();
       done.Notify();
     });
     done.WaitForNotification();
@@ -178,6 +248,29 @@ class LocalEngineImpl final : public LocalEngine {
 
   absl::Status Load(const ModelSource& source);
   absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<ForwardRun>& call);
+
+  // A way for each device that the profile may be computed on.
+  absl::StatusOr<std::vector<RideOptions>> WaysFor(ServedModel& model, const ForwardShape& shape,
+                                                   const Profile& profile) const {
+    std::vector<RideOptions> ways;
+    for (const EngineDevice& each : devices_) {
+      const Device& device = *each.device;
+      if (!profile.device.empty() && profile.device != device.name()) continue;
+      RideOptions& way = ways.emplace_back();
+      way.device = DeviceOf(device.memory());
+      way.skips = model.dit->unused_modules();
+      DITSERVE_RETURN_IF_ERROR(
+          CatchStatus([&] { way.activation_bytes = model.ActivationBytes(shape, ArithmeticOn(device, profile)); }));
+    }
+    if (ways.empty()) return absl::InvalidArgumentError(absl::StrCat("no device is named '", profile.device, "'"));
+    return ways;
+  }
+  static at::ScalarType ArithmeticOn(const Device& device, const Profile& profile) {
+    return ScalarTypeOf(device.ArithmeticDType(profile.computation.dtype));
+  }
+  Planner PlannerOf(int device, ServedModel& model) const {
+    return Planner(*residency_, *devices_[static_cast<size_t>(device)].device, model);
+  }
 
   ServedModel* Find(const std::string& name) const {
     absl::MutexLock lock(&mutex_);
@@ -197,15 +290,22 @@ class LocalEngineImpl final : public LocalEngine {
     if (!checked.ok()) spdlog::warn("memory pressure: {}", checked.ToString());
   }
 
+  // Of the first device that is lost.
+  absl::Status Health() const {
+    absl::Status health;
+    for (const EngineDevice& each : devices_) health.Update(each.device->Health());
+    return health;
+  }
+
   // What a lost device answers can be anything; what is told is that it is lost.
-  absl::Status Explain(const absl::Status& status) {
-    const absl::Status health = absl::IsInternal(status) ? device_->Health() : absl::OkStatus();
+  absl::Status Explain(const absl::Status& status) const {
+    const absl::Status health = absl::IsInternal(status) ? Health() : absl::OkStatus();
     return health.ok() ? status : health;
   }
 
-  // Ends everything, once, if the device is lost.
-  void WatchDevice() ABSL_LOCKS_EXCLUDED(mutex_) {
-    const absl::Status health = device_->Health();
+  // Ends everything, once, if a device is lost.
+  void WatchDevices() ABSL_LOCKS_EXCLUDED(mutex_) {
+    const absl::Status health = Health();
     if (health.ok()) return;
     {
       absl::MutexLock lock(&mutex_);
@@ -215,10 +315,10 @@ class LocalEngineImpl final : public LocalEngine {
     if (on_device_lost_) on_device_lost_(health);
   }
 
-  // Ends calls at their deadlines, follows the pressure on memory, and watches the device.
+  // Ends calls at their deadlines, follows the pressure on memory, and watches the devices.
   void Keep() {
     absl::Duration look = follow_pressure_ ? clock_.Now() : absl::InfiniteDuration();
-    absl::Duration watch = device_->computes_in_host_memory() ? absl::InfiniteDuration() : clock_.Now();
+    absl::Duration watch = devices_.front().link == nullptr ? absl::InfiniteDuration() : clock_.Now();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
@@ -246,7 +346,7 @@ class LocalEngineImpl final : public LocalEngine {
         look = now + kPressureInterval;
       }
       if (watch <= now) {
-        WatchDevice();
+        WatchDevices();
         watch = now + kWatchInterval;
       }
       mutex_.Lock();
@@ -255,15 +355,13 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   const Clock& clock_;
-  Device* const device_;
   Ledger ledger_;
   const std::vector<std::string> expected_;
   const int threads_;
   const std::function<void(const absl::Status&)> on_device_lost_;
-  std::unique_ptr<Arena> host_, of_device_;
+  std::unique_ptr<Arena> host_;
   std::unique_ptr<TransferEngine> transfers_;
-  std::unique_ptr<TensorLink> link_;  // Null where the device computes in host memory.
-  std::unique_ptr<Executor> executor_;
+  std::vector<EngineDevice> devices_;
   std::unique_ptr<ResidencyManager> residency_;
   std::unique_ptr<PressureGuard> guard_;
   bool follow_pressure_ = false;
@@ -273,7 +371,7 @@ class LocalEngineImpl final : public LocalEngine {
   std::vector<std::unique_ptr<ServedModel>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<ForwardRun>> calls_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status loss_ ABSL_GUARDED_BY(mutex_);  // Of the device.
+  absl::Status loss_ ABSL_GUARDED_BY(mutex_);  // Of a device.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
 };
@@ -294,7 +392,8 @@ absl::Status LocalEngineImpl::Load(const ModelSource& source) {
   auto model = std::make_unique<ServedModel>();
   DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { model->dit = std::make_unique<QwenImageDiT>(config); }));
   model->name = source.name;
-  model->device = at::Device(device_->name()).type();
+  model->device = at::Device(devices_.front().device->name()).type();
+  model->paces.resize(devices_.size());
   model->stored_bytes = checkpoint->size_bytes();
   DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
                             ModelWeights::Bind(source.name, model->dit->modules(), std::move(checkpoint)));
@@ -320,8 +419,8 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     std::move(done)(std::move(result));
   };
   forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
-  auto call = std::make_shared<ForwardRun>(std::move(forward), *model, *device_, link_.get(), clock_,
-                                           std::move(progress), std::move(explained));
+  auto call =
+      std::make_shared<ForwardRun>(std::move(forward), *model, clock_, std::move(progress), std::move(explained));
   {
     absl::MutexLock lock(&mutex_);
     if (!draining_) calls_.push_back(call);
@@ -343,31 +442,40 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
     DITSERVE_RETURN_IF_ERROR(loss_);
   }
   const ForwardShape shape = ShapeOf(call->call().inputs);
-  int64_t activation_bytes = 0;
-  DITSERVE_RETURN_IF_ERROR(
-      CatchStatus([&] { activation_bytes = call->model().ActivationBytes(shape, call->arithmetic()); }));
-  call->SetActivationBytes(activation_bytes);
-  RideOptions options{activation_bytes, call->call().priority, call->call().join};
-  options.skips = call->model().dit->unused_modules();
+  const Profile& profile = call->call().profile;
+  DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(call->model(), shape, profile));
+  for (RideOptions& way : ways) {
+    way.priority = call->call().priority;
+    way.join = call->call().join;
+  }
   absl::StatusOr<std::unique_ptr<Rider>> rider =
-      residency_->Join(call->model().id, call->call().profile, options, [this, call](absl::Status admitted) {
+      residency_->Join(call->model().id, profile, ways, ChooseDevice, [this, call](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
         call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });
       });
   if (absl::IsFailedPrecondition(rider.status())) {
-    return Planner(*residency_, *device_, call->model()).Refuse(rider.status(), shape, call->call().profile);
+    const int device = DeviceOf(ShortageOf(rider.status())->memory);
+    return PlannerOf(device, call->model()).Refuse(rider.status(), shape, profile);
   }
+  if (!rider.ok()) return rider;
+  const EngineDevice& on = devices_[static_cast<size_t>((*rider)->device())];
+  const auto way = std::find_if(ways.begin(), ways.end(),
+                                [&](const RideOptions& each) { return each.device == (*rider)->device(); });
+  call->SetDevice(*on.device, on.link.get(), on.operations.get(), ArithmeticOn(*on.device, profile),
+                  way->activation_bytes);
   return rider;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Make(const LocalEngineOptions& options, Device* device,
+absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Make(const LocalEngineOptions& options,
+                                                               const std::vector<BudgetedDevice>& devices,
                                                                const Clock* clock) {
+  DITSERVE_RETURN_IF_ERROR(Check(devices));
   ActivationMemory::InstallAllocator();  // Before the engine's threads.
-  auto engine = std::make_unique<LocalEngineImpl>(options, device, clock);
-  DITSERVE_RETURN_IF_ERROR(engine->Start(options));
+  auto engine = std::make_unique<LocalEngineImpl>(options, devices, clock);
+  DITSERVE_RETURN_IF_ERROR(engine->Start(options, devices));
   return engine;
 }
 

@@ -52,6 +52,7 @@ struct PlanOffer {
 };
 
 struct ForwardPlan {
+  std::string device;            // On which it would be computed.
   absl::Status refusal;          // What Forward says at once; OK: it lets such requests in.
   int64_t activation_bytes = 0;  // Of one request.
   int64_t window_bytes = 0;      // The least that weights are streamed through.

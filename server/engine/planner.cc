@@ -44,11 +44,12 @@ absl::StatusOr<ForwardPlan> Planner::Plan(const PlanCall& call) const {
 
 absl::StatusOr<ForwardPlan> Planner::MakePlan(const PlanCall& call) const {
   ForwardPlan plan;
+  plan.device = device_.name();
   const at::ScalarType arithmetic = ArithmeticOf(call.profile);
   plan.activation_bytes = model_.ActivationBytes(call.shape, arithmetic);
-  plan.window_bytes = residency_.WindowBytes(model_.id, call.profile);
-  plan.paces.transfers = residency_.SpeedsOf();
-  plan.paces.computed = model_.PredictComputing({call.shape, arithmetic}).from;
+  plan.window_bytes = residency_.WindowBytes(model_.id, call.profile, device());
+  plan.paces.transfers = residency_.SpeedsOf(device());
+  plan.paces.computed = model_.PredictComputing(device(), {call.shape, arithmetic}).from;
   absl::StatusOr<Passes> passes = PassesOf(call.shape, call.profile, call.riders);
   if (passes.ok()) {
     plan.first = passes->first;
@@ -80,10 +81,11 @@ at::ScalarType Planner::ArithmeticOf(const Profile& profile) const {
 absl::StatusOr<Planner::Passes> Planner::PassesOf(const ForwardShape& shape, const Profile& profile, int riders) const {
   const at::ScalarType arithmetic = ArithmeticOf(profile);
   RideOptions options;
+  options.device = device();
   options.activation_bytes = model_.ActivationBytes(shape, arithmetic);
   options.skips = model_.dit->unused_modules();
-  const ComputingPrediction computing = model_.PredictComputing({shape, arithmetic});
-  const TransferSpeeds speeds = residency_.SpeedsOf();
+  const ComputingPrediction computing = model_.PredictComputing(device(), {shape, arithmetic});
+  const TransferSpeeds speeds = residency_.SpeedsOf(device());
   DITSERVE_ASSIGN_OR_RETURN(const Forecast forecast,
                             residency_.ForecastRide(model_.id, profile, options, riders, computing.modules));
   const auto pass_of = [&](const ForecastLap& lap) {
@@ -102,7 +104,7 @@ void Planner::Offer(const PlanCall& call, const ForwardPlan& plan, PlanOffer off
                     std::vector<PlanOffer>& offers) const {
   const absl::StatusOr<Passes> passes = PassesOf(offer.shape.value_or(call.shape), profile, call.riders);
   if (!passes.ok()) return;
-  offer.equal_values = residency_.HaveEqualValues(model_.id, call.profile, profile);
+  offer.equal_values = residency_.HaveEqualValues(model_.id, call.profile, profile, device());
   offer.repeated = passes->repeated;
   if (IsWorthwhile(offer, plan)) offers.push_back(std::move(offer));
 }
@@ -132,7 +134,9 @@ std::vector<PlanOffer> Planner::OffersFor(const PlanCall& call, const ForwardPla
 std::optional<ForwardShape> Planner::LargestSquare(const ForwardShape& shape, const Profile& profile,
                                                    int riders) const {
   constexpr int64_t kStep = 64;
-  const int64_t available = residency_.Snapshot().device.wanted_bytes - residency_.WindowBytes(model_.id, profile);
+  const int64_t budget_bytes = residency_.Snapshot().memory(device_.memory()).usage.wanted_bytes;
+  const int64_t available = budget_bytes - residency_.least_bytes(device_.memory()) -
+                            residency_.WindowBytes(model_.id, profile, device());
   const auto square = [&](int64_t steps) { return ForwardShape{steps * kStep, steps * kStep, shape.text_tokens}; };
   int64_t fits = 0, most = std::max(shape.height, shape.width) / kStep;  // In steps.
   while (fits < most) {

@@ -39,8 +39,10 @@ class Planner {
   // The largest square image that fits beside the window, `riders` times at once; nullopt if none does.
   std::optional<ForwardShape> LargestSquare(const ForwardShape& shape, const Profile& profile, int riders) const;
 
+  int device() const { return DeviceOf(device_.memory()); }
+
   const ResidencyManager& residency_;
-  const Device& device_;
+  const Device& device_;  // On which they would be computed.
   ServedModel& model_;
 };
 

@@ -38,16 +38,19 @@ std::vector<double> ServedModel::WorkOf(const ComputedShape& of) ABSL_NO_THREAD_
   return Remember(works, mutex, of.shape, of.arithmetic, [&] { return dit->WorkOf(of.shape, of.arithmetic); });
 }
 
-void ServedModel::LearnComputing(const ComputedShape& of, std::vector<absl::Duration> modules) {
+void ServedModel::LearnComputing(int on_device, const ComputedShape& of, std::vector<absl::Duration> modules) {
   const absl::MutexLock lock(&mutex);
-  pace.Learn({of, std::move(modules)});
+  paces[static_cast<size_t>(on_device)].Learn({of, std::move(modules)});
 }
 
-ComputingPrediction ServedModel::PredictComputing(const ComputedShape& of) {
+ComputingPrediction ServedModel::PredictComputing(int on_device, const ComputedShape& of) {
   std::deque<ComputePace::Pass> passes;
   {
     const absl::MutexLock lock(&mutex);
-    passes = pace.passes();
+    passes = paces[static_cast<size_t>(on_device)].passes();
+    for (const ComputePace& other : paces) {
+      if (passes.empty()) passes = other.passes();
+    }
   }
   return PredictFrom(passes, of, [this](const ComputedShape& shape) { return WorkOf(shape); });
 }

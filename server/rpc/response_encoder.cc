@@ -20,6 +20,7 @@ void EncodeStats(const ForwardAccount& account, v1::ForwardStats& stats) {
   stats.set_peak_device_bytes(account.peak_device_bytes);
   stats.set_riders(account.riders);
   stats.set_non_finite_elements(account.non_finite_elements);
+  stats.set_device(account.device);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include "core/devices/device_module.h"
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
+#include "models/cuda_arithmetic.h"
 #include "server/engine/tensor_link.h"
 #include "tests/cuda_double/cuda_double.h"
 #include "tests/testing/status_matchers.h"
@@ -117,8 +118,10 @@ class Audit::Server {
   const std::unique_ptr<Device> device_;
   Ledger ledger_{{kHostBytes, kHostBytes}};
   const std::unique_ptr<Arena> host_ = *Arena::Make(device_.get(), Memory::kHost, int64_t{1} << 30);
-  const std::unique_ptr<Executor> executor_ =
-      std::make_unique<Executor>([this] { EXPECT_THAT(device_->BeginOperations(), IsOk()); });
+  const std::unique_ptr<Executor> executor_ = std::make_unique<Executor>([this] {
+    FixCudaArithmetic();
+    EXPECT_THAT(device_->BeginOperations(), IsOk());
+  });
   cudaStream_t stream_ = nullptr;
 };
 

@@ -4,11 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <cstring>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/devices/cast.h"
 #include "core/devices/device_module.h"
 #include "tests/cuda_double/cuda_double.h"
 #include "tests/cuda_double/round_trip.h"
@@ -64,7 +69,7 @@ TEST_F(CudaDeviceTest, WhatGoesThroughADeviceComesBackRightAndNobodyWaitsButForE
   EXPECT_THAT(trip.Run(), IsOk());
   EXPECT_TRUE(trip.right());
   EXPECT_EQ(cuda_double::HostSynchronizations(), cuda_double::Calls("cudaEventSynchronize"));
-  EXPECT_EQ(cuda_double::Calls("cudaMemcpyAsync"), 2) << "in parts that lie in one registered piece each";
+  EXPECT_EQ(cuda_double::Calls("cudaMemcpyAsync"), 2 + 2) << "in parts that lie in one registered piece each";
 }
 
 TEST_F(CudaDeviceTest, WhicheverCallFailsItIsToldOnceAndNothingIsUnderWayOrLeftBehind) {
@@ -95,6 +100,62 @@ TEST_F(CudaDeviceTest, AnOperationThatADeviceIsLostByIsToldByWhoeverWaits) {
   }
   cuda_double::Machine().TakeRaces();
   cuda_double::Begin({});
+}
+
+// Whatever their places and numbers are: a few, as many as go through one slot, or more than all slots hold.
+TEST_F(CudaDeviceTest, WhatIsConvertedOnItsWayHasTheBitsOfTheHostsConversions) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range host(*device, Memory::kHost, 16 * kGranule), own(*device, Memory::kDevice, 16 * kGranule),
+      back(*device, Memory::kHost, 16 * kGranule);
+  constexpr DType kThrough[] = {DType::kFloat8E4M3};
+  const auto check = [&](DType from, int64_t skipped, absl::Span<const DType> through, DType to, int64_t into,
+                         int64_t count) {
+    std::vector<std::byte> expected(static_cast<size_t>((into + count + 16) * SizeOf(to)), std::byte{0x5a});
+    std::byte* const values = host.data() + skipped * SizeOf(from);
+    for (int64_t i = 0; i < count * SizeOf(from); ++i) values[i] = static_cast<std::byte>((i * 37 + i / 251) % 127);
+    Cast(values, from, through, expected.data() + into * SizeOf(to), to, count);
+    std::memset(back.data(), 0x5a, expected.size());
+    cuda_double::Machine().HostWrites(host.data(), 16 * kGranule, "the test");
+    cuda_double::Machine().HostWrites(back.data(), 16 * kGranule, "the test");
+    const auto bytes = static_cast<int64_t>(expected.size());
+    const EventPtr blank = *device->Enqueue({back.Of(DType::kUint8), {}, own.Of(DType::kUint8), bytes}, {});
+    const EventPtr there = *device->Enqueue(
+        {host.Of(from, skipped * SizeOf(from)), through, own.Of(to, into * SizeOf(to)), count}, {blank});
+    const EventPtr arrived = *device->Enqueue({own.Of(DType::kUint8), {}, back.Of(DType::kUint8), bytes}, {there});
+    EXPECT_THAT(arrived->Wait(), IsOk());
+    cuda_double::Machine().HostReads(back.data(), 16 * kGranule, "the test");
+    EXPECT_EQ(std::memcmp(back.data(), expected.data(), expected.size()), 0)
+        << Name(from) << " to " << Name(to) << ", " << count << " from " << skipped << " to " << into;
+  };
+  for (const auto& [from, to] : {std::pair(DType::kFloat8E4M3, DType::kBFloat16),
+                                 {DType::kBFloat16, DType::kFloat32},
+                                 {DType::kFloat32, DType::kBFloat16}}) {
+    for (int64_t count = 0; count <= 64; ++count) check(from, 0, {}, to, 0, count);
+    for (const int64_t skipped : {1, 7}) {
+      for (const int64_t into : {1, 8, 5}) check(from, skipped, kThrough, to, into, 1000);
+    }
+    check(from, 3, {}, to, 5, 2'700'001);
+  }
+}
+
+// One after the other they take the sum of what each takes, but where one is copied while another is converted.
+TEST_F(CudaDeviceTest, WhatIsCopiedDoesNotWaitForWhatIsConverted) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range host(*device, Memory::kHost, 2 * kGranule), own(*device, Memory::kDevice, 4 * kGranule);
+  constexpr int64_t kCount = kGranule / 2;
+  cuda_double::Machine().SetDurations([](const std::string& place) {
+    return absl::Milliseconds(place == "cudaMemcpyAsync" ? 10 : absl::StrContains(place, "CastKernel") ? 9 : 0);
+  });
+  Events events;
+  for (int i = 0; i < 4; ++i) {
+    events.push_back(*device->Enqueue({host.Of(DType::kBFloat16), {}, own.Of(DType::kFloat32), kCount}, {}));
+  }
+  EXPECT_THAT(WaitForAll(events), IsOk());
+  EXPECT_EQ(cuda_double::Machine().EndsAt(), absl::Milliseconds(4 * 10 + 9));
+  EXPECT_NEAR(device->CopySpeed().value_or(0), kGranule / 0.010, 1) << "of the link alone";
+  for (const cuda_double::Launch& launch : cuda_double::Launches()) EXPECT_THAT(launch.kernel, HasSubstr("CastKernel"));
+  EXPECT_EQ(cuda_double::Launches().size(), 4u);
+  EXPECT_EQ(cuda_double::Calls("cudaMemcpyAsync"), 4) << "no kernel reads the host's memory";
 }
 
 TEST_F(CudaDeviceTest, AnEventOfOneDeviceOrdersAnother) {
@@ -139,7 +200,8 @@ TEST_F(CudaDeviceTest, AnAllocationThatIsRefusedOnItsWayGivesBackWhatItGot) {
     EXPECT_THAT(device->Move(Memory::kDevice, begin, begin + 4 * kGranule, 4 * kGranule),
                 StatusIs(absl::StatusCode::kResourceExhausted, ""));
   }
-  EXPECT_THAT(cuda_double::Leaks(), Not(Contains(HasSubstr("device 0's memory"))));
+  EXPECT_THAT(cuda_double::Leaks(),
+              Contains(HasSubstr("device 0's memory")).Times(static_cast<int>(device->staging_bytes() / kGranule)));
   device->ReleaseAddresses(Memory::kDevice, begin, 8 * kGranule);
 }
 
@@ -149,7 +211,7 @@ TEST_F(CudaDeviceTest, TellsWhatTheDriverTellsOfItsMemory) {
   const absl::StatusOr<MemoryStatus> memory = device->MemoryStatusOf(Memory::kDevice);
   ASSERT_THAT(memory, IsOk());
   EXPECT_EQ(memory->total_bytes, cuda_double::Options().device_bytes);
-  EXPECT_EQ(memory->available_bytes, memory->total_bytes - 3 * kGranule);
+  EXPECT_EQ(memory->available_bytes, memory->total_bytes - 3 * kGranule - device->staging_bytes());
 }
 
 TEST_F(CudaDeviceTest, ADeviceThatIsNotThereIsToldByItsName) {

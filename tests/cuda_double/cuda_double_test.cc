@@ -154,6 +154,34 @@ TEST_F(CudaDoubleTest, NothingIsDoneBeforeSomebodyAsksAndThenInTheEndItIs) {
   EXPECT_EQ(HostSynchronizations(), 1);
 }
 
+TEST_F(CudaDoubleTest, EventsTellHowLongOperationsTakeWheneverTheyAreDone) {
+  const cudaStream_t first = MakeStream(cudaStreamNonBlocking), second = MakeStream(cudaStreamNonBlocking);
+  cudaEvent_t begin = nullptr, between = nullptr, end = nullptr, never = nullptr;
+  for (cudaEvent_t* const event : {&begin, &between, &end, &never}) EXPECT_EQ(cudaEventCreate(event), cudaSuccess);
+  const cudaEvent_t untimed = MakeEvent();
+  Machine().SetDurations([](const std::string& place) {
+    return absl::Milliseconds(place == "a write" ? 3 : place == "a read" ? 5 : 0);
+  });
+  EXPECT_EQ(cudaEventRecord(begin, first), cudaSuccess);
+  EXPECT_EQ(Write(first), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(between, first), cudaSuccess);
+  EXPECT_EQ(cudaStreamWaitEvent(second, between, 0), cudaSuccess);
+  EXPECT_EQ(Read(second), cudaSuccess);
+  Machine().KeepHostBusy(absl::Milliseconds(20));
+  EXPECT_EQ(Read(second), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(end, second), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(untimed, second), cudaSuccess);
+  float milliseconds = 0;
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, end), cudaErrorNotReady);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, between), cudaSuccess);
+  EXPECT_EQ(milliseconds, 3);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, end), cudaSuccess);
+  EXPECT_EQ(milliseconds, 25);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, untimed), cudaErrorInvalidResourceHandle);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, never), cudaErrorInvalidResourceHandle);
+}
+
 TEST_F(CudaDoubleTest, CopiesOfPinnedMemoryAreLateAndTheHostMustWait) {
   std::memset(pinned_, 7, kBytes);
   EXPECT_EQ(cudaMemcpyAsync(data_, pinned_, kBytes, cudaMemcpyDefault, nullptr), cudaSuccess);

@@ -7,14 +7,18 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
+#include <string>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/executor.h"
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
+#include "server/engine/operation_queue.h"
 #include "server/engine/tensor_link.h"
 #include "tests/cuda_double/engine_on_cuda.h"
 
@@ -107,6 +111,124 @@ TEST_F(CudaEngineTest, TheExecutorWaitsForNoDevice) {
   }
 }
 
+constexpr char kProduct[] = "aten::addmm";  // At most one a module, and in most.
+
+// Does not come to marks until it is let.
+class StandingDevice final : public ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+
+  void LetGo() { goes_.Notify(); }
+  absl::StatusOr<EventPtr> MarkOperations() override {
+    absl::StatusOr<EventPtr> event = ForwardingDevice::MarkOperations();
+    if (event.ok()) event = std::make_shared<LateMark>(*std::move(event), &goes_);
+    return event;
+  }
+
+ private:
+  class LateMark final : public Event {
+   public:
+    LateMark(EventPtr event, absl::Notification* goes) : event_(std::move(event)), goes_(*goes) {}
+    bool Done() override { return goes_.HasBeenNotified() && event_->Done(); }
+    absl::Status Wait() override {
+      goes_.WaitForNotification();
+      return event_->Wait();
+    }
+    absl::StatusOr<absl::Duration> TimeSince(const Event& earlier) override {
+      return event_->TimeSince(*static_cast<const LateMark&>(earlier).event_);
+    }
+
+   private:
+    const EventPtr event_;
+    absl::Notification& goes_;
+  };
+
+  absl::Notification goes_;
+};
+
+TEST_F(CudaEngineTest, WhileADeviceStandsOnlySoManyModulesAreIssuedAndOfACancelledPassOneMore) {
+  constexpr int kMost = OperationQueue::kMostModulesBehind;
+  const auto products = [] {
+    const std::vector<cuda_double::Launch> launches = cuda_double::Launches();
+    return std::count_if(launches.begin(), launches.end(),
+                         [](const cuda_double::Launch& launch) { return launch.kernel == kProduct; });
+  };
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  for (const bool cancels : {false, true}) {
+    StandingDevice gpu(MakeGpu());
+    const auto engine = MakeEngineOn(gpu, 64 * kMiB);
+    std::atomic<int> most = 0;
+    absl::Notification stands;
+    const auto flight = Send(*engine, call, [&](const ForwardProgress& progress) {
+      most = progress.modules_done;
+      if (most == kMost) stands.Notify();
+    });
+    stands.WaitForNotification();
+    const at::Tensor expected = Expected(call);  // Time enough to issue whatever is not held back.
+    EXPECT_EQ(most, kMost);
+    const int64_t issued = products();
+    if (cancels) flight->handle->Cancel(absl::CancelledError("enough"));
+    gpu.LetGo();
+    if (cancels) {
+      EXPECT_THAT(flight->Wait(), StatusIs(absl::StatusCode::kCancelled, "enough"));
+      EXPECT_LE(products(), issued + 1);
+    } else {
+      ASSERT_THAT(flight->Wait(), IsOk());
+      EXPECT_TRUE(at::equal(flight->result->output, expected));
+    }
+  }
+}
+
+TEST_F(CudaEngineTest, SlotsForCastsAreOfTheDevicesBudgetWhichIsNeverLess) {
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  const int64_t slots = gpu->staging_bytes();
+  {
+    const auto engine = MakeEngineOn(*gpu);
+    EXPECT_EQ(engine->Residency().device.staging_bytes, slots);
+    EXPECT_THAT(engine->SetBudget(Memory::kDevice, slots - 1),
+                StatusIs(absl::StatusCode::kFailedPrecondition, "always needs"));
+    EXPECT_THAT(engine->SetBudget(Memory::kDevice, slots), IsOk());
+  }
+  LocalEngineOptions options;
+  options.device_budget_bytes = slots - 1;
+  options.host_budget_bytes = 64 * kMiB;
+  EXPECT_THAT(LocalEngine::Make(options, gpu.get(), &clock_),
+              StatusIs(absl::StatusCode::kResourceExhausted, "slots for casts on cuda:0 take"));
+}
+
+// In the double's time, in which the host takes none.
+TEST_F(CudaEngineTest, AccountsAndPlansAreOfTheDevicesTime) {
+  const absl::Duration kTime = absl::Milliseconds(2);
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  const auto products = [kTime](const std::string& place) { return place == kProduct ? kTime : absl::ZeroDuration(); };
+  cuda_double::Machine().SetDurations(products);
+  const auto alone = Send(*engine, call);
+  ASSERT_THAT(alone->Wait(), IsOk());
+  const absl::Duration computing = alone->result->account.compute;
+  EXPECT_EQ(computing, cuda_double::Machine().EndsAt());
+  EXPECT_EQ(computing, 44 * kTime) << "14 in each of 3 blocks but for 4 of the last, and 6";
+  EXPECT_EQ(alone->result->account.stall, absl::ZeroDuration()) << "copies take no time";
+  const absl::StatusOr<ForwardPlan> plan = engine->Plan({call.model, ShapeOf(call.inputs), call.profile, 1, {}});
+  ASSERT_THAT(plan, IsOk());
+  EXPECT_EQ(plan->first.computing, computing);
+
+  cuda_double::Machine().SetDurations(
+      [&](const std::string& place) { return place == "cudaMemcpyAsync" ? absl::Milliseconds(7) : products(place); });
+  const absl::Duration begun = cuda_double::Machine().EndsAt();
+  std::vector<std::unique_ptr<Flight>> flights;
+  for (int i = 0; i < 3; ++i) flights.push_back(Send(*engine, call));
+  absl::Duration stalls;
+  for (const auto& flight : flights) {
+    ASSERT_THAT(flight->Wait(), IsOk());
+    EXPECT_EQ(flight->result->account.compute, computing) << "what others compute is theirs";
+    stalls += flight->result->account.stall;
+  }
+  EXPECT_GT(stalls, absl::ZeroDuration());
+  EXPECT_EQ(3 * computing + stalls, cuda_double::Machine().EndsAt() - begun) << "nothing is counted twice or never";
+}
+
 TEST_F(CudaEngineTest, ATensorOfMorePiecesThanThereAreSlotsGoesThereAndBackAroundAnOperation) {
   const std::unique_ptr<Device> gpu = MakeGpu();
   Ledger ledger({64 * kMiB, 64 * kMiB});
@@ -159,6 +281,113 @@ TEST_F(CudaEngineTest, EnginesOfTwoDevicesComputeAtOnce) {
   EXPECT_EQ(on(0), on(1));
 }
 
+// One engine on two devices of the double.
+class CudaEngineTwoDevicesTest : public CudaEngineTest {
+ protected:
+  std::unique_ptr<LocalEngine> MakeEngine(int64_t of_first = 64 * kMiB, int64_t of_second = 64 * kMiB) {
+    LocalEngineOptions options;
+    options.host_budget_bytes = 512 * kMiB;
+    options.threads = 1;
+    options.transfer_threads = 2;
+    auto engine = LocalEngine::Make(options, {{first_.get(), of_first}, {second_.get(), of_second}}, &clock_);
+    EXPECT_THAT(engine, IsOk());
+    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+    return *std::move(engine);
+  }
+  // Computed on that device alone.
+  static ForwardCall On(const std::string& device, ForwardCall call) {
+    call.profile.device = device;
+    return call;
+  }
+
+  std::unique_ptr<Device> first_ = MakeGpu(0), second_ = MakeGpu(1, DeviceMemory(1));
+};
+
+TEST_F(CudaEngineTwoDevicesTest, RidersOnBothAtOnceGetWhatEachGetsAlone) {
+  std::map<std::string, int> riders;
+  for (uint32_t seed = 1; seed <= 8; ++seed) {
+    first_.reset();
+    second_.reset();
+    End();
+    Begin(seed);
+    first_ = MakeGpu(0);
+    second_ = MakeGpu(1, DeviceMemory(1));
+    const auto engine = MakeEngine(48 * kMiB, 96 * kMiB);
+    std::vector<ForwardCall> calls;
+    std::vector<at::Tensor> expected;
+    for (int i = 0; i < 8; ++i) {
+      const Profile& profile = profiles_[(static_cast<size_t>(i) + seed) % profiles_.size()];
+      calls.push_back(MakeCall(profile, 32 + 16 * (i % 3), 32 + 16 * (i % 2), 1 + i % 3));
+      expected.push_back(Expected(calls.back()));
+    }
+    std::vector<std::unique_ptr<Flight>> flights;
+    for (const ForwardCall& call : calls) flights.push_back(Send(*engine, call));
+    for (size_t i = 0; i < flights.size(); ++i) {
+      ASSERT_THAT(flights[i]->Wait(), IsOk()) << seed;
+      EXPECT_TRUE(at::equal(flights[i]->result->output, expected[i])) << seed << ", rider " << i;
+      ++riders[flights[i]->result->account.device];
+    }
+  }
+  std::printf("riders: %d on cuda:0, %d on cuda:1\n", riders["cuda:0"], riders["cuda:1"]);
+  EXPECT_GT(riders["cuda:0"], 0);
+  EXPECT_GT(riders["cuda:1"], 0);
+}
+
+TEST_F(CudaEngineTwoDevicesTest, OfTwoAtOnceEachHasADevice) {
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  const at::Tensor expected = Expected(call);
+  for (int i = 0; i < 3; ++i) {
+    const auto engine = MakeEngine();  // It has measured nothing.
+    absl::Notification both;
+    const auto one = Send(*engine, call, [&](const ForwardProgress&) { both.WaitForNotification(); });
+    const auto other = Send(*engine, call);
+    both.Notify();
+    ASSERT_THAT(one->Wait(), IsOk());
+    ASSERT_THAT(other->Wait(), IsOk());
+    EXPECT_NE(one->result->account.device, other->result->account.device) << i;
+    EXPECT_TRUE(at::equal(one->result->output, expected));
+    EXPECT_TRUE(at::equal(other->result->output, expected));
+  }
+}
+
+TEST_F(CudaEngineTwoDevicesTest, WhatFitsTheLargerDeviceAloneGoesThereAndBudgetsAreApart) {
+  const auto engine = MakeEngine(kMiB, 64 * kMiB);
+  const ForwardCall large = MakeCall(ProfileNamed("disk"), 256, 256);
+  for (int i = 0; i < 2; ++i) {
+    const auto flight = Send(*engine, large);
+    ASSERT_THAT(flight->Wait(), IsOk());
+    EXPECT_EQ(flight->result->account.device, "cuda:1");
+  }
+  EXPECT_THAT(Send(*engine, On("cuda:0", large))->Wait(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "the device budget is 1048576"));
+  EXPECT_THAT(engine->SetBudget(DeviceMemory(1), kMiB), IsOk());
+  EXPECT_THAT(Send(*engine, large)->Wait(),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "the device budget is 1048576"));
+  EXPECT_THAT(engine->SetBudget(DeviceMemory(0), 64 * kMiB), IsOk());
+  const auto flight = Send(*engine, large);
+  ASSERT_THAT(flight->Wait(), IsOk());
+  EXPECT_EQ(flight->result->account.device, "cuda:0");
+  const ResidencySnapshot now = engine->Residency();
+  EXPECT_LE(now.devices[0].memory.usage.peak_bytes, 64 * kMiB);
+  EXPECT_LE(now.devices[1].memory.usage.peak_bytes, 64 * kMiB);
+}
+
+TEST_F(CudaEngineTwoDevicesTest, WhatBothReadAtOnceIsPaidOnce) {
+  const auto engine = MakeEngine();
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  const auto disk_bytes = [&] { return engine->Residency().transfers[0].bytes; };
+  Output(*engine, On("cuda:0", call));
+  const int64_t of_one = disk_bytes();
+  const auto one = Send(*engine, On("cuda:0", call)), other = Send(*engine, On("cuda:1", call));
+  ASSERT_THAT(one->Wait(), IsOk());
+  ASSERT_THAT(other->Wait(), IsOk());
+  EXPECT_TRUE(at::equal(one->result->output, Expected(call)));
+  EXPECT_TRUE(at::equal(other->result->output, Expected(call)));
+  std::printf("two read %.3f of what one reads\n", static_cast<double>(disk_bytes() - of_one) / of_one);
+  EXPECT_LE(disk_bytes() - of_one, 2 * of_one);
+  EXPECT_EQ(one->result->account.disk_read_bytes + other->result->account.disk_read_bytes, disk_bytes() - of_one);
+}
+
 TEST_F(CudaEngineTest, WhereMemoryForActivationsIsRefusedThePassEndsAndTheNextOneGoesOn) {
   const std::unique_ptr<Device> gpu = MakeGpu();
   const auto engine = MakeEngineOn(*gpu);
@@ -208,7 +437,7 @@ TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
         if (cuda_double::Calls(function) >= failing) {
           EXPECT_TRUE(at::equal(Output(*engine, call), Expected(call)));
         }
-        EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+        EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
       }
       End();
     }
@@ -219,17 +448,19 @@ TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
 // In a process of its own, as LibTorch's allocator keeps memory that is gone with the device.
 class CudaEngineDeathTest : public CudaEngineTest {
  protected:
-  // Exits with 0 where calls end as they must when the n-th operation loses the device.
-  [[noreturn]] void LoseAt(int64_t n) {
-    const std::unique_ptr<Device> gpu = MakeGpu();
+  // Exits with 0 where calls end as they must when the n-th operation loses a device, of one or of two.
+  [[noreturn]] void LoseAt(int64_t n, bool of_two) {
+    const std::unique_ptr<Device> gpu = MakeGpu(), second = MakeGpu(1, DeviceMemory(1));
+    std::vector<BudgetedDevice> devices = {{gpu.get(), 128 * kMiB}};
+    if (of_two) devices.push_back({second.get(), 128 * kMiB});
     absl::Notification told;
     LocalEngineOptions options;
-    options.device_budget_bytes = options.host_budget_bytes = 128 * kMiB;
+    options.host_budget_bytes = 128 * kMiB;
     options.threads = 1;
     options.on_device_lost = [&](const absl::Status& why) {
       if (absl::IsUnavailable(why)) told.Notify();  // Once, or this ends the process.
     };
-    auto engine = LocalEngine::Make(options, gpu.get(), &clock_);
+    auto engine = LocalEngine::Make(options, devices, &clock_);
     bool right = engine.ok() && (*engine)->LoadModel({"tiny", folder_ / "model"}).ok();
     cuda_double::FailOperation(n, cudaErrorIllegalAddress);
     std::vector<std::unique_ptr<Flight>> flights;
@@ -244,14 +475,15 @@ class CudaEngineDeathTest : public CudaEngineTest {
  private:
   static bool IsLoss(const absl::Status& status) {
     std::fprintf(stderr, "%s\n", status.ToString().c_str());
-    return absl::IsUnavailable(status) && absl::StrContains(status.message(), "cuda:0 is lost");
+    return absl::IsUnavailable(status) && absl::StrContains(status.message(), " is lost");
   }
 };
 
 TEST_F(CudaEngineDeathTest, ADeviceThatIsLostInMidPassEndsEveryCallWithUnavailable) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   for (const int64_t n : {1, 50, 400, 1500}) {
-    EXPECT_EXIT(LoseAt(n), ::testing::ExitedWithCode(0), "cuda:0 is lost") << n;
+    EXPECT_EXIT(LoseAt(n, false), ::testing::ExitedWithCode(0), "cuda:0 is lost") << n;
+    EXPECT_EXIT(LoseAt(n, true), ::testing::ExitedWithCode(0), "cuda:[01] is lost") << n;
   }
 }
 

@@ -44,9 +44,10 @@ class CudaEngineTest : public LocalEngineTest {
     EXPECT_EQ(absl::StrJoin(cuda_double::Leaks(), "\n"), "");
   }
 
-  static std::unique_ptr<Device> MakeGpu(int index = 0) {
+  // `memory`: by which an engine knows it.
+  static std::unique_ptr<Device> MakeGpu(int index = 0, Memory memory = Memory::kDevice) {
     std::string error;
-    std::unique_ptr<Device> device(DitserveMakeDevice(index, Memory::kDevice, &error));
+    std::unique_ptr<Device> device(DitserveMakeDevice(index, memory, &error));
     EXPECT_NE(device, nullptr) << error;
     return std::make_unique<ToldDevice>(std::move(device));
   }
@@ -59,9 +60,13 @@ class CudaEngineTest : public LocalEngineTest {
 
   // Calls of all profiles and of several sizes at once, of which each must get what it gets alone; the most that shared
   // a window. `between` is called after each was sent.
-  int Ride(uint32_t seed, int riders, const std::function<void(Engine&, int rider)>& between = nullptr) {
+  int Ride(uint32_t seed, int riders, const std::function<void(Engine&, int rider)>& between = nullptr,
+           int64_t device_budget = int64_t{96} << 20) {
     const std::unique_ptr<Device> gpu = MakeGpu();
-    const auto engine = MakeEngineOn(*gpu, int64_t{96} << 20);
+    cuda_double::Machine().SetDurations([](const std::string& place) {
+      return place == "cudaMemcpyAsync" ? absl::Milliseconds(1) : absl::ZeroDuration();
+    });
+    const auto engine = MakeEngineOn(*gpu, device_budget);
     std::vector<ForwardCall> calls;
     std::vector<at::Tensor> expected;
     for (int i = 0; i < riders; ++i) {
@@ -82,6 +87,7 @@ class CudaEngineTest : public LocalEngineTest {
       EXPECT_TRUE(at::equal(flights[i]->result->output, expected[i])) << "a wrong value, rider " << i;
       most = std::max(most, flights[i]->result->account.riders);
     }
+    EXPECT_TRUE(gpu->CopySpeed().has_value()) << "the speed of its link is not known";
     return most;
   }
 

@@ -261,10 +261,11 @@ cudaError_t Runtime::Ask(const Moment& moment) {
   return lost != cudaSuccess ? lost : done ? cudaSuccess : cudaErrorNotReady;
 }
 
-cudaError_t Runtime::AddEvent(const void* caller, cudaEvent_t* made) {
+cudaError_t Runtime::AddEvent(const void* caller, unsigned flags, cudaEvent_t* made) {
   const absl::MutexLock lock(&mutex_);
   const uintptr_t handle = NextHandle();
-  events_.emplace(handle, EventState{current_device, nullptr, IsOfLibTorch(caller)});
+  events_.emplace(handle,
+                  EventState{current_device, (flags & cudaEventDisableTiming) == 0, nullptr, IsOfLibTorch(caller)});
   *made = reinterpret_cast<cudaEvent_t>(handle);
   return cudaSuccess;
 }
@@ -305,6 +306,14 @@ cudaError_t Runtime::RecordOf(cudaEvent_t handle, Moment& record) {
   const absl::MutexLock lock(&mutex_);
   const EventState* const event = Find(handle);
   if (event == nullptr) return cudaErrorInvalidResourceHandle;
+  record = {event->point, event->device};
+  return cudaSuccess;
+}
+
+cudaError_t Runtime::TimedRecordOf(cudaEvent_t handle, Moment& record) {
+  const absl::MutexLock lock(&mutex_);
+  const EventState* const event = Find(handle);
+  if (event == nullptr || !event->timed || event->point == nullptr) return cudaErrorInvalidResourceHandle;
   record = {event->point, event->device};
   return cudaSuccess;
 }

@@ -66,11 +66,13 @@ class Runtime {
   cudaError_t Ask(const Moment& moment);
 
   // --- Events.
-  cudaError_t AddEvent(const void* caller, cudaEvent_t* made) ABSL_LOCKS_EXCLUDED(mutex_);
+  cudaError_t AddEvent(const void* caller, unsigned flags, cudaEvent_t* made) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t RemoveEvent(cudaEvent_t handle) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t Record(cudaEvent_t handle, cudaStream_t on) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t Order(cudaStream_t on, cudaEvent_t handle) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t RecordOf(cudaEvent_t handle, Moment& record) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same of an event that knows the time, and was recorded.
+  cudaError_t TimedRecordOf(cudaEvent_t handle, Moment& record) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Memory, by whoever holds the mutex.
   absl::Mutex& mutex() ABSL_LOCK_RETURNED(mutex_) { return mutex_; }
@@ -104,6 +106,7 @@ class Runtime {
   };
   struct EventState {
     int device;
+    bool timed;
     PointPtr point;  // Of the last record.
     bool pooled = false;
   };

@@ -162,7 +162,7 @@ TEST_F(GpuTest, TheGpuGivesNoMoreThanTheBudget) {
       }
     }
     for (const auto& flight : flights) EXPECT_THAT(flight->Wait(), IsOk());
-    in_ledger = engine->Residency().device.peak_bytes;
+    in_ledger = engine->Residency().devices[0].memory.usage.peak_bytes;
   }
   EXPECT_LE(before - least, kBudget);
   EXPECT_GT(before - least, 0);
@@ -176,7 +176,7 @@ TEST_F(GpuTest, ACoTenantGetsItsMemoryAndPassesGoOn) {
   const auto engine = MakeEngineOn(*gpu, kBudget, 512 * kMiB, /*follow_pressure=*/true);
   const ForwardCall call = MakeCall(ProfileNamed("dynamic"));
   const at::Tensor expected = Output(*engine, call);
-  const auto in_force = [&] { return engine->Residency().device.budget_bytes; };
+  const auto in_force = [&] { return engine->Residency().devices[0].memory.usage.budget_bytes; };
   // The engine looks once a second.
   const auto await = [&](const std::function<bool()>& reached) {
     while (!reached()) EXPECT_TRUE(at::equal(Output(*engine, call), expected));
@@ -241,9 +241,9 @@ TEST_F(GpuTest, AnIllegalAddressLosesTheDeviceAndEveryCallEndsWithWhy) {
     const std::unique_ptr<Device> gpu = OpenGpu();
     absl::Notification told;
     LocalEngineOptions options;
-    options.device_budget_bytes = options.host_budget_bytes = 128 * kMiB;
+    options.host_budget_bytes = 128 * kMiB;
     options.on_device_lost = [&](const absl::Status&) { told.Notify(); };
-    auto engine = LocalEngine::Make(options, gpu.get(), &clock_);
+    auto engine = LocalEngine::Make(options, {{gpu.get(), 128 * kMiB}}, &clock_);
     if (!engine.ok() || !(*engine)->LoadModel({"tiny", folder_ / "model"}).ok()) std::_Exit(2);
     const auto is_loss = [](const absl::Status& status) {
       std::fprintf(stderr, "%s\n", status.ToString().c_str());

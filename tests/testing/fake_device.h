@@ -90,6 +90,7 @@ class FakeDevice : public Device {
   absl::Status ComputeAfter(const EventPtr&) override { return absl::OkStatus(); }
   absl::Status Operate(const Conversion& conversion) override { return FakeDevice::Enqueue(conversion, {}).status(); }
   absl::StatusOr<EventPtr> RecordOperations() override { return nullptr; }
+  absl::StatusOr<EventPtr> MarkOperations() override { return nullptr; }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory, int64_t bytes) override {
     CountRange(1);

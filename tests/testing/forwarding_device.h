@@ -2,6 +2,7 @@
 #define DITSERVE_TESTS_TESTING_FORWARDING_DEVICE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -16,6 +17,7 @@ class ForwardingDevice : public Device {
 
   const std::string& name() const override { return device_->name(); }
   Memory memory() const override { return device_->memory(); }
+  int64_t staging_bytes() const override { return device_->staging_bytes(); }
   bool computes_in_host_memory() const override { return device_->computes_in_host_memory(); }
   DType ArithmeticDType(DType computation) const override { return device_->ArithmeticDType(computation); }
   DType OperandDType(DType arithmetic, DType values) const override {
@@ -24,10 +26,12 @@ class ForwardingDevice : public Device {
   absl::StatusOr<EventPtr> Enqueue(const Conversion& conversion, absl::Span<const EventPtr> after) override {
     return device_->Enqueue(conversion, after);
   }
+  std::optional<double> CopySpeed() override { return device_->CopySpeed(); }
   absl::Status BeginOperations() override { return device_->BeginOperations(); }
   absl::Status ComputeAfter(const EventPtr& event) override { return device_->ComputeAfter(event); }
   absl::Status Operate(const Conversion& conversion) override { return device_->Operate(conversion); }
   absl::StatusOr<EventPtr> RecordOperations() override { return device_->RecordOperations(); }
+  absl::StatusOr<EventPtr> MarkOperations() override { return device_->MarkOperations(); }
   absl::StatusOr<std::byte*> ReserveAddresses(Memory memory, int64_t bytes) override {
     return device_->ReserveAddresses(memory, bytes);
   }

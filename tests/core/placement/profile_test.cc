@@ -22,8 +22,8 @@ constexpr Station kDisk{Tier::kDisk, DType::kBFloat16};
 constexpr Station kHost{Tier::kHost, DType::kBFloat16};
 constexpr Station kDevice{Tier::kDevice, DType::kBFloat16};
 
-const ProfileTarget kCpu{"cpu", {"Linear", "RMSNorm"}};
-const ProfileTarget kCuda{"cuda:0", {"Linear", "RMSNorm"}};
+const ProfileTarget kCpu{{"cpu"}, {"Linear", "RMSNorm"}};
+const ProfileTarget kCuda{{"cuda:0"}, {"Linear", "RMSNorm"}};
 
 // The dict of DiffSynth-Studio's documentation on fine-grained management, for `device`.
 VramConfig Documented(const std::string& device) {
@@ -175,6 +175,21 @@ TEST(ProfileTest, RefusesAnUnknownDevice) {
     EXPECT_THAT(Resolve(config), StatusIs(kInvalid, std::string("vram_config.onload_device: unknown device '") +
                                                         device + "'; valid: disk, cpu, cuda, cuda:N, accelerator"));
   }
+}
+
+TEST(ProfileTest, OnSeveralDevicesOneMayBeNamed) {
+  const ProfileTarget two{{"cuda:0", "cuda:1"}, {"Linear", "RMSNorm"}};
+  EXPECT_EQ(Resolve(Documented("cuda:1"), two)->device, "cuda:1");
+  for (const char* whichever : {"accelerator", "cuda"}) EXPECT_EQ(Resolve(Documented(whichever), two)->device, "");
+  const VramConfig written = ToVramConfig(*Resolve(Documented("cuda:1"), two));
+  EXPECT_EQ(written.computation_device, "cuda:1");
+  EXPECT_EQ(written.offload_device, "cpu");
+  VramConfig both = Documented("cuda:1");
+  both.preparing_device = "cuda:0";
+  EXPECT_THAT(Resolve(both, two),
+              StatusIs(absl::StatusCode::kInvalidArgument, "vram_config.preparing_device: 'cuda:0' beside 'cuda:1'"));
+  EXPECT_THAT(Resolve(Documented("cuda:2"), two),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "this server computes on cuda:0, cuda:1;"));
 }
 
 TEST(ProfileTest, RefusesADeviceThatIsNotHere) {

@@ -103,9 +103,15 @@ MUTANTS = [
                                   (ARENA, "next != fresh_.end() && next->first", "false && next->first")]),
     ("garbage is not of the arena any more", [(ARENA, "  used_bytes_ += SizeOf(garbage.ranges_);\n", "")]),
     ("the policy trims parts of granules", [("core/residency/room.cc", "  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;\n", "")]),
+    # --- reads that are shared
+    ("each reads for itself", [(TRANSFERS, "  if (leader != queue_.end()) Job::Follow(**leader, job);\n", "")]),
+    ("who shares misses what was read before", [(TRANSFERS, "    follower->own_pieces_ = leader.taken_;\n", "    follower->own_pieces_ = 0;\n")]),
+    ("who shares reads what is read for it", [(TRANSFERS, "    follower->own_pieces_ = leader.taken_;\n", "")]),
+    ("memory that is refused to one ends all that share", [(TRANSFERS, "      if (!part.status.ok()) continue;\n", "      if (!parts.front().status.ok()) continue;\n")]),
+    ("each that shares pays for all", [(TRANSFERS, "(what.bytes + sharers - 1) / sharers", "what.bytes")]),
     # --- the pressure of others
-    ("a device that computes in host memory has what is free once more", [(GUARD, "if (device_.computes_in_host_memory()) {", "if (false) {")]),
-    ("what the device gets the host gets too", [(GUARD, "    host_spare -= device_spare;\n", "")]),
+    ("a device that computes in host memory has what is free once more", [(GUARD, "if (each->computes_in_host_memory()) {", "if (false) {")]),
+    ("what the device gets the host gets too", [(GUARD, "      host_spare -= spare;\n", "")]),
     ("the device gives before the host's copies", [(GUARD, "std::min<int64_t>(host_spare + host_can_lose, 0)", "host_spare + 0 * host_can_lose")]),
     ("what is free is the host's first", [(GUARD, "std::min(host_spare, wants)", "0 * wants")]),
 ]

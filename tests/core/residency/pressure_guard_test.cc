@@ -15,7 +15,7 @@ constexpr int64_t kReserve = (int64_t{1} << 40) / 50;  // Of the fake device's m
 
 class PressureGuardTest : public ::testing::Test {
  protected:
-  PressureGuardTest() : fixture_(kModules, 4), guard_(&fixture_.device, &*fixture_.manager) {
+  PressureGuardTest() : fixture_(kModules, 4), guard_({&fixture_.device}, &*fixture_.manager) {
     EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
     fixture_.Settle();
   }
@@ -68,7 +68,7 @@ class SharedMemoryPressureTest : public ::testing::Test {
   static constexpr int kDeviceCopies = kModules - kHostCopies;
 
   SharedMemoryPressureTest()
-      : fixture_(kModules, kHostCopies, /*in_host_memory=*/true), guard_(&fixture_.device, &*fixture_.manager) {
+      : fixture_(kModules, kHostCopies, /*in_host_memory=*/true), guard_({&fixture_.device}, &*fixture_.manager) {
     EXPECT_THAT(Fixture::Pass(fixture_, Fixture::HostOffload()).Wait(), IsOk());
     EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
     fixture_.Settle();

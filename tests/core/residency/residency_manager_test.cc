@@ -218,7 +218,7 @@ TEST(ResidencyManagerTest, AdmitsInOrderOfArrivalWhenActivationsFit) {
     if (module == 1) go.WaitForNotification();
   });
   Pass second(fixture, Fixture::Disk(), {2 * kCopy});
-  EXPECT_EQ(fixture.manager->Snapshot().waiting, 1);
+  EXPECT_EQ(fixture.manager->Snapshot().waiting(), 1);
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 2 * kCopy);
   go.Notify();
   EXPECT_THAT(first.Wait(), IsOk());

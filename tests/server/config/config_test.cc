@@ -44,7 +44,7 @@ TEST(ServerConfigTest, HasDefaultsForEverythingButModels) {
   EXPECT_EQ(config->listen_address, "127.0.0.1:50051");
   EXPECT_EQ(config->max_receive_message_bytes, 256 << 20);
   EXPECT_EQ(config->max_concurrent_calls, 256);
-  EXPECT_EQ(config->device, "cpu");
+  EXPECT_THAT(config->devices, ElementsAre("cpu"));
   EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kAuto);
   EXPECT_EQ(config->threads, 0);
   EXPECT_EQ(config->transfer_threads, 4);
@@ -79,7 +79,7 @@ TEST(ServerConfigTest, ShipsProfilesThatResolveOnEveryDevice) {
   EXPECT_THAT(ProfileNames(*config),
               ElementsAre("resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device"));
   for (const char* device : {"cpu", "cuda:0", "cuda:3"}) {
-    config->device = device;
+    config->devices = {device};
     const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
     ASSERT_THAT(catalogue, IsOk()) << device;
     EXPECT_EQ(catalogue->profiles.size(), 6u);
@@ -142,7 +142,7 @@ default_profile: disk
   EXPECT_EQ(config->health_address, "0.0.0.0:1");
   EXPECT_EQ(config->tls, (TlsFiles{"/c.pem", "/k.pem", "/ca.pem"}));
   EXPECT_EQ(config->tokens_file, "/t.yaml");
-  EXPECT_EQ(config->device, "cuda:1");
+  EXPECT_THAT(config->devices, ElementsAre("cuda:1"));
   EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kNative);
   EXPECT_EQ(config->threads, 3);
   EXPECT_EQ(config->transfer_threads, 5);
@@ -302,6 +302,38 @@ TEST(ServerConfigTest, RefusesALimitOutOfRange) {
     ExpectRefused(absl::StrCat("profiles: {p: {vram_limit_gib: ", limit, "}}"),
                   absl::StrCat("profiles.p.vram_limit_gib: expected a number from 0 to 1048576, found '", limit, "'"));
   }
+}
+
+TEST(ServerConfigTest, ComputesOnOneDeviceOrSeveral) {
+  EXPECT_THAT(Parse("device: {name: 'cuda:3'}")->devices, ElementsAre("cuda:3"));
+  EXPECT_THAT(Parse("device: {name: [cpu]}")->devices, ElementsAre("cpu"));
+  EXPECT_THAT(Parse("device: {name: ['cuda:1', 'cuda:0']}")->devices, ElementsAre("cuda:1", "cuda:0"));
+}
+
+TEST(ServerConfigTest, RefusesDevicesThatCannotComputeTogether) {
+  ExpectRefused("device: {name: []}", "c.yaml:1:10: device.name: expected at least one device, cpu or cuda:N");
+  ExpectRefused("device: {name: ['cuda:0', gpu]}", "device.name: expected cpu or cuda:N");
+  ExpectRefused("device: {name: ['cuda:0', ['cuda:1']]}", "device.name: expected a single value");
+  ExpectRefused("device: {name: {}}", "device.name: expected a single value");
+  ExpectRefused("device: {name: [cpu, 'cuda:0']}", "device.name: cpu computes alone, found it beside others");
+  ExpectRefused("device: {name: ['cuda:0', 'cuda:1', 'cuda:0']}", "device.name: cuda:0 stands twice");
+  std::vector<std::string> many;
+  for (int i = 0; i < 16; ++i) many.push_back(absl::StrCat("'cuda:", i, "'"));
+  EXPECT_THAT(Parse(absl::StrCat("device: {name: [", absl::StrJoin(many, ", "), "]}")), IsOk());
+  many.push_back("'cuda:16'");
+  ExpectRefused(absl::StrCat("device: {name: [", absl::StrJoin(many, ", "), "]}"),
+                "device.name: expected at most 16 devices, found 17");
+}
+
+TEST(ServerConfigTest, AProfileMayNameAnyOfTheDevices) {
+  const auto config = Parse(
+      "device: {name: ['cuda:0', 'cuda:1']}\n"
+      "profiles: {mine: {computation_dtype: bfloat16, computation_device: 'cuda:1'}}");
+  ASSERT_THAT(config, IsOk());
+  const auto catalogue = MakeCatalogue(*config);
+  ASSERT_THAT(catalogue, IsOk());
+  EXPECT_EQ(catalogue->profiles.back().device, "cuda:1");
+  EXPECT_EQ(catalogue->profiles.front().device, "");
 }
 
 TEST(ServerConfigTest, RefusesWrongWords) {

@@ -36,6 +36,14 @@ TEST(ComputePaceTest, ScalesEachModuleByItsOwnWork) {
   EXPECT_EQ(prediction.from, Square(16).shape);
 }
 
+TEST(ComputePaceTest, AModuleThatIsNotUsedTakesNoTime) {
+  ComputePace pace;
+  pace.Learn(Took(Square(16), 3, 0));
+  const auto work = [](const ComputedShape&) -> std::vector<double> { return {10, 0}; };
+  EXPECT_THAT(PredictFrom(pace.passes(), Square(32), work).modules,
+              ElementsAre(absl::Seconds(3), absl::ZeroDuration()));
+}
+
 TEST(ComputePaceTest, TheNearestSizeTells) {
   ComputePace pace;
   pace.Learn(Took(Square(64), 1, 64));
@@ -61,12 +69,6 @@ TEST(ComputePaceTest, TheSizeThatWasComputedTheLongestAgoIsForgotten) {
   pace.Learn(Took(Square(1024), 1, 1));
   ASSERT_EQ(pace.passes().size(), ComputePace::kRemembered);
   EXPECT_EQ(pace.passes().front().of, Square(48));
-}
-
-TEST(ComputePaceTest, ModulesTakeFromWhenTheyAreAskedForUntilTheNextOneIs) {
-  EXPECT_THAT(TimesBetween({absl::Seconds(1), absl::Seconds(4), absl::Seconds(5)}, absl::Seconds(9)),
-              ElementsAre(absl::Seconds(4), absl::Seconds(1), absl::Seconds(4)));
-  EXPECT_THAT(TimesBetween({}, absl::Seconds(9)), IsEmpty());
 }
 
 }  // namespace

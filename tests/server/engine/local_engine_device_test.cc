@@ -22,13 +22,13 @@ TEST_F(LocalEngineDeviceTest, GivesWhatTheCpuGives) {
     device_->apart = true;
     const auto engine = MakeEngine();
     EXPECT_TRUE(at::equal(Output(*engine, call), expected)) << name;
-    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+    EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
   }
 }
 
 TEST_F(LocalEngineDeviceTest, TheHostBudgetIsNeverLessThanItsSlots) {
   const auto engine = MakeEngine();
-  const int64_t slots = engine->Residency().host.staging_bytes;
+  const int64_t slots = engine->Residency().host.usage.staging_bytes;
   EXPECT_GT(slots, TransferEngine::StagingBytes(2)) << "those of inputs and outputs are there too";
   EXPECT_THAT(engine->SetBudget(Memory::kHost, slots - 1),
               StatusIs(absl::StatusCode::kFailedPrecondition, "always needs"));
@@ -40,12 +40,12 @@ TEST_F(LocalEngineDeviceTest, ALostDeviceEndsEveryCallAndIsToldOnce) {
   absl::Notification lost;
   std::atomic<int> told = 0;
   LocalEngineOptions options;
-  options.device_budget_bytes = options.host_budget_bytes = 64 << 20;
+  options.host_budget_bytes = 64 << 20;
   options.on_device_lost = [&](const absl::Status& status) {
     EXPECT_EQ(status, why);
     if (++told == 1) lost.Notify();
   };
-  const auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+  const auto engine = LocalEngine::Make(options, {{device_.get(), 64 << 20}}, &clock_);
   ASSERT_THAT(engine, IsOk());
   ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
   const auto under_way = Send(**engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {

@@ -39,8 +39,12 @@ struct Flight {
 // The CPU, with the memory that a test says; and a word to whoever asks for it before memory is given back.
 class WatchedDevice final : public ForwardingDevice {
  public:
-  WatchedDevice() : ForwardingDevice(MakeCpuDevice(CpuBFloat16::kFloat32)) {}
+  // `name`: "cpu" or "cpu:0", a name of its own for the same.
+  explicit WatchedDevice(Memory memory = Memory::kDevice, std::string name = "cpu")
+      : ForwardingDevice(MakeCpuDevice(CpuBFloat16::kFloat32)), memory_(memory), name_(std::move(name)) {}
 
+  const std::string& name() const override { return name_; }
+  Memory memory() const override { return memory_; }
   bool computes_in_host_memory() const override { return !apart; }
   absl::StatusOr<EventPtr> RecordOperations() override {
     if (!fails.ok()) return fails;
@@ -68,6 +72,8 @@ class WatchedDevice final : public ForwardingDevice {
   std::optional<MemoryStatus> told_memory;  // In the place of the machine's.
 
  private:
+  const Memory memory_;
+  const std::string name_;
   absl::Mutex mutex_;
   absl::Status health_ ABSL_GUARDED_BY(mutex_);
 };
@@ -95,11 +101,10 @@ class LocalEngineTest : public ::testing::Test {
 
   std::unique_ptr<LocalEngine> MakeEngine(int64_t device_budget = 64 << 20, int max_riders = 16) {
     LocalEngineOptions options;
-    options.device_budget_bytes = device_budget;
     options.host_budget_bytes = 64 << 20;
     options.transfer_threads = 2;
     options.residency.max_riders = max_riders;
-    auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+    auto engine = LocalEngine::Make(options, {{device_.get(), device_budget}}, &clock_);
     EXPECT_THAT(engine, IsOk());
     EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
     return *std::move(engine);
@@ -110,12 +115,11 @@ class LocalEngineTest : public ::testing::Test {
                                             int64_t host_budget = int64_t{512} << 20,
                                             bool follow_pressure = false) const {
     LocalEngineOptions options;
-    options.device_budget_bytes = device_budget;
     options.host_budget_bytes = host_budget;
     options.threads = 1;
     options.transfer_threads = 2;
     options.follow_pressure = follow_pressure;
-    auto engine = LocalEngine::Make(options, &device, &clock_);
+    auto engine = LocalEngine::Make(options, {{&device, device_budget}}, &clock_);
     EXPECT_THAT(engine, IsOk());
     EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
     return *std::move(engine);

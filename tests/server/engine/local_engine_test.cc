@@ -32,7 +32,7 @@ TEST_F(LocalEngineTest, BudgetsNeverChangeAResult) {
   const at::Tensor expected = Output(*MakeEngine(), MakeCall(ProfileNamed("dynamic")));
   const auto engine = MakeEngine(10 << 20);
   EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("dynamic"))), expected));
-  EXPECT_LE(engine->Residency().device.peak_bytes, 10 << 20);
+  EXPECT_LE(engine->Residency().devices[0].memory.usage.peak_bytes, 10 << 20);
 }
 
 TEST_F(LocalEngineTest, SixteenRequestsAtOnceGetWhatEachGetsAlone) {
@@ -50,8 +50,8 @@ TEST_F(LocalEngineTest, SixteenRequestsAtOnceGetWhatEachGetsAlone) {
     ASSERT_THAT(flights[i]->Wait(), IsOk());
     EXPECT_TRUE(at::equal(flights[i]->result->output, alone[i])) << "request " << i;
   }
-  EXPECT_LE(engine->Residency().device.peak_bytes, 48 << 20);
-  EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+  EXPECT_LE(engine->Residency().devices[0].memory.usage.peak_bytes, 48 << 20);
+  EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
 }
 
 TEST_F(LocalEngineTest, RidersPoliciesCancellationsAndBudgetsNeverChangeAResult) {
@@ -74,7 +74,7 @@ TEST_F(LocalEngineTest, RidersPoliciesCancellationsAndBudgetsNeverChangeAResult)
       EXPECT_TRUE(at::equal(flight->result->output, expected)) << riders << " riders";
     }
     for (const auto& flight : cancelled) flight->Wait().IgnoreError();
-    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+    EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
   }
 }
 
@@ -140,7 +140,7 @@ TEST_F(LocalEngineTest, CancellingAtAnyModuleReturnsEverything) {
     handle = flight->handle;
     submitted.Notify();
     EXPECT_THAT(flight->Wait(), StatusIs(why.code(), why.message())) << at;
-    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+    EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
   }
 }
 
@@ -191,7 +191,7 @@ TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
   call.deadline = absl::Now();
   const auto second = Send(*engine, std::move(call));
   EXPECT_THAT(second->Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded, "deadline"));
-  EXPECT_EQ(engine->Residency().waiting, 0);
+  EXPECT_EQ(engine->Residency().waiting(), 0);
   go.Notify();  // Until now the first call held the executor.
   EXPECT_THAT(first->Wait(), IsOk());
 }
@@ -208,10 +208,10 @@ TEST_F(LocalEngineTest, WhatThisProcessHoldsCountsForNobodyElse) {
   const std::vector<char> own(64 << 20, 'x');
   const volatile char* const read = own.data();  // Or there need be no such memory.
   device_->told_memory = MemoryStatus{int64_t{1} << 40, (int64_t{1} << 40) - (32 << 20)};
-  EXPECT_EQ(engine->Residency().other_processes_bytes, 0);
+  EXPECT_EQ(engine->Residency().devices[0].other_processes_bytes, 0);
   device_->told_memory->available_bytes = 0;
-  EXPECT_LE(engine->Residency().other_processes_bytes, (int64_t{1} << 40) - (64 << 20));
-  EXPECT_GT(engine->Residency().other_processes_bytes, int64_t{1} << 39);
+  EXPECT_LE(engine->Residency().devices[0].other_processes_bytes, (int64_t{1} << 40) - (64 << 20));
+  EXPECT_GT(engine->Residency().devices[0].other_processes_bytes, int64_t{1} << 39);
   EXPECT_EQ(read[own.size() - 1], 'x');
 }
 
@@ -270,11 +270,10 @@ TEST_F(LocalEngineTest, DiffusersRoundsTheTimestepOfABFloat16Profile) {
 TEST_F(LocalEngineTest, ServesBFloat16OnManyThreads) {
   const auto native = MakeCpuDevice(CpuBFloat16::kNative);
   LocalEngineOptions options;
-  options.device_budget_bytes = 128 << 20;
   options.host_budget_bytes = 64 << 20;
   options.transfer_threads = 1;
   options.threads = 16;
-  const auto engine = LocalEngine::Make(options, native.get(), &clock_);
+  const auto engine = LocalEngine::Make(options, {{native.get(), 128 << 20}}, &clock_);
   ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
   EXPECT_THAT(Send(**engine, MakeCall(ProfileNamed("disk"), 448, 448))->Wait(), IsOk());
 }
@@ -308,7 +307,7 @@ class LeapingClock final : public Clock {
 
 TEST_F(LocalEngineTest, DrainsAsLongAsItsClockSays) {
   LeapingClock clock;
-  const auto engine = LocalEngine::Make({64 << 20, 64 << 20}, device_.get(), &clock);
+  const auto engine = LocalEngine::Make({64 << 20}, {{device_.get(), 64 << 20}}, &clock);
   ASSERT_THAT(engine, IsOk());
   ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
   const auto flight = Send(**engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {

@@ -19,9 +19,7 @@ class PlanTest : public ServerTest {
       call_ = call;
       return plan_;
     });
-    ResidencySnapshot residency;
-    residency.device_name = "cpu";
-    engine_.SetResidency(residency);
+    plan_->device = "cpu";
   }
 
   grpc::Status Plan() {

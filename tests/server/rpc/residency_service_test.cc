@@ -10,15 +10,13 @@ class ResidencyServiceTest : public ServerTest {
   ResidencyServiceTest() : stub_(v1::ResidencyService::NewStub(channel_)) {
     ResidencySnapshot snapshot;
     snapshot.time = absl::Seconds(5);
-    snapshot.device_name = "cpu";
-    snapshot.device = {100, 10, 20, 30, 70, 90};
+    snapshot.devices = {{"cpu", {{100, 10, 20, 30, 70, 90}, 3}, 8}};
     snapshot.riders.resize(1);
     snapshot.riders[0].priority = Priority::kBatch;
     snapshot.riders[0].waiting = true;
     snapshot.riders[0].stall = absl::Milliseconds(1500);
     snapshot.transfers = {{Tier::kDisk, Tier::kHost, 12}};
-    snapshot.evictions = {3, 4};
-    snapshot.other_processes_bytes = 8;
+    snapshot.host.evictions = 4;
     engine_.SetResidency(snapshot);
   }
 
@@ -33,14 +31,10 @@ class ResidencyServiceTest : public ServerTest {
 
 TEST_F(ResidencyServiceTest, TellsWhereEveryByteIs) {
   ResidencySnapshot snapshot;
-  snapshot.device_name = "cuda:0";
-  snapshot.device = {100, 10, 20, 30, 70};
-  snapshot.host = {200, 11, 21, 0, 71};
+  snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70}}, 8, 6, absl::Seconds(9)}};
+  snapshot.host.usage = {200, 11, 21, 0, 71};
   snapshot.models = {{"tiny", 1, 2, 3}};
-  snapshot.riders = {{"tiny", "disk", 4, 5}};
-  snapshot.waiting = 6;
-  snapshot.predicted_wait = absl::Seconds(9);
-  snapshot.other_processes_bytes = 8;
+  snapshot.riders = {{"tiny", "disk", 0, 4, 5}};
   engine_.SetResidency(snapshot);
   grpc::ClientContext context;
   v1::GetResidencyResponse response;
