@@ -19,6 +19,7 @@
 #include "core/base/executor.h"
 #include "core/base/status_macros.h"
 #include "core/memory/ledger.h"
+#include "core/placement/route_maker.h"
 #include "core/residency/pressure_guard.h"
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
@@ -319,7 +320,7 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     if (!result.ok()) result = Explain(result.status());
     std::move(done)(std::move(result));
   };
-  forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
+  forward.inputs.activations = ScalarTypeOf(ActivationDType(forward.profile.computation.dtype));
   auto call = std::make_shared<ForwardRun>(std::move(forward), *model, *device_, link_.get(), clock_,
                                            std::move(progress), std::move(explained));
   {
@@ -342,6 +343,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
     if (draining_) return absl::UnavailableError("the server is stopping");
     DITSERVE_RETURN_IF_ERROR(loss_);
   }
+  DITSERVE_RETURN_IF_ERROR(CheckComputation(call->call().profile, *device_));
   const ForwardShape shape = ShapeOf(call->call().inputs);
   int64_t activation_bytes = 0;
   DITSERVE_RETURN_IF_ERROR(

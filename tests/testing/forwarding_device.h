@@ -17,6 +17,7 @@ class ForwardingDevice : public Device {
   const std::string& name() const override { return device_->name(); }
   Memory memory() const override { return device_->memory(); }
   bool computes_in_host_memory() const override { return device_->computes_in_host_memory(); }
+  absl::Status CanCompute(DType computation) const override { return device_->CanCompute(computation); }
   DType ArithmeticDType(DType computation) const override { return device_->ArithmeticDType(computation); }
   DType OperandDType(DType arithmetic, DType values) const override {
     return device_->OperandDType(arithmetic, values);
