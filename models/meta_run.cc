@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/placement/profile.h"
+
 namespace ditserve {
 namespace {
 
@@ -61,7 +63,8 @@ std::vector<double> MetaLeaseSource::Work() const {
 void MetaLeaseSource::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
   order_.push_back(module);
   begun_.push_back(computed);
-  LeasedTensors tensors(modules_[module].parameters.size(), LeasedTensor{nullptr, dtype_});
+  const ModuleSpec& spec = modules_[module];
+  LeasedTensors tensors(spec.parameters.size(), LeasedTensor{nullptr, ComputationDType(spec, computation_)});
   std::move(done)(Lease(std::move(tensors), nullptr));
 }
 

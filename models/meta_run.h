@@ -21,7 +21,8 @@ at::DeviceType DeviceTypeOf(const at::Tensor& x);
 // Gives out weights without data and records in which order they were asked for, and how much was computed in between.
 class MetaLeaseSource final : public LeaseSource {
  public:
-  MetaLeaseSource(const std::vector<ModuleSpec>& modules, DType dtype) : modules_(modules), dtype_(dtype) {}
+  MetaLeaseSource(const std::vector<ModuleSpec>& modules, DType computation)
+      : modules_(modules), computation_(computation) {}
 
   void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override;
 
@@ -31,7 +32,7 @@ class MetaLeaseSource final : public LeaseSource {
 
  private:
   const std::vector<ModuleSpec>& modules_;
-  const DType dtype_;
+  const DType computation_;
   std::vector<ModuleIndex> order_;
   std::vector<double> begun_;  // What had been computed when each was asked for.
 };

@@ -26,6 +26,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "models/float8_product.h"
 #include "models/kernels/attention.h"
 #include "models/kernels/matmul.h"
 #include "models/meta_run.h"
@@ -145,6 +146,11 @@ LinearParameters ParametersOf(const Weights& linear) {
           weight.size(1)};
 }
 
+// Whether a product is to be made in float8. (In float32 arithmetic weights in float8 are values like others.)
+bool IsFloat8Product(const at::Tensor& x, const at::Tensor& weight) {
+  return weight.scalar_type() == at::kFloat8_e4m3fn && x.scalar_type() != at::kFloat;
+}
+
 }  // namespace
 
 Batch Linear(const Batch& x, const Weights& linear) {
@@ -161,7 +167,9 @@ void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
     if (x[i].is_meta()) {
       CountMetaWork((static_cast<double>(x[i].size(0)) + kRowsOfReading) * static_cast<double>(weight.numel()));
     }
-    if (IsFloatRows(x[i]) && IsFloatRows(target)) {
+    if (IsFloat8Product(x[i], weight)) {
+      MultiplyFloat8(x[i], weight, linear.bias(), target);
+    } else if (IsFloatRows(x[i]) && IsFloatRows(target)) {
       MultiplyFloat32(RowsOf(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
     } else {
       if (IsLibTorchs(x[i]) && !IsOnCuda(x[i])) CountWorkspace(x[i], ProductWorkspaceBytes());

@@ -29,6 +29,9 @@ constexpr int64_t kPatchPixels = 16;  // An 8x8 latent pixel, patched 2x2.
 // GPU, figures of a row that it normalizes, and up to 512 bytes for each of a few tensors.
 constexpr int64_t kKernelBytes = 8 << 20, kCudaKernelBytes = 64 << 10;
 
+// The dtype of activations in a pass of such arithmetic.
+at::ScalarType ActivationsIn(at::ScalarType arithmetic) { return ScalarTypeOf(ActivationDType(DTypeOf(arithmetic))); }
+
 // "B C (H P) (W Q) -> B (H W) (C P Q)" of one item.
 at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {
   const int64_t channels = latents.size(0), rows = latents.size(1) / patch, columns = latents.size(2) / patch;
@@ -145,7 +148,7 @@ QwenImageDiT::Parts QwenImageDiT::FindParts() const {
 
 Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
                                        LeaseSource& weights, TensorMover* mover) const {
-  std::vector<Item> items = Prepare(inputs, arithmetic);
+  std::vector<Item> items = Prepare(inputs, ActivationsIn(arithmetic));
   if (mover != nullptr) {
     for (Item& item : items) {
       const std::array<at::Tensor*, 4> tensors = {&item.patches, &item.prompt, &item.time, &item.rotary};
@@ -265,12 +268,12 @@ Batch QwenImageDiT::Attend(Projections joint, const Batch& rotary) const {
   return heads;
 }
 
-std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& inputs, at::ScalarType arithmetic) const {
+std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& inputs, at::ScalarType dtype) const {
   const int64_t rows = inputs.latents.size(2) / config_.patch_size;
   const int64_t columns = inputs.latents.size(3) / config_.patch_size;
   // diffusers first rounds the timestep to the activations' dtype, and goes on in float32. Where they are asked for in
   // a narrow dtype it is rounded so, whatever this device computes in.
-  const at::ScalarType activations = inputs.activations.value_or(arithmetic);
+  const at::ScalarType activations = inputs.activations.value_or(dtype);
   const bool narrow = activations == at::kBFloat16 || activations == at::kHalf;
   const at::Tensor timestep =
       config_.numerics == Numerics::kDiffusers && narrow ? inputs.timestep.to(activations) : inputs.timestep;
@@ -285,16 +288,16 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& input
       prompt = prompt.index_select(0, kept);
       positions = kept.to(at::kFloat);
     }
-    items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(arithmetic),
-                     prompt.to(arithmetic, /*non_blocking=*/false, /*copy=*/true),
-                     TimeChannels(timestep.narrow(0, i, 1)).to(arithmetic),
+    items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(dtype),
+                     prompt.to(dtype, /*non_blocking=*/false, /*copy=*/true),
+                     TimeChannels(timestep.narrow(0, i, 1)).to(dtype),
                      JointRotary(positions, rows, columns, config_.axes_dims_rope)});
   }
   return items;
 }
 
 std::vector<QwenImageDiT::Item> QwenImageDiT::MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const {
-  const auto options = at::TensorOptions().device(at::kMeta).dtype(arithmetic);
+  const auto options = at::TensorOptions().device(at::kMeta).dtype(ActivationsIn(arithmetic));
   const int64_t patches = shape.height / kPatchPixels * (shape.width / kPatchPixels);
   std::vector<Item> items;
   for (const int64_t tokens : shape.text_tokens) {

@@ -65,7 +65,8 @@ class QwenImageDiT {
   // What print(model) shows in Python.
   const std::string& tree() const { return tree_; }
 
-  // One pass in `arithmetic` dtype on `device`, to and from which `mover` takes tensors; null where that is the CPU.
+  // One pass in `arithmetic` dtype on `device`, to and from which `mover` takes tensors; null where that is the CPU. In
+  // float8_e4m3fn Linears multiply so, where their weights are in it, and everything else is bfloat16.
   // Modules are acquired from `weights` in the order of modules(), each once, but for unused_modules(). Returns the
   // packed sequence, shape [B, H/16 * W/16, 64], on the CPU in the dtype of `latents`. A lease or a move that fails
   // ends the pass: its status is thrown as StatusError (models/errors.h). `inputs`, `weights` and `mover` must outlive
@@ -111,8 +112,8 @@ class QwenImageDiT {
   };
 
   Parts FindParts() const;
-  // On the CPU.
-  std::vector<Item> Prepare(const ForwardInputs& inputs, at::ScalarType arithmetic) const;
+  // On the CPU, in the activations' dtype.
+  std::vector<Item> Prepare(const ForwardInputs& inputs, at::ScalarType dtype) const;
   std::vector<Item> MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const;
   Task<Stream> Enter(std::vector<Item> items, WeightSource& weights) const;
   // `last`: of the model.

@@ -32,9 +32,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "core/base/clock.h"
+#include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 #include "core/devices/cpu_device.h"
 #include "core/devices/device_module.h"
+#include "core/placement/route_maker.h"
 #include "server/config/config.h"
 #include "server/config/token_file.h"
 #include "server/engine/local_engine.h"
@@ -218,6 +220,24 @@ std::vector<std::string> NamesOf(const ProfileCatalogue& catalogue) {
   return names;
 }
 
+// A profile that this device can't compute is refused where it is asked for; the default one, which nobody names, here.
+absl::Status CheckProfiles(const ProfileCatalogue& catalogue, const Devices& devices) {
+  for (const Profile& profile : catalogue.profiles) {
+    absl::Status status;
+    for (const auto& device : devices) {
+      if (!profile.device.empty() && profile.device != device->name()) continue;
+      status = CheckComputation(profile, *device);
+      if (status.ok()) break;
+    }
+    if (status.ok()) continue;
+    if (profile.name == catalogue.default_profile) {
+      return WithMessage(status, absl::StrCat("default_profile: ", status.message()));
+    }
+    spdlog::info("{}: requests with it will be refused", std::string(status.message()));
+  }
+  return absl::OkStatus();
+}
+
 // Null where nobody is to watch.
 absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConfig& config, const Metrics& metrics,
                                                                 const Engine& engine, const Gate& gate) {
@@ -268,6 +288,7 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
                    RequestLog& requests, const AccessControl* access, StopSignal& stop) {
   const SteadyClock clock;
   DITSERVE_ASSIGN_OR_RETURN(const Devices devices, MakeDevices(config));
+  DITSERVE_RETURN_IF_ERROR(CheckProfiles(catalogue, devices));
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, devices, &clock, &stop));
   const std::unique_ptr<Metrics> metrics = Metrics::Make(engine.get(), NamesOf(catalogue), DITSERVE_VERSION);
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,

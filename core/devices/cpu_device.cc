@@ -25,7 +25,9 @@ class CpuDevice final : public Device {
   Memory memory() const override { return Memory::kDevice; }
   bool computes_in_host_memory() const override { return true; }
 
+  absl::Status CanCompute(DType) const override { return absl::OkStatus(); }
   DType ArithmeticDType(DType computation) const override {
+    if (computation == DType::kFloat8E4M3) return computation;
     return computation == DType::kBFloat16 && native_bfloat16_ ? DType::kBFloat16 : DType::kFloat32;
   }
 

@@ -14,6 +14,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/status_macros.h"
 #include "core/devices/cast.h"
@@ -65,6 +66,7 @@ class CudaDevice final : public Device {
     }
     DITSERVE_RETURN_IF_ERROR(faults->StatusOf(cudaSetDevice(index), absl::StrCat("cuda:", index)));
     auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, std::move(faults)));
+    DITSERVE_RETURN_IF_ERROR(device->ReadCapability());
     DITSERVE_RETURN_IF_ERROR(device->CreateStreams());
     DITSERVE_ASSIGN_OR_RETURN(device->addresses_, CudaAddresses::Make(index, device->faults_.get()));
     DITSERVE_RETURN_IF_ERROR(device->CommitStaging());
@@ -86,6 +88,12 @@ class CudaDevice final : public Device {
   Memory memory() const override { return memory_; }
   int64_t staging_bytes() const override { return kStagingBytes; }
   bool computes_in_host_memory() const override { return false; }
+  absl::Status CanCompute(DType computation) const override {
+    if (computation != DType::kFloat8E4M3 || capability_ >= kFloat8Capability) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrFormat("computing in float8_e4m3fn takes compute capability %d.%d, %s has %d.%d",
+                        kFloat8Capability / 10, kFloat8Capability % 10, name_, capability_ / 10, capability_ % 10));
+  }
   DType ArithmeticDType(DType computation) const override { return computation; }
   DType OperandDType(DType arithmetic, DType) const override { return arithmetic; }
 
@@ -184,6 +192,17 @@ class CudaDevice final : public Device {
  private:
   CudaDevice(int index, Memory memory, std::shared_ptr<CudaFaults> faults)
       : index_(index), memory_(memory), name_(absl::StrCat("cuda:", index)), faults_(std::move(faults)) {}
+
+  absl::Status ReadCapability() {
+    int major = 0, minor = 0;
+    for (const auto& [attribute, value] :
+         {std::pair(cudaDevAttrComputeCapabilityMajor, &major), std::pair(cudaDevAttrComputeCapabilityMinor, &minor)}) {
+      DITSERVE_RETURN_IF_ERROR(
+          StatusOf(cudaDeviceGetAttribute(value, attribute, index_), "asking for the device's compute capability"));
+    }
+    capability_ = 10 * major + minor;
+    return absl::OkStatus();
+  }
 
   // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
   // and be waited for. What is computed is what is waited for, and goes before copies.
@@ -352,8 +371,12 @@ class CudaDevice final : public Device {
     return kPinnedBytes - static_cast<int64_t>(reinterpret_cast<uintptr_t>(span.data + begin) % kPinnedBytes);
   }
 
+  // Of GPUs whose tensor cores multiply float8. (LibTorch's own check of it is that of its products.)
+  static constexpr int kFloat8Capability = 89;
+
   const int index_;
   const Memory memory_;
+  int capability_ = 0;  // Times ten.
   const std::string name_;
   cudaStream_t copies_ = nullptr;
   cudaStream_t casts_ = nullptr;

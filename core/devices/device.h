@@ -56,8 +56,12 @@ class Device {
   // Whether files can be read into `memory`.
   bool IsInHostMemory(Memory memory) const { return IsHost(memory) || computes_in_host_memory(); }
 
+  // Whether the device can compute in this dtype at all. Errors: FailedPrecondition that says what it has and what it
+  // takes.
+  virtual absl::Status CanCompute(DType computation) const = 0;
+
   // The dtype in which operations of a profile with this computation dtype are carried out: the same, or a wider one
-  // where the device is slow in it.
+  // where the device is slow in it. (In float8_e4m3fn activations are bfloat16, and products alone are float8.)
   virtual DType ArithmeticDType(DType computation) const = 0;
 
   // The dtype of weights that operations in `arithmetic` read, if all their values are values of `values`: `values`

@@ -17,7 +17,7 @@ namespace ditserve {
 namespace {
 
 constexpr int64_t kMaxLimitGib = 1 << 20;
-constexpr absl::string_view kComputedDTypes = "float32, bfloat16, float16";
+constexpr absl::string_view kComputedDTypes = "float32, bfloat16, float16, float8_e4m3fn";
 constexpr absl::string_view kDTypes = "float32, bfloat16, float16, float8_e4m3fn, disk";
 constexpr absl::string_view kDevices = "disk, cpu, cuda, cuda:N, accelerator";
 constexpr absl::string_view kWrappers = "AutoWrappedLinear, AutoWrappedModule, AutoWrappedNonRecurseModule";
@@ -118,9 +118,6 @@ class Resolver {
     if (name == "disk") return wrong("'disk' can't compute");
     const std::optional<DType> dtype = WeightDTypeFromName(name);
     if (!dtype) return wrong(absl::StrCat("unknown dtype ", Quoted(*written)));
-    if (*dtype == DType::kFloat8E4M3) {
-      return wrong(absl::StrCat(Quoted(*written), " is for storage: computing in it is not offered"));
-    }
     return *dtype;
   }
 
@@ -206,6 +203,15 @@ bool IsCudaDevice(absl::string_view device) {
 
 bool Profile::Manages(absl::string_view module_type) const {
   return std::find(managed_types.begin(), managed_types.end(), module_type) != managed_types.end();
+}
+
+DType ComputationDType(const ModuleSpec& module, DType computation) {
+  constexpr int64_t kSides = 16;
+  if (computation != DType::kFloat8E4M3) return computation;
+  const std::vector<int64_t>& sides = module.parameters.front().shape;
+  const bool multiplied = module.type == "Linear" &&
+                          std::all_of(sides.begin(), sides.end(), [](int64_t side) { return side % kSides == 0; });
+  return multiplied ? computation : ActivationDType(computation);
 }
 
 absl::StatusOr<Profile> ResolveProfile(const std::string& name, const VramConfig& config,

@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "core/base/dtype.h"
 #include "core/base/memory.h"
+#include "core/storage/module.h"
 
 namespace ditserve {
 
@@ -52,6 +53,11 @@ struct Profile {
 
   friend bool operator==(const Profile&, const Profile&) = default;
 };
+
+// The dtype in which operations with a module are carried out where its profile computes in `computation`. In
+// float8_e4m3fn that is so of a Linear whose weight has sides that are multiples of 16, as GPUs multiply them; anything
+// else takes part in bfloat16.
+DType ComputationDType(const ModuleSpec& module, DType computation);
 
 // What a profile is checked against.
 struct ProfileTarget {

@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "core/base/error_details.h"
+
 namespace ditserve {
 namespace {
 
@@ -100,20 +103,28 @@ FormId FormTable::Intern(const CopyForm& form) {
   return static_cast<FormId>(forms_.size()) - 1;
 }
 
+absl::Status CheckComputation(const Profile& profile, const Device& device) {
+  const absl::Status status = device.CanCompute(profile.computation.dtype);
+  if (status.ok()) return status;
+  if (profile.name.empty()) return FieldError("vram_config.computation_dtype", status.message(), status.code());
+  return FieldError("profile", absl::StrCat("'", profile.name, "': ", status.message()), status.code());
+}
+
 std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile, const Device& device,
                               FormTable& forms) {
   std::vector<Route> routes;
   routes.reserve(model.size());
   for (ModuleIndex i = 0; i < model.size(); ++i) {
     const ModelWeights::Module& module = model.module(i);
-    RouteMaker maker(module, profile.computation, device, forms);
+    const Station computation = {profile.computation.tier, ComputationDType(module.spec, profile.computation.dtype)};
+    RouteMaker maker(module, computation, device, forms);
     if (profile.Manages(module.spec.type)) {
       maker.Rest(maker.Pass(profile.offload));
       const int onload = maker.Pass(profile.onload);
       const int preparing = maker.Pass(profile.preparing);
       if (preparing != onload) maker.Limit(preparing);
     } else {
-      maker.Rest(maker.Pass(profile.computation));
+      maker.Rest(maker.Pass(computation));
     }
     routes.push_back(maker.Compute());
   }

@@ -4,6 +4,7 @@
 #include <deque>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "core/devices/device.h"
 #include "core/placement/copy_form.h"
 #include "core/placement/profile.h"
@@ -28,6 +29,10 @@ class FormTable {
   std::deque<CopyForm> forms_;
   std::vector<std::vector<bool>> leads_;  // Of each to each.
 };
+
+// Whether `device` can compute as `profile` says. Errors: FailedPrecondition of the field of a request that asks for it,
+// `profile` or `vram_config.computation_dtype`.
+absl::Status CheckComputation(const Profile& profile, const Device& device);
 
 // The routes of all modules of `model` under `profile`, in execution order.
 std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile, const Device& device,

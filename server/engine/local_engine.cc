@@ -20,6 +20,7 @@
 #include "core/base/executor.h"
 #include "core/base/status_macros.h"
 #include "core/memory/ledger.h"
+#include "core/placement/route_maker.h"
 #include "core/residency/pressure_guard.h"
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
@@ -249,13 +250,19 @@ class LocalEngineImpl final : public LocalEngine {
   absl::Status Load(const ModelSource& source);
   absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<ForwardRun>& call);
 
-  // A way for each device that the profile may be computed on.
+  // A way for each device that the profile may be computed on and that can compute it; if none can, for each that may:
+  // who asks is told why not.
   absl::StatusOr<std::vector<RideOptions>> WaysFor(ServedModel& model, const ForwardShape& shape,
                                                    const Profile& profile) const {
-    std::vector<RideOptions> ways;
+    std::vector<const Device*> named, able;
     for (const EngineDevice& each : devices_) {
-      const Device& device = *each.device;
-      if (!profile.device.empty() && profile.device != device.name()) continue;
+      if (!profile.device.empty() && profile.device != each.device->name()) continue;
+      named.push_back(each.device);
+      if (CheckComputation(profile, *each.device).ok()) able.push_back(each.device);
+    }
+    std::vector<RideOptions> ways;
+    for (const Device* const each : able.empty() ? named : able) {
+      const Device& device = *each;
       RideOptions& way = ways.emplace_back();
       way.device = DeviceOf(device.memory());
       way.skips = model.dit->unused_modules();
@@ -418,7 +425,7 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     if (!result.ok()) result = Explain(result.status());
     std::move(done)(std::move(result));
   };
-  forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
+  forward.inputs.activations = ScalarTypeOf(ActivationDType(forward.profile.computation.dtype));
   auto call =
       std::make_shared<ForwardRun>(std::move(forward), *model, clock_, std::move(progress), std::move(explained));
   {
@@ -444,6 +451,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   const ForwardShape shape = ShapeOf(call->call().inputs);
   const Profile& profile = call->call().profile;
   DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(call->model(), shape, profile));
+  DITSERVE_RETURN_IF_ERROR(CheckComputation(profile, *devices_[static_cast<size_t>(ways.front().device)].device));
   for (RideOptions& way : ways) {
     way.priority = call->call().priority;
     way.join = call->call().join;

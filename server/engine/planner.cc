@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/error_details.h"
 #include "core/base/status_macros.h"
+#include "core/placement/route_maker.h"
 #include "models/errors.h"
 #include "models/weights.h"
 
@@ -51,7 +52,10 @@ absl::StatusOr<ForwardPlan> Planner::MakePlan(const PlanCall& call) const {
   plan.paces.transfers = residency_.SpeedsOf(device());
   plan.paces.computed = model_.PredictComputing(device(), {call.shape, arithmetic}).from;
   absl::StatusOr<Passes> passes = PassesOf(call.shape, call.profile, call.riders);
-  if (passes.ok()) {
+  plan.refusal = CheckComputation(call.profile, device_);
+  if (!plan.refusal.ok()) {
+    passes = plan.refusal;
+  } else if (passes.ok()) {
     plan.first = passes->first;
     plan.repeated = passes->repeated;
   } else if (absl::IsFailedPrecondition(passes.status())) {
@@ -102,6 +106,7 @@ absl::StatusOr<Planner::Passes> Planner::PassesOf(const ForwardShape& shape, con
 
 void Planner::Offer(const PlanCall& call, const ForwardPlan& plan, PlanOffer offer, const Profile& profile,
                     std::vector<PlanOffer>& offers) const {
+  if (!CheckComputation(profile, device_).ok()) return;
   const absl::StatusOr<Passes> passes = PassesOf(offer.shape.value_or(call.shape), profile, call.riders);
   if (!passes.ok()) return;
   offer.equal_values = residency_.HaveEqualValues(model_.id, call.profile, profile, device());

@@ -14,6 +14,7 @@
 #include "core/devices/device_module.h"
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
+#include "core/placement/profile.h"
 #include "models/cuda_arithmetic.h"
 #include "server/engine/tensor_link.h"
 #include "tests/cuda_double/cuda_double.h"
@@ -28,22 +29,24 @@ constexpr int64_t kWeightBytes = 128 << 20;  // More than any module has.
 // Gives out the same memory for all modules.
 class SharedWeights final : public LeaseSource {
  public:
-  explicit SharedWeights(const std::vector<ModuleSpec>& modules) : modules_(modules) {
+  SharedWeights(const std::vector<ModuleSpec>& modules, DType computation)
+      : modules_(modules), computation_(computation) {
     EXPECT_EQ(cudaMalloc(&memory_, kWeightBytes), cudaSuccess);
   }
   ~SharedWeights() override { cudaFree(memory_); }
 
   void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override {
     (module == 0 ? first_ : last_) = cuda_double::ThreadSynchronizations();
-    const std::vector<ParameterSpec>& parameters = modules_[static_cast<size_t>(module)].parameters;
-    std::move(done)(Lease(
-        LeasedTensors(parameters.size(), LeasedTensor{static_cast<std::byte*>(memory_), DType::kBFloat16}), nullptr));
+    const ModuleSpec& spec = modules_[static_cast<size_t>(module)];
+    const LeasedTensor weight = {static_cast<std::byte*>(memory_), ComputationDType(spec, computation_)};
+    std::move(done)(Lease(LeasedTensors(spec.parameters.size(), weight), nullptr));
   }
 
   int64_t synchronizations() const { return last_ - first_; }
 
  private:
   const std::vector<ModuleSpec>& modules_;
+  const DType computation_;
   void* memory_ = nullptr;
   int64_t first_ = 0, last_ = 0;
 };
@@ -92,12 +95,12 @@ class Audit::Server {
   }
 
   // Whatever the pass took is given back when this returns.
-  void Run(const QwenImageDiT& model, const ForwardInputs& inputs, LeaseSource& weights) {
+  void Run(const QwenImageDiT& model, const ForwardInputs& inputs, at::ScalarType arithmetic, LeaseSource& weights) {
     auto link = TensorLink::Make(device_.get(), host_.get(), &ledger_, executor_.get());
     ASSERT_THAT(link, IsOk());
     absl::Notification done;
     const at::Device cuda(at::kCUDA, 0);
-    Task<bool> pass = Pass(model.Forward(inputs, cuda, at::kBFloat16, weights, link->get()), done);
+    Task<bool> pass = Pass(model.Forward(inputs, cuda, arithmetic, weights, link->get()), done);
     OnExecutor([&] { pass.Start(); });
     done.WaitForNotification();
     (*link)->Settle();
@@ -128,18 +131,18 @@ class Audit::Server {
 Audit::Audit(int sm) : server_(std::make_unique<Server>(sm)) {}
 Audit::~Audit() = default;
 
-Figures Audit::Pass(const QwenImageDiT& model, int64_t side, int64_t tokens) {
-  SharedWeights weights(model.modules());
+Figures Audit::Pass(const QwenImageDiT& model, int64_t side, int64_t tokens, at::ScalarType arithmetic) {
+  SharedWeights weights(model.modules(), DTypeOf(arithmetic));
   const ForwardInputs inputs = Inputs(model.config(), side, tokens);
   // Workspaces come with the first pass on a stream, and stay.
-  server_->Run(model, Inputs(model.config(), 32, 1), weights);
+  server_->Run(model, Inputs(model.config(), 32, 1), arithmetic, weights);
   auto* const allocator = c10::cuda::CUDACachingAllocator::get();
   allocator->emptyCache();
   allocator->resetPeakStats(0);
   const auto before = allocator->getDeviceStats(0);
   const size_t launches_before = cuda_double::Launches().size();
   Record::Get().Clear();
-  server_->Run(model, inputs, weights);
+  server_->Run(model, inputs, arithmetic, weights);
 
   Figures figures;
   const std::vector<cuda_double::Launch> launches = cuda_double::Launches();
@@ -154,7 +157,7 @@ Figures Audit::Pass(const QwenImageDiT& model, int64_t side, int64_t tokens) {
   figures.peak_bytes = after.requested_bytes[0].peak - figures.workspace_bytes;
   figures.allocated_bytes = after.allocated_bytes[0].peak;
   figures.reserved_bytes = after.reserved_bytes[0].peak;
-  figures.predicted_bytes = model.ActivationPeakBytes(ShapeOf(inputs), at::kBFloat16, at::kCUDA);
+  figures.predicted_bytes = model.ActivationPeakBytes(ShapeOf(inputs), arithmetic, at::kCUDA);
   figures.gemms = Record::Get().gemms();
   figures.refused = Record::Get().refused();
   return figures;

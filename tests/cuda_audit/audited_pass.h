@@ -27,15 +27,15 @@ struct Figures {
   std::map<std::string, int64_t> refused;  // Calls that nothing stands in for.
 };
 
-// The computing half of a server on one simulated device: passes run on the executor, in bfloat16, their inputs and
-// output go by a TensorLink, their operations to the device's own stream. Of weights there is one memory for all, which
-// nobody reads. LibTorch remembers devices, so there is one SM a process.
+// The computing half of a server on one simulated device: passes run on the executor, their inputs and output go by a
+// TensorLink, their operations to the device's own stream. Of weights there is one memory for all, which nobody reads.
+// LibTorch remembers devices, so there is one SM a process.
 class Audit {
  public:
   explicit Audit(int sm);  // 90 is compute capability 9.0.
   ~Audit();
 
-  Figures Pass(const QwenImageDiT& model, int64_t side, int64_t tokens);
+  Figures Pass(const QwenImageDiT& model, int64_t side, int64_t tokens, at::ScalarType arithmetic = at::kBFloat16);
 
  private:
   class Server;

@@ -1,4 +1,6 @@
 // What a pass of the whole model asks of CUDA: docs/cuda.md has these figures as a table.
+#include <ATen/ops/_scaled_mm.h>
+#include <ATen/ops/empty.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -24,6 +26,8 @@ using ::testing::Pair;
 using ::testing::StartsWith;
 
 int sm = 90;
+constexpr size_t kProducts = 14 * 60 + 2;
+constexpr int kFloat8Sm = 89;  // Below, the device refuses it.
 
 // What a kernel does, by the first of these that is a part of its mangled name.
 struct Kind {
@@ -32,7 +36,9 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {
     {"CastKernel", "casts of inputs and output"},
+    {"Float8OperandsKernel", "operands of float8 products"},
     {"flash_fwd", "attention"},
+    {"cutlass", "float8 products"},  // (Attention has names of that library too.)
     {"layer_norm_kernel", "norms"},
     {"sigmoid_kernel", "activations"},
     {"silu_kernel", "activations"},
@@ -61,17 +67,41 @@ class CudaAuditTest : public ::testing::Test {
   static void SetUpTestSuite() {
     Audit audit(sm);
     const QwenImageDiT model{QwenImageDiTConfig()};
-    for (const int64_t side : {1024, 256}) passes_[side] = audit.Pass(model, side, /*tokens=*/5);
+    for (const int64_t side : {1024, 256}) {
+      passes_[side] = audit.Pass(model, side, /*tokens=*/5);
+      if (sm >= kFloat8Sm) float8_passes_[side] = audit.Pass(model, side, /*tokens=*/5, at::kFloat8_e4m3fn);
+    }
     QwenImageDiTConfig config;
     config.num_layers = 2;
     const QwenImageDiT low(config);
     for (const int64_t side : {64, 256, 512, 1024, 2048}) {
-      for (const int64_t tokens : {1, 77, 1024}) low_passes_[{side, tokens}] = audit.Pass(low, side, tokens);
+      for (const int64_t tokens : {1, 77, 1024}) {
+        low_passes_[{side, tokens}] = audit.Pass(low, side, tokens);
+        if (sm >= kFloat8Sm) low_float8_passes_[{side, tokens}] = audit.Pass(low, side, tokens, at::kFloat8_e4m3fn);
+      }
+    }
+    multiplies_float8_ = MultipliesFloat8();
+  }
+
+  // Whether LibTorch takes a product of float8 with a scale for each row.
+  static bool MultipliesFloat8() {
+    const auto options = at::TensorOptions(at::Device(at::kCUDA, 0));
+    const at::Tensor rows = at::empty({16, 16}, options.dtype(at::kFloat8_e4m3fn));
+    const at::Tensor scales = at::empty({16, 1}, options.dtype(at::kFloat));
+    try {
+      at::_scaled_mm(rows, rows.t(), scales, scales.t(), {}, {}, at::kBFloat16);
+      return true;
+    } catch (const c10::Error&) {
+      return false;
     }
   }
 
   static inline std::map<int64_t, Figures> passes_;                          // By pixels a side.
   static inline std::map<std::pair<int64_t, int64_t>, Figures> low_passes_;  // Of two blocks, by that and tokens.
+  // The same in float8.
+  static inline std::map<int64_t, Figures> float8_passes_;
+  static inline std::map<std::pair<int64_t, int64_t>, Figures> low_float8_passes_;
+  static inline bool multiplies_float8_ = false;
 };
 
 TEST_F(CudaAuditTest, NothingIsAskedThatNobodyAnswers) {
@@ -98,7 +128,7 @@ TEST_F(CudaAuditTest, LaunchesOfAPassOf60Blocks) {
               ElementsAre(Pair("activations", 121), Pair("attention", 120), Pair("casts of inputs and output", 5),
                           Pair("norms", 480), Pair("products of elements", 956), Pair("rotations", 360),
                           Pair("sums of elements", 718)));
-  for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.gemms.size(), 14 * 60 + 2) << side;
+  for (const auto& [side, pass] : passes_) EXPECT_EQ(pass.gemms.size(), kProducts) << side;
 }
 
 TEST_F(CudaAuditTest, APassTakesNoMoreThanIsReservedAndLittleLess) {
@@ -107,6 +137,9 @@ TEST_F(CudaAuditTest, APassTakesNoMoreThanIsReservedAndLittleLess) {
     // Of few tokens attention splits the keys, on some GPU more than on this.
     if (of.first < 1024) continue;
     EXPECT_GE(pass.peak_bytes, pass.predicted_bytes * 98 / 100) << of.first << " pixels, " << of.second << " tokens";
+  }
+  for (const auto& [of, pass] : low_float8_passes_) {
+    EXPECT_LE(pass.peak_bytes, pass.predicted_bytes) << of.first << " pixels a side, " << of.second << " tokens";
   }
 }
 
@@ -132,6 +165,40 @@ TEST_F(CudaAuditTest, ProductsAreOfMemoryAlignedTo256Bytes) {
       ASSERT_THAT(gemm.types, Each(14)) << "CUDA_R_16BF";
       ASSERT_EQ(gemm.workspace_bytes, 1 << 20);
       ASSERT_EQ(gemm.reduction_schemes, 0u) << "none that splits a sum";
+    }
+  }
+}
+
+// Of products in float8 LibTorch tells no alignment, which is to say this one.
+TEST_F(CudaAuditTest, EveryMatrixBeginsAtAMultipleOf256Bytes) {
+  for (const auto* passes : {&passes_, &float8_passes_}) {
+    for (const auto& [side, pass] : *passes) {
+      for (const Gemm& gemm : pass.gemms) {
+        for (const uint64_t address : gemm.begin_at) ASSERT_EQ(address % 256, 0) << side;
+      }
+    }
+  }
+}
+
+TEST_F(CudaAuditTest, LibTorchMultipliesFloat8WhereTheDeviceSaysThatItCan) {
+  EXPECT_EQ(multiplies_float8_, sm >= kFloat8Sm);
+}
+
+// By cuBLASLt on 9.0, elsewhere by kernels of LibTorch's own.
+TEST_F(CudaAuditTest, InFloat8EachProductIsOneLaunchBesideThatOfItsOperands) {
+  for (const auto& [side, pass] : float8_passes_) {
+    std::map<std::string, int64_t> expected = ByKind(passes_[side].launches);
+    expected["operands of float8 products"] = kProducts;
+    if (sm != 90) expected["float8 products"] = kProducts;
+    EXPECT_EQ(ByKind(pass.launches), expected) << side;
+    EXPECT_THAT(pass.refused, IsEmpty()) << side;
+    EXPECT_EQ(pass.launches_elsewhere, 0) << side;
+    EXPECT_EQ(pass.synchronizations, 0) << side;
+    ASSERT_EQ(pass.gemms.size(), sm == 90 ? kProducts : 0) << side;
+    for (const Gemm& gemm : pass.gemms) {
+      ASSERT_THAT(gemm.types, ElementsAre(28, 28, 14)) << "CUDA_R_8F_E4M3 twice, CUDA_R_16BF";
+      ASSERT_THAT(gemm.scale_modes, Each(3)) << "CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F";
+      ASSERT_EQ(gemm.stream, pass.stream);
     }
   }
 }

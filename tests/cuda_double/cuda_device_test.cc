@@ -72,6 +72,25 @@ TEST_F(CudaDeviceTest, WhatGoesThroughADeviceComesBackRightAndNobodyWaitsButForE
   EXPECT_EQ(cuda_double::Calls("cudaMemcpyAsync"), 2 + 2) << "in parts that lie in one registered piece each";
 }
 
+TEST_F(CudaDeviceTest, ComputesInFloat8WhereTheGpuHasIt) {
+  for (const int sm : {80, 86, 89, 90, 100, 120}) {
+    cuda_double::Options options;
+    options.sm = sm;
+    cuda_double::Begin(options);
+    const std::unique_ptr<Device> device = MakeCuda();
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+      EXPECT_THAT(device->CanCompute(dtype), IsOk()) << sm;
+    }
+    if (sm >= 89) {
+      EXPECT_THAT(device->CanCompute(DType::kFloat8E4M3), IsOk()) << sm;
+    } else {
+      EXPECT_THAT(device->CanCompute(DType::kFloat8E4M3),
+                  StatusIs(absl::StatusCode::kFailedPrecondition,
+                           absl::StrCat("float8_e4m3fn takes compute capability 8.9, cuda:0 has 8.", sm % 10)));
+    }
+  }
+}
+
 TEST_F(CudaDeviceTest, WhicheverCallFailsItIsToldOnceAndNothingIsUnderWayOrLeftBehind) {
   WithEachCallFailed(cudaErrorInvalidValue, [](const Device*, const absl::Status& status) {
     EXPECT_THAT(status, StatusIs(absl::StatusCode::kInternal, "error 1"));

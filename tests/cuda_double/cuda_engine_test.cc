@@ -47,6 +47,21 @@ TEST_F(CudaEngineTest, Float32IsAsCloseToTheCpuAsSumsInAnotherOrderAre) {
   EXPECT_TRUE(at::allclose(Output(*MakeEngineOn(*gpu), call), Output(*MakeEngineOn(*cpu), call), 1e-5, 1e-5));
 }
 
+TEST_F(CudaEngineTest, InFloat8EachLinearIsOneKernelAndOneProduct) {
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  const auto engine = MakeEngineOn(*gpu);
+  Output(*engine, MakeCall(ProfileNamed("fp8-compute")));
+  const std::vector<cuda_double::Launch> launches = cuda_double::Launches();
+  const auto count = [&](const std::string& part) {
+    return std::count_if(launches.begin(), launches.end(),
+                         [&](const cuda_double::Launch& launch) { return absl::StrContains(launch.kernel, part); });
+  };
+  const int linears = 14 * 3 + 2;  // Of three blocks.
+  EXPECT_EQ(count("Float8OperandsKernel"), linears);
+  EXPECT_EQ(count("aten::_scaled_mm"), linears);
+  EXPECT_EQ(count("aten::addmm"), 0);
+}
+
 TEST_F(CudaEngineTest, RidersOfOneWindowGetWhatEachGetsAlone) {
   int most = 0;
   for (uint32_t seed = 1; seed <= 16; ++seed) {

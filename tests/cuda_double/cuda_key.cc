@@ -21,6 +21,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "models/activation_memory.h"
+#include "models/float8_product.h"
 #include "tests/cuda_double/cuda_double.h"
 
 namespace ditserve {
@@ -182,10 +183,21 @@ struct CUDAHooks : at::CUDAHooksInterface {
   }
 };
 
+// On the CPU LibTorch sums in another order than models do there (models/float8_product.h).
+at::Tensor& MultiplyScaled(const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& row_scales,
+                           const at::Tensor& column_scales, const std::optional<at::Tensor>& bias,
+                           const std::optional<at::Tensor>&, std::optional<at::ScalarType>, bool, at::Tensor& out) {
+  TORCH_CHECK(column_scales.eq(1).all().item<bool>(), "weights are not scaled");
+  MultiplyScaledRows(rows, row_scales, weight.t(), bias->to(at::kFloat), out);
+  return out;
+}
+
 using at::CUDAHooksRegistry, at::RegistererCUDAHooksRegistry;
 REGISTER_CUDA_HOOKS(CUDAHooks)
 
 }  // namespace
+
+TORCH_LIBRARY_IMPL(aten, CPU, library) { library.impl("_scaled_mm.out", MultiplyScaled); }
 
 TORCH_LIBRARY_IMPL(_, CUDA, library) { library.fallback(kEnqueueKernel()); }
 

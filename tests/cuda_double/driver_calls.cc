@@ -1,4 +1,4 @@
-// The driver's virtual memory calls, which the runtime finds by name.
+// The driver's virtual memory calls, and what else the runtime finds by name.
 #include <cuda.h>
 
 #include <functional>
@@ -106,6 +106,9 @@ CUresult Retain(CUmemGenericAllocationHandle* handle, void* address) {
   });
 }
 
+// How kernels that load parts of a matrix by the GPU's own engine are told where it lies; they are not run here.
+CUresult EncodeTensorMap() { return CUDA_SUCCESS; }
+
 template <typename Function>
 void* Address(Function* function) {
   return reinterpret_cast<void*>(function);
@@ -126,6 +129,7 @@ extern "C" cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void**
       {"cuMemUnmap", Address(Unmap)},
       {"cuMemSetAccess", Address(SetAccess)},
       {"cuMemRetainAllocationHandle", Address(Retain)},
+      {"cuTensorMapEncodeTiled", Address(EncodeTensorMap)},
   });
   return Call(__func__, [&](Runtime&) {
     const auto call = calls->find(name);

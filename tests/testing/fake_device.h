@@ -75,6 +75,7 @@ class FakeDevice : public Device {
   const std::string& name() const override { return name_; }
   Memory memory() const override { return memory_; }
   bool computes_in_host_memory() const override { return in_host_memory_; }
+  absl::Status CanCompute(DType) const override { return absl::OkStatus(); }
   DType ArithmeticDType(DType computation) const override { return computation; }
   DType OperandDType(DType arithmetic, DType) const override { return arithmetic; }
 

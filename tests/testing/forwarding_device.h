@@ -19,6 +19,7 @@ class ForwardingDevice : public Device {
   Memory memory() const override { return device_->memory(); }
   int64_t staging_bytes() const override { return device_->staging_bytes(); }
   bool computes_in_host_memory() const override { return device_->computes_in_host_memory(); }
+  absl::Status CanCompute(DType computation) const override { return device_->CanCompute(computation); }
   DType ArithmeticDType(DType computation) const override { return device_->ArithmeticDType(computation); }
   DType OperandDType(DType arithmetic, DType values) const override {
     return device_->OperandDType(arithmetic, values);

@@ -77,12 +77,12 @@ TEST(ServerConfigTest, ShipsProfilesThatResolveOnEveryDevice) {
   absl::StatusOr<ServerConfig> config = Parse("");
   ASSERT_THAT(config, IsOk());
   EXPECT_THAT(ProfileNames(*config),
-              ElementsAre("resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device"));
+              ElementsAre("resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device", "fp8-compute"));
   for (const char* device : {"cpu", "cuda:0", "cuda:3"}) {
     config->devices = {device};
     const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
     ASSERT_THAT(catalogue, IsOk()) << device;
-    EXPECT_EQ(catalogue->profiles.size(), 6u);
+    EXPECT_EQ(catalogue->profiles.size(), 7u);
     EXPECT_EQ(catalogue->default_profile, "disk");
     for (const Profile& profile : catalogue->profiles) EXPECT_FALSE(profile.description.empty()) << profile.name;
   }
@@ -97,16 +97,24 @@ TEST(ServerConfigTest, ShipsProfilesThatMeanWhatTheirNamesSay) {
   struct Expected {
     Station rest, preparing;
     std::optional<int64_t> limit;
+    Station computation = {Tier::kDevice, DType::kBFloat16};
   };
-  const std::vector<Expected> expected = {
-      {device, device, std::nullopt}, {host, device, 0}, {fp8_host, device, 0},
-      {host, device, std::nullopt},   {disk, device, 0}, {disk, fp8_device, std::nullopt}};
+  const std::vector<Expected> expected = {{device, device, std::nullopt},
+                                          {host, device, 0},
+                                          {fp8_host, device, 0},
+                                          {host, device, std::nullopt},
+                                          {disk, device, 0},
+                                          {disk, fp8_device, std::nullopt},
+                                          {fp8_host, fp8_device, std::nullopt, fp8_device}};
+  ASSERT_EQ(catalogue->profiles.size(), expected.size());
   for (size_t i = 0; i < expected.size(); ++i) {
     const Profile& profile = catalogue->profiles[i];
     EXPECT_EQ(profile.offload, expected[i].rest) << profile.name;
     EXPECT_EQ(profile.onload, expected[i].rest) << profile.name;
     EXPECT_EQ(profile.preparing, expected[i].preparing) << profile.name;
-    EXPECT_EQ(profile.computation, device) << profile.name;
+    EXPECT_EQ(profile.computation, expected[i].computation) << profile.name;
+    // DiffSynth-Studio can't multiply with norms' weights in float8: they are left as they are stored.
+    EXPECT_EQ(profile.Manages("RMSNorm"), expected[i].computation == device) << profile.name;
     EXPECT_EQ(profile.vram_limit_bytes, expected[i].limit) << profile.name;
   }
 }

@@ -46,6 +46,9 @@ class WatchedDevice final : public ForwardingDevice {
   const std::string& name() const override { return name_; }
   Memory memory() const override { return memory_; }
   bool computes_in_host_memory() const override { return !apart; }
+  absl::Status CanCompute(DType computation) const override {
+    return computation == DType::kFloat8E4M3 ? cannot : ForwardingDevice::CanCompute(computation);
+  }
   absl::StatusOr<EventPtr> RecordOperations() override {
     if (!fails.ok()) return fails;
     return ForwardingDevice::RecordOperations();
@@ -66,8 +69,9 @@ class WatchedDevice final : public ForwardingDevice {
     health_ = why;
   }
 
-  bool apart = false;  // Whether operations read other memory than the host's, as a GPU's do.
-  absl::Status fails;  // What recording operations gives; set while nothing computes.
+  bool apart = false;   // Whether operations read other memory than the host's, as a GPU's do.
+  absl::Status cannot;  // Why it can't compute in float8.
+  absl::Status fails;   // What recording operations gives; set while nothing computes.
   std::function<void()> before_decommit;
   std::optional<MemoryStatus> told_memory;  // In the place of the machine's.
 

@@ -28,6 +28,47 @@ TEST_F(LocalEngineTest, ProfilesOfEqualPrecisionGiveTheSameBytes) {
   EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("disk-fp8-device"))), rounded));
 }
 
+TEST_F(LocalEngineTest, WhatIsMultipliedInFloat8DoesNotDependOnWhereWeightsRest) {
+  const auto engine = MakeEngine();
+  Profile profile = ProfileNamed("fp8-compute");
+  const at::Tensor expected = Output(*engine, MakeCall(profile));
+  for (const char* rounded : {"resident", "fp8-host"}) {
+    EXPECT_FALSE(at::equal(Output(*engine, MakeCall(ProfileNamed(rounded))), expected)) << rounded;
+  }
+  constexpr Station kDisk = {Tier::kDisk, DType::kFloat8E4M3}, kHost = {Tier::kHost, DType::kBFloat16},
+                    kDevice = {Tier::kDevice, DType::kFloat8E4M3};
+  for (const auto& [rest, preparing] : {std::pair(kDisk, kDisk), std::pair(kDisk, kDevice), std::pair(kHost, kHost),
+                                        std::pair(kHost, kDevice), std::pair(kDevice, kDevice)}) {
+    profile.offload = profile.onload = rest;
+    profile.preparing = preparing;
+    EXPECT_TRUE(at::equal(Output(*engine, MakeCall(profile)), expected))
+        << static_cast<int>(rest.tier) << " " << static_cast<int>(preparing.tier);
+  }
+  EXPECT_TRUE(at::equal(Output(*MakeEngine(10 << 20), MakeCall(profile)), expected)) << "in little memory";
+}
+
+TEST_F(LocalEngineTest, WhatTheDeviceCantComputeIsRefusedAndNotOffered) {
+  device_->cannot = absl::FailedPreconditionError("float8_e4m3fn takes more than it has");
+  const auto engine = MakeEngine();
+  Profile profile = ProfileNamed("fp8-compute");
+  const auto refused = [](const std::string& what) {
+    return StatusIs(absl::StatusCode::kFailedPrecondition, what + ": float8_e4m3fn takes more than it has");
+  };
+  EXPECT_THAT(Send(*engine, MakeCall(profile))->Wait(), refused("profile: 'fp8-compute'"));
+  PlanCall plan;
+  plan.model = "tiny";
+  plan.profile = profile;
+  plan.shape = {64, 64, {5}};
+  plan.others = profiles_;
+  EXPECT_THAT(engine->Plan(plan)->refusal, refused("profile: 'fp8-compute'"));
+  plan.profile = ProfileNamed("disk");
+  const absl::StatusOr<ForwardPlan> offered = engine->Plan(plan);
+  ASSERT_THAT(offered, IsOk());
+  for (const PlanOffer& offer : offered->offers) EXPECT_NE(offer.profile, "fp8-compute");
+  profile.name.clear();
+  EXPECT_THAT(Send(*engine, MakeCall(profile))->Wait(), refused("vram_config.computation_dtype"));
+}
+
 TEST_F(LocalEngineTest, BudgetsNeverChangeAResult) {
   const at::Tensor expected = Output(*MakeEngine(), MakeCall(ProfileNamed("dynamic")));
   const auto engine = MakeEngine(10 << 20);
@@ -40,7 +81,7 @@ TEST_F(LocalEngineTest, SixteenRequestsAtOnceGetWhatEachGetsAlone) {
   std::vector<ForwardCall> calls;
   std::vector<at::Tensor> alone;
   for (int i = 0; i < 16; ++i) {
-    static constexpr const char* kNames[] = {"resident", "host-offload", "fp8-host", "disk"};
+    static constexpr const char* kNames[] = {"resident", "fp8-compute", "fp8-host", "disk"};
     calls.push_back(MakeCall(ProfileNamed(kNames[i % 4]), 32 + 16 * (i % 3), 32 + 16 * (i % 5), 1 + i));
     alone.push_back(Output(*engine, calls.back()));
   }
