@@ -75,7 +75,7 @@ class Resolver {
     DITSERVE_RETURN_IF_ERROR(CheckRising(onload, profile.onload, offload, profile.offload));
     DITSERVE_RETURN_IF_ERROR(CheckRising(preparing, profile.preparing, onload, profile.onload));
     DITSERVE_ASSIGN_OR_RETURN(profile.managed_types, ManagedTypes(config));
-    profile.device = device_;
+    if (target_.devices.size() > 1) profile.device = device_;
     return profile;
   }
 

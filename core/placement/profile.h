@@ -43,7 +43,7 @@ struct Profile {
   std::string name;         // Empty for a profile given inline.
   std::string description;  // Shown to users.
   Station offload, onload, preparing, computation;
-  std::string device;  // The server's device that it names, and that alone computes it; empty: whichever does.
+  std::string device;  // Of several, the one that it names, and that alone computes it; empty: whichever does.
   // Device bytes up to which modules are kept in their preparing form; nullopt: only the server's budget.
   std::optional<int64_t> vram_limit_bytes;
   // Types of the modules that are managed ("Linear", "RMSNorm"); others stay in computation form on the device.

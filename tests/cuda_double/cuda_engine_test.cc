@@ -479,7 +479,8 @@ class CudaEngineDeathTest : public CudaEngineTest {
     cuda_double::FailOperation(n, cudaErrorIllegalAddress);
     std::vector<std::unique_ptr<Flight>> flights;
     for (const Profile& profile : profiles_) flights.push_back(Send(**engine, MakeCall(profile)));
-    for (const auto& flight : flights) right &= IsLoss(flight->Wait().status());
+    // (Of two, one can have computed a call before the other was lost.)
+    for (const auto& flight : flights) right &= IsLoss(flight->Wait().status()) || (of_two && flight->result.ok());
     told.WaitForNotification();
     right &= IsLoss(Send(**engine, MakeCall(profiles_[0]))->Wait().status());
     engine->reset();  // It waits for nothing that will not come.
