@@ -14,7 +14,7 @@ constexpr char kHostConversion[] = "cudaEventSynchronize in ditserve::(anonymous
 TEST_F(CudaEngineMutantsTest, EachCallThatOrdersAPassIsMissedWhereItIsLeftOut) {
   const auto ride = [this](uint32_t run, const void* site) {
     Begin(run, site);
-    Ride(run, 1 + static_cast<int>(run % 4), nullptr, /*device_budget=*/int64_t{32} << 20);
+    Ride(run, 1 + static_cast<int>(run % 4), nullptr, /*device_budget=*/int64_t{48} << 20);
     End();
   };
   EXPECT_GE(LeaveOutEach(/*runs=*/12, ride, kHostConversion), 3)
