@@ -27,13 +27,13 @@ absl::Status PressureGuard::Check() {
   if (device_.computes_in_host_memory()) {
     // It is one memory: what is free is given once, to the device's part first, and the host's copies go first.
     const int64_t wants = std::max<int64_t>(now.device.wanted_bytes - now.device.total_bytes(), 0);
-    const int64_t host_can_lose = std::max<int64_t>(now.host.total_bytes() - residency_.least_host_bytes(), 0);
+    const int64_t host_can_lose = std::max<int64_t>(now.host.total_bytes() - residency_.least_bytes(Memory::kHost), 0);
     device_spare = host_spare >= 0 ? std::min(host_spare, wants) : std::min<int64_t>(host_spare + host_can_lose, 0);
     host_spare -= device_spare;
   } else {
     DITSERVE_ASSIGN_OR_RETURN(device_spare, SpareBytes(device_, device_.memory()));
   }
-  Tell(Memory::kHost, now.host, std::max(now.host.total_bytes() + host_spare, residency_.least_host_bytes()),
+  Tell(Memory::kHost, now.host, std::max(now.host.total_bytes() + host_spare, residency_.least_bytes(Memory::kHost)),
        &host_bytes_);
   Tell(device_.memory(), now.device, std::max<int64_t>(now.device.total_bytes() + device_spare, 0), &device_bytes_);
   return absl::OkStatus();

@@ -54,7 +54,7 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
     request.ride.device = DeviceMemory(options.device);
     request.ride.routes = RoutesLocked(model, profile, options.device, forms);
     request.ride.limit_bytes = profile.vram_limit_bytes;
-    request.ride.activation_bytes = options.activation_bytes;
+    request.ride.activation_bytes = ActivationBytesIn(options);
     request.ride.priority = options.priority;
     request.ride.join = options.join;
     request.form_bytes = BytesInForms(*models_[static_cast<size_t>(model)], forms);

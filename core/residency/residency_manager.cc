@@ -1,6 +1,7 @@
 #include "core/residency/residency_manager.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,9 +22,10 @@ std::vector<int64_t> Granules(const std::vector<Arena*>& arenas) {
   return bytes;
 }
 
-std::vector<int64_t> ByMemory(size_t devices, const Ledger& ledger, int64_t MemoryUsage::*field) {
+template <typename Field>
+std::vector<int64_t> ByMemory(size_t devices, const Ledger& ledger, Field field) {
   std::vector<int64_t> bytes;
-  for (size_t i = 0; i <= devices; ++i) bytes.push_back(ledger.Usage(static_cast<Memory>(i)).*field);
+  for (size_t i = 0; i <= devices; ++i) bytes.push_back(std::invoke(field, ledger.Usage(static_cast<Memory>(i))));
   return bytes;
 }
 
@@ -37,9 +39,9 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       ledger_(ledger),
       transfers_(transfers),
       clock_(clock),
-      least_host_bytes_(ledger->Usage(Memory::kHost).staging_bytes),
+      least_bytes_(ByMemory(devices_.size(), *ledger, &MemoryUsage::total_bytes)),
       policy_(
-          options, PolicyDevices(devices_), ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes),
+          options, PolicyDevices(devices_), least_bytes_,
           ByMemory(devices_.size(), *ledger, &MemoryUsage::wanted_bytes),
           [this](FormId from, FormId to) ABSL_NO_THREAD_SAFETY_ANALYSIS { return forms_.Leads(from, to); },
           Granules(arenas_)),
@@ -49,6 +51,7 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       computed_until_(devices_.size()) {
   const absl::MutexLock lock(&mutex_);
   for (size_t i = 0; i < arenas_.size(); ++i) {
+    fixed_bytes_.push_back(arenas_[i]->committed_bytes());
     cached_.push_back(*ledger->TryReserve(static_cast<Memory>(i), MemoryKind::kStaging, 0));
   }
   keeper_ = std::thread([this] { Keep(); });
@@ -162,7 +165,7 @@ absl::Status ResidencyManager::JoinLocked(RiderState& state, const Profile& prof
   request.device = DeviceMemory(options.device);
   request.routes = RoutesLocked(state.model, profile, options.device, forms_);
   request.limit_bytes = profile.vram_limit_bytes;
-  request.activation_bytes = options.activation_bytes;
+  request.activation_bytes = ActivationBytesIn(options);
   request.priority = options.priority;
   request.join = options.join;
   DITSERVE_ASSIGN_OR_RETURN(state.policy, policy_.Join(std::move(request), state.joined, actions_));
@@ -171,7 +174,7 @@ absl::Status ResidencyManager::JoinLocked(RiderState& state, const Profile& prof
 }
 
 absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
-  const int64_t least = IsHost(memory) ? least_host_bytes() : 0;
+  const int64_t least = least_bytes(memory);
   if (bytes < least) {
     return absl::FailedPreconditionError(absl::StrCat("a budget of ", bytes, " bytes is less than the ", least,
                                                       " bytes that the server always needs of this memory"));
@@ -212,7 +215,9 @@ absl::Status ResidencyManager::Check() const {
     const auto memory = static_cast<Memory>(i);
     const MemoryBudget& budget = policy_.budget(memory);
     const MemoryUsage usage = ledger_->Usage(memory);
-    const int64_t held = budget.fixed_bytes + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes;
+    const bool has_activations = !IsHost(memory) && !devices_[i - 1].device->computes_in_host_memory();
+    const int64_t held = fixed_bytes_[i] + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes +
+                         (has_activations ? budget.activation_bytes : 0);
     if (usage.total_bytes() != budget.used_bytes() || usage.weights_bytes != budget.copy_bytes ||
         arenas_[i]->committed_bytes() != held) {
       return absl::InternalError(absl::StrCat("memory ", i, ": the policy has ", budget.used_bytes(), " bytes, ",
@@ -222,6 +227,12 @@ absl::Status ResidencyManager::Check() const {
     }
   }
   return absl::OkStatus();
+}
+
+int64_t ResidencyManager::ActivationBytesIn(const RideOptions& options) const {
+  const bool in_arena = !devices_[static_cast<size_t>(options.device)].device->computes_in_host_memory();
+  return in_arena ? arenas_[Index(DeviceMemory(options.device))]->RoundUp(options.activation_bytes)
+                  : options.activation_bytes;
 }
 
 MemoryUsage ResidencyManager::UsageLocked(Memory memory) const {
