@@ -83,6 +83,7 @@ MetricFamily MemoryBytes(const ResidencySnapshot& snapshot) {
     family.Add({{"memory", memory}, {"kind", "weights"}}, usage.weights_bytes);
     family.Add({{"memory", memory}, {"kind", "staging"}}, usage.staging_bytes);
     family.Add({{"memory", memory}, {"kind", "activations"}}, usage.activations_bytes);
+    family.Add({{"memory", memory}, {"kind", "runtime"}}, usage.runtime_bytes);
   }
   return family.Build();
 }

@@ -54,6 +54,7 @@ void EncodeMemory(const ResidencySnapshot& snapshot, Memory memory, v1::MemoryUs
   proto.set_weights_bytes(usage.weights_bytes);
   proto.set_staging_bytes(usage.staging_bytes);
   proto.set_activations_bytes(usage.activations_bytes);
+  proto.set_runtime_bytes(usage.runtime_bytes);
   proto.set_peak_bytes(usage.peak_bytes);
   proto.set_wanted_budget_bytes(usage.wanted_bytes);
   proto.set_evictions(snapshot.evictions[IsHost(memory) ? 1 : 0]);

@@ -20,7 +20,7 @@ class MetricsTest : public ServerTest {
  protected:
   MetricsTest() {
     ResidencySnapshot snapshot;
-    snapshot.device = {100, 10, 20, 30, 70, 90};
+    snapshot.device = {100, 10, 20, 30, 70, 90, 40};
     snapshot.host = {200, 11, 21, 0, 71};
     snapshot.models = {{"tiny", 1, 2, int64_t{40'861'031'488}}};
     snapshot.riders.resize(3);
@@ -44,6 +44,7 @@ TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
         "ditserve_weights_bytes{model=\"tiny\",tier=\"disk\"} 40861031488\n",
         "ditserve_memory_bytes{memory=\"device\",kind=\"weights\"} 10\n",
         "ditserve_memory_bytes{memory=\"device\",kind=\"activations\"} 30\n",
+        "ditserve_memory_bytes{memory=\"device\",kind=\"runtime\"} 40\n",
         "ditserve_memory_bytes{memory=\"host\",kind=\"staging\"} 21\n",
         "ditserve_memory_budget_bytes{memory=\"host\"} 200\n",
         "ditserve_memory_wanted_budget_bytes{memory=\"device\"} 90\n",
