@@ -17,11 +17,11 @@ at::Device TorchDevice(const Device& device) { return at::Device(device.name());
 
 }  // namespace
 
-ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, const Clock& clock,
+ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, Device& device, TensorLink* link, const Clock& clock,
                        Engine::ProgressCallback progress, Engine::DoneCallback done)
     : call_(std::move(call)),
       model_(model),
-      device_(TorchDevice(device)),
+      device_(device),
       link_(link),
       arithmetic_(ScalarTypeOf(device.ArithmeticDType(call_.profile.computation.dtype))),
       clock_(clock),
@@ -72,7 +72,9 @@ void ForwardRun::Resume(Piece piece) {
   const ActivationMemory::Scope scope(activations_);
   computing_ = true;
   resumed_ = clock_.Now();
+  device_.ComputeIn(on_device_);
   piece();
+  device_.ComputeIn(nullptr);
   compute_ += clock_.Now() - resumed_;
   computing_ = false;
   if (pass_->done()) End(absl::OkStatus());
@@ -82,11 +84,18 @@ void ForwardRun::Begin(absl::AnyInvocable<void(absl::Status) &&> ended) {
   ended_ = std::move(ended);
   Report();
   const absl::Status started = CatchStatus([this] {
+    if (link_ != nullptr) TakeDeviceMemory();
     TensorMover* const mover = link_ == nullptr ? nullptr : this;
-    pass_.emplace(model_.dit->Forward(call_.inputs, device_, arithmetic_, *this, mover));
+    pass_.emplace(model_.dit->Forward(call_.inputs, TorchDevice(device_), arithmetic_, *this, mover));
     Resume([this] { pass_->Start(); });
   });
   if (!started.ok()) End(started);
+}
+
+void ForwardRun::TakeDeviceMemory() {
+  const absl::StatusOr<absl::Span<std::byte>> memory = rider_->TakeActivations();
+  if (!memory.ok()) throw StatusError(memory.status());
+  on_device_ = std::make_shared<TensorRegion>(*memory);
 }
 
 void ForwardRun::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
@@ -116,7 +125,10 @@ void ForwardRun::Finish(absl::Status status) {
         +[](int* telling) { return *telling == 0; }, &telling_));
     rider = std::move(rider_);
   }
-  rider.reset();  // As TellRider.
+  // As TellRider. What the device still brings to the host is the last that goes.
+  if (on_device_ != nullptr) on_device_->Own(std::move(rider));
+  on_device_.reset();
+  rider.reset();
   if (result) {
     result->account.total = clock_.Now() - begun_;
     std::move(done_)(*std::move(result));

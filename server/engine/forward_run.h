@@ -16,6 +16,7 @@
 #include "core/base/clock.h"
 #include "core/base/task.h"
 #include "core/devices/device.h"
+#include "core/memory/tensor_region.h"
 #include "core/residency/rider.h"
 #include "models/activation_memory.h"
 #include "models/tensor_mover.h"
@@ -31,7 +32,7 @@ namespace ditserve {
 class ForwardRun final : public ForwardHandle, public LeaseSource, public TensorMover {
  public:
   // `link`: to and from the device; null where it computes in host memory.
-  ForwardRun(ForwardCall call, ServedModel& model, const Device& device, TensorLink* link, const Clock& clock,
+  ForwardRun(ForwardCall call, ServedModel& model, Device& device, TensorLink* link, const Clock& clock,
              Engine::ProgressCallback progress, Engine::DoneCallback done);
 
   ServedModel& model() { return model_; }
@@ -74,6 +75,8 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   void Resume(Piece piece);
   // Of a cancellation; under no lock, for the rider may give memory back.
   void TellRider() ABSL_LOCKS_EXCLUDED(mutex_);
+  // What was booked for the pass. Throws StatusError.
+  void TakeDeviceMemory();
   // The callback owns this call; it is the last to let go of it.
   void End(absl::Status status);
   ForwardResult Result();
@@ -81,7 +84,7 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
 
   const ForwardCall call_;
   ServedModel& model_;
-  const at::Device device_;
+  Device& device_;
   TensorLink* const link_;
   const at::ScalarType arithmetic_;
   const Clock& clock_;
@@ -90,7 +93,8 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   Engine::ProgressCallback progress_;
   Engine::DoneCallback done_;
   absl::AnyInvocable<void(absl::Status) &&> ended_;
-  std::shared_ptr<ActivationMemory> activations_;  // Host memory; a CUDA device has its own.
+  std::shared_ptr<ActivationMemory> activations_;  // Host memory.
+  std::shared_ptr<TensorRegion> on_device_;        // Of a device that has memory of its own.
   std::optional<Task<at::Tensor>> pass_;
   bool computing_ = false;
   absl::Duration compute_;

@@ -27,6 +27,7 @@
 #include "models/weights.h"
 #include "server/engine/forward_run.h"
 #include "server/engine/planner.h"
+#include "server/engine/runtime_memory.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
 
@@ -66,6 +67,8 @@ class LocalEngineImpl final : public LocalEngine {
     DITSERVE_RETURN_IF_ERROR(BeginOperations());
     if (!device_->computes_in_host_memory()) {
       DITSERVE_ASSIGN_OR_RETURN(link_, TensorLink::Make(device_, host_.get(), &ledger_, executor_.get()));
+      DITSERVE_ASSIGN_OR_RETURN(runtime_,
+                                RuntimeMemory::Make(device_, of_device_.get(), &ledger_, executor_.get(), link_.get()));
     }
     residency_ = std::make_unique<ResidencyManager>(
         options.residency, std::vector<ResidencyManager::ComputingDevice>{{device_, executor_.get()}},
@@ -88,6 +91,7 @@ class LocalEngineImpl final : public LocalEngine {
     executor_.reset();   // Nobody acquires any more.
     transfers_.reset();  // What was under way arrives.
     residency_.reset();
+    if (runtime_ != nullptr) runtime_->End();
   }
 
   absl::Status LoadModel(const ModelSource& source) override {
@@ -262,7 +266,8 @@ class LocalEngineImpl final : public LocalEngine {
   const std::function<void(const absl::Status&)> on_device_lost_;
   std::unique_ptr<Arena> host_, of_device_;
   std::unique_ptr<TransferEngine> transfers_;
-  std::unique_ptr<TensorLink> link_;  // Null where the device computes in host memory.
+  std::unique_ptr<TensorLink> link_;        // Null where the device computes in host memory.
+  std::shared_ptr<RuntimeMemory> runtime_;  // Likewise.
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<ResidencyManager> residency_;
   std::unique_ptr<PressureGuard> guard_;

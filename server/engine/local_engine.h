@@ -39,7 +39,8 @@ struct LocalEngineOptions {
 // way: Drain first.
 class LocalEngine : public Engine {
  public:
-  // Errors: InvalidArgument; ResourceExhausted if the budgets are too small for slots of transfers, inputs and outputs.
+  // Errors: InvalidArgument; ResourceExhausted if the budgets are too small for slots of transfers, inputs and outputs,
+  // or for what LibTorch and the device's runtime hold for good.
   static absl::StatusOr<std::unique_ptr<LocalEngine>> Make(const LocalEngineOptions& options, Device* device,
                                                            const Clock* clock);
 
