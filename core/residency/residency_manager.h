@@ -242,7 +242,7 @@ class ResidencyManager {
   std::vector<int> leases_ ABSL_GUARDED_BY(mutex_);          // That riders hold, by device.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
-  std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);  // To be told by Keep.
+  std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);     // To be told by Keep.
   absl::Duration sleeps_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();  // Of Keep.
   Doorbell sooner_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
