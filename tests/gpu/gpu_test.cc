@@ -35,7 +35,7 @@ class GpuTest : public LocalEngineTest {
       config.offload_device = config.onload_device = "cpu";
       config.preparing_device = config.computation_device = "accelerator";
       const absl::StatusOr<Profile> profile =
-          ResolveProfile(absl::StrCat(dtype, " operations"), config, 0, {"cuda:0", {"Linear", "RMSNorm"}}, "test");
+          ResolveProfile(absl::StrCat(dtype, " operations"), config, 0, {{"cuda:0"}, {"Linear", "RMSNorm"}}, "test");
       profile.ok() ? profiles_.push_back(*profile) : refused_.push_back(dtype);
     }
     Profile float32 = ProfileNamed("disk");
