@@ -37,8 +37,9 @@ class MetaLeaseSource final : public LeaseSource {
   std::vector<double> begun_;  // What had been computed when each was asked for.
 };
 
-// Counts the bytes that meta tensors of the calling thread would take on such a device, while it lives. One a thread at
-// a time.
+// Counts the bytes that meta tensors of the calling thread would take on such a device, while it lives; they don't
+// outlive it. On CUDA that is how large a TensorRegion they need, where they lie as they would there. One a thread at a
+// time.
 class MetaMemory {
  public:
   explicit MetaMemory(at::DeviceType device);
@@ -46,7 +47,7 @@ class MetaMemory {
   MetaMemory(const MetaMemory&) = delete;
   MetaMemory& operator=(const MetaMemory&) = delete;
 
-  // Most bytes alive at one time so far.
+  // Most bytes at one time so far.
   int64_t peak_bytes() const;
 };
 

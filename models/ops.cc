@@ -117,6 +117,16 @@ int64_t FlashWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim) {
   return heads * tokens * 4 + (splits > 1 ? splits * of_a_part : 0);
 }
 
+// x normed along its channels, without weights. LibTorch has none for meta tensors in C++.
+at::Tensor LayerNorm(const at::Tensor& x) {
+  if (!x.is_meta()) return at::layer_norm(x, {x.size(1)}, {}, {}, kEpsilon);
+  const at::Tensor normed = at::empty_like(x);
+  if (IsOnCuda(x)) {  // There it also takes each row's mean and deviation.
+    const at::Tensor mean = at::empty({x.size(0)}, x.options().dtype(at::kFloat)), deviation = at::empty_like(mean);
+  }
+  return normed;
+}
+
 // What kernels have to do, in multiply-adds. It tells how long one size takes from how long another did, so only its
 // proportions count: reading a weight takes about as long as multiplying it with so many rows, and an element of a
 // tensor that is read and written about as long as so many.
@@ -210,9 +220,7 @@ Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift)
     const at::Tensor target = at::empty_like(x[i]), factor = scale[i].add(1);
     ForRows(x[i], [&](int64_t begin, int64_t count) {
       const at::Tensor rows = x[i].narrow(0, begin, count);
-      // LibTorch has no layer_norm for meta tensors in C++.
-      const at::Tensor normed =
-          x[i].is_meta() ? at::empty_like(rows) : at::layer_norm(rows, {rows.size(1)}, {}, {}, kEpsilon);
+      const at::Tensor normed = LayerNorm(rows);
       at::Tensor result = target.narrow(0, begin, count);
       if (FusesMultiplyAdd(rows)) {
         at::addcmul_out(result, shift[i], normed, factor);

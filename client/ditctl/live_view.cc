@@ -25,20 +25,23 @@ int Cells(int64_t part, int64_t whole) {
   return std::clamp(static_cast<int>(kBarWidth * static_cast<double>(part) / static_cast<double>(whole)), 1, kBarWidth);
 }
 
-// "[WWWWWssaaa.....]": weights, staging, activations, free.
+// "[WWWWWssaaar....]": weights, staging, activations, runtime, free.
 std::string UseBar(const v1::MemoryUse& memory) {
   std::string bar = std::string(static_cast<size_t>(Cells(memory.weights_bytes(), memory.budget_bytes())), 'W') +
                     std::string(static_cast<size_t>(Cells(memory.staging_bytes(), memory.budget_bytes())), 's') +
-                    std::string(static_cast<size_t>(Cells(memory.activations_bytes(), memory.budget_bytes())), 'a');
+                    std::string(static_cast<size_t>(Cells(memory.activations_bytes(), memory.budget_bytes())), 'a') +
+                    std::string(static_cast<size_t>(Cells(memory.runtime_bytes(), memory.budget_bytes())), 'r');
   bar.resize(kBarWidth, '.');
   return absl::StrCat("[", bar, "]");
 }
 
 std::string MemoryLine(const v1::MemoryUse& memory) {
-  const int64_t total = memory.weights_bytes() + memory.staging_bytes() + memory.activations_bytes();
-  return absl::StrFormat("%-13s %s %s of %s (W %s, s %s, a %s)\n", MemoryName(memory), UseBar(memory), Bytes(total),
-                         Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()), Bytes(memory.staging_bytes()),
-                         Bytes(memory.activations_bytes()));
+  const int64_t total =
+      memory.weights_bytes() + memory.staging_bytes() + memory.activations_bytes() + memory.runtime_bytes();
+  return absl::StrFormat("%-13s %s %s of %s (W %s, s %s, a %s, r %s)\n", MemoryName(memory), UseBar(memory),
+                         Bytes(total), Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()),
+                         Bytes(memory.staging_bytes()), Bytes(memory.activations_bytes()),
+                         Bytes(memory.runtime_bytes()));
 }
 
 std::string RiderLine(const v1::Rider& rider) {
@@ -55,7 +58,7 @@ std::string RiderLine(const v1::Rider& rider) {
 
 std::string LiveView::Show(const v1::WatchResidencyResponse& update) {
   const v1::Residency& now = update.residency();
-  std::string text = "ditserve    W weights  s staging  a activations\n\n";
+  std::string text = "ditserve    W weights  s staging  a activations  r runtime\n\n";
   for (const v1::MemoryUse& memory : now.memories()) absl::StrAppend(&text, MemoryLine(memory));
   absl::StrAppend(&text, "\n");
   std::vector<std::vector<std::string>> rows = {{"MODEL", "DEVICE", "HOST", "DISK"}};

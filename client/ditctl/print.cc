@@ -112,10 +112,12 @@ std::string Describe(const v1::ForwardStats& stats) {
 }
 
 std::string Describe(const v1::Residency& residency) {
-  std::vector<std::vector<std::string>> rows = {{"MEMORY", "BUDGET", "WEIGHTS", "STAGING", "ACTIVATIONS", "PEAK"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"MEMORY", "BUDGET", "WEIGHTS", "STAGING", "ACTIVATIONS", "RUNTIME", "PEAK"}};
   for (const v1::MemoryUse& memory : residency.memories()) {
     rows.push_back({MemoryName(memory), Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()),
-                    Bytes(memory.staging_bytes()), Bytes(memory.activations_bytes()), Bytes(memory.peak_bytes())});
+                    Bytes(memory.staging_bytes()), Bytes(memory.activations_bytes()), Bytes(memory.runtime_bytes()),
+                    Bytes(memory.peak_bytes())});
   }
   std::string text = absl::StrCat(Table(rows), "\n");
   rows = {{"MODEL", "DEVICE", "HOST", "DISK"}};

@@ -21,6 +21,7 @@
 #include "core/devices/cuda_addresses.h"
 #include "core/devices/cuda_cast.h"
 #include "core/devices/cuda_faults.h"
+#include "core/devices/cuda_tensors.h"
 #include "core/devices/device.h"
 #include "core/devices/device_module.h"
 
@@ -67,6 +68,7 @@ class CudaDevice final : public Device {
     DITSERVE_RETURN_IF_ERROR(faults->StatusOf(cudaSetDevice(index), absl::StrCat("cuda:", index)));
     auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, std::move(faults)));
     DITSERVE_RETURN_IF_ERROR(device->ReadCapability());
+    InstallCudaTensors();
     DITSERVE_RETURN_IF_ERROR(device->CreateStreams());
     DITSERVE_ASSIGN_OR_RETURN(device->addresses_, CudaAddresses::Make(index, device->faults_.get()));
     DITSERVE_RETURN_IF_ERROR(device->CommitStaging());
@@ -139,6 +141,8 @@ class CudaDevice final : public Device {
         c10::cuda::getStreamFromExternal(computing_, static_cast<c10::DeviceIndex>(index_)));
     return absl::OkStatus();
   }
+
+  void ComputeIn(std::shared_ptr<TensorMemory> memory) override { KeepCudaTensorsIn(std::move(memory)); }
 
   // By a kernel that reaches the host's memory itself: the engine for copies takes them one by one as they come.
   absl::Status Operate(const Conversion& conversion) override {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -13,6 +14,7 @@
 #include "core/base/memory.h"
 #include "core/devices/event.h"
 #include "core/devices/host_memory.h"
+#include "core/devices/tensor_memory.h"
 
 namespace ditserve {
 
@@ -77,6 +79,10 @@ class Device {
   // Operations are what one thread, the executor's, has the device compute, in the order in which it issues them. That
   // thread calls this first: LibTorch's operations on it are the device's from then on.
   virtual absl::Status BeginOperations() = 0;
+
+  // What operations of the calling thread make on the device they keep in `memory` from now on; null: they may make
+  // nothing. Where they compute in host memory LibTorch takes what it needs of that.
+  virtual void ComputeIn(std::shared_ptr<TensorMemory> /*memory*/) {}
 
   // Operations that are issued from now on begin after the event, on the device; the thread goes on.
   virtual absl::Status ComputeAfter(const EventPtr& event) = 0;

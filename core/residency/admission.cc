@@ -128,27 +128,33 @@ bool Admission::TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actio
   MemoryBudget& budget = Budget(device.memory);
   const int64_t bytes = rider.activation_bytes;
   const size_t before = actions.size();
-  const auto free = [&budget] { return budget.allowed_bytes() - budget.used_bytes(); };
+  // A device's own memory serves activations as it served copies. The host's goes back to the system first, which gives
+  // it to operations.
+  const bool reuses = !device.in_host_memory;
+  const auto free = [&] { return budget.allowed_bytes() - budget.used_bytes() + (reuses ? budget.cached_bytes : 0); };
   // What comes free is the elder's.
   const bool is_elder = device.elder.rider == &rider;
-  if (device.elder.rider != nullptr && !is_elder && free() < bytes + device.elder.bytes) return false;
+  const bool spares = free() >= bytes + device.elder.bytes && !(reuses && device.elder.drains);
+  if (device.elder.rider != nullptr && !is_elder && !spares) return false;
   if (free() < bytes) {
     if (device.planned_for != &rider) room_.Plan(device, &rider, actions);
     if (!is_elder) device.head_bytes = bytes;
     const int64_t missing = bytes - free() - budget.leaving_bytes;
-    if (missing > budget.cached_bytes) {
-      room_.Make(device.memory, missing, budget.cached_bytes, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
+    const int64_t trimmable = reuses ? 0 : budget.cached_bytes;
+    if (missing > trimmable) {
+      room_.Make(device.memory, missing, trimmable, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
     }
-    room_.Trim(device.memory, missing, actions);
+    if (!reuses) room_.Trim(device.memory, missing, actions);
     const int64_t still = bytes - free() - budget.leaving_bytes;
     if (is_elder && still > 0) room_.Doom(device.memory, still);
   }
   if (free() < bytes) return actions.size() > before;
+  const int64_t reused = reuses ? room_.TakeCached(device.memory, bytes) : 0;
   budget.activation_bytes += bytes;
   rider.admitted = true;
   rider.stage = PolicyRider::Stage::kAdmitted;
   ++rider.itinerary->riders;
-  actions.push_back(Admit{&rider});
+  actions.push_back(Admit{&rider, bytes - reused});
   device.head_bytes = 0;
   if (device.elder.rider == &rider) room_.ReserveFor(device, nullptr);
   UpdateWidest(device);
@@ -248,7 +254,7 @@ void Admission::EndRider(PolicyRider& rider, const absl::Status& why, Actions& a
   BeginThoseAfter(rider, actions);
 }
 
-void Admission::Leave(PolicyRider& rider, Actions& actions) {
+void Admission::Leave(PolicyRider& rider, int64_t lost_bytes, Actions& actions) {
   DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
   copies_.FulfilAll(rider.id);
   rider.stage = PolicyRider::Stage::kEnding;
@@ -256,6 +262,7 @@ void Admission::Leave(PolicyRider& rider, Actions& actions) {
   BeginThoseAfter(rider, actions);
   if (rider.admitted) {
     Budget(device.memory).activation_bytes -= rider.activation_bytes;
+    if (!device.in_host_memory) Budget(device.memory).cached_bytes += rider.activation_bytes - lost_bytes;
     --rider.itinerary->riders;
     idle_.Mark(rider, actions);
   }

@@ -51,7 +51,7 @@ class Admission {
   // Whoever waited for something is told; who computes is told when it acquires next.
   void EndRider(PolicyRider& rider, const absl::Status& why, Actions& actions);
   // The rider is gone.
-  void Leave(PolicyRider& rider, Actions& actions);
+  void Leave(PolicyRider& rider, int64_t lost_bytes, Actions& actions);
 
  private:
   absl::Duration UntilAPlaceIsFree(const DeviceState& device) const;

@@ -140,9 +140,9 @@ void Policy::Cancel(PolicyRider& rider, const absl::Status& why, absl::Duration 
   Decide(actions);
 }
 
-void Policy::Leave(PolicyRider& rider, absl::Duration now, Actions& actions) {
+void Policy::Leave(PolicyRider& rider, absl::Duration now, Actions& actions, int64_t lost_bytes) {
   state_.now = now;
-  admission_.Leave(rider, actions);
+  admission_.Leave(rider, lost_bytes, actions);
   Decide(actions);
 }
 

@@ -76,8 +76,8 @@ class Policy {
   // The rider's operation was issued, or it ends without one; it took the executor `took`.
   void Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Duration now, Actions& actions);
   void Cancel(PolicyRider& rider, const absl::Status& why, absl::Duration now, Actions& actions);
-  // It holds no pin any more.
-  void Leave(PolicyRider& rider, absl::Duration now, Actions& actions);
+  // It holds no pin any more. `lost_bytes`: what was booked for its activations and the system did not give.
+  void Leave(PolicyRider& rider, absl::Duration now, Actions& actions, int64_t lost_bytes = 0);
 
   // Operations may be issued that read the targets.
   void Enqueued(LoadId load, absl::Duration now, Actions& actions);

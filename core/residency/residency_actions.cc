@@ -34,7 +34,7 @@ void ResidencyManager::ApplyLocked(Deferred& deferred) {
       deferred.trimmed.push_back({arenas_[Index(trim->memory)]->Trim(trim->bytes),
                                   cached_[Index(trim->memory)].Split(trim->bytes), trim->memory});
     } else if (const auto* admit = std::get_if<Admit>(&action)) {
-      AdmitLocked(StateOf(admit->rider));
+      AdmitLocked(*admit);
     } else if (const auto* begin = std::get_if<Begin>(&action)) {
       BeginLocked(StateOf(begin->rider), deferred);
     } else {
@@ -103,12 +103,18 @@ void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
   deferred.transfers.push_back(std::move(transfer));
 }
 
-void ResidencyManager::AdmitLocked(RiderState& rider) {
+void ResidencyManager::AdmitLocked(const Admit& admit) {
+  RiderState& rider = StateOf(admit.rider);
   const Memory memory = DeviceMemory(rider.device);
-  std::optional<Reservation> reserved =
-      ledger_->TryReserve(memory, MemoryKind::kActivations, rider.policy->activation_bytes);
-  assert(reserved.has_value());  // As above.
-  rider.activations = *std::move(reserved);
+  const int64_t bytes = rider.policy->activation_bytes, reused_bytes = bytes - admit.grown_bytes;
+  rider.activations = cached_[Index(memory)].Split(reused_bytes);
+  rider.activations.SetKind(MemoryKind::kActivations);
+  std::optional<Reservation> grown = ledger_->TryReserve(memory, MemoryKind::kActivations, admit.grown_bytes);
+  assert(grown.has_value());  // As above.
+  rider.activations.Merge(*std::move(grown));
+  if (!devices_[static_cast<size_t>(rider.device)].device->computes_in_host_memory()) {
+    rider.memory = arenas_[Index(memory)]->Take(bytes, reused_bytes);
+  }
   rider.watermark = ledger_->BeginWatermark(memory);
 }
 
@@ -123,10 +129,35 @@ void ResidencyManager::BeginLocked(RiderState& rider, Deferred& deferred) {
   for (RiderState& other : riders_) {
     if (rides(other)) other.account.most_riders = std::max(other.account.most_riders, riders);
   }
-  Executor::Work begin = [admitted = std::exchange(rider.admitted, nullptr)]() mutable {
-    std::move(admitted)(absl::OkStatus());
-  };
-  deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(begin), TurnOf(rider)});
+  if (rider.memory.has_memory()) {
+    deferred.posts.push_back(AdmissionOf(rider, absl::OkStatus()));
+  } else {
+    rider.preparing = true;
+    deferred.preparations.push_back(&rider);
+  }
+}
+
+ResidencyManager::Post ResidencyManager::AdmissionOf(RiderState& rider, absl::Status status) {
+  return {devices_[static_cast<size_t>(rider.device)].executor,
+          [admitted = std::exchange(rider.admitted, nullptr), status = std::move(status)]() mutable {
+            std::move(admitted)(std::move(status));
+          },
+          TurnOf(rider)};
+}
+
+void ResidencyManager::Prepare(RiderState* rider) {
+  absl::Status prepared = rider->memory.Prepare();
+  if (absl::IsResourceExhausted(prepared)) {
+    prepared = absl::ResourceExhaustedError(
+        absl::StrCat("the device has no memory left for activations: ", prepared.message()));
+  }
+  std::optional<Post> post;
+  {
+    const absl::MutexLock lock(&mutex_);
+    post.emplace(AdmissionOf(*rider, std::move(prepared)));
+    rider->preparing = false;
+  }
+  post->executor->Post(std::move(post->work), *post->turn);
 }
 
 void ResidencyManager::GrantLocked(RiderState& rider, Pin pin, Deferred& deferred) {
@@ -158,6 +189,9 @@ void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Def
 
 void ResidencyManager::Finish(Deferred deferred) {
   for (;;) {
+    for (RiderState* rider : deferred.preparations) {
+      preparations_.When({}, [this, rider](const absl::Status&) { Prepare(rider); });
+    }
     for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
     for (Post& post : deferred.posts) {
       post.turn ? post.executor->Post(std::move(post.work), *post.turn) : post.executor->Post(std::move(post.work));

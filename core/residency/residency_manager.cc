@@ -1,6 +1,7 @@
 #include "core/residency/residency_manager.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,9 +22,10 @@ std::vector<int64_t> Granules(const std::vector<Arena*>& arenas) {
   return bytes;
 }
 
-std::vector<int64_t> ByMemory(size_t devices, const Ledger& ledger, int64_t MemoryUsage::*field) {
+template <typename Field>
+std::vector<int64_t> ByMemory(size_t devices, const Ledger& ledger, Field field) {
   std::vector<int64_t> bytes;
-  for (size_t i = 0; i <= devices; ++i) bytes.push_back(ledger.Usage(static_cast<Memory>(i)).*field);
+  for (size_t i = 0; i <= devices; ++i) bytes.push_back(std::invoke(field, ledger.Usage(static_cast<Memory>(i))));
   return bytes;
 }
 
@@ -37,7 +39,7 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       ledger_(ledger),
       transfers_(transfers),
       clock_(clock),
-      least_bytes_(ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes)),
+      least_bytes_(ByMemory(devices_.size(), *ledger, &MemoryUsage::total_bytes)),
       policy_(
           options, PolicyDevices(devices_), least_bytes_,
           ByMemory(devices_.size(), *ledger, &MemoryUsage::wanted_bytes),
@@ -50,6 +52,7 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       computed_until_(devices_.size()) {
   const absl::MutexLock lock(&mutex_);
   for (size_t i = 0; i < arenas_.size(); ++i) {
+    fixed_bytes_.push_back(arenas_[i]->committed_bytes());
     cached_.push_back(*ledger->TryReserve(static_cast<Memory>(i), MemoryKind::kStaging, 0));
   }
   keeper_ = std::thread([this] { Keep(); });
@@ -176,7 +179,7 @@ Policy::JoinRequest ResidencyManager::RequestLocked(ModelId model, const Profile
   request.routes = RoutesLocked(model, profile, options.device, forms);
   for (const ModuleIndex module : options.skips) request.routes[static_cast<size_t>(module)] = Route();
   request.limit_bytes = profile.vram_limit_bytes;
-  request.activation_bytes = options.activation_bytes;
+  request.activation_bytes = ActivationBytesIn(options);
   request.priority = options.priority;
   request.join = options.join;
   return request;
@@ -187,7 +190,7 @@ void ResidencyManager::TakeLocked(ModelId model, const Profile& profile, const R
   const Device& device = *devices_[static_cast<size_t>(way.device)].device;
   if (request && HaveEqualRoutes(*devices_[static_cast<size_t>(DeviceOf(request->device))].device, device)) {
     request->device = DeviceMemory(way.device);
-    request->activation_bytes = way.activation_bytes;
+    request->activation_bytes = ActivationBytesIn(way);
   } else {
     request = RequestLocked(model, profile, way, forms);
   }
@@ -253,8 +256,9 @@ absl::Status ResidencyManager::Check() const {
     const auto memory = static_cast<Memory>(i);
     const MemoryBudget& budget = policy_.budget(memory);
     const MemoryUsage usage = ledger_->Usage(memory);
-    const int64_t of_arena = IsHost(memory) ? budget.fixed_bytes : 0;  // A device has its slots from itself.
-    const int64_t held = of_arena + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes;
+    const bool has_activations = !IsHost(memory) && !devices_[i - 1].device->computes_in_host_memory();
+    const int64_t held = fixed_bytes_[i] + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes +
+                         (has_activations ? budget.activation_bytes : 0);
     if (usage.total_bytes() != budget.used_bytes() || usage.weights_bytes != budget.copy_bytes ||
         arenas_[i]->committed_bytes() != held) {
       return absl::InternalError(absl::StrCat("memory ", i, ": the policy has ", budget.used_bytes(), " bytes, ",
@@ -264,6 +268,12 @@ absl::Status ResidencyManager::Check() const {
     }
   }
   return absl::OkStatus();
+}
+
+int64_t ResidencyManager::ActivationBytesIn(const RideOptions& options) const {
+  const bool in_arena = !devices_[static_cast<size_t>(options.device)].device->computes_in_host_memory();
+  return in_arena ? arenas_[Index(DeviceMemory(options.device))]->RoundUp(options.activation_bytes)
+                  : options.activation_bytes;
 }
 
 MemoryInfo ResidencyManager::InfoLocked(Memory memory) const {

@@ -22,6 +22,7 @@
 #include "core/base/clock.h"
 #include "core/base/doorbell.h"
 #include "core/base/executor.h"
+#include "core/devices/completions.h"
 #include "core/devices/device.h"
 #include "core/memory/arena.h"
 #include "core/memory/buffer.h"
@@ -54,6 +55,9 @@ struct RiderState {
   absl::Duration leased;                                           // When it was given its last lease.
   absl::Duration joined;
   Reservation activations;
+  Buffer memory;           // Of these, in the device's arena.
+  bool preparing = false;  // A thread takes that memory.
+  bool computes = false;   // Operations are issued that use it.
   std::optional<int64_t> watermark;
   RiderAccount account;
 };
@@ -122,11 +126,12 @@ class ResidencyManager {
 
   // Changes a budget while serving. Copies go at once until the rest fits, but for what running requests need: their
   // activations and one module. What they need beyond the budget is given back as they end.
-  // Errors: FailedPrecondition if the slots of transfers, inputs and outputs alone take more.
+  // Errors: FailedPrecondition if what is taken for good alone is more: slots of transfers, inputs and outputs, a
+  // device's runtime.
   absl::Status SetBudget(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // Says what other processes leave of a memory, at the moment: requests wait for more, and are never refused for it.
   void SetPressure(Memory memory, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
-  // Of slots that are always there.
+  // What is taken of it for good.
   int64_t least_bytes(Memory memory) const { return least_bytes_[Index(memory)]; }
 
   // Does what is due by now: idle copies go, who waited long goes first, what was read goes back. The manager's thread
@@ -170,6 +175,7 @@ class ResidencyManager {
     std::vector<Transfer> transfers;
     std::vector<Trimmed> trimmed;
     std::vector<Post> posts;
+    std::vector<RiderState*> preparations;  // Of memory for their activations.
   };
 
   // --- riders
@@ -178,6 +184,9 @@ class ResidencyManager {
   void Release(RiderState* rider, Pin pin) ABSL_LOCKS_EXCLUDED(mutex_);
   void Cancel(RiderState* rider, const absl::Status& why) ABSL_LOCKS_EXCLUDED(mutex_);
   void Leave(RiderState* rider) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<absl::Span<std::byte>> TakeActivations(RiderState* rider) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Its activations' memory goes to the cache, behind `operations`. What of it was never there.
+  int64_t GiveBackLocked(RiderState& rider, EventPtr operations) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   RiderAccount AccountOf(const RiderState* rider) const ABSL_LOCKS_EXCLUDED(mutex_);
   Lease MakeLease(RiderState& rider, Pin pin) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status JoinLocked(RiderState& state, Policy::JoinRequest request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -191,8 +200,11 @@ class ResidencyManager {
   void ApplyLocked(Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void StartLocked(const StartLoad& load, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void HoldLocked(const Copy& copy) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void AdmitLocked(RiderState& rider) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void AdmitLocked(const Admit& admit) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void BeginLocked(RiderState& rider, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Has the device give memory for the rider's activations, and lets it begin.
+  void Prepare(RiderState* rider) ABSL_LOCKS_EXCLUDED(mutex_);
+  Post AdmissionOf(RiderState& rider, absl::Status status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void GrantLocked(RiderState& rider, Pin pin, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void EndLocked(RiderState& rider, const absl::Status& why, Deferred& deferred) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Does the rest, and what follows from that.
@@ -220,6 +232,8 @@ class ResidencyManager {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   std::vector<Route> RoutesLocked(ModelId model, const Profile& profile, int device, FormTable& forms) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What a rider's activations take of the device's memory.
+  int64_t ActivationBytesIn(const RideOptions& options) const;
   MemoryInfo InfoLocked(Memory memory) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The manager's thread: calls Tick, and tells those who were never admitted.
   void Keep() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -240,6 +254,7 @@ class ResidencyManager {
   absl::flat_hash_map<const PolicyRider*, RiderState*> states_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Holding>> holdings_ ABSL_GUARDED_BY(mutex_);    // By Copy::id.
   std::vector<Reservation> cached_ ABSL_GUARDED_BY(mutex_);                   // Of arenas' holes, by Index(Memory).
+  std::vector<int64_t> fixed_bytes_ ABSL_GUARDED_BY(mutex_);                  // Of arenas, taken for good.
   std::vector<int64_t> force_bytes_ ABSL_GUARDED_BY(mutex_);                  // As the ledger was told.
   absl::flat_hash_map<LoadId, absl::Status> failed_ ABSL_GUARDED_BY(mutex_);  // Until their transfers are done.
   std::vector<Trimmed> still_read_ ABSL_GUARDED_BY(mutex_);  // Freed once nothing reads it; nobody waits for that.
@@ -253,6 +268,7 @@ class ResidencyManager {
   Doorbell sooner_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
+  Completions preparations_;  // Takes memory for activations.
 };
 
 }  // namespace ditserve

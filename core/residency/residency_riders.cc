@@ -3,6 +3,7 @@
 #include <cassert>
 #include <utility>
 
+#include "core/base/status_macros.h"
 #include "core/residency/residency_manager.h"
 
 namespace ditserve {
@@ -14,6 +15,8 @@ void Rider::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<L
 }
 
 void Rider::Cancel(const absl::Status& why) { manager_->Cancel(state_, why); }
+
+absl::StatusOr<absl::Span<std::byte>> Rider::TakeActivations() { return manager_->TakeActivations(state_); }
 
 RiderAccount Rider::account() const { return manager_->AccountOf(state_); }
 
@@ -98,23 +101,54 @@ void ResidencyManager::Cancel(RiderState* rider, const absl::Status& why) {
   Finish(std::move(deferred));
 }
 
+absl::StatusOr<absl::Span<std::byte>> ResidencyManager::TakeActivations(RiderState* rider) {
+  Events before;
+  absl::Span<std::byte> memory;
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (rider->memory.size_bytes() == 0) return memory;
+    rider->computes = true;
+    before = rider->memory.in_use_until();
+    memory = {rider->memory.data(), static_cast<size_t>(rider->memory.size_bytes())};
+  }
+  for (const EventPtr& event : before) {
+    DITSERVE_RETURN_IF_ERROR(devices_[static_cast<size_t>(rider->device)].device->ComputeAfter(event));
+  }
+  return memory;
+}
+
 void ResidencyManager::Leave(RiderState* rider) {
   Deferred deferred;
   std::list<RiderState> left;  // Its callbacks end without the mutex.
+  const absl::StatusOr<EventPtr> operations = devices_[static_cast<size_t>(rider->device)].device->RecordOperations();
   {
     const absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(
+        +[](bool* preparing) { return !*preparing; }, &rider->preparing));
     paces_[static_cast<size_t>(rider->device)].Drop();
     const auto state =
         std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return &each == rider; });
     left.splice(left.begin(), riders_, state);
     if (rider->watermark) ledger_->EndWatermark(*rider->watermark);
-    { const Reservation activations = std::move(rider->activations); }
+    const int64_t lost_bytes = GiveBackLocked(*rider, operations.ok() ? *operations : nullptr);
     states_.erase(rider->policy);
-    policy_.Leave(*rider->policy, clock_->Now(), actions_);
+    policy_.Leave(*rider->policy, clock_->Now(), actions_, lost_bytes);
     ApplyLocked(deferred);
   }
   left.clear();
   Finish(std::move(deferred));
+}
+
+int64_t ResidencyManager::GiveBackLocked(RiderState& rider, EventPtr operations) {
+  Reservation activations = std::move(rider.activations);
+  if (rider.memory.size_bytes() == 0) return 0;  // It is the host's.
+  const int64_t lost_bytes = rider.memory.lost_bytes();
+  { const Reservation lost = activations.Split(lost_bytes); }
+  if (rider.computes) rider.memory.InUseUntil(std::move(operations));
+  { const Buffer ended = std::move(rider.memory); }
+  activations.SetKind(MemoryKind::kStaging);
+  cached_[Index(DeviceMemory(rider.device))].Merge(std::move(activations));
+  return lost_bytes;
 }
 
 RiderAccount ResidencyManager::AccountOf(const RiderState* rider) const {

@@ -1,6 +1,7 @@
 #ifndef DITSERVE_CORE_RESIDENCY_RIDER_H_
 #define DITSERVE_CORE_RESIDENCY_RIDER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "core/base/priority.h"
 #include "core/residency/join_policy.h"
 #include "core/residency/lease.h"
@@ -61,6 +63,11 @@ class Rider final : public LeaseSource {
 
   // On which it rides, of the manager's.
   int device() const;
+
+  // On the executor, once, before its operations: the device's memory that is booked for its activations. Operations
+  // come after those of who had it before, and it goes to others behind all that were issued when the rider ends. Empty
+  // where operations compute in the host's memory, which LibTorch takes. Errors: as Device::ComputeAfter.
+  absl::StatusOr<absl::Span<std::byte>> TakeActivations();
 
  private:
   friend class ResidencyManager;

@@ -109,13 +109,19 @@ void Room::ReserveFor(DeviceState& device, const PolicyRider* rider) {
   ++device.elder_turns;
 }
 
-Copy& Room::Place(const CopyKey& key, int64_t bytes, bool streams) {
-  MemoryBudget& budget = Budget(key.memory);
+int64_t Room::TakeCached(Memory memory, int64_t bytes) {
+  MemoryBudget& budget = Budget(memory);
   // What the cache has less of lies in pieces, which cost more than fresh memory does: so the cache stays below the
   // largest copy where the budget is no reason to use it up.
   const bool grows = budget.cached_bytes < bytes && budget.used_bytes() + bytes <= budget.force_bytes();
   const int64_t reused = grows ? 0 : std::min(bytes, budget.cached_bytes);
   budget.cached_bytes -= reused;
+  return reused;
+}
+
+Copy& Room::Place(const CopyKey& key, int64_t bytes, bool streams) {
+  MemoryBudget& budget = Budget(key.memory);
+  const int64_t reused = TakeCached(key.memory, bytes);
   budget.copy_bytes += bytes;
   if (streams) budget.streaming_bytes += bytes;
   Copy& copy = copies_.Add(key, bytes, bytes - reused);

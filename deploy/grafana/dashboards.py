@@ -30,7 +30,7 @@ REFUSED = 'code="RESOURCE_EXHAUSTED"'
 FAULTS = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS"'
 
 # As on the status page.
-KINDS = {"weights": "#2f6fdb", "staging": "#e0912a", "activations": "#2a9d78"}
+KINDS = {"weights": "#2f6fdb", "staging": "#e0912a", "activations": "#2a9d78", "runtime": "#8b8378"}
 TIERS = {"device": "#2f6fdb", "host": "#8a63c9", "disk": "#b3bac4"}
 STAGES = {"compute": "#2a9d78", "stall": "#e0912a", "queue": "#b3bac4"}
 

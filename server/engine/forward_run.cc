@@ -12,6 +12,16 @@
 
 namespace ditserve {
 
+namespace {
+
+// Data in host memory is of no numbered device.
+at::Device TorchDevice(const Device& device) {
+  const at::Device named(device.name());
+  return named.is_cpu() ? at::Device(at::kCPU) : named;
+}
+
+}  // namespace
+
 ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Clock& clock, Engine::ProgressCallback progress,
                        Engine::DoneCallback done)
     : call_(std::move(call)),
@@ -22,11 +32,9 @@ ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Clock& clock,
       progress_(std::move(progress)),
       done_(std::move(done)) {}
 
-void ForwardRun::SetDevice(const Device& device, TensorLink* link, OperationQueue* operations,
-                           at::ScalarType arithmetic, int64_t activation_bytes) {
-  device_ = at::Device(device.name());
-  if (device_.is_cpu()) device_ = at::kCPU;  // Data in host memory is of no numbered one.
-  device_name_ = device.name();
+void ForwardRun::SetDevice(Device& device, TensorLink* link, OperationQueue* operations, at::ScalarType arithmetic,
+                           int64_t activation_bytes) {
+  device_ = &device;
   link_ = link;
   arithmetic_ = arithmetic;
   activations_ = std::make_shared<ActivationMemory>(activation_bytes);
@@ -74,7 +82,9 @@ void ForwardRun::Resume(Piece piece) {
   const c10::InferenceMode no_autograd;
   const ActivationMemory::Scope scope(activations_);
   computing_ = true;
+  device_->ComputeIn(on_device_);
   piece();
+  device_->ComputeIn(nullptr);
   computing_ = false;
   if (pass_->done()) End(absl::OkStatus());
 }
@@ -85,12 +95,19 @@ void ForwardRun::Begin(absl::AnyInvocable<void(absl::Status) &&> ended) {
   absl::Status started = meter_->GoOn(std::nullopt);
   if (started.ok()) {
     started = CatchStatus([this] {
+      if (link_ != nullptr) TakeDeviceMemory();
       TensorMover* const mover = link_ == nullptr ? nullptr : this;
-      pass_.emplace(model_.dit->Forward(call_.inputs, device_, arithmetic_, *this, mover));
+      pass_.emplace(model_.dit->Forward(call_.inputs, TorchDevice(*device_), arithmetic_, *this, mover));
       Resume([this] { pass_->Start(); });
     });
   }
   if (!started.ok()) End(started);
+}
+
+void ForwardRun::TakeDeviceMemory() {
+  const absl::StatusOr<absl::Span<std::byte>> memory = rider_->TakeActivations();
+  if (!memory.ok()) throw StatusError(memory.status());
+  on_device_ = std::make_shared<TensorRegion>(*memory);
 }
 
 void ForwardRun::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
@@ -139,7 +156,10 @@ void ForwardRun::Finish(absl::Status status) {
         +[](int* telling) { return *telling == 0; }, &telling_));
     rider = std::move(rider_);
   }
-  rider.reset();  // As TellRider.
+  // As TellRider. What the device still brings to the host is the last that goes.
+  if (on_device_ != nullptr) on_device_->Own(std::move(rider));
+  on_device_.reset();
+  rider.reset();
   if (result) {
     result->account.total = clock_.Now() - begun_;
     std::move(done_)(*std::move(result));
@@ -180,7 +200,7 @@ ForwardResult ForwardRun::Result() {
   result.account.device_copy_bytes = account.device_copy_bytes;
   result.account.peak_device_bytes = account.peak_device_bytes;
   result.account.riders = account.most_riders;
-  result.account.device = device_name_;
+  result.account.device = device_->name();
   result.account.non_finite_elements = CountNonFinite(result.output);
   return result;
 }

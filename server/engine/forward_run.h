@@ -16,6 +16,7 @@
 #include "core/base/clock.h"
 #include "core/base/task.h"
 #include "core/devices/device.h"
+#include "core/memory/tensor_region.h"
 #include "core/residency/rider.h"
 #include "models/activation_memory.h"
 #include "models/tensor_mover.h"
@@ -42,7 +43,7 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
 
   // On which device, in what arithmetic, and with how many bytes of activations at most. `link`: to and from the
   // device; null where it computes in host memory. `operations`: of the device. Called once, before Ride.
-  void SetDevice(const Device& device, TensorLink* link, OperationQueue* operations, at::ScalarType arithmetic,
+  void SetDevice(Device& device, TensorLink* link, OperationQueue* operations, at::ScalarType arithmetic,
                  int64_t activation_bytes);
 
   // Called once, by Submit. A cancellation that came earlier takes effect now.
@@ -76,6 +77,8 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   void Resume(Piece piece);
   // Of a cancellation; under no lock, for the rider may give memory back.
   void TellRider() ABSL_LOCKS_EXCLUDED(mutex_);
+  // What was booked for the pass. Throws StatusError.
+  void TakeDeviceMemory();
   // The callback owns this call; it is the last to let go of it.
   void End(absl::Status status);
   ForwardResult Result();
@@ -83,8 +86,7 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
 
   const ForwardCall call_;
   ServedModel& model_;
-  at::Device device_ = at::kCPU;
-  std::string device_name_;
+  Device* device_ = nullptr;
   TensorLink* link_ = nullptr;
   at::ScalarType arithmetic_ = at::kFloat;
   const Clock& clock_;
@@ -93,7 +95,8 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   Engine::ProgressCallback progress_;
   Engine::DoneCallback done_;
   absl::AnyInvocable<void(absl::Status) &&> ended_;
-  std::shared_ptr<ActivationMemory> activations_;  // Host memory; a CUDA device has its own.
+  std::shared_ptr<ActivationMemory> activations_;  // Host memory.
+  std::shared_ptr<TensorRegion> on_device_;        // Of a device that has memory of its own.
   std::optional<Task<at::Tensor>> pass_;
   bool computing_ = false;
   std::optional<PassMeter> meter_;

@@ -32,6 +32,7 @@
 #include "server/engine/operation_queue.h"
 #include "server/engine/planner.h"
 #include "server/engine/router.h"
+#include "server/engine/runtime_memory.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
 
@@ -54,7 +55,8 @@ struct EngineDevice {
   std::unique_ptr<TensorLink> link;  // Null where the device computes in host memory.
   std::unique_ptr<Executor> executor;
   std::unique_ptr<OperationQueue> operations;
-  Reservation staging;  // What the device has taken for itself.
+  Reservation staging;                     // What the device has taken for itself.
+  std::shared_ptr<RuntimeMemory> runtime;  // Null as `link`.
 };
 
 absl::Status Check(const std::vector<BudgetedDevice>& devices) {
@@ -96,11 +98,11 @@ class LocalEngineImpl final : public LocalEngine {
     std::vector<ResidencyManager::ComputingDevice> computing;
     std::vector<Arena*> arenas = {host_.get()};
     for (const BudgetedDevice& each : devices) {
-      DITSERVE_ASSIGN_OR_RETURN(EngineDevice device, MakeDevice(each.device));
+      EngineDevice& device = devices_.emplace_back(EngineDevice{each.device});
+      DITSERVE_RETURN_IF_ERROR(Begin(device));
       guarded.push_back(device.device);
       computing.push_back({device.device, device.executor.get()});
       arenas.push_back(device.arena.get());
-      devices_.push_back(std::move(device));
     }
     residency_ = std::make_unique<ResidencyManager>(options.residency, std::move(computing), std::move(arenas),
                                                     &ledger_, transfers_.get(), &clock_);
@@ -125,6 +127,9 @@ class LocalEngineImpl final : public LocalEngine {
     }
     transfers_.reset();  // What was under way arrives.
     residency_.reset();
+    for (EngineDevice& each : devices_) {
+      if (each.runtime != nullptr) each.runtime->End();
+    }
   }
 
   absl::Status LoadModel(const ModelSource& source) override {
@@ -202,8 +207,9 @@ class LocalEngineImpl final : public LocalEngine {
     return Arena::Make(device, memory, Arena::kAddressesPerByte * status.total_bytes);
   }
 
-  absl::StatusOr<EngineDevice> MakeDevice(Device* device) {
-    EngineDevice made{device};
+  // Makes what is the device's alone. After an error some of it is there.
+  absl::Status Begin(EngineDevice& made) {
+    Device* const device = made.device;
     DITSERVE_ASSIGN_OR_RETURN(made.staging, ReserveStaging(*device));
     DITSERVE_ASSIGN_OR_RETURN(made.arena, MakeArena(device, device->memory()));
     made.executor = std::make_unique<Executor>(
@@ -214,9 +220,11 @@ class LocalEngineImpl final : public LocalEngine {
     DITSERVE_RETURN_IF_ERROR(BeginOperations(made));
     if (!device->computes_in_host_memory()) {
       DITSERVE_ASSIGN_OR_RETURN(made.link, TensorLink::Make(device, host_.get(), &ledger_, made.executor.get()));
+      DITSERVE_ASSIGN_OR_RETURN(
+          made.runtime, RuntimeMemory::Make(device, made.arena.get(), &ledger_, made.executor.get(), made.link.get()));
     }
     made.operations = std::make_unique<OperationQueue>(device, made.executor.get(), &clock_);
-    return made;
+    return absl::OkStatus();
   }
 
   absl::StatusOr<Reservation> ReserveStaging(const Device& device) {

@@ -46,7 +46,7 @@ class LocalEngine : public Engine {
  public:
   // `devices`: at least one; the memory of the i-th is DeviceMemory(i). One that computes in host memory is the only
   // one. Errors: InvalidArgument; ResourceExhausted if the host budget is too small for slots of transfers, inputs and
-  // outputs.
+  // outputs, or a device's for slots of casts and for what LibTorch and the device's runtime hold for good.
   static absl::StatusOr<std::unique_ptr<LocalEngine>> Make(const LocalEngineOptions& options,
                                                            const std::vector<BudgetedDevice>& devices,
                                                            const Clock* clock);

@@ -97,7 +97,7 @@ MetricFamily MemoryBytes(const ResidencySnapshot& snapshot) {
   for (const auto& [labels, memory] : Memories(snapshot)) {
     for (const auto& [kind, bytes] :
          {std::pair("weights", memory.usage.weights_bytes), std::pair("staging", memory.usage.staging_bytes),
-          std::pair("activations", memory.usage.activations_bytes)}) {
+          std::pair("activations", memory.usage.activations_bytes), std::pair("runtime", memory.usage.runtime_bytes)}) {
       Labels of_kind = labels;
       of_kind.push_back({"kind", kind});
       family.Add(of_kind, bytes);

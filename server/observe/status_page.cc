@@ -18,6 +18,7 @@ Json MemoryJson(const std::string& name, const MemoryInfo& memory, int64_t other
           {"weights_bytes", usage.weights_bytes},
           {"staging_bytes", usage.staging_bytes},
           {"activations_bytes", usage.activations_bytes},
+          {"runtime_bytes", usage.runtime_bytes},
           {"peak_bytes", usage.peak_bytes},
           {"evictions", memory.evictions},
           {"other_processes_bytes", other_processes_bytes}};

@@ -52,6 +52,7 @@ void EncodeMemory(const MemoryInfo& memory, v1::MemoryUse& proto) {
   proto.set_weights_bytes(memory.usage.weights_bytes);
   proto.set_staging_bytes(memory.usage.staging_bytes);
   proto.set_activations_bytes(memory.usage.activations_bytes);
+  proto.set_runtime_bytes(memory.usage.runtime_bytes);
   proto.set_peak_bytes(memory.usage.peak_bytes);
   proto.set_wanted_budget_bytes(memory.usage.wanted_bytes);
   proto.set_evictions(memory.evictions);

@@ -76,6 +76,7 @@ TEST(PrintTest, ResidencyTellsWhereEveryByteIs) {
   memory.set_budget_bytes(int64_t{2} << 30);
   memory.set_weights_bytes(3 << 20);
   memory.set_staging_bytes(1 << 10);
+  memory.set_runtime_bytes(2 << 10);
   memory.set_peak_bytes(5 << 20);
   v1::ModelResidency& model = *residency.add_models();
   model.set_model("qwen");
@@ -88,8 +89,8 @@ TEST(PrintTest, ResidencyTellsWhereEveryByteIs) {
   rider.set_modules_total(9);
   residency.set_requests_waiting(2);
   EXPECT_EQ(Describe(residency),
-            "MEMORY      BUDGET   WEIGHTS  STAGING  ACTIVATIONS  PEAK\n"
-            "device cpu  2.0 GiB  3.0 MiB  1.0 KiB  0 B          5.0 MiB\n\n"
+            "MEMORY      BUDGET   WEIGHTS  STAGING  ACTIVATIONS  RUNTIME  PEAK\n"
+            "device cpu  2.0 GiB  3.0 MiB  1.0 KiB  0 B          2.0 KiB  5.0 MiB\n\n"
             "MODEL  DEVICE   HOST  DISK\n"
             "qwen   3.0 MiB  0 B   40.0 GiB\n\n"
             "RIDER  PROFILE   DEVICE  MODULES  STALL\n"

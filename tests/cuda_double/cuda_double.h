@@ -33,6 +33,7 @@ struct Options {
   int devices = 2;
   int64_t device_bytes = int64_t{8} << 30;  // Of memory, each.
   int64_t granule_bytes = 2 << 20;          // Of cuMemCreate.
+  int64_t module_bytes = 0;                 // Of a device's memory, what its first launch takes for good.
   bool audit = false;                       // Kernels without a body do nothing, and are no error.
   int sm = 90;                              // The compute capability of the devices, times ten.
 };

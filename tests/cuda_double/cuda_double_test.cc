@@ -293,6 +293,21 @@ TEST_F(CudaDoubleTest, ADeviceHasSoMuchMemoryAndNoMore) {
   EXPECT_EQ(cudaMalloc(&data, 6000), cudaSuccess);
 }
 
+TEST_F(CudaDoubleTest, TheFirstLaunchOnADeviceTakesMemoryForGood) {
+  Options options;
+  options.device_bytes = 10'000;
+  options.module_bytes = 1000;
+  Begin(options);
+  size_t free = 0, total = 0;
+  EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  EXPECT_EQ(free, 10'000u);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(LaunchWork("any", {}, nullptr), cudaSuccess);
+    EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+    EXPECT_EQ(free, 9000u);
+  }
+}
+
 TEST_F(CudaDoubleTest, KernelsReachAnotherDevicesMemoryOnlyWhereThatIsAllowedAndCopiesDoAlways) {
   EXPECT_EQ(cudaSetDevice(1), cudaSuccess);
   EXPECT_EQ(Read(nullptr), cudaErrorInvalidValue);

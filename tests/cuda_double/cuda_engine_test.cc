@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <map>
 #include <string>
 
@@ -18,6 +19,7 @@
 #include "core/base/executor.h"
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
+#include "core/memory/tensor_region.h"
 #include "server/engine/operation_queue.h"
 #include "server/engine/tensor_link.h"
 #include "tests/cuda_double/engine_on_cuda.h"
@@ -253,8 +255,14 @@ TEST_F(CudaEngineTest, ATensorOfMorePiecesThanThereAreSlotsGoesThereAndBackAroun
   const at::Tensor back = at::zeros_like(host);
   at::Tensor there;
   absl::Notification arrived;
+  const std::unique_ptr<Arena> of_device = *Arena::Make(gpu.get(), gpu->memory(), 1024 * kMiB);
+  Buffer buffer = of_device->Take(32 * kMiB);
+  EXPECT_THAT(buffer.Prepare(), IsOk());
+  const auto memory =
+      std::make_shared<TensorRegion>(absl::MakeSpan(buffer.data(), static_cast<size_t>(buffer.size_bytes())));
   executor->Post([&] {
     EXPECT_THAT(gpu->BeginOperations(), IsOk());
+    gpu->ComputeIn(memory);
     there = at::empty(host.sizes(), host.options().device(at::kCUDA, 0));
     link->ToDevice(host, there, [&](const absl::Status& status) {
       EXPECT_THAT(status, IsOk());
@@ -365,19 +373,19 @@ TEST_F(CudaEngineTwoDevicesTest, OfTwoAtOnceEachHasADevice) {
 }
 
 TEST_F(CudaEngineTwoDevicesTest, WhatFitsTheLargerDeviceAloneGoesThereAndBudgetsAreApart) {
-  constexpr int64_t kSmall = 11 * kMiB;  // A MiB beside what the device takes for itself.
-  const auto engine = MakeEngine(kSmall, 64 * kMiB);
+  const auto engine = MakeEngine();
+  const int64_t small = first_->staging_bytes() + kMiB;
+  const std::string told = absl::StrCat("the device budget is ", small);
+  EXPECT_THAT(engine->SetBudget(DeviceMemory(0), small), IsOk());
   const ForwardCall large = MakeCall(ProfileNamed("disk"), 256, 256);
   for (int i = 0; i < 2; ++i) {
     const auto flight = Send(*engine, large);
     ASSERT_THAT(flight->Wait(), IsOk());
     EXPECT_EQ(flight->result->account.device, "cuda:1");
   }
-  EXPECT_THAT(Send(*engine, On("cuda:0", large))->Wait(),
-              StatusIs(absl::StatusCode::kFailedPrecondition, absl::StrCat("the device budget is ", kSmall)));
-  EXPECT_THAT(engine->SetBudget(DeviceMemory(1), kSmall), IsOk());
-  EXPECT_THAT(Send(*engine, large)->Wait(),
-              StatusIs(absl::StatusCode::kFailedPrecondition, absl::StrCat("the device budget is ", kSmall)));
+  EXPECT_THAT(Send(*engine, On("cuda:0", large))->Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, told));
+  EXPECT_THAT(engine->SetBudget(DeviceMemory(1), small), IsOk());
+  EXPECT_THAT(Send(*engine, large)->Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, told));
   EXPECT_THAT(engine->SetBudget(DeviceMemory(0), 64 * kMiB), IsOk());
   const auto flight = Send(*engine, large);
   ASSERT_THAT(flight->Wait(), IsOk());
@@ -403,14 +411,126 @@ TEST_F(CudaEngineTwoDevicesTest, WhatBothReadAtOnceIsPaidOnce) {
   EXPECT_EQ(one->result->account.disk_read_bytes + other->result->account.disk_read_bytes, disk_bytes() - of_one);
 }
 
+// Has no memory for more than a granule while it is told so: a module here takes one, a pass more.
+class RefusingDevice final : public ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+  absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
+    if (refuses && !IsHost(memory) && bytes > granule_bytes(memory)) return absl::ResourceExhaustedError("refused");
+    return ForwardingDevice::Commit(memory, begin, bytes);
+  }
+
+  std::atomic<bool> refuses = false;
+};
+
 TEST_F(CudaEngineTest, WhereMemoryForActivationsIsRefusedThePassEndsAndTheNextOneGoesOn) {
-  const std::unique_ptr<Device> gpu = MakeGpu();
-  const auto engine = MakeEngineOn(*gpu);
-  const ForwardCall call = MakeCall(ProfileNamed("disk"));
-  for (int i = 0; i < 2; ++i) cuda_double::FailCall("cudaMalloc", 1, cudaErrorMemoryAllocation);  // It asks twice.
+  RefusingDevice gpu(MakeGpu());
+  const auto engine = MakeEngineOn(gpu);
+  const ForwardCall call = MakeCall(ProfileNamed("disk"), 512, 512);
+  gpu.refuses = true;
   EXPECT_THAT(Send(*engine, call)->Wait(),
               StatusIs(absl::StatusCode::kResourceExhausted, "no memory left for activations"));
+  EXPECT_EQ(engine->Residency().memory(Memory::kDevice).usage.activations_bytes, 0);
+  gpu.refuses = false;
   EXPECT_TRUE(at::equal(Output(*engine, call), Expected(call)));
+}
+
+// What a test does with a device's memory for tensors.
+class WatchedMemory final : public TensorMemory {
+ public:
+  WatchedMemory(std::shared_ptr<TensorMemory> memory, int64_t size_bytes)
+      : memory_(std::move(memory)), size_bytes_(size_bytes) {}
+  std::byte* Allocate(int64_t bytes) override { return bytes > size_bytes_ ? nullptr : memory_->Allocate(bytes); }
+  void Free(std::byte* data) override { memory_->Free(data); }
+
+ private:
+  const std::shared_ptr<TensorMemory> memory_;
+  const int64_t size_bytes_;
+};
+
+// Lets tensors of passes be no larger than it is told.
+class SmallMemoryDevice final : public ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+  void ComputeIn(std::shared_ptr<TensorMemory> memory) override {
+    const int64_t bytes = largest_;
+    if (memory != nullptr) memory = std::make_shared<WatchedMemory>(std::move(memory), bytes);
+    ForwardingDevice::ComputeIn(std::move(memory));
+  }
+  void SetLargest(int64_t bytes) { largest_ = bytes; }
+
+ private:
+  std::atomic<int64_t> largest_ = std::numeric_limits<int64_t>::max();
+};
+
+TEST_F(CudaEngineTest, APassThatNeedsMoreThanWasReservedFailsAlone) {
+  SmallMemoryDevice gpu(MakeGpu());
+  const auto engine = MakeEngineOn(gpu, 64 * kMiB);
+  const ForwardCall call = MakeCall(ProfileNamed("disk"));
+  EXPECT_TRUE(at::equal(Output(*engine, call), Expected(call)));
+  gpu.SetLargest(4096);
+  EXPECT_THAT(Send(*engine, call)->Wait(),
+              StatusIs(absl::StatusCode::kResourceExhausted, "no memory left for activations"));
+  gpu.SetLargest(std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(engine->Residency().memory(Memory::kDevice).usage.activations_bytes, 0);
+  EXPECT_TRUE(at::equal(Output(*engine, call), Expected(call)));
+}
+
+// What the device has given is what the ledger has booked, while riders come and go and when they have gone.
+TEST_F(CudaEngineTest, TheLedgerHasWhatTheDeviceHasGivenToTheByte) {
+  constexpr int64_t kModules = 30 * kMiB, kBudget = 96 * kMiB;
+  cuda_double::Options options;
+  options.device_bytes = int64_t{1} << 30;
+  options.module_bytes = kModules;
+  cuda_double::Begin(options);
+  {
+    const std::unique_ptr<Device> gpu = MakeGpu();
+    const auto given = [&] {
+      const MemoryStatus status = *gpu->MemoryStatusOf(gpu->memory());
+      return status.total_bytes - status.available_bytes;
+    };
+    const auto engine = MakeEngineOn(*gpu, kBudget);
+    const int64_t for_good = kModules + gpu->staging_bytes();
+    const MemoryUsage begun = engine->Residency().memory(Memory::kDevice).usage;
+    EXPECT_EQ(begun.runtime_bytes, kModules);
+    EXPECT_EQ(begun.total_bytes(), for_good);
+    EXPECT_EQ(given(), for_good);
+    int64_t most = 0;
+    std::vector<std::unique_ptr<Flight>> flights;
+    for (const Profile& profile : profiles_) {
+      flights.push_back(Send(*engine, MakeCall(profile), [&](const ForwardProgress&) {
+        most = std::max(most, given());
+        EXPECT_LE(given(), kBudget);
+      }));
+    }
+    for (const auto& flight : flights) EXPECT_THAT(flight->Wait(), IsOk());
+    EXPECT_GT(most, for_good);
+    while (cuda_double::Machine().RunSome()) {
+    }
+    const DeviceInfo after = engine->Residency().devices[0];
+    EXPECT_EQ(after.memory.usage.activations_bytes, 0);
+    EXPECT_EQ(after.memory.usage.total_bytes(), given());
+    EXPECT_EQ(after.other_processes_bytes, 0);
+    EXPECT_LE(after.memory.usage.peak_bytes, kBudget);
+  }
+  End();
+}
+
+TEST_F(CudaEngineTest, ABudgetThatIsTooSmallForTheRuntimeIsAnErrorThatTellsBoth) {
+  cuda_double::Options options;
+  options.device_bytes = int64_t{1} << 30;
+  options.module_bytes = 300 * kMiB;
+  cuda_double::Begin(options);
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  LocalEngineOptions budgets;
+  budgets.host_budget_bytes = 128 * kMiB;
+  const int64_t slots = gpu->staging_bytes();
+  for (const int64_t budget : {slots + kMiB, slots + 299 * kMiB}) {
+    EXPECT_THAT(
+        LocalEngine::Make(budgets, {{gpu.get(), budget}}, &clock_).status(),
+        StatusIs(absl::StatusCode::kResourceExhausted, absl::StrCat("the budget of cuda:0 is ", budget, " bytes; ")));
+  }
+  EXPECT_THAT(LocalEngine::Make(budgets, {{gpu.get(), slots + 300 * kMiB}}, &clock_), IsOk());
 }
 
 TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
@@ -424,7 +544,6 @@ TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
                                         "cuMemMap",
                                         "cuMemSetAccess",
                                         "cudaHostRegister",
-                                        "cudaMalloc",
                                         "cudaPointerGetAttributes"};
   constexpr int64_t kFirsts[] = {3, 40};
   int failed = 0;
@@ -435,7 +554,7 @@ TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
       {
         const std::unique_ptr<Device> gpu = MakeGpu();
         const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
-        const bool of_memory = absl::StrContains(function, "Create") || absl::StrContains(function, "Malloc");
+        const bool of_memory = absl::StrContains(function, "Create");
         const int64_t failing = cuda_double::Calls(function) + n;
         cuda_double::FailCall(function, n, of_memory ? cudaErrorMemoryAllocation : cudaErrorInvalidValue);
         std::vector<std::unique_ptr<Flight>> flights;
@@ -460,7 +579,7 @@ TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
   EXPECT_GT(failed, 0);
 }
 
-// In a process of its own, as LibTorch's allocator keeps memory that is gone with the device.
+// In a process of its own, which such a loss ends.
 class CudaEngineDeathTest : public CudaEngineTest {
  protected:
   // Exits with 0 where calls end as they must when the n-th operation loses a device, of one or of two.

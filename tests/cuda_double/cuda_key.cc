@@ -1,5 +1,5 @@
-// LibTorch's CUDA key without libtorch_cuda: tensors on CUDA devices live in memory of the real caching allocator, and
-// an operation on them is its CPU kernel, enqueued on the current stream with what it reads and writes.
+// LibTorch's CUDA key without libtorch_cuda: tensors on CUDA devices live where the CUDA device says, and an operation
+// on them is its CPU kernel, enqueued on the current stream with what it reads and writes.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -140,13 +140,8 @@ at::Tensor RmsNorm(const at::Tensor& x, at::IntArrayRef normalized, const std::o
   return at::empty_like(x).copy_(x).mul_(inverse);
 }
 
-c10::Allocator* CudaAllocator() {
-  [[maybe_unused]] static const bool once = [] {
-    c10::cuda::CUDACachingAllocator::init(c10::cuda::device_count());
-    return true;
-  }();
-  return c10::cuda::CUDACachingAllocator::get();
-}
+// The CUDA device's: LibTorch's own is not asked.
+c10::Allocator* CudaAllocator() { return c10::cuda::CUDACachingAllocator::get(); }
 
 at::Tensor Empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
                  std::optional<at::Device> device, std::optional<bool>, std::optional<at::MemoryFormat> format) {
@@ -165,7 +160,7 @@ at::Tensor EmptyStrided(c10::IntArrayRef size, c10::IntArrayRef stride, std::opt
 // What LibTorch asks of libtorch_cuda, which finds it by this name.
 struct CUDAHooks : at::CUDAHooksInterface {
   explicit CUDAHooks(at::CUDAHooksArgs) {}
-  void init() const override { CudaAllocator(); }
+  void init() const override {}
   bool hasCUDA() const override { return true; }
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }

@@ -318,7 +318,11 @@ cudaError_t Runtime::TimedRecordOf(cudaEvent_t handle, Moment& record) {
   return cudaSuccess;
 }
 
-int64_t Runtime::FreeBytes(int device) { return options_.device_bytes - memory_.used_bytes(device); }
+int64_t Runtime::FreeBytes(int device) {
+  const bool launched = std::any_of(launches_.begin(), launches_.end(),
+                                    [device](const cuda_double::Launch& each) { return each.device == device; });
+  return options_.device_bytes - memory_.used_bytes(device) - (launched ? options_.module_bytes : 0);
+}
 
 void Runtime::Take(const void* begin, int64_t bytes, const char* place) {
   if (machine_.HostTakes(begin, bytes, place)) return;

@@ -82,7 +82,7 @@ class StatusPageTest(unittest.TestCase):
     def check_memories(self, section: Element, memories: list[dict]) -> None:
         expected = []
         for memory, bar in zip(memories, section.all("div", "bar"), strict=True):
-            parts = [memory[f"{kind}_bytes"] for kind in ("weights", "staging", "activations")]
+            parts = [memory[f"{kind}_bytes"] for kind in ("weights", "staging", "activations", "runtime")]
             self.assertLessEqual(sum(parts), memory["budget_bytes"])
             self.assertLessEqual(sum(parts), memory["peak_bytes"])
             expected.append((memory["name"], f"{in_units(sum(parts))} of {in_units(memory['budget_bytes'])}"))

@@ -309,9 +309,12 @@ void World::Leave(int64_t id) {
   const size_t client = ride.client;
   ride_of_.erase(rider);
   rides_.erase(id);
-  books_.Left(*rider, Now());
+  // The system may have refused some of its activations' memory.
+  const bool refused = rider->admitted && !rider->itinerary->in_host_memory && Random(8) == 0;
+  const int64_t lost = refused ? Random(rider->activation_bytes + 1) : 0;
+  books_.Left(*rider, lost, Now());
   waits_.Forget(rider->id);
-  policy_->Leave(*rider, Now(), actions_);
+  policy_->Leave(*rider, Now(), actions_, lost);
   if (scenario_.clients[client].comes_again) Post(1 + Random(20), What::kJoin, static_cast<int64_t>(client));
 }
 

@@ -66,7 +66,7 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
     return absl::OkStatus();
   }
   if (const auto* admit = std::get_if<Admit>(&action)) {
-    books_.Admitted(*admit->rider);
+    if (absl::Status status = books_.Admitted(*admit); !status.ok()) return status;
     waits_.Admitted(*admit->rider);
     return queue_.CheckAdmitted(*admit->rider, Now());
   }

@@ -29,6 +29,7 @@ class ForwardingDevice : public Device {
   }
   std::optional<double> CopySpeed() override { return device_->CopySpeed(); }
   absl::Status BeginOperations() override { return device_->BeginOperations(); }
+  void ComputeIn(std::shared_ptr<TensorMemory> memory) override { device_->ComputeIn(std::move(memory)); }
   absl::Status ComputeAfter(const EventPtr& event) override { return device_->ComputeAfter(event); }
   absl::Status Operate(const Conversion& conversion) override { return device_->Operate(conversion); }
   absl::StatusOr<EventPtr> RecordOperations() override { return device_->RecordOperations(); }

@@ -89,6 +89,7 @@ class ResidencyFixture : public FixtureProfiles {
           fixture.manager->Join(fixture.model, profile, options, [this](absl::Status admitted) {
             joined_.WaitForNotification();
             admitted_.Notify();
+            if (admitted.ok()) admitted = TakeActivations();
             if (admitted.ok()) return Next(0);
             End(std::move(admitted));
           });
@@ -112,6 +113,11 @@ class ResidencyFixture : public FixtureProfiles {
     const RiderAccount& account() const { return account_; }
 
    private:
+    absl::Status TakeActivations() {
+      absl::StatusOr<absl::Span<std::byte>> taken = rider_->TakeActivations();
+      if (taken.ok()) activations_ = *taken;
+      return taken.status();
+    }
     void Next(ModuleIndex module) {
       while (std::find(skips_.begin(), skips_.end(), module) != skips_.end()) ++module;
       if (module == kModules) return End(absl::OkStatus());
@@ -131,8 +137,9 @@ class ResidencyFixture : public FixtureProfiles {
         ASSERT_EQ(lease.tensors()[i].dtype, dtype_);
         reads.push_back({lease.tensors()[i].data, static_cast<int64_t>(expected[i].size())});
       }
+      if (!activations_.empty()) reads.push_back({activations_.data(), static_cast<int64_t>(activations_.size())});
       auto compare = [module, &expected](const std::vector<const std::byte*>& found) {
-        for (size_t i = 0; i < found.size(); ++i) {
+        for (size_t i = 0; i < expected.size(); ++i) {
           EXPECT_EQ(std::memcmp(found[i], expected[i].data(), expected[i].size()), 0)
               << "module " << module << ", parameter " << i;
         }
@@ -154,6 +161,7 @@ class ResidencyFixture : public FixtureProfiles {
     const std::function<void(ModuleIndex, Rider&)> before_;
     absl::Notification joined_, admitted_, ended_;
     std::unique_ptr<Rider> rider_;
+    absl::Span<std::byte> activations_;  // Every operation uses them.
     absl::Status status_;
     RiderAccount account_;
   };

@@ -20,7 +20,7 @@ class MetricsTest : public ServerTest {
  protected:
   MetricsTest() {
     ResidencySnapshot snapshot;
-    snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70, 90}, 7}, 99, 6, absl::Milliseconds(2500)},
+    snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70, 90, 40}, 7}, 99, 6, absl::Milliseconds(2500)},
                         {"cuda:1", {{500, 50}, 5}, 0, 0, absl::Seconds(4)}};
     snapshot.host = {{200, 11, 21, 0, 71}, 8};
     snapshot.models = {{"tiny", 1, 2, int64_t{40'861'031'488}}};
@@ -42,6 +42,7 @@ TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
                            "ditserve_weights_bytes{model=\"tiny\",tier=\"disk\"} 40861031488\n",
                            "ditserve_memory_bytes{memory=\"device\",device=\"cuda:0\",kind=\"weights\"} 10\n",
                            "ditserve_memory_bytes{memory=\"device\",device=\"cuda:0\",kind=\"activations\"} 30\n",
+                           "ditserve_memory_bytes{memory=\"device\",device=\"cuda:0\",kind=\"runtime\"} 40\n",
                            "ditserve_memory_bytes{memory=\"host\",kind=\"staging\"} 21\n",
                            "ditserve_memory_budget_bytes{memory=\"host\"} 200\n",
                            "ditserve_memory_wanted_budget_bytes{memory=\"device\",device=\"cuda:0\"} 90\n",

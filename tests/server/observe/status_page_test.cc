@@ -14,7 +14,7 @@ using ::testing::Not;
 TEST(StatusPageTest, TellsOneMoment) {
   ResidencySnapshot snapshot;
   snapshot.time = absl::Milliseconds(1500);
-  snapshot.devices = {{"cpu", {{100, 10, 20, 30, 70, 90}, 7}, 99, 6}};
+  snapshot.devices = {{"cpu", {{100, 10, 20, 30, 70, 90, 40}, 7}, 99, 6}};
   snapshot.host = {{200, 11, 21, 0, 71, 200}, 8};
   snapshot.models = {{"tiny \"one\"", 1, 2, int64_t{40'861'031'488}}};
   snapshot.riders = {{"tiny", "disk", 0, 4, 5, Priority::kBatch, true, absl::Milliseconds(250)}};
@@ -24,8 +24,8 @@ TEST(StatusPageTest, TellsOneMoment) {
   EXPECT_EQ(json["time_seconds"], 1.5);
   ASSERT_EQ(json["memories"].size(), 2u);
   EXPECT_EQ(json["memories"][0], nlohmann::json::parse(R"({"name": "device cpu", "budget_bytes": 100,
-      "wanted_budget_bytes": 90, "weights_bytes": 10, "staging_bytes": 20, "activations_bytes": 30, "peak_bytes": 70,
-      "evictions": 7, "other_processes_bytes": 99})"));
+      "wanted_budget_bytes": 90, "weights_bytes": 10, "staging_bytes": 20, "activations_bytes": 30,
+      "runtime_bytes": 40, "peak_bytes": 70, "evictions": 7, "other_processes_bytes": 99})"));
   EXPECT_EQ(json["memories"][1]["name"], "host");
   EXPECT_EQ(json["memories"][1]["evictions"], 8);
   EXPECT_EQ(json["models"][0]["model"], "tiny \"one\"");

@@ -31,7 +31,7 @@ class ResidencyServiceTest : public ServerTest {
 
 TEST_F(ResidencyServiceTest, TellsWhereEveryByteIs) {
   ResidencySnapshot snapshot;
-  snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70}}, 8, 6, absl::Seconds(9)}};
+  snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70, 0, 40}}, 8, 6, absl::Seconds(9)}};
   snapshot.host.usage = {200, 11, 21, 0, 71};
   snapshot.models = {{"tiny", 1, 2, 3}};
   snapshot.riders = {{"tiny", "disk", 0, 4, 5}};
@@ -42,7 +42,8 @@ TEST_F(ResidencyServiceTest, TellsWhereEveryByteIs) {
   EXPECT_EQ(
       response.residency().ShortDebugString(),
       "memories { tier: TIER_DEVICE device: \"cuda:0\" budget_bytes: 100 weights_bytes: 10 staging_bytes: 20 "
-      "activations_bytes: 30 peak_bytes: 70 other_processes_bytes: 8 } memories { tier: TIER_HOST budget_bytes: 200 "
+      "activations_bytes: 30 peak_bytes: 70 other_processes_bytes: 8 runtime_bytes: 40 } memories { tier: TIER_HOST "
+      "budget_bytes: 200 "
       "weights_bytes: 11 staging_bytes: 21 peak_bytes: 71 } models { model: \"tiny\" device_bytes: 1 host_bytes: 2 "
       "disk_bytes: 3 } riders { model: \"tiny\" profile: \"disk\" modules_done: 4 modules_total: 5 priority: "
       "PRIORITY_INTERACTIVE stall { } } requests_waiting: 6 predicted_wait { seconds: 9 }");
