@@ -33,11 +33,14 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "core/base/clock.h"
+#include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 #include "core/devices/cpu_device.h"
 #include "core/devices/device_module.h"
+#include "core/residency/pressure_guard.h"
 #include "server/config/config.h"
 #include "server/config/token_file.h"
+#include "server/engine/device_report.h"
 #include "server/engine/local_engine.h"
 #include "server/observe/http_endpoint.h"
 #include "server/observe/json_log.h"
@@ -133,12 +136,37 @@ absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config) {
   return LoadCudaDevice(index);
 }
 
+int64_t DeviceBudget(const ServerConfig& config, const Device& device, const MemoryStatus& memory) {
+  const bool follows = config.follow_pressure && !device.computes_in_host_memory();
+  if (config.device_budget.automatic && follows) {
+    return memory.total_bytes - PressureGuard::ReserveBytes(device, device.memory(), memory.total_bytes);
+  }
+  return ResolveBudget(config.device_budget, memory.total_bytes);
+}
+
 // The two budgets in bytes, device's first.
 absl::StatusOr<std::pair<int64_t, int64_t>> Budgets(const ServerConfig& config, const Device& device) {
   DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_device, device.MemoryStatusOf(Memory::kDevice));
   DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_host, device.MemoryStatusOf(Memory::kHost));
-  return std::pair(ResolveBudget(config.device_budget, of_device.total_bytes),
-                   ResolveBudget(config.host_budget, of_host.total_bytes));
+  return std::pair(DeviceBudget(config, device, of_device), ResolveBudget(config.host_budget, of_host.total_bytes));
+}
+
+// What `--check --device` tells of the device. Errors: why it is not there, or would not serve.
+absl::StatusOr<std::string> CheckDevice(const ServerConfig& config, const ProfileCatalogue& catalogue) {
+  DeviceReportOptions options;
+  if (config.device != "cpu") {
+    absl::StatusOr<CudaDescription> cuda = DescribeCuda();
+    if (!cuda.ok())
+      return WithMessage(cuda.status(), absl::StrCat("device ", config.device, ": ", cuda.status().message()));
+    options.cuda = *std::move(cuda);
+  }
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(config));
+  DITSERVE_ASSIGN_OR_RETURN(std::tie(options.device_budget_bytes, options.host_budget_bytes), Budgets(config, *device));
+  options.models = config.models;
+  options.profiles = catalogue.profiles;
+  options.threads = config.threads;
+  options.transfer_threads = config.transfer_threads;
+  return ReportDevice(*device, options, SteadyClock());
 }
 
 absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, Device* device, const Clock* clock,
@@ -264,7 +292,7 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   if (signal == 0) {  // The device is lost, and its calls are ending.
     server->SetReady(false);
     server->Shutdown(kLossGrace);
-    EndAtOnce(device->Health());
+    EndAtOnce(engine->Loss());
   }
   spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
@@ -295,6 +323,10 @@ int Main(absl::Span<const char* const> arguments) {
   if (!catalogue.ok()) return fail(catalogue.status(), kWrongUsage);
   if (line->check) {
     std::puts("ditserve: the configuration is valid");
+    if (!line->device) return 0;
+    const absl::StatusOr<std::string> report = CheckDevice(*config, *catalogue);
+    if (!report.ok()) return fail(report.status(), kFailed);
+    std::printf("\n%s", report->c_str());
     return 0;
   }
   if (line->probe) {

@@ -1,6 +1,7 @@
 #ifndef DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_
 #define DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_
 
+#include <cstdint>
 #include <deque>
 #include <vector>
 
@@ -32,6 +33,9 @@ class FormTable {
 // The routes of all modules of `model` under `profile`, in execution order.
 std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile, const Device& device,
                               FormTable& forms);
+
+// Bytes of each module's elements in each form, by module and form; 0 in those of other types of modules.
+std::vector<std::vector<int64_t>> BytesInForms(const ModelWeights& model, const FormTable& forms);
 
 }  // namespace ditserve
 

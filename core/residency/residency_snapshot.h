@@ -52,6 +52,7 @@ struct ResidencySnapshot {
   std::vector<TransferTotal> transfers;
   std::array<int64_t, 2> evictions = {};  // Copies dropped for others since the start: of device, of host memory.
   int64_t other_processes_bytes = 0;      // Device memory that other processes hold.
+  int64_t host_unpinned_bytes = 0;        // As Device::unpinned_bytes.
 };
 
 }  // namespace ditserve

@@ -62,6 +62,9 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   void ToDevice(const at::Tensor& from, const at::Tensor& to, Done done) override;
   void ToHost(const at::Tensor& from, const at::Tensor& to, Done done) override;
 
+  // Hands over what became of the call, if nobody has: once, whatever the pass waits for.
+  void Tell(absl::StatusOr<ForwardResult> result) ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Once: hands the result over and lets go of everything. On the executor where the pass has begun.
   void Finish(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -88,7 +91,6 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   const absl::Duration begun_;
   const absl::Duration deadline_;
   Engine::ProgressCallback progress_;
-  Engine::DoneCallback done_;
   absl::AnyInvocable<void(absl::Status) &&> ended_;
   std::shared_ptr<ActivationMemory> activations_;  // Host memory; a CUDA device has its own.
   std::optional<Task<at::Tensor>> pass_;
@@ -100,7 +102,8 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   mutable absl::Mutex mutex_;
   std::unique_ptr<Rider> rider_;  // Set before the pass begins, taken after it: only Cancel needs the mutex.
   absl::Status cancelled_ ABSL_GUARDED_BY(mutex_);
-  int telling_ ABSL_GUARDED_BY(mutex_) = 0;  // Threads that tell the rider: it stays meanwhile.
+  Engine::DoneCallback done_ ABSL_GUARDED_BY(mutex_);  // Null once it was called.
+  int telling_ ABSL_GUARDED_BY(mutex_) = 0;            // Threads that tell the rider: it stays meanwhile.
 };
 
 }  // namespace ditserve

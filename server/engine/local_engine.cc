@@ -22,13 +22,14 @@
 #include "core/residency/pressure_guard.h"
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
-#include "models/checkpoint_config.h"
 #include "models/errors.h"
 #include "models/weights.h"
 #include "server/engine/forward_run.h"
+#include "server/engine/model_loader.h"
 #include "server/engine/planner.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
+#include "server/engine/watchdog.h"
 
 namespace ditserve {
 namespace {
@@ -66,6 +67,7 @@ class LocalEngineImpl final : public LocalEngine {
     DITSERVE_RETURN_IF_ERROR(BeginOperations());
     if (!device_->computes_in_host_memory()) {
       DITSERVE_ASSIGN_OR_RETURN(link_, TensorLink::Make(device_, host_.get(), &ledger_, executor_.get()));
+      watchdog_ = std::make_unique<Watchdog>(device_);
     }
     residency_ = std::make_unique<ResidencyManager>(
         options.residency, std::vector<ResidencyManager::ComputingDevice>{{device_, executor_.get()}},
@@ -91,10 +93,9 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   absl::Status LoadModel(const ModelSource& source) override {
-    absl::Status status = Load(source);
-    if (status.ok()) return status;
-    return absl::Status(status.code(),
-                        absl::StrCat("model '", source.name, "' at ", source.path, ": ", status.message()));
+    DITSERVE_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(source));
+    Add(source.name, std::move(opened));
+    return absl::OkStatus();
   }
 
   std::vector<ModelInfo> Models() const override {
@@ -116,6 +117,7 @@ class LocalEngineImpl final : public LocalEngine {
 
   ResidencySnapshot Residency() const override {
     ResidencySnapshot snapshot = residency_->Snapshot();
+    snapshot.host_unpinned_bytes = device_->unpinned_bytes();
     const absl::StatusOr<MemoryStatus> memory = device_->MemoryStatusOf(Memory::kDevice);
     if (memory.ok()) {  // Where the device does not tell, nobody else is known to hold any.
       const int64_t own = device_->computes_in_host_memory() ? OwnHostMemoryBytes() : snapshot.device.total_bytes();
@@ -133,6 +135,11 @@ class LocalEngineImpl final : public LocalEngine {
     ServedModel* const model = Find(call.model);
     if (model == nullptr) return absl::NotFoundError(absl::StrCat("no model is named '", call.model, "'"));
     return Planner(*residency_, *device_, *model).Plan(call);
+  }
+
+  absl::Status Loss() const override {
+    const absl::MutexLock lock(&mutex_);
+    return loss_;
   }
 
   absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
@@ -176,8 +183,10 @@ class LocalEngineImpl final : public LocalEngine {
     return calls_;
   }
 
-  absl::Status Load(const ModelSource& source);
+  void Add(const std::string& name, OpenedModel opened) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<ForwardRun>& call);
+  // On the executor.
+  void Begin(const std::shared_ptr<ForwardRun>& call, double work);
 
   ServedModel* Find(const std::string& name) const {
     absl::MutexLock lock(&mutex_);
@@ -197,28 +206,43 @@ class LocalEngineImpl final : public LocalEngine {
     if (!checked.ok()) spdlog::warn("memory pressure: {}", checked.ToString());
   }
 
+  // Says once that host memory could not be pinned.
+  void WarnOfUnpinned() {
+    if (warned_of_unpinned_ || device_->unpinned_bytes() == 0) return;
+    warned_of_unpinned_ = true;
+    spdlog::warn(
+        "{}: host memory could not be pinned, so copies to the device are slower and block; the limit of locked memory "
+        "(ulimit -l) or the host forbids it. ditserve_host_unpinned_bytes tells how much",
+        device_->name());
+  }
+
   // What a lost device answers can be anything; what is told is that it is lost.
   absl::Status Explain(const absl::Status& status) {
     const absl::Status health = absl::IsInternal(status) ? device_->Health() : absl::OkStatus();
     return health.ok() ? status : health;
   }
 
-  // Ends everything, once, if the device is lost.
+  // Ends everything, once, if the device is lost. One that hangs gives nothing back that a call waits for, so calls are
+  // told at once.
   void WatchDevice() ABSL_LOCKS_EXCLUDED(mutex_) {
-    const absl::Status health = device_->Health();
+    absl::Status health = device_->Health();
+    if (health.ok()) health = watchdog_->Check(clock_.Now());
     if (health.ok()) return;
     {
       absl::MutexLock lock(&mutex_);
       loss_ = health;
     }
-    for (const std::shared_ptr<ForwardRun>& call : Calls()) call->Cancel(health);
+    for (const std::shared_ptr<ForwardRun>& call : Calls()) {
+      call->Cancel(health);
+      call->Tell(health);
+    }
     if (on_device_lost_) on_device_lost_(health);
   }
 
   // Ends calls at their deadlines, follows the pressure on memory, and watches the device.
   void Keep() {
     absl::Duration look = follow_pressure_ ? clock_.Now() : absl::InfiniteDuration();
-    absl::Duration watch = device_->computes_in_host_memory() ? absl::InfiniteDuration() : clock_.Now();
+    absl::Duration watch = watchdog_ == nullptr ? absl::InfiniteDuration() : clock_.Now();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
@@ -247,6 +271,7 @@ class LocalEngineImpl final : public LocalEngine {
       }
       if (watch <= now) {
         WatchDevice();
+        WarnOfUnpinned();
         watch = now + kWatchInterval;
       }
       mutex_.Lock();
@@ -262,11 +287,14 @@ class LocalEngineImpl final : public LocalEngine {
   const std::function<void(const absl::Status&)> on_device_lost_;
   std::unique_ptr<Arena> host_, of_device_;
   std::unique_ptr<TransferEngine> transfers_;
-  std::unique_ptr<TensorLink> link_;  // Null where the device computes in host memory.
+  // Null where the device computes in host memory.
+  std::unique_ptr<TensorLink> link_;
+  std::unique_ptr<Watchdog> watchdog_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<ResidencyManager> residency_;
   std::unique_ptr<PressureGuard> guard_;
   bool follow_pressure_ = false;
+  bool warned_of_unpinned_ = false;  // The keeper's.
 
   mutable absl::Mutex mutex_;
   Doorbell changed_;  // Calls came, or the engine stops.
@@ -278,34 +306,19 @@ class LocalEngineImpl final : public LocalEngine {
   std::thread keeper_;
 };
 
-absl::Status LocalEngineImpl::Load(const ModelSource& source) {
-  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(source.path));
-  QwenImageDiTConfig config;
-  if (!checkpoint->config_json().empty()) {
-    DITSERVE_ASSIGN_OR_RETURN(config, ParseQwenImageDiTConfig(checkpoint->config_json()));
-  } else {
-    DITSERVE_ASSIGN_OR_RETURN(config, ConfigOfTensors(checkpoint->tensors()));
-    spdlog::warn(
-        "model '{}': no config.json; its tensors are those of Qwen-Image and of the Edit models, and it is served "
-        "without reference images",
-        source.name);
-  }
-  config.numerics = source.numerics;
+void LocalEngineImpl::Add(const std::string& name, OpenedModel opened) {
   auto model = std::make_unique<ServedModel>();
-  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { model->dit = std::make_unique<QwenImageDiT>(config); }));
-  model->name = source.name;
+  model->name = name;
+  model->dit = std::move(opened.dit);
   model->device = at::Device(device_->name()).type();
-  model->stored_bytes = checkpoint->size_bytes();
-  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
-                            ModelWeights::Bind(source.name, model->dit->modules(), std::move(checkpoint)));
-  model->parameters = weights->parameters();
-  for (ModuleIndex i = 0; i < weights->size(); ++i) {
-    for (const StoredTensor* stored : weights->module(i).stored) model->stored_dtypes.push_back(stored->dtype);
+  model->stored_bytes = opened.stored_bytes;
+  model->parameters = opened.weights->parameters();
+  for (ModuleIndex i = 0; i < opened.weights->size(); ++i) {
+    for (const StoredTensor* stored : opened.weights->module(i).stored) model->stored_dtypes.push_back(stored->dtype);
   }
-  model->id = residency_->AddModel(std::move(weights));
+  model->id = residency_->AddModel(std::move(opened.weights));
   absl::MutexLock lock(&mutex_);
   models_.push_back(std::move(model));
-  return absl::OkStatus();
 }
 
 std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, ProgressCallback progress,
@@ -336,6 +349,14 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
   return call;
 }
 
+void LocalEngineImpl::Begin(const std::shared_ptr<ForwardRun>& call, double work) {
+  if (watchdog_ != nullptr) watchdog_->Began(call.get(), work, clock_.Now());
+  call->Begin([this, call](absl::Status status) {
+    if (watchdog_ != nullptr) watchdog_->Ended(call.get(), status.ok(), clock_.Now());
+    End(call, std::move(status));
+  });
+}
+
 absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_ptr<ForwardRun>& call) {
   {
     absl::MutexLock lock(&mutex_);
@@ -344,16 +365,20 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   }
   const ForwardShape shape = ShapeOf(call->call().inputs);
   int64_t activation_bytes = 0;
-  DITSERVE_RETURN_IF_ERROR(
-      CatchStatus([&] { activation_bytes = call->model().ActivationBytes(shape, call->arithmetic()); }));
+  double work = 0;
+  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
+    activation_bytes = call->model().ActivationBytes(shape, call->arithmetic());
+    if (watchdog_ == nullptr) return;
+    for (const double of_module : call->model().WorkOf({shape, call->arithmetic()})) work += of_module;
+  }));
   call->SetActivationBytes(activation_bytes);
   RideOptions options{activation_bytes, call->call().priority, call->call().join};
   options.skips = call->model().dit->unused_modules();
   absl::StatusOr<std::unique_ptr<Rider>> rider =
-      residency_->Join(call->model().id, call->call().profile, options, [this, call](absl::Status admitted) {
+      residency_->Join(call->model().id, call->call().profile, options, [this, call, work](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
-        call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });
+        Begin(call, work);
       });
   if (absl::IsFailedPrecondition(rider.status())) {
     return Planner(*residency_, *device_, call->model()).Refuse(rider.status(), shape, call->call().profile);

@@ -115,6 +115,9 @@ class EngineCollector {
             snapshot.device.wanted_bytes, snapshot.host.wanted_bytes),
         ByMemory(Gauge("ditserve_memory_peak_bytes", "Most reserved bytes at one time since the start."),
                  snapshot.device.peak_bytes, snapshot.host.peak_bytes),
+        Gauge("ditserve_host_unpinned_bytes", "Host memory that was to be pinned for copies and could not be.")
+            .Add({}, snapshot.host_unpinned_bytes)
+            .Build(),
         Gauge("ditserve_device_other_processes_bytes", "Device memory that other processes hold.")
             .Add({}, snapshot.other_processes_bytes)
             .Build(),

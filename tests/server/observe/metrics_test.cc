@@ -30,6 +30,7 @@ class MetricsTest : public ServerTest {
     snapshot.transfers = {{Tier::kDisk, Tier::kHost, 1000}, {Tier::kHost, Tier::kDevice, 900}};
     snapshot.evictions = {7, 8};
     snapshot.other_processes_bytes = 99;
+    snapshot.host_unpinned_bytes = 98;
     engine_.SetResidency(snapshot);
   }
 
@@ -48,7 +49,7 @@ TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
         "ditserve_memory_budget_bytes{memory=\"host\"} 200\n",
         "ditserve_memory_wanted_budget_bytes{memory=\"device\"} 90\n",
         "ditserve_memory_peak_bytes{memory=\"device\"} 70\n", "ditserve_device_other_processes_bytes 99\n",
-        "ditserve_transfer_bytes_total{from=\"disk\",to=\"host\"} 1000\n",
+        "ditserve_host_unpinned_bytes 98\n", "ditserve_transfer_bytes_total{from=\"disk\",to=\"host\"} 1000\n",
         "ditserve_evictions_total{memory=\"host\"} 8\n", "ditserve_requests_active 3\n",
         "ditserve_requests_waiting 7\n", "ditserve_sweep_riders 2\n", "ditserve_predicted_wait_seconds 2.5\n",
         "ditserve_model_load_progress_ratio{model=\"tiny\"} 1\n", "ditserve_build_info{version=\"1.2.3\"} 1\n"}) {
