@@ -12,8 +12,8 @@ std::string VersionText(int version) { return absl::StrCat(version / 1000, ".", 
 // Why there is no device.
 std::string Why(cudaError_t error, const CudaDescription& description) {
   if (error == cudaErrorNoDevice) return "the NVIDIA driver shows no device; is CUDA_VISIBLE_DEVICES empty?";
-  if (description.driver_version == 0) return "there is no NVIDIA driver, or a container that was started without it";
   if (error == cudaErrorInsufficientDriver) {
+    if (description.driver_version == 0) return "there is no NVIDIA driver, or a container that was started without it";
     return absl::StrCat("the NVIDIA driver is one of CUDA ", VersionText(description.driver_version), "; CUDA ",
                         VersionText(description.runtime_version), " needs a newer one");
   }
@@ -21,8 +21,9 @@ std::string Why(cudaError_t error, const CudaDescription& description) {
 }
 
 cudaError_t Describe(CudaDescription& description) {
-  // (A driver that is not there has version 0.)
   cudaError_t error = cudaDriverGetVersion(&description.driver_version);
+  // One that is not there has version 0.
+  if (error == cudaSuccess && description.driver_version == 0) error = cudaErrorInsufficientDriver;
   if (error == cudaSuccess) error = cudaRuntimeGetVersion(&description.runtime_version);
   int count = 0;
   if (error == cudaSuccess) error = cudaGetDeviceCount(&count);
