@@ -92,6 +92,7 @@ void Runtime::Begin(const Options& options) {
   calls_.clear();
   faults_.clear();
   operation_fault_ = {"", 0, cudaSuccess};
+  others_bytes_.fill(0);
   launches_.clear();
   sites_.clear();
 }
@@ -100,9 +101,12 @@ cudaError_t Runtime::Enter(const char* function) {
   const absl::MutexLock lock(&mutex_);
   ++calls_[function];
   for (auto fault = faults_.begin(); fault != faults_.end(); ++fault) {
-    if ((!fault->function.empty() && fault->function != function) || --fault->left > 0) continue;
+    if (!fault->function.empty() && fault->function != function) continue;
     const cudaError_t error = fault->error;
-    faults_.erase(fault);
+    if (fault->left != kEveryCall) {
+      if (--fault->left > 0) continue;
+      faults_.erase(fault);
+    }
     if (IsSticky(error)) lost_[static_cast<size_t>(current_device)] = error;
     return error;
   }
@@ -318,7 +322,15 @@ cudaError_t Runtime::TimedRecordOf(cudaEvent_t handle, Moment& record) {
   return cudaSuccess;
 }
 
-int64_t Runtime::FreeBytes(int device) { return options_.device_bytes - memory_.used_bytes(device); }
+int64_t Runtime::FreeBytes(int device) {
+  const int64_t others = others_bytes_[static_cast<size_t>(device)];
+  return std::max<int64_t>(options_.device_bytes - others - memory_.used_bytes(device), 0);
+}
+
+void Runtime::SetOthers(int device, int64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  others_bytes_[static_cast<size_t>(device)] = bytes;
+}
 
 void Runtime::Take(const void* begin, int64_t bytes, const char* place) {
   if (machine_.HostTakes(begin, bytes, place)) return;
