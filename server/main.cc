@@ -128,8 +128,7 @@ void RaiseDescriptorLimit() {
 
 using Devices = std::vector<std::unique_ptr<Device>>;
 
-absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config, const std::string& name,
-                                                   Memory memory) {
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config, const std::string& name, Memory memory) {
   if (name == "cpu") return MakeCpuDevice(config.bfloat16_arithmetic);
   int index = 0;
   if (!absl::SimpleAtoi(absl::StripPrefix(name, "cuda:"), &index)) {

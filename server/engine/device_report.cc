@@ -179,7 +179,8 @@ class Needs {
     const bool in_host_memory = device_.computes_in_host_memory();
     const int64_t slots = TransferEngine::StagingBytes(options_.transfer_threads) +
                           (in_host_memory ? 0 : TensorLink::kSlots * TensorLink::kSlotBytes);
-    Policy policy({}, {{in_host_memory}}, {slots, device_.staging_bytes()}, {options_.host_budget_bytes, options_.device_budget_bytes},
+    Policy policy({}, {{in_host_memory}}, {slots, device_.staging_bytes()},
+                  {options_.host_budget_bytes, options_.device_budget_bytes},
                   [&forms](FormId from, FormId to) { return forms.Leads(from, to); },
                   {device_.granule_bytes(Memory::kHost), device_.granule_bytes(device_.memory())});
     std::vector<int64_t> stored_bytes;
