@@ -436,7 +436,7 @@ TEST_F(CudaEngineTest, WhereOthersHaveTakenTheMemoryPassesGoOnInWhatIsLeft) {
   const ForwardCall call = MakeCall(ProfileNamed("resident"));
   const at::Tensor expected = Expected(call);
   EXPECT_TRUE(at::equal(Output(*engine, call), expected));
-  const int64_t weights = engine->Residency().device.weights_bytes;
+  const int64_t weights = engine->Residency().devices[0].memory.usage.weights_bytes;
   cuda_double::SetOthers(0, (int64_t{1} << 30) - weights / 2);
   for (const Profile& profile : profiles_) {
     const ForwardCall other = MakeCall(profile);
@@ -449,11 +449,11 @@ TEST_F(CudaEngineTest, WhereOthersHaveTakenTheMemoryPassesGoOnInWhatIsLeft) {
 TEST_F(CudaEngineTest, TheBudgetGivesWayToOthersAndComesBack) {
   const std::unique_ptr<Device> gpu = MakeGpu();
   LocalEngineOptions options;
-  options.device_budget_bytes = options.host_budget_bytes = 400 * kMiB;
+  options.host_budget_bytes = 400 * kMiB;
   options.threads = 1;
   options.follow_pressure = true;
   MovedClock clock;
-  const auto engine = *LocalEngine::Make(options, gpu.get(), &clock);
+  const auto engine = *LocalEngine::Make(options, {{gpu.get(), 400 * kMiB}}, &clock);
   EXPECT_THAT(engine->LoadModel({"tiny", folder_ / "model"}), IsOk());
   const ForwardCall call = MakeCall(ProfileNamed("resident"));
   const at::Tensor expected = Expected(call);
@@ -462,16 +462,16 @@ TEST_F(CudaEngineTest, TheBudgetGivesWayToOthersAndComesBack) {
   const auto await = [&](const std::function<bool(const ResidencySnapshot&)>& is_so) {
     while (!is_so(engine->Residency())) std::this_thread::yield();
   };
-  const int64_t held = engine->Residency().device.total_bytes();
+  const int64_t held = engine->Residency().devices[0].memory.usage.total_bytes();
   cuda_double::SetOthers(0, 512 * kMiB);  // With the reserve, all that there is.
-  await([&](const ResidencySnapshot& now) { return now.device.budget_bytes < held; });
-  await([&](const ResidencySnapshot& now) { return now.device.total_bytes() < held; });
-  EXPECT_EQ(engine->Residency().device.wanted_bytes, 400 * kMiB);
+  await([&](const ResidencySnapshot& now) { return now.devices[0].memory.usage.budget_bytes < held; });
+  await([&](const ResidencySnapshot& now) { return now.devices[0].memory.usage.total_bytes() < held; });
+  EXPECT_EQ(engine->Residency().devices[0].memory.usage.wanted_bytes, 400 * kMiB);
   EXPECT_GE(engine->Residency().devices[0].other_processes_bytes, 512 * kMiB);
   cuda_double::SetOthers(0, 0);
-  await([&](const ResidencySnapshot& now) { return now.device.budget_bytes == 400 * kMiB; });
+  await([&](const ResidencySnapshot& now) { return now.devices[0].memory.usage.budget_bytes == 400 * kMiB; });
   EXPECT_TRUE(at::equal(Output(*engine, call), expected));
-  await([&](const ResidencySnapshot& now) { return now.device.weights_bytes > 0; });
+  await([&](const ResidencySnapshot& now) { return now.devices[0].memory.usage.weights_bytes > 0; });
 }
 
 TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {

@@ -67,11 +67,11 @@ TEST_F(LocalEngineDeviceTest, ADeviceThatHangsIsLostOnceItsDeadlineIsPast) {
   std::atomic<int> told = 0;
   absl::Notification lost;
   LocalEngineOptions options;
-  options.device_budget_bytes = options.host_budget_bytes = 64 << 20;
+  options.host_budget_bytes = 64 << 20;
   options.on_device_lost = [&](const absl::Status&) {
     if (++told == 1) lost.Notify();
   };
-  const auto engine = LocalEngine::Make(options, device_.get(), &clock);
+  const auto engine = LocalEngine::Make(options, {{device_.get(), 64 << 20}}, &clock);
   ASSERT_THAT(engine, IsOk());
   ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
   EXPECT_THAT(Send(**engine, MakeCall(ProfileNamed("disk")))->Wait(), IsOk());
