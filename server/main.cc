@@ -37,8 +37,10 @@
 #include "core/devices/cpu_device.h"
 #include "core/devices/device_module.h"
 #include "core/placement/route_maker.h"
+#include "core/residency/pressure_guard.h"
 #include "server/config/config.h"
 #include "server/config/token_file.h"
+#include "server/engine/device_report.h"
 #include "server/engine/local_engine.h"
 #include "server/observe/http_endpoint.h"
 #include "server/observe/json_log.h"
@@ -127,29 +129,31 @@ void RaiseDescriptorLimit() {
 
 using Devices = std::vector<std::unique_ptr<Device>>;
 
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config, const std::string& name, Memory memory) {
+  if (name == "cpu") return MakeCpuDevice(config.bfloat16_arithmetic);
+  int index = 0;
+  if (!absl::SimpleAtoi(absl::StripPrefix(name, "cuda:"), &index)) {
+    return absl::InvalidArgumentError(absl::StrCat("device ", name, ": expected cpu or cuda:N"));
+  }
+  return LoadCudaDevice(index, memory);
+}
+
 absl::StatusOr<Devices> MakeDevices(const ServerConfig& config) {
   Devices devices;
   for (const std::string& name : config.devices) {
-    if (name == "cpu") {
-      devices.push_back(MakeCpuDevice(config.bfloat16_arithmetic));
-      continue;
-    }
-    int index = 0;
-    if (!absl::SimpleAtoi(absl::StripPrefix(name, "cuda:"), &index)) {
-      return absl::InvalidArgumentError(absl::StrCat("device ", name, ": expected cpu or cuda:N"));
-    }
     DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
-                              LoadCudaDevice(index, DeviceMemory(static_cast<int>(devices.size()))));
+                              MakeDevice(config, name, DeviceMemory(static_cast<int>(devices.size()))));
     devices.push_back(std::move(device));
   }
   return devices;
 }
 
-// Of the first device that is lost.
-absl::Status Health(const Devices& devices) {
-  absl::Status health;
-  for (const std::unique_ptr<Device>& device : devices) health.Update(device->Health());
-  return health;
+int64_t DeviceBudget(const ServerConfig& config, const Device& device, const MemoryStatus& memory) {
+  const bool follows = config.follow_pressure && !device.computes_in_host_memory();
+  if (config.device_budget.automatic && follows) {
+    return memory.total_bytes - PressureGuard::ReserveBytes(device, device.memory(), memory.total_bytes);
+  }
+  return ResolveBudget(config.device_budget, memory.total_bytes);
 }
 
 // In bytes, by Index(Memory): the host's, then each device's.
@@ -158,7 +162,7 @@ absl::StatusOr<std::vector<int64_t>> Budgets(const ServerConfig& config, const D
   std::vector<int64_t> budgets = {ResolveBudget(config.host_budget, of_host.total_bytes)};
   for (const std::unique_ptr<Device>& device : devices) {
     DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_device, device->MemoryStatusOf(device->memory()));
-    budgets.push_back(ResolveBudget(config.device_budget, of_device.total_bytes));
+    budgets.push_back(DeviceBudget(config, *device, of_device));
   }
   return budgets;
 }
@@ -168,6 +172,28 @@ std::string BudgetsText(const std::vector<int64_t>& budgets, const Devices& devi
   std::string text = absl::StrCat("budgets of ", budgets.front(), " bytes of host memory");
   for (size_t i = 0; i < devices.size(); ++i) absl::StrAppend(&text, ", ", budgets[i + 1], " of ", devices[i]->name());
   return text;
+}
+
+// What `--check --device` tells of one device, as if it were the only one. Errors: why it is not there, or would not
+// serve.
+absl::StatusOr<std::string> CheckDevice(const ServerConfig& config, const ProfileCatalogue& catalogue,
+                                        const std::string& name) {
+  DeviceReportOptions options;
+  if (name != "cpu") {
+    absl::StatusOr<CudaDescription> cuda = DescribeCuda();
+    if (!cuda.ok()) return WithMessage(cuda.status(), absl::StrCat("device ", name, ": ", cuda.status().message()));
+    options.cuda = *std::move(cuda);
+  }
+  Devices devices(1);
+  DITSERVE_ASSIGN_OR_RETURN(devices.front(), MakeDevice(config, name, Memory::kDevice));
+  DITSERVE_ASSIGN_OR_RETURN(const std::vector<int64_t> budgets, Budgets(config, devices));
+  options.host_budget_bytes = budgets.front();
+  options.device_budget_bytes = budgets.back();
+  options.models = config.models;
+  options.profiles = catalogue.profiles;
+  options.threads = config.threads;
+  options.transfer_threads = config.transfer_threads;
+  return ReportDevice(*devices.front(), options, SteadyClock());
 }
 
 absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, const Devices& devices,
@@ -315,7 +341,7 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   if (signal == 0) {  // A device is lost, and all calls are ending.
     server->SetReady(false);
     server->Shutdown(kLossGrace);
-    EndAtOnce(Health(devices));
+    EndAtOnce(engine->Loss());
   }
   spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
@@ -346,6 +372,11 @@ int Main(absl::Span<const char* const> arguments) {
   if (!catalogue.ok()) return fail(catalogue.status(), kWrongUsage);
   if (line->check) {
     std::puts("ditserve: the configuration is valid");
+    for (const std::string& device : line->devices) {
+      const absl::StatusOr<std::string> report = CheckDevice(*config, *catalogue, device);
+      if (!report.ok()) return fail(report.status(), kFailed);
+      std::printf("\n%s", report->c_str());
+    }
     return 0;
   }
   if (line->probe) {

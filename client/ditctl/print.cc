@@ -35,37 +35,8 @@ std::string MemoryName(const v1::MemoryUse& memory) {
                                  : absl::StrCat(TierName(memory.tier()), " ", memory.device());
 }
 
-std::string Bytes(int64_t bytes) {
-  if (bytes < 1024) return absl::StrCat(bytes, " B");
-  double value = static_cast<double>(bytes);
-  const char* unit = "B";
-  for (const char* next : {"KiB", "MiB", "GiB", "TiB"}) {
-    if (value < 1023.95) break;  // It would be shown as 1024.0.
-    value /= 1024;
-    unit = next;
-  }
-  return absl::StrFormat("%.1f %s", value, unit);
-}
-
 std::string Seconds(const google::protobuf::Duration& duration) {
   return absl::StrFormat("%.2f s", static_cast<double>(duration.seconds()) + 1e-9 * duration.nanos());
-}
-
-std::string Table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      absl::StrAppendFormat(&line, "%-*s%s", static_cast<int>(widths[i]), row[i], i + 1 < row.size() ? "  " : "");
-    }
-    absl::StrAppend(&text, absl::StripTrailingAsciiWhitespace(line), "\n");
-  }
-  return text;
 }
 
 Statistics StatisticsOf(const v1::Tensor& tensor) {

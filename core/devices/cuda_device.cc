@@ -11,6 +11,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
@@ -21,9 +22,11 @@
 #include "core/devices/cuda_addresses.h"
 #include "core/devices/cuda_cast.h"
 #include "core/devices/cuda_faults.h"
+#include "core/devices/cuda_host_memory.h"
 #include "core/devices/cuda_tensors.h"
 #include "core/devices/device.h"
 #include "core/devices/device_module.h"
+#include "core/devices/host_addresses.h"
 
 namespace ditserve {
 namespace {
@@ -31,14 +34,20 @@ namespace {
 class CudaEvent final : public Event {
  public:
   CudaEvent(cudaEvent_t event, std::shared_ptr<CudaFaults> faults) : event_(event), faults_(std::move(faults)) {}
-  ~CudaEvent() override { cudaEventDestroy(event_); }
+  ~CudaEvent() override { static_cast<void>(faults_->StatusOf(cudaEventDestroy(event_), "giving an event back")); }
 
   bool Done() override {
+    if (!faults_->Loss().ok()) return true;
     const cudaError_t error = cudaEventQuery(event_);
     if (error == cudaErrorNotReady) cudaGetLastError();  // It would be found by whoever asks next.
-    return error == cudaSuccess || (error != cudaErrorNotReady && !faults_->StatusOf(error, kWaiting).ok());
+    if (error == cudaSuccess || error == cudaErrorNotReady) return error == cudaSuccess;
+    // A question that fails has no answer: it is asked again, as long as the device is there.
+    static_cast<void>(faults_->StatusOf(error, kWaiting));
+    return !faults_->Loss().ok();
   }
-  absl::Status Wait() override { return faults_->StatusOf(cudaEventSynchronize(event_), kWaiting); }
+  absl::Status Wait() override {
+    return faults_->WaitBy([this] { return cudaEventSynchronize(event_); }, kWaiting);
+  }
   absl::StatusOr<absl::Duration> TimeSince(const Event& earlier) override {
     float milliseconds = 0;
     DITSERVE_RETURN_IF_ERROR(
@@ -60,11 +69,9 @@ class CudaDevice final : public Device {
  public:
   static absl::StatusOr<std::unique_ptr<CudaDevice>> Make(int index, Memory memory) {
     auto faults = std::make_shared<CudaFaults>(absl::StrCat("cuda:", index));
-    int driver_version = 0;
-    DITSERVE_RETURN_IF_ERROR(faults->StatusOf(cudaDriverGetVersion(&driver_version), "asking for the driver"));
-    if (driver_version == 0) {
-      return absl::FailedPreconditionError("there is no NVIDIA driver, or a container that was started without it");
-    }
+    CudaDescription there;
+    std::string why;
+    if (!DitserveDescribeCuda(&there, &why)) return absl::FailedPreconditionError(why);
     DITSERVE_RETURN_IF_ERROR(faults->StatusOf(cudaSetDevice(index), absl::StrCat("cuda:", index)));
     auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, std::move(faults)));
     DITSERVE_RETURN_IF_ERROR(device->ReadCapability());
@@ -82,7 +89,7 @@ class CudaDevice final : public Device {
       addresses_->Release(staging_, kStagingBytes);
     }
     for (const cudaStream_t stream : {copies_, casts_, computing_}) {
-      if (stream != nullptr) cudaStreamDestroy(stream);
+      if (stream != nullptr) static_cast<void>(StatusOf(cudaStreamDestroy(stream), "giving a stream back"));
     }
   }
 
@@ -161,20 +168,21 @@ class CudaDevice final : public Device {
   }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
     DITSERVE_RETURN_IF_ERROR(Enter());
-    return IsHost(memory) ? CommitPinned(begin, bytes, *faults_) : addresses_->Commit(begin, bytes);
+    return IsHost(memory) ? host_memory_.Commit(begin, bytes) : addresses_->Commit(begin, bytes);
   }
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
     // Errors here are those of a lost device; its memory is gone with it.
     static_cast<void>(Enter());
-    IsHost(memory) ? DecommitPinned(begin, bytes) : addresses_->Decommit(begin, bytes);
+    IsHost(memory) ? host_memory_.Decommit(begin, bytes) : addresses_->Decommit(begin, bytes);
   }
   absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
     DITSERVE_RETURN_IF_ERROR(Enter());
-    return IsHost(memory) ? MovePinned(from, to, bytes, *faults_) : addresses_->Move(from, to, bytes);
+    return IsHost(memory) ? host_memory_.Move(from, to, bytes) : addresses_->Move(from, to, bytes);
   }
   int64_t granule_bytes(Memory memory) const override {
-    return IsHost(memory) ? kPinnedBytes : addresses_->granule_bytes();
+    return IsHost(memory) ? CudaHostMemory::kRangeBytes : addresses_->granule_bytes();
   }
+  int64_t unpinned_bytes() const override { return host_memory_.unpinned_bytes(); }
 
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override {
     if (IsHost(memory)) return ReadHostMemory();
@@ -264,7 +272,7 @@ class CudaDevice final : public Device {
   absl::StatusOr<EventPtr> OrIdle(absl::StatusOr<EventPtr> event, std::initializer_list<cudaStream_t> streams) const {
     if (event.ok()) return event;
     for (const cudaStream_t stream : streams) {
-      static_cast<void>(StatusOf(cudaStreamSynchronize(stream), "waiting for the device"));
+      static_cast<void>(faults_->WaitBy([stream] { return cudaStreamSynchronize(stream); }, "waiting for the device"));
     }
     return event;
   }
@@ -342,10 +350,47 @@ class CudaDevice final : public Device {
     const auto& [source, through, target, count] = conversion;
     if (count == 0) return absl::OkStatus();
     if (through.size() > kMaxRoundings) return absl::InternalError("more roundings than a profile has stations");
+    DITSERVE_ASSIGN_OR_RETURN(const bool reaches, KernelsReach(IsHost(source.memory) ? source : target, count));
+    if (!reaches) return CastOnHost(conversion, stream);
     Roundings roundings;
     for (const DType dtype : through) roundings.dtypes[roundings.count++] = dtype;
     return StatusOf(CudaCast(source.data, source.dtype, roundings, target.data, target.dtype, count, stream),
                     "converting");
+  }
+
+  // Whether kernels can access all of it: host memory that could not be registered they can't.
+  absl::StatusOr<bool> KernelsReach(const ElementSpan& span, int64_t count) const {
+    const int64_t bytes = IsHost(span.memory) ? count * SizeOf(span.dtype) : 0;
+    for (int64_t done = 0; done < bytes; done += BytesInRange(span, done)) {
+      cudaPointerAttributes attributes;
+      DITSERVE_RETURN_IF_ERROR(
+          StatusOf(cudaPointerGetAttributes(&attributes, span.data + done), "asking for host memory"));
+      if (attributes.type == cudaMemoryTypeUnregistered) return false;
+    }
+    return true;
+  }
+
+  // The conversion by the host, in parts that the driver stages. Waits for the stream: it may write what is read here.
+  absl::Status CastOnHost(const Conversion& conversion, cudaStream_t stream) const {
+    constexpr int64_t kPart = 1 << 18;  // Elements.
+    const auto& [source, through, target, count] = conversion;
+    const bool to_host = IsHost(target.memory);
+    const DType copied = to_host ? source.dtype : target.dtype;
+    std::vector<std::byte> staged(static_cast<size_t>(std::min(count, kPart) * SizeOf(copied)));
+    DITSERVE_RETURN_IF_ERROR(
+        faults_->WaitBy([stream] { return cudaStreamSynchronize(stream); }, "waiting for the device"));
+    for (int64_t at = 0; at < count; at += kPart) {
+      const int64_t part = std::min(count - at, kPart);
+      std::byte* const from = source.data + at * SizeOf(source.dtype);
+      std::byte* const to = target.data + at * SizeOf(target.dtype);
+      if (!to_host) Cast(from, source.dtype, through, staged.data(), copied, part);
+      DITSERVE_RETURN_IF_ERROR(
+          StatusOf(cudaMemcpyAsync(to_host ? staged.data() : to, to_host ? from : staged.data(),
+                                   static_cast<size_t>(part * SizeOf(copied)), cudaMemcpyDefault, stream),
+                   "copying what the host converts"));
+      if (to_host) Cast(staged.data(), copied, through, to, target.dtype, part);
+    }
+    return absl::OkStatus();
   }
 
   absl::StatusOr<EventPtr> TimedCopy(const ElementSpan& source, const ElementSpan& target, int64_t bytes) const
@@ -372,7 +417,8 @@ class CudaDevice final : public Device {
   // From so many bytes on, in the same pinned range.
   static int64_t BytesInRange(const ElementSpan& span, int64_t begin) {
     if (!IsHost(span.memory)) return std::numeric_limits<int64_t>::max();
-    return kPinnedBytes - static_cast<int64_t>(reinterpret_cast<uintptr_t>(span.data + begin) % kPinnedBytes);
+    constexpr int64_t kBytes = CudaHostMemory::kRangeBytes;
+    return kBytes - static_cast<int64_t>(reinterpret_cast<uintptr_t>(span.data + begin) % kBytes);
   }
 
   // Of GPUs whose tensor cores multiply float8. (LibTorch's own check of it is that of its products.)
@@ -386,6 +432,7 @@ class CudaDevice final : public Device {
   cudaStream_t casts_ = nullptr;
   cudaStream_t computing_ = nullptr;
   const std::shared_ptr<CudaFaults> faults_;  // Of its events too.
+  CudaHostMemory host_memory_{faults_.get()};
   std::unique_ptr<CudaAddresses> addresses_;
 
   // Two slots, so that one is filled while the other is converted; each takes what a transfer moves at a time (4 MiB).

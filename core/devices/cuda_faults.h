@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
@@ -26,10 +27,17 @@ class CudaFaults {
   // Internal.
   absl::Status StatusOf(cudaError_t error, absl::string_view what) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Waits for the device by the call `wait`: again, where that fails while the device is there, for then it has not
+  // waited. Where it fails once more nobody can know what is under way, and the device is lost. Errors: Unavailable.
+  absl::Status WaitBy(absl::FunctionRef<cudaError_t()> wait, absl::string_view what) ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Unavailable, and why, once the device is lost.
   absl::Status Loss() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  // Returns why it was lost first.
+  absl::Status Lose(absl::string_view why) ABSL_LOCKS_EXCLUDED(mutex_);
+
   const std::string device_;
   std::atomic<bool> lost_ = false;
   mutable absl::Mutex mutex_;

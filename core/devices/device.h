@@ -125,6 +125,9 @@ class Device {
   // The device's memory, and the host's.
   virtual absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const = 0;
 
+  // Host memory that was to be pinned for copies and could not be: they are slower there.
+  virtual int64_t unpinned_bytes() const { return 0; }
+
   // Unavailable, and why, once the device is lost: this process can't use it any more. Does not wait for operations.
   virtual absl::Status Health() = 0;
 };

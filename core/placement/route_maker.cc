@@ -88,6 +88,15 @@ class RouteMaker {
   Route route_;
 };
 
+int64_t BytesIn(const CopyForm& form, const ModelWeights::Module& module) {
+  if (form.encodings.size() != module.stored.size()) return 0;  // Of another type of module.
+  int64_t bytes = 0;
+  for (size_t i = 0; i < module.stored.size(); ++i) {
+    bytes += ElementCount(module.stored[i]->shape) * SizeOf(form.encodings[i].dtype);
+  }
+  return bytes;
+}
+
 }  // namespace
 
 FormId FormTable::Intern(const CopyForm& form) {
@@ -143,6 +152,16 @@ bool HaveEqualRoutes(const Device& a, const Device& b) {
   return a.computes_in_host_memory() == b.computes_in_host_memory() &&
          a.granule_bytes(Memory::kHost) == b.granule_bytes(Memory::kHost) &&
          a.granule_bytes(a.memory()) == b.granule_bytes(b.memory());
+}
+
+std::vector<std::vector<int64_t>> BytesInForms(const ModelWeights& model, const FormTable& forms) {
+  std::vector<std::vector<int64_t>> bytes(static_cast<size_t>(model.size()));
+  for (ModuleIndex i = 0; i < model.size(); ++i) {
+    for (FormId form = 0; form < forms.size(); ++form) {
+      bytes[static_cast<size_t>(i)].push_back(BytesIn(forms.form(form), model.module(i)));
+    }
+  }
+  return bytes;
 }
 
 }  // namespace ditserve

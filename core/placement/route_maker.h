@@ -1,6 +1,7 @@
 #ifndef DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_
 #define DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_
 
+#include <cstdint>
 #include <deque>
 #include <vector>
 
@@ -40,6 +41,9 @@ std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile,
 
 // Whether those of the two devices are equal, whatever the model and the profile.
 bool HaveEqualRoutes(const Device& a, const Device& b);
+
+// Bytes of each module's elements in each form, by module and form; 0 in those of other types of modules.
+std::vector<std::vector<int64_t>> BytesInForms(const ModelWeights& model, const FormTable& forms);
 
 }  // namespace ditserve
 

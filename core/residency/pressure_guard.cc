@@ -7,18 +7,23 @@
 namespace ditserve {
 namespace {
 
-// What is left to others and to sudden needs, of a memory's total.
-constexpr int64_t kReserveShare = 50;
 // Growing back by less is not worth the while.
 constexpr int64_t kSmallestGrowth = int64_t{64} << 20;
 
 // What of a memory is free beyond the reserve; less than 0 where others need some of what is used.
 absl::StatusOr<int64_t> SpareBytes(const Device& device, Memory memory) {
   DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device.MemoryStatusOf(memory));
-  return status.available_bytes - status.total_bytes / kReserveShare;
+  return status.available_bytes - PressureGuard::ReserveBytes(device, memory, status.total_bytes);
 }
 
 }  // namespace
+
+int64_t PressureGuard::ReserveBytes(const Device& device, Memory memory, int64_t total_bytes) {
+  constexpr int64_t kShare = 50;
+  constexpr int64_t kLeastBytes = int64_t{512} << 20;
+  const int64_t share = total_bytes / kShare;
+  return device.IsInHostMemory(memory) ? share : std::min(std::max(share, kLeastBytes), total_bytes);
+}
 
 absl::Status PressureGuard::Check() {
   const ResidencySnapshot now = residency_.Snapshot();

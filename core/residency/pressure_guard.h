@@ -23,6 +23,10 @@ class PressureGuard {
         residency_(*residency),
         told_bytes_(devices_.size() + 1, MemoryBudget::kUnlimited) {}
 
+  // What is left of a memory of this size to others and to sudden needs: a fiftieth. Of a device's own at least 512
+  // MiB: there everybody, this process too, takes some unasked and late, when a kernel is first launched.
+  static int64_t ReserveBytes(const Device& device, Memory memory, int64_t total_bytes);
+
   // Looks at the host's memory and the devices'. To be called about once a second.
   absl::Status Check();
 

@@ -5,28 +5,6 @@
 #include "core/residency/residency_manager.h"
 
 namespace ditserve {
-namespace {
-
-int64_t BytesIn(const CopyForm& form, const ModelWeights::Module& module) {
-  if (form.encodings.size() != module.stored.size()) return 0;  // Of another type of module.
-  int64_t bytes = 0;
-  for (size_t i = 0; i < module.stored.size(); ++i) {
-    bytes += ElementCount(module.stored[i]->shape) * SizeOf(form.encodings[i].dtype);
-  }
-  return bytes;
-}
-
-std::vector<std::vector<int64_t>> BytesInForms(const ModelWeights& weights, const FormTable& forms) {
-  std::vector<std::vector<int64_t>> bytes(static_cast<size_t>(weights.size()));
-  for (ModuleIndex i = 0; i < weights.size(); ++i) {
-    for (FormId form = 0; form < forms.size(); ++form) {
-      bytes[static_cast<size_t>(i)].push_back(BytesIn(forms.form(form), weights.module(i)));
-    }
-  }
-  return bytes;
-}
-
-}  // namespace
 
 int64_t ResidencyManager::WindowBytes(ModelId model, const Profile& profile, int device) const {
   const absl::MutexLock lock(&mutex_);

@@ -65,6 +65,7 @@ struct ResidencySnapshot {
   std::vector<TierBytes> models;
   std::vector<RiderInfo> riders;
   std::vector<TransferTotal> transfers;
+  int64_t host_unpinned_bytes = 0;  // That devices could not pin: as Device::unpinned_bytes, of all.
 
   const MemoryInfo& memory(Memory of) const {
     return IsHost(of) ? host : devices[static_cast<size_t>(DeviceOf(of))].memory;

@@ -106,12 +106,19 @@ absl::Status ReadDevice(YamlMap& map, ServerConfig& config) {
   return map.RefuseOthers();
 }
 
-absl::Status ReadBudget(YamlMap& map, const std::string& key, BudgetSpec& budget) {
+// How a budget is written, and what is said of one that is not so.
+struct BudgetForm {
+  std::optional<BudgetSpec> (*parse)(absl::string_view);
+  absl::string_view expected;
+};
+constexpr BudgetForm kOfDevice = {ParseDeviceBudget, kDeviceBudgetForm}, kOfHost = {ParseBudget, kBudgetForm};
+
+absl::Status ReadBudget(YamlMap& map, const std::string& key, const BudgetForm& form, BudgetSpec& budget) {
   std::optional<std::string> text;
   DITSERVE_RETURN_IF_ERROR(map.ReadString(key, &text));
   if (!text) return absl::OkStatus();
-  const std::optional<BudgetSpec> parsed = ParseBudget(*text);
-  if (!parsed) return map.Wrong(key, kBudgetForm);
+  const std::optional<BudgetSpec> parsed = form.parse(*text);
+  if (!parsed) return map.Wrong(key, form.expected);
   budget = *parsed;
   return absl::OkStatus();
 }
@@ -203,8 +210,8 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
                 [&] { return document.ReadMap("device", [&](YamlMap& map) { return ReadDevice(map, config); }); },
                 [&] {
                   return document.ReadMap("memory", [&](YamlMap& map) {
-                    return InTurn([&] { return ReadBudget(map, "device_budget", config.device_budget); },
-                                  [&] { return ReadBudget(map, "host_budget", config.host_budget); },
+                    return InTurn([&] { return ReadBudget(map, "device_budget", kOfDevice, config.device_budget); },
+                                  [&] { return ReadBudget(map, "host_budget", kOfHost, config.host_budget); },
                                   [&] { return ReadBool(map, "follow_pressure", &config.follow_pressure); },
                                   [&] { return map.RefuseOthers(); });
                   });
@@ -286,11 +293,12 @@ absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (!IsLogLevel(config.log_level)) return WrongFlag("--log-level", kLogLevelForm);
   if (flags.log_format) config.log_format = *flags.log_format;
   if (!IsLogFormat(config.log_format)) return WrongFlag("--log-format", kLogFormatForm);
-  for (const auto& [flag, text, budget] : {std::tuple("--device-budget", &flags.device_budget, &config.device_budget),
-                                           std::tuple("--host-budget", &flags.host_budget, &config.host_budget)}) {
+  for (const auto& [flag, form, text, budget] :
+       {std::tuple("--device-budget", &kOfDevice, &flags.device_budget, &config.device_budget),
+        std::tuple("--host-budget", &kOfHost, &flags.host_budget, &config.host_budget)}) {
     if (!*text) continue;
-    const std::optional<BudgetSpec> parsed = ParseBudget(**text);
-    if (!parsed) return WrongFlag(flag, kBudgetForm);
+    const std::optional<BudgetSpec> parsed = form->parse(**text);
+    if (!parsed) return WrongFlag(flag, form->expected);
     *budget = *parsed;
   }
   if (!flags.models.empty()) config.models = flags.models;
@@ -342,14 +350,16 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
           &models);
   AddFlag(app, "listen", "ADDRESS", "host:port or unix:/path", &line.listen);
   AddFlag(app, "device", "DEVICE", "cpu or cuda:N; repeatable, for several of the latter", &line.devices);
-  AddFlag(app, "device-budget", "BYTES", "e.g. 1536MiB or 60%", &line.device_budget);
+  AddFlag(app, "device-budget", "BYTES", "e.g. 1536MiB or 60%, or auto", &line.device_budget);
   AddFlag(app, "host-budget", "BYTES", "e.g. 1536MiB or 60%", &line.host_budget);
   AddFlag(app, "default-profile", "NAME", "for requests that name none", &line.default_profile);
   AddFlag(app, "metrics-listen", "ADDRESS", "host:port for Prometheus, or none", &line.metrics_listen);
   AddFlag(app, "admin-listen", "ADDRESS", "host:port or unix:/path for AdminService, or none", &line.admin_listen);
   AddFlag(app, "log-level", "LEVEL", "debug, info, warn or error", &line.log_level);
   AddFlag(app, "log-format", "FORMAT", "text or json", &line.log_format);
-  app.add_flag("--check", line.check, "validate the configuration and exit");
+  app.add_flag("--check", line.check,
+               "validate the configuration and exit; with --device, look at each of those devices too, and tell\n"
+               "what each profile would take on it");
   app.add_flag("--probe", line.probe, "ask the server at --listen whether it is ready, and exit: with 0 if it is");
   app.add_flag("--version", line.version, "print the version and exit");
   DITSERVE_RETURN_IF_ERROR(ParseFlags(app, {arguments.begin(), arguments.end()}, &line.help));
@@ -379,7 +389,9 @@ absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line) {
   DITSERVE_ASSIGN_OR_RETURN(ServerConfig config, ParseConfig(*text, command_line.config_file));
   DITSERVE_RETURN_IF_ERROR(ApplyFlags(command_line, config));
   DITSERVE_RETURN_IF_ERROR(CheckDoors(config));
-  if (config.models.empty() && !command_line.probe) {
+  // A device can be looked at without a model.
+  const bool needs_models = !command_line.probe && !(command_line.check && !command_line.devices.empty());
+  if (config.models.empty() && needs_models) {
     return absl::InvalidArgumentError("no model is configured: give --model NAME=PATH, or 'models' in the file");
   }
   return config;

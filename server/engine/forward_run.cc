@@ -162,10 +162,19 @@ void ForwardRun::Finish(absl::Status status) {
   rider.reset();
   if (result) {
     result->account.total = clock_.Now() - begun_;
-    std::move(done_)(*std::move(result));
+    Tell(*std::move(result));
   } else {
-    std::move(done_)(std::move(status));
+    Tell(std::move(status));
   }
+}
+
+void ForwardRun::Tell(absl::StatusOr<ForwardResult> result) {
+  Engine::DoneCallback done;
+  {
+    const absl::MutexLock lock(&mutex_);
+    done = std::exchange(done_, nullptr);
+  }
+  if (done) std::move(done)(std::move(result));
 }
 
 void ForwardRun::TellRider() {

@@ -52,6 +52,9 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   void Cancel(absl::Status why) override ABSL_LOCKS_EXCLUDED(mutex_);
   bool cancelled() const ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // The number of the device that computes it. From Ride until Finish.
+  int device() const { return rider_->device(); }
+
   // Blocks until Ride was called. An admission can overtake the thread that submits, by microseconds.
   void AwaitRider() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -64,6 +67,9 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   // What the model moves its inputs and its output by.
   void ToDevice(const at::Tensor& from, const at::Tensor& to, Done done) override;
   void ToHost(const at::Tensor& from, const at::Tensor& to, Done done) override;
+
+  // Hands over what became of the call, if nobody has: once, whatever the pass waits for.
+  void Tell(absl::StatusOr<ForwardResult> result) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Once: hands the result over and lets go of everything. On the executor where the pass has begun.
   void Finish(absl::Status status) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -93,7 +99,6 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   const absl::Duration begun_;
   const absl::Duration deadline_;
   Engine::ProgressCallback progress_;
-  Engine::DoneCallback done_;
   absl::AnyInvocable<void(absl::Status) &&> ended_;
   std::shared_ptr<ActivationMemory> activations_;  // Host memory.
   std::shared_ptr<TensorRegion> on_device_;        // Of a device that has memory of its own.
@@ -104,7 +109,8 @@ class ForwardRun final : public ForwardHandle, public LeaseSource, public Tensor
   mutable absl::Mutex mutex_;
   std::unique_ptr<Rider> rider_;  // Set before the pass begins, taken after it: only Cancel needs the mutex.
   absl::Status cancelled_ ABSL_GUARDED_BY(mutex_);
-  int telling_ ABSL_GUARDED_BY(mutex_) = 0;  // Threads that tell the rider: it stays meanwhile.
+  Engine::DoneCallback done_ ABSL_GUARDED_BY(mutex_);  // Null once it was called.
+  int telling_ ABSL_GUARDED_BY(mutex_) = 0;            // Threads that tell the rider: it stays meanwhile.
 };
 
 }  // namespace ditserve

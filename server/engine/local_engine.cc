@@ -24,17 +24,18 @@
 #include "core/residency/pressure_guard.h"
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
-#include "models/checkpoint_config.h"
 #include "models/cuda_arithmetic.h"
 #include "models/errors.h"
 #include "models/weights.h"
 #include "server/engine/forward_run.h"
+#include "server/engine/model_loader.h"
 #include "server/engine/operation_queue.h"
 #include "server/engine/planner.h"
 #include "server/engine/router.h"
 #include "server/engine/runtime_memory.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
+#include "server/engine/watchdog.h"
 
 namespace ditserve {
 namespace {
@@ -52,7 +53,9 @@ constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 struct EngineDevice {
   Device* device;
   std::unique_ptr<Arena> arena;
-  std::unique_ptr<TensorLink> link;  // Null where the device computes in host memory.
+  // Null where the device computes in host memory.
+  std::unique_ptr<TensorLink> link;
+  std::unique_ptr<Watchdog> watchdog;
   std::unique_ptr<Executor> executor;
   std::unique_ptr<OperationQueue> operations;
   Reservation staging;                     // What the device has taken for itself.
@@ -133,10 +136,9 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
   absl::Status LoadModel(const ModelSource& source) override {
-    absl::Status status = Load(source);
-    if (status.ok()) return status;
-    return absl::Status(status.code(),
-                        absl::StrCat("model '", source.name, "' at ", source.path, ": ", status.message()));
+    DITSERVE_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(source));
+    Add(source.name, std::move(opened));
+    return absl::OkStatus();
   }
 
   std::vector<ModelInfo> Models() const override {
@@ -158,6 +160,7 @@ class LocalEngineImpl final : public LocalEngine {
 
   ResidencySnapshot Residency() const override {
     ResidencySnapshot snapshot = residency_->Snapshot();
+    for (const EngineDevice& each : devices_) snapshot.host_unpinned_bytes += each.device->unpinned_bytes();
     for (size_t i = 0; i < devices_.size(); ++i) {
       const Device& device = *devices_[i].device;
       const absl::StatusOr<MemoryStatus> memory = device.MemoryStatusOf(device.memory());
@@ -182,6 +185,11 @@ class LocalEngineImpl final : public LocalEngine {
     DITSERVE_ASSIGN_OR_RETURN(const std::vector<RideOptions> ways, WaysFor(*model, call.shape, call.profile));
     const size_t chosen = ChooseDevice(residency_->Outlooks(model->id, call.profile, ways));
     return PlannerOf(ways[chosen].device, *model).Plan(call);
+  }
+
+  absl::Status Loss() const override {
+    const absl::MutexLock lock(&mutex_);
+    return loss_;
   }
 
   absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
@@ -222,6 +230,7 @@ class LocalEngineImpl final : public LocalEngine {
       DITSERVE_ASSIGN_OR_RETURN(made.link, TensorLink::Make(device, host_.get(), &ledger_, made.executor.get()));
       DITSERVE_ASSIGN_OR_RETURN(
           made.runtime, RuntimeMemory::Make(device, made.arena.get(), &ledger_, made.executor.get(), made.link.get()));
+      made.watchdog = std::make_unique<Watchdog>(device);
     }
     made.operations = std::make_unique<OperationQueue>(device, made.executor.get(), &clock_);
     return absl::OkStatus();
@@ -255,8 +264,10 @@ class LocalEngineImpl final : public LocalEngine {
     return calls_;
   }
 
-  absl::Status Load(const ModelSource& source);
+  void Add(const std::string& name, OpenedModel opened) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<ForwardRun>& call);
+  // On the executor.
+  void Begin(const std::shared_ptr<ForwardRun>& call, double work);
 
   // A way for each device that the profile may be computed on and that can compute it; if none can, for each that may:
   // who asks is told why not.
@@ -312,28 +323,48 @@ class LocalEngineImpl final : public LocalEngine {
     return health;
   }
 
+  // Says once that host memory could not be pinned.
+  void WarnOfUnpinned() {
+    if (warned_of_unpinned_) return;
+    const auto unable = std::find_if(devices_.begin(), devices_.end(),
+                                     [](const EngineDevice& each) { return each.device->unpinned_bytes() > 0; });
+    if (unable == devices_.end()) return;
+    warned_of_unpinned_ = true;
+    spdlog::warn(
+        "{}: host memory could not be pinned, so copies to the device are slower and block; the limit of locked memory "
+        "(ulimit -l) or the host forbids it. ditserve_host_unpinned_bytes tells how much",
+        unable->device->name());
+  }
+
   // What a lost device answers can be anything; what is told is that it is lost.
   absl::Status Explain(const absl::Status& status) const {
     const absl::Status health = absl::IsInternal(status) ? Health() : absl::OkStatus();
     return health.ok() ? status : health;
   }
 
-  // Ends everything, once, if a device is lost.
+  // Ends everything, once, if a device is lost. One that hangs gives nothing back that a call waits for, so calls are
+  // told at once.
   void WatchDevices() ABSL_LOCKS_EXCLUDED(mutex_) {
-    const absl::Status health = Health();
+    absl::Status health = Health();
+    for (const EngineDevice& each : devices_) {
+      if (health.ok()) health = each.watchdog->Check(clock_.Now());
+    }
     if (health.ok()) return;
     {
       absl::MutexLock lock(&mutex_);
       loss_ = health;
     }
-    for (const std::shared_ptr<ForwardRun>& call : Calls()) call->Cancel(health);
+    for (const std::shared_ptr<ForwardRun>& call : Calls()) {
+      call->Cancel(health);
+      call->Tell(health);
+    }
     if (on_device_lost_) on_device_lost_(health);
   }
 
   // Ends calls at their deadlines, follows the pressure on memory, and watches the devices.
   void Keep() {
     absl::Duration look = follow_pressure_ ? clock_.Now() : absl::InfiniteDuration();
-    absl::Duration watch = devices_.front().link == nullptr ? absl::InfiniteDuration() : clock_.Now();
+    absl::Duration watch = devices_.front().watchdog == nullptr ? absl::InfiniteDuration() : clock_.Now();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
@@ -362,6 +393,7 @@ class LocalEngineImpl final : public LocalEngine {
       }
       if (watch <= now) {
         WatchDevices();
+        WarnOfUnpinned();
         watch = now + kWatchInterval;
       }
       mutex_.Lock();
@@ -380,6 +412,7 @@ class LocalEngineImpl final : public LocalEngine {
   std::unique_ptr<ResidencyManager> residency_;
   std::unique_ptr<PressureGuard> guard_;
   bool follow_pressure_ = false;
+  bool warned_of_unpinned_ = false;  // The keeper's.
 
   mutable absl::Mutex mutex_;
   Doorbell changed_;  // Calls came, or the engine stops.
@@ -391,35 +424,20 @@ class LocalEngineImpl final : public LocalEngine {
   std::thread keeper_;
 };
 
-absl::Status LocalEngineImpl::Load(const ModelSource& source) {
-  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(source.path));
-  QwenImageDiTConfig config;
-  if (!checkpoint->config_json().empty()) {
-    DITSERVE_ASSIGN_OR_RETURN(config, ParseQwenImageDiTConfig(checkpoint->config_json()));
-  } else {
-    DITSERVE_ASSIGN_OR_RETURN(config, ConfigOfTensors(checkpoint->tensors()));
-    spdlog::warn(
-        "model '{}': no config.json; its tensors are those of Qwen-Image and of the Edit models, and it is served "
-        "without reference images",
-        source.name);
-  }
-  config.numerics = source.numerics;
+void LocalEngineImpl::Add(const std::string& name, OpenedModel opened) {
   auto model = std::make_unique<ServedModel>();
-  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { model->dit = std::make_unique<QwenImageDiT>(config); }));
-  model->name = source.name;
+  model->name = name;
+  model->dit = std::move(opened.dit);
   model->device = at::Device(devices_.front().device->name()).type();
   model->paces.resize(devices_.size());
-  model->stored_bytes = checkpoint->size_bytes();
-  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
-                            ModelWeights::Bind(source.name, model->dit->modules(), std::move(checkpoint)));
-  model->parameters = weights->parameters();
-  for (ModuleIndex i = 0; i < weights->size(); ++i) {
-    for (const StoredTensor* stored : weights->module(i).stored) model->stored_dtypes.push_back(stored->dtype);
+  model->stored_bytes = opened.stored_bytes;
+  model->parameters = opened.weights->parameters();
+  for (ModuleIndex i = 0; i < opened.weights->size(); ++i) {
+    for (const StoredTensor* stored : opened.weights->module(i).stored) model->stored_dtypes.push_back(stored->dtype);
   }
-  model->id = residency_->AddModel(std::move(weights));
+  model->id = residency_->AddModel(std::move(opened.weights));
   absl::MutexLock lock(&mutex_);
   models_.push_back(std::move(model));
-  return absl::OkStatus();
 }
 
 std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, ProgressCallback progress,
@@ -450,6 +468,15 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
   return call;
 }
 
+void LocalEngineImpl::Begin(const std::shared_ptr<ForwardRun>& call, double work) {
+  Watchdog* const watchdog = devices_[static_cast<size_t>(call->device())].watchdog.get();
+  if (watchdog != nullptr) watchdog->Began(call.get(), work, clock_.Now());
+  call->Begin([this, call, watchdog](absl::Status status) {
+    if (watchdog != nullptr) watchdog->Ended(call.get(), status.ok(), clock_.Now());
+    End(call, std::move(status));
+  });
+}
+
 absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_ptr<ForwardRun>& call) {
   {
     absl::MutexLock lock(&mutex_);
@@ -460,15 +487,24 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   const Profile& profile = call->call().profile;
   DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(call->model(), shape, profile));
   DITSERVE_RETURN_IF_ERROR(CheckComputation(profile, *devices_[static_cast<size_t>(ways.front().device)].device));
+  std::vector<double> works(devices_.size());  // For watchdogs.
   for (RideOptions& way : ways) {
     way.priority = call->call().priority;
     way.join = call->call().join;
+    const auto device = static_cast<size_t>(way.device);
+    const EngineDevice& on = devices_[device];
+    if (on.watchdog == nullptr) continue;
+    DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
+      for (const double of_module : call->model().WorkOf({shape, ArithmeticOn(*on.device, profile)})) {
+        works[device] += of_module;
+      }
+    }));
   }
   absl::StatusOr<std::unique_ptr<Rider>> rider =
-      residency_->Join(call->model().id, profile, ways, ChooseDevice, [this, call](absl::Status admitted) {
+      residency_->Join(call->model().id, profile, ways, ChooseDevice, [this, call, works](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
-        call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });
+        Begin(call, works[static_cast<size_t>(call->device())]);
       });
   if (absl::IsFailedPrecondition(rider.status())) {
     const int device = DeviceOf(ShortageOf(rider.status())->memory);

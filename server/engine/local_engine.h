@@ -25,8 +25,8 @@ struct LocalEngineOptions {
   int transfer_threads = 4;
   bool follow_pressure = false;  // Lower budgets while other processes need the memory.
   ResidencyManager::Options residency;
-  // Called once, on a thread of the engine's, if a device is lost: then every call ends with Unavailable, and nothing
-  // but a new process helps. May be null.
+  // Called once, on a thread of the engine's, if a device is lost, or does not get on any more (see Watchdog): then
+  // every call ends with Unavailable, and nothing but a new process helps. May be null.
   std::function<void(const absl::Status&)> on_device_lost;
   // Models that LoadModel will be called for, in this order. Until it was, they are there and not ready.
   std::vector<std::string> models;
@@ -55,6 +55,9 @@ class LocalEngine : public Engine {
   // loaded. Errors: as Checkpoint::Open, ParseQwenImageDiTConfig and ModelWeights::Bind, naming the model and its path:
   // for who starts the server, not for its clients.
   virtual absl::Status LoadModel(const ModelSource& source) = 0;
+
+  // Unavailable, and why, once a device is lost.
+  virtual absl::Status Loss() const = 0;
 };
 
 }  // namespace ditserve

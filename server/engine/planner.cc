@@ -140,8 +140,8 @@ std::optional<ForwardShape> Planner::LargestSquare(const ForwardShape& shape, co
                                                    int riders) const {
   constexpr int64_t kStep = 64;
   const int64_t budget_bytes = residency_.Snapshot().memory(device_.memory()).usage.wanted_bytes;
-  const int64_t available = budget_bytes - residency_.least_bytes(device_.memory()) -
-                            residency_.WindowBytes(model_.id, profile, device());
+  const int64_t available =
+      budget_bytes - residency_.least_bytes(device_.memory()) - residency_.WindowBytes(model_.id, profile, device());
   const auto square = [&](int64_t steps) { return ForwardShape{steps * kStep, steps * kStep, shape.text_tokens}; };
   int64_t fits = 0, most = std::max(shape.height, shape.width) / kStep;  // In steps.
   while (fits < most) {

@@ -158,6 +158,9 @@ class EngineCollector {
             snapshot, &MemoryUsage::wanted_bytes),
         ByMemory(Gauge("ditserve_memory_peak_bytes", "Most reserved bytes at one time since the start."), snapshot,
                  &MemoryUsage::peak_bytes),
+        Gauge("ditserve_host_unpinned_bytes", "Host memory that was to be pinned for copies and could not be.")
+            .Add({}, snapshot.host_unpinned_bytes)
+            .Build(),
         OtherProcessesBytes(snapshot),
         TransferBytes(snapshot),
         ByMemory(Counter("ditserve_evictions_total", "Copies dropped to make room."), snapshot,

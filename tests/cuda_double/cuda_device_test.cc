@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -47,7 +48,10 @@ class CudaDeviceTest : public ::testing::Test {
       calls = trip.calls();
     }
     calls.erase("cuMemRelease");
-    if (!cuda_double::IsSticky(error)) calls.erase("cudaEventSynchronize");
+    if (!cuda_double::IsSticky(error)) {
+      calls.erase("cudaEventSynchronize");
+      calls.erase("cudaHostRegister");  // Memory is used as it is then.
+    }
     for (const auto& [function, count] : calls) {
       for (int64_t n = 1; n <= count; ++n) {
         SCOPED_TRACE(absl::StrCat(function, ", call ", n));
@@ -200,9 +204,64 @@ TEST_F(CudaDeviceTest, HostMemoryIsRegisteredInPiecesAndAllOfItIsGivenBack) {
   begin[4 * kGranule - 1] = std::byte{1};
   EXPECT_THAT(cuda_double::Leaks(), Contains("2097152 bytes of registered host memory").Times(2));
   cuda_double::FailCall("cudaHostRegister", 2, cudaErrorMemoryAllocation);
-  EXPECT_THAT(device->Commit(Memory::kHost, begin, 2 * kGranule), StatusIs(absl::StatusCode::kResourceExhausted, ""));
-  device->Decommit(Memory::kHost, begin + 2 * kGranule, 2 * kGranule);
+  EXPECT_THAT(device->Commit(Memory::kHost, begin, 2 * kGranule), IsOk());
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  EXPECT_EQ(device->unpinned_bytes(), kGranule);
+  device->Decommit(Memory::kHost, begin, 4 * kGranule);
+  EXPECT_EQ(device->unpinned_bytes(), 0);
   device->ReleaseAddresses(Memory::kHost, begin, 4 * kGranule);
+}
+
+TEST_F(CudaDeviceTest, HostMemoryThatCantBeRegisteredIsCopiedAndConvertedAllTheSame) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  cuda_double::FailCall("cudaHostRegister", 2, cudaErrorMemoryAllocation);
+  const Range host(*device, Memory::kHost, 3 * kGranule), there(*device, Memory::kDevice, 3 * kGranule);
+  EXPECT_EQ(device->unpinned_bytes(), kGranule);
+  constexpr int64_t kCount = 600000;  // Of floats, more than one range.
+  auto* const floats = reinterpret_cast<float*>(host.data());
+  for (int64_t i = 0; i < kCount; ++i) floats[i] = static_cast<float>(i % 256);
+  // Rounded on the way, back as it is, and widened on the way back, by copies and by operations.
+  const auto bf16 = DType::kBFloat16;
+  const EventPtr rounded = *device->Enqueue({host.Of(DType::kFloat32), {}, there.Of(bf16), kCount}, {});
+  const EventPtr copied = *device->Enqueue({there.Of(bf16), {}, host.Of(bf16, kGranule), kCount}, {rounded});
+  EXPECT_THAT(WaitForAll({copied}), IsOk());
+  const auto* const halves = reinterpret_cast<const uint16_t*>(host.data() + kGranule);
+  for (int64_t i = 0; i < kCount; ++i) ASSERT_EQ(static_cast<float>(i % 256), std::bit_cast<float>(halves[i] << 16));
+  EXPECT_THAT(device->BeginOperations(), IsOk());
+  EXPECT_THAT(device->Operate({there.Of(bf16), {}, host.Of(DType::kFloat32, kGranule), kCount}), IsOk());
+  EXPECT_THAT(device->Operate({host.Of(DType::kFloat32, kGranule), {}, there.Of(bf16, kGranule), kCount}), IsOk());
+  const EventPtr operated = *device->RecordOperations();
+  EXPECT_EQ(cuda_double::Launches().size(), 1u);  // Of what was copied to a slot: it reads the device's memory.
+  const auto* const widened = reinterpret_cast<const float*>(host.data() + kGranule);
+  for (int64_t i = 0; i < kCount; ++i) ASSERT_EQ(static_cast<float>(i % 256), widened[i]);
+  EXPECT_THAT(WaitForAll({operated}), IsOk());
+}
+
+TEST_F(CudaDeviceTest, AnEventIsNotPassedWhereAskingFails) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range host(*device, Memory::kHost, kGranule), there(*device, Memory::kDevice, kGranule);
+  const EventPtr copied = *device->Enqueue({host.Of(DType::kFloat32), {}, there.Of(DType::kFloat32), 1000}, {});
+  cuda_double::FailCall("cudaEventQuery", 1, cudaErrorInvalidValue);
+  EXPECT_FALSE(copied->Done());
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  cuda_double::FailCall("cudaEventSynchronize", 1, cudaErrorInvalidValue);
+  EXPECT_THAT(copied->Wait(), IsOk());
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  EXPECT_TRUE(copied->Done());
+}
+
+TEST_F(CudaDeviceTest, WhereWaitingFailsTwiceTheDeviceIsLost) {
+  {
+    const std::unique_ptr<Device> device = MakeCuda();
+    const Range host(*device, Memory::kHost, kGranule), there(*device, Memory::kDevice, kGranule);
+    const EventPtr copied = *device->Enqueue({host.Of(DType::kFloat32), {}, there.Of(DType::kFloat32), 1000}, {});
+    cuda_double::FailCall("cudaEventSynchronize", cuda_double::kEveryCall, cudaErrorInvalidValue);
+    EXPECT_THAT(copied->Wait(), StatusIs(absl::StatusCode::kUnavailable, "cuda:0 is lost: waiting for the device"));
+    EXPECT_THAT(device->Health(), StatusIs(absl::StatusCode::kUnavailable, "cuda:0 is lost"));
+    EXPECT_TRUE(copied->Done());
+  }
+  cuda_double::Machine().TakeRaces();  // As above.
+  cuda_double::Begin({});
 }
 
 TEST_F(CudaDeviceTest, AnAllocationThatIsRefusedOnItsWayGivesBackWhatItGot) {
@@ -231,6 +290,38 @@ TEST_F(CudaDeviceTest, TellsWhatTheDriverTellsOfItsMemory) {
   ASSERT_THAT(memory, IsOk());
   EXPECT_EQ(memory->total_bytes, cuda_double::Options().device_bytes);
   EXPECT_EQ(memory->available_bytes, memory->total_bytes - 3 * kGranule - device->staging_bytes());
+}
+
+TEST_F(CudaDeviceTest, TheModuleTellsDriverAndDevicesWhateverTheirArchitecture) {
+  for (const int sm : {80, 89, 90, 100, 120}) {
+    cuda_double::Options options;
+    options.sm = sm;
+    cuda_double::Begin(options);
+    CudaDescription description;
+    std::string why;
+    ASSERT_TRUE(DitserveDescribeCuda(&description, &why)) << why;
+    EXPECT_EQ(description.driver_version, CUDART_VERSION);
+    ASSERT_EQ(description.devices.size(), 2);
+    EXPECT_EQ(description.devices[1].model, "Double 1");
+    EXPECT_EQ(description.devices[1].capability, sm);
+    EXPECT_EQ(description.devices[1].multiprocessors, 132);
+    EXPECT_EQ(description.devices[1].memory_bytes, options.device_bytes);
+  }
+}
+
+TEST_F(CudaDeviceTest, WhyThereIsNoDeviceIsToldInWordsAndLeavesNoErrorBehind) {
+  const auto why = [](const std::string& function, cudaError_t error) {
+    cuda_double::FailCall(function, 1, error);
+    CudaDescription description;
+    std::string told;
+    EXPECT_FALSE(DitserveDescribeCuda(&description, &told));
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+    return told;
+  };
+  EXPECT_THAT(why("cudaGetDeviceCount", cudaErrorNoDevice), HasSubstr("the NVIDIA driver shows no device"));
+  EXPECT_THAT(why("cudaGetDeviceCount", cudaErrorInsufficientDriver), HasSubstr("CUDA 13.0 needs a newer one"));
+  EXPECT_THAT(why("cudaDriverGetVersion", cudaErrorInsufficientDriver), HasSubstr("there is no NVIDIA driver"));
+  EXPECT_THAT(why("cudaGetDeviceProperties", cudaErrorUnknown), HasSubstr("for its devices: error 999"));
 }
 
 TEST_F(CudaDeviceTest, ADeviceThatIsNotThereIsToldByItsName) {

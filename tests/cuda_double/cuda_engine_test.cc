@@ -13,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -20,12 +21,17 @@
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
 #include "core/memory/tensor_region.h"
+#include "server/engine/device_report.h"
 #include "server/engine/operation_queue.h"
 #include "server/engine/tensor_link.h"
 #include "tests/cuda_double/engine_on_cuda.h"
+#include "tests/testing/fake_clock.h"
 
 namespace ditserve {
 namespace {
+
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
 
 constexpr int64_t kMiB = 1 << 20;
 
@@ -277,6 +283,21 @@ TEST_F(CudaEngineTest, ATensorOfMorePiecesThanThereAreSlotsGoesThereAndBackAroun
   EXPECT_TRUE(at::equal(back, host.mul(2)));
   link->Settle();
   executor.reset();
+}
+
+TEST_F(CudaEngineTest, ADeviceIsDescribedWithWhatEachProfileTakesAndNothingOfItIsKept) {
+  const std::unique_ptr<Device> gpu = MakeGpu(1);
+  DeviceReportOptions options;
+  options.profiles = profiles_;
+  options.device_budget_bytes = options.host_budget_bytes = 64000 * kMiB;
+  options.cuda.emplace();
+  std::string why;
+  ASSERT_TRUE(DitserveDescribeCuda(&*options.cuda, &why)) << why;
+  const absl::StatusOr<std::string> report = ReportDevice(*gpu, options, clock_);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_THAT(*report, HasSubstr("cuda:1       Double 1, compute capability 9.0, 132 multiprocessors, 1.0 GiB\n"));
+  EXPECT_THAT(*report, HasSubstr("544 TFLOP/s, published, not measured here"));
+  EXPECT_THAT(*report, ContainsRegex("\nresident +[0-9.]+ MiB +[0-9.]+ GiB +[0-9.]+ MiB +0 B +0 B +0.13 s\n"));
 }
 
 TEST_F(CudaEngineTest, EnginesOfTwoDevicesComputeAtOnce) {
@@ -531,6 +552,62 @@ TEST_F(CudaEngineTest, ABudgetThatIsTooSmallForTheRuntimeIsAnErrorThatTellsBoth)
         StatusIs(absl::StatusCode::kResourceExhausted, absl::StrCat("the budget of cuda:0 is ", budget, " bytes; ")));
   }
   EXPECT_THAT(LocalEngine::Make(budgets, {{gpu.get(), slots + 300 * kMiB}}, &clock_), IsOk());
+}
+
+TEST_F(CudaEngineTest, WhereHostMemoryCantBeRegisteredEveryProfileIsRightAndItIsTold) {
+  cuda_double::FailCall("cudaHostRegister", cuda_double::kEveryCall, cudaErrorNotSupported);
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  const auto engine = MakeEngineOn(*gpu);
+  for (const Profile& profile : profiles_) {
+    const ForwardCall call = MakeCall(profile);
+    EXPECT_TRUE(at::equal(Output(*engine, call), Expected(call))) << profile.name;
+  }
+  EXPECT_EQ(engine->Residency().host_unpinned_bytes, engine->Residency().host.usage.total_bytes());
+}
+
+// Of a GPU that others share the ledger has what the driver then refuses.
+TEST_F(CudaEngineTest, WhereOthersHaveTakenTheMemoryPassesGoOnInWhatIsLeft) {
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  const auto engine = MakeEngineOn(*gpu);
+  const ForwardCall call = MakeCall(ProfileNamed("resident"));
+  const at::Tensor expected = Expected(call);
+  EXPECT_TRUE(at::equal(Output(*engine, call), expected));
+  const int64_t weights = engine->Residency().devices[0].memory.usage.weights_bytes;
+  cuda_double::SetOthers(0, (int64_t{1} << 30) - weights / 2);
+  for (const Profile& profile : profiles_) {
+    const ForwardCall other = MakeCall(profile);
+    EXPECT_TRUE(at::equal(Output(*engine, other), Expected(other))) << profile.name;
+  }
+  cuda_double::SetOthers(0, 0);
+  EXPECT_TRUE(at::equal(Output(*engine, call), expected));
+}
+
+TEST_F(CudaEngineTest, TheBudgetGivesWayToOthersAndComesBack) {
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  LocalEngineOptions options;
+  options.host_budget_bytes = 400 * kMiB;
+  options.threads = 1;
+  options.follow_pressure = true;
+  MovedClock clock;
+  const auto engine = *LocalEngine::Make(options, {{gpu.get(), 400 * kMiB}}, &clock);
+  EXPECT_THAT(engine->LoadModel({"tiny", folder_ / "model"}), IsOk());
+  const ForwardCall call = MakeCall(ProfileNamed("resident"));
+  const at::Tensor expected = Expected(call);
+  EXPECT_TRUE(at::equal(Output(*engine, call), expected));
+  clock.PassAtEachLook(absl::Milliseconds(100));
+  const auto await = [&](const std::function<bool(const ResidencySnapshot&)>& is_so) {
+    while (!is_so(engine->Residency())) std::this_thread::yield();
+  };
+  const int64_t held = engine->Residency().devices[0].memory.usage.total_bytes();
+  cuda_double::SetOthers(0, 512 * kMiB);  // With the reserve, all that there is.
+  await([&](const ResidencySnapshot& now) { return now.devices[0].memory.usage.budget_bytes < held; });
+  await([&](const ResidencySnapshot& now) { return now.devices[0].memory.usage.total_bytes() < held; });
+  EXPECT_EQ(engine->Residency().devices[0].memory.usage.wanted_bytes, 400 * kMiB);
+  EXPECT_GE(engine->Residency().devices[0].other_processes_bytes, 512 * kMiB);
+  cuda_double::SetOthers(0, 0);
+  await([&](const ResidencySnapshot& now) { return now.devices[0].memory.usage.budget_bytes == 400 * kMiB; });
+  EXPECT_TRUE(at::equal(Output(*engine, call), expected));
+  await([&](const ResidencySnapshot& now) { return now.devices[0].memory.usage.weights_bytes > 0; });
 }
 
 TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {

@@ -79,6 +79,7 @@ int64_t HostSynchronizations() { return Runtime::Get().synchronizations(); }
 void FailCall(const std::string& function, int64_t n, cudaError_t error) {
   Runtime::Get().FailCall(function, n, error);
 }
+void SetOthers(int device, int64_t bytes) { Runtime::Get().SetOthers(device, bytes); }
 void FailOperation(int64_t n, cudaError_t error) { Runtime::Get().FailOperation(n, error); }
 
 std::vector<Site> Sites() {

@@ -92,6 +92,7 @@ void Runtime::Begin(const Options& options) {
   calls_.clear();
   faults_.clear();
   operation_fault_ = {"", 0, cudaSuccess};
+  others_bytes_.fill(0);
   launches_.clear();
   sites_.clear();
 }
@@ -100,9 +101,12 @@ cudaError_t Runtime::Enter(const char* function) {
   const absl::MutexLock lock(&mutex_);
   ++calls_[function];
   for (auto fault = faults_.begin(); fault != faults_.end(); ++fault) {
-    if ((!fault->function.empty() && fault->function != function) || --fault->left > 0) continue;
+    if (!fault->function.empty() && fault->function != function) continue;
     const cudaError_t error = fault->error;
-    faults_.erase(fault);
+    if (fault->left != kEveryCall) {
+      if (--fault->left > 0) continue;
+      faults_.erase(fault);
+    }
     if (IsSticky(error)) lost_[static_cast<size_t>(current_device)] = error;
     return error;
   }
@@ -321,7 +325,13 @@ cudaError_t Runtime::TimedRecordOf(cudaEvent_t handle, Moment& record) {
 int64_t Runtime::FreeBytes(int device) {
   const bool launched = std::any_of(launches_.begin(), launches_.end(),
                                     [device](const cuda_double::Launch& each) { return each.device == device; });
-  return options_.device_bytes - memory_.used_bytes(device) - (launched ? options_.module_bytes : 0);
+  const int64_t others = others_bytes_[static_cast<size_t>(device)] + (launched ? options_.module_bytes : 0);
+  return std::max<int64_t>(options_.device_bytes - others - memory_.used_bytes(device), 0);
+}
+
+void Runtime::SetOthers(int device, int64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  others_bytes_[static_cast<size_t>(device)] = bytes;
 }
 
 void Runtime::Take(const void* begin, int64_t bytes, const char* place) {

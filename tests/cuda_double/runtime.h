@@ -79,6 +79,7 @@ class Runtime {
   MemoryMap& memory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return memory_; }
   // Bytes that a device still has.
   int64_t FreeBytes(int device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SetOthers(int device, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // The host has taken memory; work that comes too late is done while it can be.
   void Take(const void* begin, int64_t bytes, const char* place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   MemoryMap::Kind KindOf(const void* begin, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -146,6 +147,7 @@ class Runtime {
     cudaError_t error;
   };
   std::vector<Fault> faults_ ABSL_GUARDED_BY(mutex_);
+  std::array<int64_t, kMostDevices> others_bytes_ ABSL_GUARDED_BY(mutex_) = {};  // That other processes hold.
   Fault operation_fault_ ABSL_GUARDED_BY(mutex_) = {"", 0, cudaSuccess};
   std::map<const void*, std::string> sites_ ABSL_GUARDED_BY(mutex_);  // Functions by where they return to.
   std::vector<cuda_double::Launch> launches_ ABSL_GUARDED_BY(mutex_);

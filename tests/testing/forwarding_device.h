@@ -49,6 +49,7 @@ class ForwardingDevice : public Device {
   }
   int64_t granule_bytes(Memory memory) const override { return device_->granule_bytes(memory); }
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const override { return device_->MemoryStatusOf(memory); }
+  int64_t unpinned_bytes() const override { return device_->unpinned_bytes(); }
   absl::Status Health() override { return device_->Health(); }
 
  private:

@@ -60,6 +60,17 @@ TEST_F(PressureGuardTest, LeavesTheTransferSlots) {
   EXPECT_EQ(budget(), 0);
 }
 
+TEST_F(PressureGuardTest, LeavesAFiftiethAndOfADevicesOwnMemoryAtLeast512MiB) {
+  constexpr int64_t kGiB = int64_t{1} << 30;
+  const auto reserve = [&](Memory memory, int64_t total) {
+    return PressureGuard::ReserveBytes(fixture_.device, memory, total);
+  };
+  EXPECT_EQ(reserve(Memory::kDevice, 100 * kGiB), 2 * kGiB);
+  EXPECT_EQ(reserve(Memory::kDevice, 8 * kGiB), kGiB / 2);
+  EXPECT_EQ(reserve(Memory::kDevice, kGiB / 4), kGiB / 4);
+  EXPECT_EQ(reserve(Memory::kHost, 10 * kGiB), kGiB / 5);
+}
+
 // On a device that computes in host memory, the same memory for both: what is free is free once, and what one part
 // holds is nobody else's to the other. The device's part could hold the model, and has what is not in the host's.
 class SharedMemoryPressureTest : public ::testing::Test {

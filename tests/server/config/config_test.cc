@@ -49,6 +49,7 @@ TEST(ServerConfigTest, HasDefaultsForEverythingButModels) {
   EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kAuto);
   EXPECT_EQ(config->threads, 0);
   EXPECT_EQ(config->transfer_threads, 4);
+  EXPECT_TRUE(config->device_budget.automatic);
   EXPECT_EQ(ResolveBudget(config->device_budget, 1000), 600);
   EXPECT_EQ(ResolveBudget(config->host_budget, 1000), 250);
   EXPECT_EQ(config->max_active, 16);
@@ -392,9 +393,10 @@ TEST(ServerConfigTest, ReadsBytesWithUnits) {
 TEST(ServerConfigTest, RefusesWrongBudgets) {
   for (const char* key : {"device_budget", "host_budget"}) {
     for (const char* budget : {"0", "0GiB", "-1", "1048577GiB", "1GB", "1TiB", "GiB", "nan", "inf", "0%", "101%", "-5%",
-                               "nan%", "%", "''", "half", "5GiBMiBKiB", "5KiBKiB"}) {
+                               "nan%", "%", "''", "half", "5GiBMiBKiB", "5KiBKiB", "Auto"}) {
       ExpectRefused(absl::StrCat("memory: {", key, ": ", absl::StartsWith(budget, "%") ? "'%'" : budget, "}"),
-                    absl::StrCat("memory.", key, ": expected 1 to 2^50 bytes, with KiB, MiB or GiB, or a share"));
+                    absl::StrCat("memory.", key, ": expected ", key[0] == 'd' ? "auto, " : "",
+                                 "1 to 2^50 bytes, with KiB, MiB or GiB, or a share"));
     }
   }
 }

@@ -5,6 +5,7 @@
 
 #include "core/residency/transfer_engine.h"
 #include "tests/server/engine/local_engine_fixture.h"
+#include "tests/testing/fake_clock.h"
 
 namespace ditserve {
 namespace {
@@ -62,6 +63,30 @@ TEST_F(LocalEngineDeviceTest, ALostDeviceEndsEveryCallAndIsToldOnce) {
   EXPECT_EQ(Send(**engine, MakeCall(ProfileNamed("disk")))->Wait().status(), why);
   absl::SleepFor(absl::Milliseconds(600));  // More than it takes to look again.
   EXPECT_EQ(told, 1);
+}
+
+TEST_F(LocalEngineDeviceTest, ADeviceThatHangsIsLostOnceItsDeadlineIsPast) {
+  MovedClock clock;
+  std::atomic<int> told = 0;
+  absl::Notification lost;
+  LocalEngineOptions options;
+  options.host_budget_bytes = 64 << 20;
+  options.on_device_lost = [&](const absl::Status&) {
+    if (++told == 1) lost.Notify();
+  };
+  const auto engine = LocalEngine::Make(options, {{device_.get(), 64 << 20}}, &clock);
+  ASSERT_THAT(engine, IsOk());
+  ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+  EXPECT_THAT(Send(**engine, MakeCall(ProfileNamed("disk")))->Wait(), IsOk());
+  device_->hangs = true;
+  const auto hanging = Send(**engine, MakeCall(ProfileNamed("disk")));
+  clock.PassAtEachLook(absl::Milliseconds(300));
+  EXPECT_THAT(hanging->Wait(), StatusIs(absl::StatusCode::kUnavailable, "is lost: it has not got on for"));
+  lost.WaitForNotification();
+  EXPECT_EQ((*engine)->Loss(), hanging->result.status());
+  EXPECT_EQ(Send(**engine, MakeCall(ProfileNamed("disk")))->Wait().status(), (*engine)->Loss());
+  EXPECT_EQ(told, 1);
+  device_->hung->LetGo();  // So that the engine can be destroyed.
 }
 
 TEST_F(LocalEngineDeviceTest, AnErrorOfALostDeviceIsThatItIsLost) {

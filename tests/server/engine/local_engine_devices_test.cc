@@ -3,6 +3,7 @@
 
 #include "core/base/error_details.h"
 #include "tests/server/engine/local_engine_fixture.h"
+#include "tests/testing/fake_clock.h"
 
 namespace ditserve {
 namespace {
@@ -14,7 +15,8 @@ class LocalEngineDevicesTest : public LocalEngineTest {
 
   LocalEngineDevicesTest() { first_.apart = second_.apart = true; }
 
-  std::unique_ptr<LocalEngine> MakeEngine(int64_t of_first = kBudget, int64_t of_second = kBudget) {
+  std::unique_ptr<LocalEngine> MakeEngine(int64_t of_first = kBudget, int64_t of_second = kBudget,
+                                          const Clock* clock = nullptr) {
     LocalEngineOptions options;
     options.host_budget_bytes = kBudget;
     options.transfer_threads = 2;
@@ -22,7 +24,8 @@ class LocalEngineDevicesTest : public LocalEngineTest {
       why_ = why;
       lost_.Notify();  // Once.
     };
-    auto engine = LocalEngine::Make(options, {{&first_, of_first}, {&second_, of_second}}, &clock_);
+    auto engine =
+        LocalEngine::Make(options, {{&first_, of_first}, {&second_, of_second}}, clock == nullptr ? &clock_ : clock);
     EXPECT_THAT(engine, IsOk());
     EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
     return *std::move(engine);
@@ -120,6 +123,21 @@ TEST_F(LocalEngineDevicesTest, OneLostDeviceEndsTheCallsOfAll) {
   EXPECT_EQ(elsewhere->Wait().status(), why);
   EXPECT_EQ(Send(*engine, call("cpu"))->Wait().status(), why);
   EXPECT_EQ(why_, why);
+}
+
+TEST_F(LocalEngineDevicesTest, OneThatHangsEndsTheCallsOfAll) {
+  MovedClock clock;
+  const auto engine = MakeEngine(kBudget, kBudget, &clock);
+  Profile profile = ProfileNamed("disk");
+  profile.device = "cpu:0";
+  second_.hangs = true;
+  const auto hanging = Send(*engine, MakeCall(profile));
+  clock.PassAtEachLook(absl::Milliseconds(300));
+  EXPECT_THAT(hanging->Wait(), StatusIs(absl::StatusCode::kUnavailable, "cpu:0 is lost: it has not got on for"));
+  lost_.WaitForNotification();
+  EXPECT_EQ(engine->Loss(), why_);
+  EXPECT_EQ(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait().status(), why_);
+  second_.hung->LetGo();  // So that the engine can be destroyed.
 }
 
 TEST_F(LocalEngineDevicesTest, DevicesAreNumberedAndOneThatComputesInHostMemoryIsAlone) {

@@ -5,6 +5,7 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -36,6 +37,20 @@ struct Flight {
   }
 };
 
+// Of a device that hangs, until it is let go.
+class HungEvent final : public Event {
+ public:
+  bool Done() override { return let_go_.HasBeenNotified(); }
+  absl::Status Wait() override {
+    let_go_.WaitForNotification();
+    return absl::OkStatus();
+  }
+  void LetGo() { let_go_.Notify(); }
+
+ private:
+  absl::Notification let_go_;
+};
+
 // The CPU, with the memory that a test says; and a word to whoever asks for it before memory is given back.
 class WatchedDevice final : public ForwardingDevice {
  public:
@@ -51,6 +66,7 @@ class WatchedDevice final : public ForwardingDevice {
   }
   absl::StatusOr<EventPtr> RecordOperations() override {
     if (!fails.ok()) return fails;
+    if (hangs) return hung;
     return ForwardingDevice::RecordOperations();
   }
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
@@ -69,9 +85,11 @@ class WatchedDevice final : public ForwardingDevice {
     health_ = why;
   }
 
-  bool apart = false;   // Whether operations read other memory than the host's, as a GPU's do.
-  absl::Status cannot;  // Why it can't compute in float8.
-  absl::Status fails;   // What recording operations gives; set while nothing computes.
+  bool apart = false;               // Whether operations read other memory than the host's, as a GPU's do.
+  absl::Status cannot;              // Why it can't compute in float8.
+  std::atomic<bool> hangs = false;  // Whether operations pass when `hung` does.
+  const std::shared_ptr<HungEvent> hung = std::make_shared<HungEvent>();
+  absl::Status fails;  // What recording operations gives; set while nothing computes.
   std::function<void()> before_decommit;
   std::optional<MemoryStatus> told_memory;  // In the place of the machine's.
 

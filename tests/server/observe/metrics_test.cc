@@ -29,6 +29,7 @@ class MetricsTest : public ServerTest {
     snapshot.transfers = {
         {Tier::kDisk, Tier::kHost, 1000}, {Tier::kHost, Tier::kDevice, 900}, {Tier::kHost, Tier::kDevice, 800, 1}};
     snapshot.riders[1].device = 1;
+    snapshot.host_unpinned_bytes = 98;
     engine_.SetResidency(snapshot);
   }
 
@@ -48,6 +49,7 @@ TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
                            "ditserve_memory_wanted_budget_bytes{memory=\"device\",device=\"cuda:0\"} 90\n",
                            "ditserve_memory_peak_bytes{memory=\"device\",device=\"cuda:0\"} 70\n",
                            "ditserve_device_other_processes_bytes{device=\"cuda:0\"} 99\n",
+                           "ditserve_host_unpinned_bytes 98\n",
                            "ditserve_transfer_bytes_total{from=\"disk\",to=\"host\"} 1000\n",
                            "ditserve_transfer_bytes_total{from=\"host\",to=\"device\",device=\"cuda:0\"} 900\n",
                            "ditserve_transfer_bytes_total{from=\"host\",to=\"device\",device=\"cuda:1\"} 800\n",
