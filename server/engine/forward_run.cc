@@ -9,18 +9,9 @@
 #include "models/ops.h"
 #include "models/weights.h"
 #include "server/engine/compute_pace.h"
+#include "server/engine/torch_device.h"
 
 namespace ditserve {
-
-namespace {
-
-// Data in host memory is of no numbered device.
-at::Device TorchDevice(const Device& device) {
-  const at::Device named(device.name());
-  return named.is_cpu() ? at::Device(at::kCPU) : named;
-}
-
-}  // namespace
 
 ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Clock& clock, Engine::ProgressCallback progress,
                        Engine::DoneCallback done)

@@ -14,6 +14,7 @@
 #include "models/errors.h"
 #include "models/qwen_image_dit.h"
 #include "models/weights.h"
+#include "server/engine/torch_device.h"
 
 namespace ditserve {
 namespace {
@@ -97,11 +98,10 @@ absl::Status RunPass(const Device& device, Executor& executor, TensorMover& link
   absl::Status status;
   absl::Notification done;
   std::optional<AnyWeights> weights(std::in_place, model.modules(), DTypeOf(dtype), memory);
-  Task<bool> pass =
-      Then(model.Forward(inputs, at::Device(device.name()), dtype, *weights, &link), [&](absl::Status ended) {
-        status = std::move(ended);
-        done.Notify();
-      });
+  Task<bool> pass = Then(model.Forward(inputs, TorchDevice(device), dtype, *weights, &link), [&](absl::Status ended) {
+    status = std::move(ended);
+    done.Notify();
+  });
   executor.Post([&] { pass.Start(); });
   done.WaitForNotification();
   OnExecutor(executor, [] { /* It is through with the pass. */ });

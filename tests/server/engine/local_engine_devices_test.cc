@@ -13,7 +13,11 @@ class LocalEngineDevicesTest : public LocalEngineTest {
   static constexpr int64_t kBudget = 64 << 20;
   static constexpr int64_t kTooSmall = 1 << 10;
 
-  LocalEngineDevicesTest() { first_.apart = second_.apart = true; }
+  LocalEngineDevicesTest() {
+    first_.apart = second_.apart = true;
+    // What others take is none of their runtimes'.
+    first_.told_memory = second_.told_memory = {int64_t{1} << 36, int64_t{1} << 36};
+  }
 
   std::unique_ptr<LocalEngine> MakeEngine(int64_t of_first = kBudget, int64_t of_second = kBudget,
                                           const Clock* clock = nullptr) {
@@ -25,8 +29,11 @@ class LocalEngineDevicesTest : public LocalEngineTest {
       lost_.Notify();  // Once.
     };
     auto engine =
-        LocalEngine::Make(options, {{&first_, of_first}, {&second_, of_second}}, clock == nullptr ? &clock_ : clock);
+        LocalEngine::Make(options, {{&first_, kBudget}, {&second_, kBudget}}, clock == nullptr ? &clock_ : clock);
     EXPECT_THAT(engine, IsOk());
+    // Warming up takes more than some.
+    EXPECT_THAT((*engine)->SetBudget(DeviceMemory(0), of_first), IsOk());
+    EXPECT_THAT((*engine)->SetBudget(DeviceMemory(1), of_second), IsOk());
     EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
     return *std::move(engine);
   }
