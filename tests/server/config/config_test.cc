@@ -11,6 +11,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/config/default_config.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_folder.h"
