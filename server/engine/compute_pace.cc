@@ -43,7 +43,9 @@ ComputingPrediction PredictFrom(const std::deque<ComputePace::Pass>& passes, con
   if (nearest == nullptr) return {};
   ComputingPrediction prediction{{}, nearest->of.shape};
   for (size_t i = 0; i < work.size(); ++i) {
-    prediction.modules.push_back(nearest->computing[i] * (work[i] / nearest_work[i]));
+    // What a pass does without computes nothing, and no time was taken of it: it is last.
+    const bool used = nearest_work[i] > 0;
+    prediction.modules.push_back(used ? nearest->computing[i] * (work[i] / nearest_work[i]) : absl::ZeroDuration());
   }
   return prediction;
 }

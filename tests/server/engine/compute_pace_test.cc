@@ -36,6 +36,14 @@ TEST(ComputePaceTest, ScalesEachModuleByItsOwnWork) {
   EXPECT_EQ(prediction.from, Square(16).shape);
 }
 
+TEST(ComputePaceTest, AModuleThatIsNotUsedTakesNoTime) {
+  ComputePace pace;
+  pace.Learn({Square(16), {absl::Seconds(3)}});
+  const auto work = [](const ComputedShape&) -> std::vector<double> { return {10, 0}; };
+  EXPECT_THAT(PredictFrom(pace.passes(), Square(32), work).modules,
+              ElementsAre(absl::Seconds(3), absl::ZeroDuration()));
+}
+
 TEST(ComputePaceTest, TheNearestSizeTells) {
   ComputePace pace;
   pace.Learn(Took(Square(64), 1, 64));
