@@ -2,6 +2,7 @@
 // weights: from the first piece's being enqueued until the last one's event has passed. Prints a line of each way:
 // "copy" of bfloat16, "cast" of float8 to bfloat16; the bytes of a piece, and bytes that left the host in a second.
 #include <algorithm>
+#include <cinttypes>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -17,8 +18,10 @@
 namespace ditserve {
 namespace {
 
-constexpr int64_t kMoved = int64_t{1} << 30;                                // Bytes that leave the host in a turn.
-constexpr int64_t kElements[] = {3072 * 18432, 3072 * 12288, 3072 * 3072};  // Of a block's three sizes of weights.
+constexpr int64_t kMoved = int64_t{1} << 30;  // Bytes that leave the host in a turn.
+constexpr int64_t kWidth = 3072;
+constexpr int64_t kElements[] = {kWidth * 18432, kWidth * 12288,
+                                 kWidth* kWidth};  // Of a block's three sizes of weights.
 constexpr int kTurns = 3;
 
 absl::StatusOr<std::byte*> Take(Device& device, Memory memory, int64_t bytes) {
@@ -54,8 +57,8 @@ absl::Status Run() {
   for (const DType dtype : {DType::kBFloat16, DType::kFloat8E4M3}) {
     for (const int64_t elements : kElements) {
       DITSERVE_ASSIGN_OR_RETURN(const double rate, Rate(*device, from, dtype, to, elements));
-      std::printf("%s %lld %.0f\n", dtype == DType::kBFloat16 ? "copy" : "cast",
-                  static_cast<long long>(elements * SizeOf(dtype)), rate);
+      const int64_t bytes = elements * SizeOf(dtype);
+      std::printf("%s %" PRId64 " %.0f\n", dtype == DType::kBFloat16 ? "copy" : "cast", bytes, rate);
     }
   }
   return absl::OkStatus();

@@ -1,4 +1,5 @@
-"""Computes what the seed's forward would take on named GPUs, and how far off that is where runs were published.
+"""Computes what the seed's forward, and a loop of such, would take on named GPUs, and how far off that is where runs
+were published.
 
     python3 bench/headline.py --bin build/release/bin [--write docs/cuda.md]
 
@@ -11,6 +12,8 @@ memory. Module by module, in execution order:
 - Operations of a module begin when its copy is there and the operations before are done; riders compute one after the
   other and share the copy. They take their FLOP at the rate that a whole forward reaches, which holds what is not a
   product of matrices, too.
+- A loop's steps follow each other without a gap, both branches of guidance compute with each copy, and modules that make
+  modulation are copied and computed once.
 - DiffSynth's way: a copy from pageable memory, then the operation, then the next module; and a pass at a time.
 
 --write puts the tables between the markers of that document; tests/system/headline_test.py checks that they are there.
@@ -24,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIDE, PROMPT_TOKENS = 1024, 5
+STEPS, BRANCHES = 50, 2  # Of a loop with guidance.
 WIDTH = 3072  # Of a token.
 WINDOW_MODULES = 3  # Of the widest: one that is computed with, two that arrive (core/residency).
 BF16, FP8 = 2, 1  # Bytes an element.
@@ -46,7 +50,7 @@ GEMM = "torch, 4096 to 8192, zzc0721/torch-performance-test-data"
 # Of what a product of matrices alone reaches, a whole forward reaches 0.65 to 0.75 in the published runs below.
 OF_GEMM = Rate(0.7, UNVERIFIED)
 # On a GPU, LibTorch's cuBLAS works in these besides, tests/cuda_audit; by whether the card is of SM 9.0 and up.
-WORKSPACE_BYTES = {True: 33.6e6, False: 8.5e6}
+WORKSPACE_BYTES = {True: 33.6e6, False: 10.5e6}
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,12 @@ class Module:
     def elements(self) -> int:
         return self.weight + self.bias
 
+    def makes_modulation(self) -> bool:
+        return re.search(r"_mod\.|time_text_embed|norm_out", self.path) is not None
+
     def rows(self, image: int, text: int) -> int:
         """How many tokens its operation has."""
-        if re.search(r"_mod\.|time_text_embed|norm_out", self.path):
+        if self.makes_modulation():
             return 1  # The timestep's.
         return text if re.search(r"^txt_|\.txt_|\.add_|_add_|norm_added", self.path) else image
 
@@ -158,17 +165,44 @@ def window_of(modules: list[Module]) -> int:
 
 def row(card: Card, modules: list[Module], riders: int, moved: int, activation_bytes: int) -> str:
     used = [module for module in modules if module.used]
-    alone = times(modules, card)
     of_all = sweep(used, [riders * seconds for seconds in times(used, card)], card.link.value, moved, BF16,
                    window_of(modules))
     device = of_all.window_bytes + riders * activation_bytes + WORKSPACE_BYTES[card.sm_9]
-    fast, slow = (riders * synchronous(modules, alone, rate.value) for rate in reversed(PAGEABLE))
-    limit = max(of_all.moving_seconds, of_all.computing_seconds)
-    limited_by = "the link" if limit == of_all.moving_seconds else "computing"
     return " | ".join((f"| {card.name}", "bfloat16" if moved == BF16 else "float8", str(riders),
                        f"{of_all.moving_seconds:.2f} s", f"{of_all.computing_seconds:.2f} s", f"{of_all.seconds:.2f} s",
-                       f"{of_all.seconds / riders:.2f} s", limited_by, f"{device / 1e9:.2f} GB",
-                       f"{fast:.1f} to {slow:.1f} s", f"{fast / of_all.seconds:.1f} to {slow / of_all.seconds:.1f} |"))
+                       f"{of_all.seconds / riders:.2f} s", limited_by(of_all), f"{device / 1e9:.2f} GB",
+                       *beside(card, modules, riders, of_all)))
+
+
+def limited_by(all_passes: Pass) -> str:
+    return "the link" if all_passes.moving_seconds >= all_passes.computing_seconds else "computing"
+
+
+def beside(card: Card, modules: list[Module], passes: int, ours: Pass) -> tuple[str, str]:
+    """So many passes in DiffSynth's way, and how much longer they take: the last columns of a table."""
+    alone = times(modules, card)
+    fast, slow = (passes * synchronous(modules, alone, rate.value) for rate in reversed(PAGEABLE))
+    return f"{fast:.1f} to {slow:.1f} s", f"{fast / ours.seconds:.1f} to {slow / ours.seconds:.1f} |"
+
+
+def loop_row(card: Card, modules: list[Module], moved: int, activation_bytes: int) -> str:
+    """Of a loop with guidance."""
+    first = [module for module in modules if module.used]
+    later = [module for module in first if not module.makes_modulation()]
+    all_steps = first + (STEPS - 1) * later
+    loop = sweep(all_steps, [BRANCHES * seconds for seconds in times(all_steps, card)], card.link.value, moved, BF16,
+                 window_of(modules))
+    device = (loop.window_bytes + BRANCHES * activation_bytes + STEPS * modulation_bytes(modules) +
+              WORKSPACE_BYTES[card.sm_9])
+    gigabytes = moved * sum(module.elements() for module in all_steps) / 1e9
+    return " | ".join((f"| {card.name}", "bfloat16" if moved == BF16 else "float8", f"{gigabytes:,.0f} GB",
+                       f"{loop.moving_seconds:.1f} s", f"{loop.computing_seconds:.1f} s", f"{loop.seconds:.1f} s",
+                       limited_by(loop), f"{device / 1e9:.2f} GB", *beside(card, modules, STEPS * BRANCHES, loop)))
+
+
+def modulation_bytes(modules: list[Module]) -> int:
+    """What is kept of a timestep: a row as long as the bias of each module that makes some, the embedding's aside."""
+    return BF16 * sum(module.bias for module in modules if re.search(r"_mod\.|norm_out", module.path))
 
 
 @dataclass(frozen=True)
@@ -222,12 +256,19 @@ def document(modules: list[Module], activation_bytes: int) -> str:
     flop = flop_of(used, tokens(SIDE, SIDE), PROMPT_TOKENS)
     rows = [row(card, modules, riders, width, activation_bytes)
             for card in CARDS for width in (BF16, FP8) for riders in (1, 8)]
+    loops = [loop_row(card, modules, width, activation_bytes) for card in CARDS for width in (BF16, FP8)]
+    kept = sum(module.elements() for module in modules if module.makes_modulation())
     lines = [
         f"A pass uses {len(used):,} of {len(modules):,} modules, {billions(used)} of {billions(modules)} billion elements; "
         f"{flop / 1e12:.1f} TFLOP. A window of {window_of(modules) / 1e6:.0f} MB, {activation_bytes / 1e6:.1f} MB of "
         "activations a rider.", "",
         *table(("card", "weights move as", "riders", "moving", "computing", "all riders", "a rider", "limited by",
                 "device bytes", "DiffSynth's way", "times as long"), rows), "",
+        f"{STEPS} steps with guidance in one call. {kept / 1e9:.2f} billion elements make modulation and cross once; what "
+        f"they make is {modulation_bytes(modules) / 1e6:.1f} MB a step, and stays. (The same took 74.85 s in 8.5 GB by layer-wise "
+        "offload, and 15.45 s resident, on an 80 GB card: SGLang #16150, as in the last table.)", "",
+        *table(("card", "weights move as", "moved", "moving", "computing", "the loop", "limited by", "device bytes",
+                f"DiffSynth's way, {STEPS * BRANCHES} passes", "times as long"), loops), "",
         *table(("card", "link, GB/s", "TFLOP/s"),
                [f"| {card.name} | {card.link.value / 1e9:.1f} ({card.link.source}) | {card.rate_source()} |"
                 for card in CARDS]), "",

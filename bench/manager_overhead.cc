@@ -110,9 +110,9 @@ absl::Status Run(const std::string& path, int64_t size, int rounds) {
   const SteadyClock clock;
   const std::unique_ptr<Device> device = MakeCpuDevice(CpuBFloat16::kFloat32);
   LocalEngineOptions options;
-  options.device_budget_bytes = options.host_budget_bytes = kBudget;
+  options.host_budget_bytes = kBudget;
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine,
-                            LocalEngine::Make(options, device.get(), &clock));
+                            LocalEngine::Make(options, {{device.get(), kBudget}}, &clock));
   DITSERVE_RETURN_IF_ERROR(engine->LoadModel({"model", path}));
   const QwenImageDiT& dit = *engine->Models().at(0).model;
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(path));

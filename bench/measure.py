@@ -5,8 +5,8 @@
 
 A row's two sides take turns, on the same files; the page cache is dropped before every run that reads them (ditserve
 reads past it anyway). The second form puts another build's programs in the place of what the promise is held against,
-and marks what is more than 3 % worse than with them. Needs root to drop the cache, and for rows `eager` and `peers` the
-packages of scripts/parity/requirements.txt.
+and marks what is more than 3 % worse than with them. Needs root to drop the cache, and for rows `eager`,
+`eager-bfloat16` and `peers` the packages of scripts/parity/requirements.txt.
 """
 
 import argparse

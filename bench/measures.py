@@ -1,6 +1,7 @@
 """What bench/measure.py measures: each promise's rows, ours and what they are held against."""
 
 import concurrent.futures
+import itertools
 import json
 import mmap
 import os
@@ -14,11 +15,23 @@ from pathlib import Path
 import peers
 
 DISK = peers.CONFIG | dict.fromkeys(("preparing_dtype", "computation_dtype"), "float32")
-RESIDENT = {key: "float32" if key.endswith("dtype") else "accelerator" for key in (
-    "offload_dtype", "offload_device", "onload_dtype", "onload_device",
-    "preparing_dtype", "preparing_device", "computation_dtype", "computation_device")}
+
+
+def resident(dtype: str) -> dict:
+    return {f"{state}_{what}": value for state in ("offload", "onload", "preparing", "computation")
+            for what, value in (("dtype", dtype), ("device", "accelerator"))}
+
+
+RESIDENT = resident("float32")
 UNLIMITED = None
 RIDERS = 8
+
+
+@dataclass(frozen=True)
+class Loop:
+    size: int  # Pixels a side.
+    steps: int
+    guided: bool
 
 
 class Server:
@@ -33,6 +46,7 @@ class Server:
             [binaries / "ditserve", "--listen", self.address, *peers.no_other_ports(binaries), "--log-level", "warn",
              "--model", f"bench={checkpoint}", *flags], stdout=subprocess.PIPE, text=True)
         self.process.stdout.readline()
+        self.timesteps = itertools.count(1)
 
     def __enter__(self):
         return self
@@ -47,12 +61,28 @@ class Server:
                                 check=True, capture_output=True, text=True).stdout
         return json.loads(output)
 
-    def forward(self, size: int, config: dict, limit: float | None = 0) -> dict:
-        arguments = ["--height", str(size), "--width", str(size), "--dtype", "float32",
-                     "--prompt-tokens", str(peers.PROMPT_TOKENS), "--vram-config", json.dumps(config)]
+    def compute(self, command: str, size: int, config: dict, limit: float | None, *arguments: str) -> dict:
+        arguments += ("--height", str(size), "--width", str(size), "--dtype", config["computation_dtype"],
+                      "--prompt-tokens", str(peers.PROMPT_TOKENS), "--vram-config", json.dumps(config))
         if limit is not UNLIMITED:
-            arguments += ["--vram-limit-gib", str(limit)]
-        return self.call("forward", *arguments)["stats"]
+            arguments += ("--vram-limit-gib", str(limit))
+        return self.call(command, *arguments)["stats"]
+
+    def forward(self, size: int, config: dict, limit: float | None = 0, timestep: float | None = None) -> dict:
+        """A pass at a timestep that was not seen, which takes every weight that reaches an output, or at this one."""
+        unseen = next(self.timesteps) / 1000
+        return self.compute("forward", size, config, limit, "--timestep", str(unseen if timestep is None else timestep))
+
+    def denoise(self, loop: Loop, config: dict = DISK, limit: float | None = 0, *arguments: str) -> dict:
+        import numpy
+
+        arguments += ("--steps", str(loop.steps))
+        with tempfile.NamedTemporaryFile(suffix=".npy") as negative:
+            if loop.guided:
+                numpy.save(negative, numpy.random.default_rng(1).standard_normal((1, 3, 3584), numpy.float32))
+                negative.flush()
+                arguments += ("--negative-emb", negative.name)
+            return self.compute("denoise", loop.size, config, limit, *arguments)
 
     def moved_bytes(self) -> int:
         return int(self.call("residency")["transfers"][0]["bytes"])
@@ -71,11 +101,11 @@ def what_limited(*passes: dict) -> str:
     return "the disk" if waited > total / 10 else "computing"
 
 
-def resident_pass(binaries: Path, checkpoint: Path, size: int) -> dict:
+def resident_pass(binaries: Path, checkpoint: Path, size: int, dtype: str = "float32") -> dict:
     """The account of a pass with every weight in memory since the pass before it."""
     with Server(binaries, checkpoint, "--device-budget", "60%") as server:
-        server.forward(256, RESIDENT, UNLIMITED)
-        return server.forward(size, RESIDENT, UNLIMITED)
+        server.forward(256, resident(dtype), UNLIMITED)
+        return server.forward(size, resident(dtype), UNLIMITED)
 
 
 def needed_ranges(checkpoint: Path) -> list[tuple[Path, int, int]]:
@@ -130,18 +160,20 @@ def output_of(program: Path | str, *arguments: Path | str) -> str:
     return subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def run_eager(checkpoint: Path, size: int) -> None:
-    """The reference in float32, all of it in memory; prints the seconds of its second pass."""
+def run_eager(checkpoint: Path, size: int, name: str) -> None:
+    """The reference in this dtype, all of it in memory; prints the seconds of its second pass."""
     import torch
     from diffsynth.core import load_model
     from diffsynth.models.qwen_image_dit import QwenImageDiT
 
     blocks = json.loads((checkpoint / "config.json").read_text())["num_layers"]
     shards = sorted(str(shard) for shard in checkpoint.glob("*.safetensors"))
-    model = load_model(QwenImageDiT, shards, config={"num_layers": blocks}, torch_dtype=torch.float32, device="cpu")
+    dtype = getattr(torch, name)
+    model = load_model(QwenImageDiT, shards, config={"num_layers": blocks}, torch_dtype=dtype, device="cpu")
     tokens = peers.PROMPT_TOKENS
-    inputs = {"latents": torch.randn((1, 16, size // 8, size // 8)), "timestep": torch.zeros((1,)),
-              "prompt_emb": torch.randn((1, tokens, 3584)),
+    inputs = {"latents": torch.randn((1, 16, size // 8, size // 8), dtype=dtype),
+              "timestep": torch.zeros((1,), dtype=dtype),
+              "prompt_emb": torch.randn((1, tokens, 3584), dtype=dtype),
               "prompt_emb_mask": torch.ones((1, tokens), dtype=torch.int64)}
     with torch.no_grad():
         for _ in range(2):
@@ -212,20 +244,27 @@ class Limit(Measure):
 
 class Eager(Measure):
     sizes = (256, 1024)
+    dtype = "float32"
 
     def __init__(self, checkpoint: Path, size: int):
         super().__init__(checkpoint)
         self.size = size
-        self.rows = [Row(f"float32, {size}x{size}", "everything", "s", "eager PyTorch", (0, 0.75))]
+        self.rows = [Row(f"{self.dtype}, {size}x{size}", "everything", "s", "eager PyTorch", (0, 0.75))]
 
     def ours(self, binaries: Path) -> list[float]:
-        stats = resident_pass(binaries, self.checkpoint, self.size)
+        stats = resident_pass(binaries, self.checkpoint, self.size, self.dtype)
         self.rows[0].limits.append(what_limited(stats))
         return [seconds(stats)]
 
     def theirs(self, _: Path) -> list[float]:
-        output = output_of(sys.executable, __file__, self.checkpoint, str(self.size))
+        output = output_of(sys.executable, __file__, self.checkpoint, str(self.size), self.dtype)
         return [json.loads(output.strip().splitlines()[-1])]
+
+
+class EagerBFloat16(Eager):
+    """On a processor with bfloat16 dot products. On others we compute such a profile in float32."""
+
+    dtype = "bfloat16"
 
 
 class Peer(Measure):
@@ -295,6 +334,115 @@ class Riders(Measure):
         with Server(binaries, self.checkpoint) as server:
             one = int(server.forward(self.size, DISK)["disk_read_bytes"])
         return [one / 2**20, RIDERS * seconds(resident_pass(binaries, self.checkpoint, self.size))]
+
+
+class Modulation(Measure):
+    rounds = 1  # Bytes do not vary.
+
+    def __init__(self, checkpoint: Path, _size: int):
+        super().__init__(checkpoint)
+        self.rows = [Row("a second pass at a timestep, disk profile: read from disk", "nothing", "MiB",
+                         "the first pass at it", (0, 0.67))]
+
+    def ours(self, binaries: Path) -> list[float]:
+        return self.both(binaries)[0]
+
+    def both(self, binaries: Path) -> tuple[list[float], list[float]]:
+        with Server(binaries, self.checkpoint) as server:
+            first, again = (int(server.forward(256, DISK, timestep=0.5)["disk_read_bytes"]) / 2**20 for _ in range(2))
+        return [again], [first]
+
+
+class Steps(Measure):
+    """A loop with guidance, of 20 steps."""
+
+    rounds = 1  # Minutes a side.
+    sizes = (256, 512)
+
+    def __init__(self, checkpoint: Path, size: int):
+        super().__init__(checkpoint)
+        self.loop = Loop(size, 20, guided=True)
+        what = f"{self.loop.steps} steps with guidance, disk profile, float32, {size}x{size}"
+        against, target = ("the loop of DiffSynth-Studio 2.1.12", 0.20) if size == 256 else \
+            ("the longer of reading what each step needs once and computing with all resident", 1.11)
+        single = f"{2 * self.loop.steps} single passes"
+        self.rows = [Row(f"{what}: read from disk", "nothing", "MiB", single, (0, 0.36)),
+                     Row(what, "nothing", "s", against, (0, target))]
+
+    def ours(self, binaries: Path) -> list[float]:
+        with Server(binaries, self.checkpoint) as server:
+            stats = server.denoise(self.loop)
+        self.rows[1].limits.append(what_limited(stats))
+        return [int(stats["disk_read_bytes"]) / 2**20, seconds(stats)]
+
+    def theirs(self, binaries: Path) -> list[float]:
+        [again], [single] = Modulation(self.checkpoint, 0).both(binaries)
+        if self.loop.size == 256:
+            taken = peers.diffsynth(self.checkpoint, self.loop.size, self.loop.steps)[0]
+        else:
+            with Server(binaries, self.checkpoint, "--device-budget", "60%") as server:
+                server.forward(256, RESIDENT, UNLIMITED)
+                computing = seconds(server.denoise(self.loop, RESIDENT, UNLIMITED))
+            read = single + (self.loop.steps - 1) * again
+            taken = max(computing, read / single * read_every_byte(self.checkpoint))
+        return [2 * self.loop.steps * single, taken]
+
+
+class SecondStep(Measure):
+    """Of a loop: the first one computes what is kept of modulation, and holds its weights."""
+
+    rounds = 1  # Bytes hardly vary.
+    sizes = (1024,)
+    promised_mib = 614.4
+
+    def __init__(self, checkpoint: Path, size: int):
+        super().__init__(checkpoint)
+        self.loop = Loop(size, 2, guided=False)
+        blocks = json.loads((checkpoint / "config.json").read_text())["num_layers"]
+        self.rows = [Row(f"{blocks} blocks, disk profile, float32, {size}x{size}, second step: peak of the process",
+                         "nothing", "MiB", "the promise", (0, 1))]
+
+    def ours(self, binaries: Path) -> list[float]:
+        with Server(binaries, self.checkpoint) as server, tempfile.TemporaryDirectory() as folder:
+            first_latents = Path(folder, "latents.npy")
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                ends = pool.submit(server.denoise, self.loop, DISK, 0, "--latents-every", "1", "--save-latents",
+                                   str(first_latents))
+                while not first_latents.exists() and not ends.done():
+                    time.sleep(0.01)
+                if ends.done():
+                    raise RuntimeError(f"the loop ended before its second step was watched: {ends.result()}")
+                peers.forget_peak(server.process.pid)
+                ends.result()
+            return [peers.peak_bytes(server.process.pid) / 2**20]
+
+    def theirs(self, _: Path) -> list[float]:
+        return [self.promised_mib]
+
+
+class Loops(Measure):
+    """Requests of any schedule, size and guidance share sweeps."""
+
+    rounds = 1  # Bytes hardly vary.
+    loops = (Loop(256, 16, True), Loop(320, 10, False), Loop(128, 12, True), Loop(192, 6, False))
+
+    def __init__(self, checkpoint: Path, _size: int):
+        super().__init__(checkpoint)
+        told = ", ".join(f"{loop.steps} steps at {loop.size}x{loop.size}{' with guidance' if loop.guided else ''}"
+                         for loop in self.loops)
+        self.rows = [Row(f"4 loops at once, disk profile ({told}): read from disk", "nothing", "MiB",
+                         "the longest alone", (0, 1.2))]
+
+    def ours(self, binaries: Path) -> list[float]:
+        with Server(binaries, self.checkpoint) as server:
+            with concurrent.futures.ThreadPoolExecutor(len(self.loops)) as pool:
+                list(pool.map(server.denoise, self.loops))
+            return [server.moved_bytes() / 2**20]
+
+    def theirs(self, binaries: Path) -> list[float]:
+        with Server(binaries, self.checkpoint) as server:
+            server.denoise(max(self.loops, key=lambda loop: loop.steps))
+            return [server.moved_bytes() / 2**20]
 
 
 class Budgets(Measure):
@@ -367,12 +515,15 @@ class Manager(Measure):
 
 class Link(Measure):
     program = "bench_simulated_link"
-    cases = tuple((ratio, riders) for ratio in (1, 2, 6) for riders in (1, 8))
+    cases = tuple((ratio, riders, laps) for ratio in (1, 2, 6) for riders, laps in ((1, 1), (8, 1), (1, 10)))
 
     def __init__(self, checkpoint: Path, _size: int):
         super().__init__(checkpoint)
-        self.rows = [Row(f"simulated link, moving {ratio} x computing, {riders} rider(s)", "nothing", "s",
-                         "the longer of moving and computing", (0, 1.1)) for ratio, riders in self.cases]
+        self.rows = [Row(f"simulated link, moving {ratio} x computing, " +
+                         (f"{riders} rider(s)" if laps == 1 else f"a loop of {laps} steps with guidance, of whose modules "
+                          "the first step alone takes a third"),
+                         "nothing", "s", "the longer of moving and computing", (0, 1.1))
+                     for ratio, riders, laps in self.cases]
 
     def ours(self, binaries: Path) -> list[float]:
         return self.both(binaries)[0]
@@ -381,11 +532,11 @@ class Link(Measure):
         taken, limit = {}, {}
         for line in output_of(binaries / self.program).splitlines()[2:]:
             cells = [cell.strip() for cell in line.strip("|").split("|")]
-            case = (int(cells[0]), int(cells[1]))
-            limit[case] = float(cells[3].split()[0])
-            taken[case] = float(cells[4]) * limit[case]  # Has more digits than the time itself.
-        for row, (ratio, riders) in zip(self.rows, self.cases):
-            row.limits.append("the link" if ratio > riders else "computing")
+            case = tuple(int(cell) for cell in cells[:3])
+            limit[case] = float(cells[4].split()[0])
+            taken[case] = float(cells[5]) * limit[case]  # Has more digits than the time itself.
+        for row, (ratio, riders, laps) in zip(self.rows, self.cases):
+            row.limits.append("the link" if ratio > (riders if laps == 1 else 2) else "computing")
         return [taken[case] for case in self.cases], [limit[case] for case in self.cases]
 
 
@@ -445,8 +596,9 @@ class Overhead(Measure):
         return [1000 / float(rate), float(median), float(last)]
 
 
-MEASURES = {"limit": Limit, "eager": Eager, "peers": Peer, "riders": Riders, "budgets": Budgets, "ledger": Ledger,
-            "manager": Manager, "link": Link, "lease": Lease, "overhead": Overhead}
+MEASURES = {"limit": Limit, "eager": Eager, "eager-bfloat16": EagerBFloat16, "peers": Peer, "riders": Riders,
+            "modulation": Modulation, "steps": Steps, "second-step": SecondStep, "loops": Loops, "budgets": Budgets,
+            "ledger": Ledger, "manager": Manager, "link": Link, "lease": Lease, "overhead": Overhead}
 
 if __name__ == "__main__":
-    run_eager(Path(sys.argv[1]), int(sys.argv[2]))
+    run_eager(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,8 +1,9 @@
-"""One forward pass of ditserve, and one of DiffSynth-Studio 2.1.12: the same checkpoint on disk, float32 arithmetic.
+"""One forward pass of ditserve, and one of DiffSynth-Studio 2.1.12, or its pipeline's loop: the same checkpoint on disk,
+float32 arithmetic.
 
-    python bench/peers.py CHECKPOINT SIZE
+    python bench/peers.py CHECKPOINT SIZE GUIDED_STEPS
 
-Each runs in a process of its own with the page cache dropped before it. Time is that of the forward pass alone, as
+Each runs in a process of its own with the page cache dropped before it. Time is that of the passes alone, as
 DiffSynth's caller and ditserve's accounting see it; memory is the process's peak (VmHWM). The program is DiffSynth's
 process; it prints its seconds and peak bytes.
 """
@@ -35,6 +36,11 @@ def peak_bytes(pid: int | str) -> int:
     return status_bytes(pid, "VmHWM")
 
 
+def forget_peak(pid: int) -> None:
+    """From here on its peak begins with what it has."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5\n")
+
+
 def resident_bytes(pid: int | str) -> int:
     return status_bytes(pid, "VmRSS")
 
@@ -44,8 +50,8 @@ def drop_page_cache() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3\n")
 
 
-def run_diffsynth(checkpoint: Path, size: int) -> None:
-    """One forward pass of DiffSynth's in this process."""
+def run_diffsynth(checkpoint: Path, size: int, steps: int) -> None:
+    """One forward pass of DiffSynth's in this process, or, where `steps` is not 0, so many steps with guidance."""
     import torch
     from diffsynth.core import AutoWrappedLinear, AutoWrappedModule, load_model
     from diffsynth.models.qwen_image_dit import QwenImageDiT, RMSNorm
@@ -69,13 +75,18 @@ def run_diffsynth(checkpoint: Path, size: int) -> None:
     }
     begun = time.monotonic()
     with torch.no_grad():
-        model(**inputs, height=size, width=size)
+        if steps:
+            sys.path.insert(0, str(Path(__file__).parent.parent / "scripts/parity"))
+            from live_denoise import with_diffsynth
+            with_diffsynth(model, steps, True, size, size)
+        else:
+            model(**inputs, height=size, width=size)
     print(json.dumps([time.monotonic() - begun, peak_bytes("self")]))
 
 
-def diffsynth(checkpoint: Path, size: int) -> list[float]:
+def diffsynth(checkpoint: Path, size: int, steps: int = 0) -> list[float]:
     drop_page_cache()
-    command = [sys.executable, __file__, str(checkpoint), str(size)]
+    command = [sys.executable, __file__, str(checkpoint), str(size), str(steps)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(output.strip().splitlines()[-1])
 
@@ -101,4 +112,4 @@ def ditserve(binaries: Path, checkpoint: Path, size: int) -> tuple[dict, int]:
 
 
 if __name__ == "__main__":
-    run_diffsynth(Path(sys.argv[1]), int(sys.argv[2]))
+    run_diffsynth(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -86,11 +86,11 @@ absl::Status Run() {
   const SteadyClock clock;
   const std::unique_ptr<Device> device = MakeCpuDevice(CpuBFloat16::kFloat32);
   LocalEngineOptions options;
-  options.device_budget_bytes = options.host_budget_bytes = int64_t{1} << 30;
+  options.host_budget_bytes = int64_t{1} << 30;
   options.residency.max_riders = config.max_active;
   options.residency.max_waiting = kClients;
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine,
-                            LocalEngine::Make(options, device.get(), &clock));
+                            LocalEngine::Make(options, {{device.get(), int64_t{1} << 30}}, &clock));
   DITSERVE_RETURN_IF_ERROR(engine->LoadModel({"tiny", folder / "model"}));
   GrpcServerOptions listen;
   listen.address = "127.0.0.1:0";

@@ -1,7 +1,8 @@
-// Times riders of the residency manager behind a simulated link, against the limit: the longer of moving every byte
-// once and computing. Prints one line of a Markdown table for each case.
+// Times riders of the residency manager behind a simulated link, and loops with guidance, against the limit: the longer
+// of moving every byte that a lap needs once and computing. Prints one line of a Markdown table for each case.
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,20 @@ constexpr int64_t kElements = 1 << 19;  // In bfloat16: 1 MiB.
 constexpr int64_t kCopyBytes = 2 * kElements;
 constexpr absl::Duration kComputing = absl::Milliseconds(4);  // Of one module by one rider.
 constexpr int kThreads = 2;
+constexpr int kKept = 3;  // One module in so many makes what is kept: later laps of a loop do without.
+
+struct Case {
+  double moving;  // A module, in times of computing it.
+  int riders = 1;
+  int laps = 1;
+  int passes = 1;  // That compute with each lease, as the branches of guidance do.
+};
+
+std::vector<ModuleIndex> KeptModules() {
+  std::vector<ModuleIndex> modules;
+  for (int i = 0; i < kModules; i += kKept) modules.push_back(i);
+  return modules;
+}
 
 void WriteCheckpoint(const std::string& path) {
   std::vector<FixtureTensor> tensors;
@@ -50,39 +65,57 @@ Profile HostOffload() {
   return profile;
 }
 
-// One pass that computes by sleeping on the executor.
-class Pass {
+// One pass, or a loop, that computes by sleeping on the executor.
+class Loop {
  public:
-  Pass(ResidencyManager& manager, ModelId model) {
+  Loop(ResidencyManager& manager, ModelId model, const Case& of)
+      : laps_left_(of.laps), computing_(of.passes * kComputing) {
     rider_ = *manager.Join(model, HostOffload(), {}, [this](const absl::Status&) {
       joined_.WaitForNotification();
-      Next(0);
+      BeginLap();
     });
     joined_.Notify();
   }
   void Wait() { ended_.WaitForNotification(); }
 
  private:
+  void BeginLap() {
+    if (--laps_left_ > 0)
+      next_ = *rider_->JoinLap(KeptModules(), std::nullopt, [this](const absl::Status&) { GoOn(); });
+    Next(0);
+  }
+  // The lap before has come to its end.
+  void GoOn() {
+    rider_.reset();
+    rider_ = std::move(next_);
+    is_later_ = true;
+    BeginLap();
+  }
   void Next(ModuleIndex module) {
-    if (module == kModules) {
+    if (is_later_ && module % kKept == 0) ++module;
+    if (module >= kModules) {
+      if (next_ != nullptr) return;
       rider_.reset();
       ended_.Notify();
       return;
     }
     rider_->Acquire(module, [this, module](absl::StatusOr<Lease> lease) {
-      absl::SleepFor(kComputing);
+      absl::SleepFor(computing_);
       { const Lease released = *std::move(lease); }
       Next(module + 1);
     });
   }
 
+  int laps_left_;
+  const absl::Duration computing_;  // Of a module.
+  bool is_later_ = false;
   absl::Notification joined_, ended_;
-  std::unique_ptr<Rider> rider_;
+  std::unique_ptr<Rider> rider_, next_;
 };
 
-// Seconds that `riders` passes at once take where moving a module takes `ratio` times its computing.
-double Measure(double ratio, int riders, const std::string& path) {
-  SimulatedDevice device(static_cast<double>(kCopyBytes) / absl::ToDoubleSeconds(kComputing * ratio));
+// Seconds that all riders at once take.
+double Measure(const Case& of, const std::string& path) {
+  SimulatedDevice device(static_cast<double>(kCopyBytes) / absl::ToDoubleSeconds(kComputing * of.moving));
   Ledger ledger({TransferEngine::StagingBytes(kThreads) + (kModules + 1) * kCopyBytes, 8 * kCopyBytes});
   const SteadyClock clock;
   Executor executor([] {}, &clock);
@@ -96,11 +129,11 @@ double Measure(double ratio, int riders, const std::string& path) {
     ResidencyManager manager({}, {{&device, &executor}}, {host.get(), of_device.get()}, &ledger, transfers.get(),
                              &clock);
     const ModelId model = manager.AddModel(MakeWeights(path));
-    Pass(manager, model).Wait();  // Fills the host.
+    Loop(manager, model, {of.moving}).Wait();  // Fills the host.
     const absl::Time begun = absl::Now();
-    std::vector<std::unique_ptr<Pass>> passes;
-    for (int i = 0; i < riders; ++i) passes.push_back(std::make_unique<Pass>(manager, model));
-    for (const auto& pass : passes) pass->Wait();
+    std::vector<std::unique_ptr<Loop>> loops;
+    for (int i = 0; i < of.riders; ++i) loops.push_back(std::make_unique<Loop>(manager, model, of));
+    for (const auto& loop : loops) loop->Wait();
     seconds = absl::ToDoubleSeconds(absl::Now() - begun);
     transfers.reset();
   }
@@ -110,14 +143,19 @@ double Measure(double ratio, int riders, const std::string& path) {
 void Run() {
   const TempFolder folder;
   WriteCheckpoint(folder / "model.safetensors");
-  std::puts("| moving : computing | riders | time | limit | ratio |\n| --- | --- | --- | --- | --- |");
-  for (const double ratio : {1.0, 2.0, 6.0}) {
-    for (const int riders : {1, 8}) {
-      const double computing = riders * kModules * absl::ToDoubleSeconds(kComputing);
-      const double limit = std::max(computing, ratio * kModules * absl::ToDoubleSeconds(kComputing));
-      const double seconds = Measure(ratio, riders, folder / "model.safetensors");
-      std::printf("| %.0f | %d | %.2f s | %.2f s | %.3f |\n", ratio, riders, seconds, limit, seconds / limit);
-    }
+  std::puts("| moving : computing | riders | laps | time | limit | ratio |\n| --- | --- | --- | --- | --- | --- |");
+  std::vector<Case> cases;
+  for (const double moving : {1.0, 2.0, 6.0}) {
+    for (const int riders : {1, 8}) cases.push_back({moving, riders});
+    cases.push_back({moving, 1, /*laps=*/10, /*passes=*/2});
+  }
+  for (const Case& each : cases) {
+    const double modules = kModules + (each.laps - 1) * (kModules - static_cast<double>(KeptModules().size()));
+    const double limit =
+        std::max(each.moving, 1.0 * each.riders * each.passes) * modules * absl::ToDoubleSeconds(kComputing);
+    const double seconds = Measure(each, folder / "model.safetensors");
+    std::printf("| %.0f | %d | %d | %.2f s | %.2f s | %.3f |\n", each.moving, each.riders, each.laps, seconds, limit,
+                seconds / limit);
   }
 }
 

@@ -3,7 +3,11 @@
 #include <c10/core/Allocator.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
+
+#include "core/memory/region.h"
+#include "core/placement/profile.h"
 
 namespace ditserve {
 namespace {
@@ -14,24 +18,34 @@ struct Count {
   at::DeviceType device = at::kCPU;
   int64_t live_bytes = 0;
   int64_t peak_bytes = 0;
+  Region region;  // On CUDA.
 };
 thread_local Count count;
 thread_local double computed = 0;
 
-// A meta tensor has no data; its context remembers its size until it is freed.
+// A meta tensor has no data; its context remembers what was counted for it: its size or, on CUDA, its offset.
 void FreeMeta(void* context) {
-  const std::unique_ptr<int64_t> bytes(static_cast<int64_t*>(context));
-  count.live_bytes -= *bytes;
+  const std::unique_ptr<int64_t> counted(static_cast<int64_t*>(context));
+  if (count.device == at::kCUDA) {
+    count.region.Give(*counted);
+  } else {
+    count.live_bytes -= *counted;
+  }
+}
+
+int64_t Counted(int64_t bytes) {
+  if (count.device == at::kCUDA) return *count.region.Take(bytes);
+  count.live_bytes += bytes;
+  count.peak_bytes = std::max(count.peak_bytes, count.live_bytes);
+  return bytes;
 }
 
 class MetaAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     const c10::Device device(c10::DeviceType::Meta);
-    if (!count.active) return {nullptr, device};
-    count.live_bytes += static_cast<int64_t>(bytes);
-    count.peak_bytes = std::max(count.peak_bytes, count.live_bytes);
-    return {nullptr, new int64_t(static_cast<int64_t>(bytes)), &FreeMeta, device};
+    if (!count.active || bytes == 0) return {nullptr, device};
+    return {nullptr, new int64_t(Counted(static_cast<int64_t>(bytes))), &FreeMeta, device};
   }
   void copy_data(void*, const void*, size_t) const override {}
 };
@@ -61,20 +75,20 @@ std::vector<double> MetaLeaseSource::Work() const {
 void MetaLeaseSource::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
   order_.push_back(module);
   begun_.push_back(computed);
-  LeasedTensors tensors(modules_[module].parameters.size(), LeasedTensor{nullptr, dtype_});
+  const ModuleSpec& spec = modules_[module];
+  LeasedTensors tensors(spec.parameters.size(), LeasedTensor{nullptr, ComputationDType(spec, computation_)});
   std::move(done)(Lease(std::move(tensors), nullptr));
 }
 
 MetaMemory::MetaMemory(at::DeviceType device) {
   InstallMetaAllocator();
-  count = {true, device, 0, 0};
+  count = {true, device};
 }
 
-MetaMemory::~MetaMemory() {
-  count.active = false;
-  count.device = at::kCPU;
-}
+MetaMemory::~MetaMemory() { count = {}; }
 
-int64_t MetaMemory::peak_bytes() const { return count.peak_bytes; }
+int64_t MetaMemory::peak_bytes() const {
+  return count.device == at::kCUDA ? count.region.most_bytes() : count.peak_bytes;
+}
 
 }  // namespace ditserve

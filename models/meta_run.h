@@ -21,7 +21,8 @@ at::DeviceType DeviceTypeOf(const at::Tensor& x);
 // Gives out weights without data and records in which order they were asked for, and how much was computed in between.
 class MetaLeaseSource final : public LeaseSource {
  public:
-  MetaLeaseSource(const std::vector<ModuleSpec>& modules, DType dtype) : modules_(modules), dtype_(dtype) {}
+  MetaLeaseSource(const std::vector<ModuleSpec>& modules, DType computation)
+      : modules_(modules), computation_(computation) {}
 
   void Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) override;
 
@@ -31,13 +32,14 @@ class MetaLeaseSource final : public LeaseSource {
 
  private:
   const std::vector<ModuleSpec>& modules_;
-  const DType dtype_;
+  const DType computation_;
   std::vector<ModuleIndex> order_;
   std::vector<double> begun_;  // What had been computed when each was asked for.
 };
 
-// Counts the bytes that meta tensors of the calling thread would take on such a device, while it lives. One a thread at
-// a time.
+// Counts the bytes that meta tensors of the calling thread would take on such a device, while it lives; they don't
+// outlive it. On CUDA that is how large a TensorRegion they need, where they lie as they would there. One a thread at a
+// time.
 class MetaMemory {
  public:
   explicit MetaMemory(at::DeviceType device);
@@ -45,7 +47,7 @@ class MetaMemory {
   MetaMemory(const MetaMemory&) = delete;
   MetaMemory& operator=(const MetaMemory&) = delete;
 
-  // Most bytes alive at one time so far.
+  // Most bytes at one time so far.
   int64_t peak_bytes() const;
 };
 

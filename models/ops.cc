@@ -1,7 +1,5 @@
 #include "models/ops.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/native/CPUBlas.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
@@ -26,6 +24,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "models/float8_product.h"
 #include "models/kernels/attention.h"
 #include "models/kernels/matmul.h"
 #include "models/meta_run.h"
@@ -54,34 +53,37 @@ void ForRows(const at::Tensor& x, Step step) {
   for (int64_t begin = 0; begin < x.size(0); begin += at_a_time) step(begin, std::min(at_a_time, x.size(0) - begin));
 }
 
-// Whether MultiplyFloat32 can read or write it.
-bool IsFloatRows(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat && x.stride(1) == 1; }
+// Calls `step(begin, count)` for pieces of x's rows of equal size, of so many that rearranging the weights anew weighs
+// little.
+template <typename Step>
+void ForProductRows(const at::Tensor& x, Step step) {
+  constexpr int64_t kRows = 1032;
+  const int64_t rows = x.size(0), pieces = (rows + kRows - 1) / kRows;
+  for (int64_t i = 0; i < pieces; ++i) {
+    const int64_t begin = rows * i / pieces;
+    step(begin, rows * (i + 1) / pieces - begin);
+  }
+}
 
-FloatRows RowsOf(const at::Tensor& x) { return {x.data_ptr<float>(), x.stride(0), x.size(0)}; }
+// Whether our products and our attention can read or write it, as elements of such a dtype. They allocate nothing.
+bool IsRows(const at::Tensor& x, at::ScalarType dtype) {
+  return x.is_cpu() && x.scalar_type() == dtype && x.stride(1) == 1;
+}
 
-// Whether LibTorch computes products and attention of x, on the CPU: ours do the others, and allocate nothing.
-bool IsLibTorchs(const at::Tensor& x) { return x.scalar_type() != at::kFloat; }
+template <typename Element>
+Rows<Element> RowsOf(const at::Tensor& x) {
+  return {static_cast<const Element*>(x.const_data_ptr()), x.stride(0), x.size(0)};
+}
+
+template <typename Element>
+AttentionInputs<Element> AttentionInputsOf(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                           int64_t head_dim) {
+  return {RowsOf<Element>(q), RowsOf<Element>(k), RowsOf<Element>(v), q.size(1) / head_dim, head_dim};
+}
 
 // Where no kernel runs, counts what a kernel allocates inside.
 void CountWorkspace(const at::Tensor& x, int64_t bytes) {
   if (x.is_meta()) at::empty({bytes}, x.options().dtype(at::kByte));
-}
-
-// What oneDNN's product takes: 193 KiB a thread at most where it was measured, for every module of the model and 1 to
-// 4096 rows, on 1 to 128 threads.
-int64_t ProductWorkspaceBytes() { return at::get_num_threads() * (int64_t{256} << 10); }
-
-// What LibTorch's attention takes: scores and sums of a block of queries and a block of keys for each thread, in
-// float32, the scores again in the arithmetic's dtype, and a logarithm for each query. Blocks and widths can be padded
-// to 64. Where the processor multiplies tiles (AMX), keys and values once more in the order that it wants, if there are
-// enough of them for that to pay.
-int64_t AttentionWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim, at::ScalarType dtype) {
-  const auto padded = [](int64_t width) { return (width + 63) / 64 * 64; };
-  const int64_t queries = std::min<int64_t>(tokens, tokens >= 768 ? 256 : tokens >= 192 ? 64 : 32);
-  const int64_t keys = padded(std::min<int64_t>(tokens, 512));
-  const int64_t floats = queries * (keys + 2 + padded(head_dim));
-  const int64_t packed = at::native::cpublas::could_pack(dtype) ? 2 * heads * head_dim * (tokens + 1) * 2 : 0;
-  return at::get_num_threads() * (floats * 4 + queries * keys * 2) + heads * tokens * 4 + packed;
 }
 
 // In how many parts flash attention computes the keys of each block of queries, so that so few blocks are enough for a
@@ -116,6 +118,16 @@ int64_t FlashWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim) {
   return heads * tokens * 4 + (splits > 1 ? splits * of_a_part : 0);
 }
 
+// x normed along its channels, without weights. LibTorch has none for meta tensors in C++.
+at::Tensor LayerNorm(const at::Tensor& x) {
+  if (!x.is_meta()) return at::layer_norm(x, {x.size(1)}, {}, {}, kEpsilon);
+  const at::Tensor normed = at::empty_like(x);
+  if (IsOnCuda(x)) {  // There it also takes each row's mean and deviation.
+    const at::Tensor mean = at::empty({x.size(0)}, x.options().dtype(at::kFloat)), deviation = at::empty_like(mean);
+  }
+  return normed;
+}
+
 // What kernels have to do, in multiply-adds. It tells how long one size takes from how long another did, so only its
 // proportions count: reading a weight takes about as long as multiplying it with so many rows, and an element of a
 // tensor that is read and written about as long as so many.
@@ -145,6 +157,11 @@ LinearParameters ParametersOf(const Weights& linear) {
           weight.size(1)};
 }
 
+// Whether a product is to be made in float8. (In float32 arithmetic weights in float8 are values like others.)
+bool IsFloat8Product(const at::Tensor& x, const at::Tensor& weight) {
+  return weight.scalar_type() == at::kFloat8_e4m3fn && x.scalar_type() != at::kFloat;
+}
+
 }  // namespace
 
 Batch Linear(const Batch& x, const Weights& linear) {
@@ -161,12 +178,28 @@ void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
     if (x[i].is_meta()) {
       CountMetaWork((static_cast<double>(x[i].size(0)) + kRowsOfReading) * static_cast<double>(weight.numel()));
     }
-    if (IsFloatRows(x[i]) && IsFloatRows(target)) {
-      MultiplyFloat32(RowsOf(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
+    if (IsFloat8Product(x[i], weight)) {
+      MultiplyFloat8(x[i], weight, linear.bias(), target);
+    } else if (IsRows(x[i], at::kFloat) && IsRows(target, at::kFloat)) {
+      MultiplyFloat32(RowsOf<float>(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
+    } else if (IsRows(x[i], at::kBFloat16) && IsRows(target, at::kBFloat16)) {
+      MultiplyBFloat16(RowsOf<uint16_t>(x[i]), ParametersOf(linear), static_cast<uint16_t*>(target.data_ptr()),
+                       target.stride(0));
     } else {
-      if (IsLibTorchs(x[i]) && !IsOnCuda(x[i])) CountWorkspace(x[i], ProductWorkspaceBytes());
       at::addmm_out(target, linear.bias(), x[i], weight.t());
     }
+  }
+}
+
+// Float32 products are independent of other rows, and reading the weights takes as long for many as for one.
+void LinearEachInto(const Batch& rows, const Weights& linear, const Batch& out) {
+  constexpr size_t kAtATime = 32;
+  const bool are_floats = rows.front().scalar_type() == at::kFloat && DeviceTypeOf(rows.front()) == at::kCPU;
+  if (rows.size() == 1 || !are_floats) return LinearInto(rows, linear, out);
+  for (size_t begin = 0; begin < rows.size(); begin += kAtATime) {
+    const size_t count = std::min(kAtATime, rows.size() - begin);
+    const at::Tensor products = Linear({at::cat(at::TensorList(rows).slice(begin, count))}, linear).front();
+    for (size_t i = 0; i < count; ++i) out[begin + i].copy_(products.narrow(0, static_cast<int64_t>(i), 1));
   }
 }
 
@@ -202,9 +235,7 @@ Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift)
     const at::Tensor target = at::empty_like(x[i]), factor = scale[i].add(1);
     ForRows(x[i], [&](int64_t begin, int64_t count) {
       const at::Tensor rows = x[i].narrow(0, begin, count);
-      // LibTorch has no layer_norm for meta tensors in C++.
-      const at::Tensor normed =
-          x[i].is_meta() ? at::empty_like(rows) : at::layer_norm(rows, {rows.size(1)}, {}, {}, kEpsilon);
+      const at::Tensor normed = LayerNorm(rows);
       at::Tensor result = target.narrow(0, begin, count);
       if (FusesMultiplyAdd(rows)) {
         at::addcmul_out(result, shift[i], normed, factor);
@@ -213,6 +244,19 @@ Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift)
       }
     });
     out.push_back(target);
+  }
+  return out;
+}
+
+Batch ModulatedLinear(const Batch& x, const Batch& scale, const Batch& shift, const Weights& linear) {
+  if (IsOnCuda(x.front())) return Linear(ModulatedLayerNorm(x, scale, shift), linear);
+  Batch out;
+  for (size_t i = 0; i < x.size(); ++i) {
+    out.push_back(at::empty({x[i].size(0), linear.weight().size(0)}, x[i].options()));
+    ForProductRows(x[i], [&](int64_t begin, int64_t count) {
+      const Batch normed = ModulatedLayerNorm({x[i].narrow(0, begin, count)}, {scale[i]}, {shift[i]});
+      LinearInto(normed, linear, {out[i].narrow(0, begin, count)});
+    });
   }
   return out;
 }
@@ -249,6 +293,15 @@ void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
   }
 }
 
+void AddGatedLinear(const Batch& x, const Batch& gate, const Batch& y, const Weights& linear) {
+  if (IsOnCuda(x.front())) return AddGated(x, gate, Linear(y, linear));
+  for (size_t i = 0; i < x.size(); ++i) {
+    ForProductRows(x[i], [&](int64_t begin, int64_t count) {
+      AddGated({x[i].narrow(0, begin, count)}, {gate[i]}, Linear({y[i].narrow(0, begin, count)}, linear));
+    });
+  }
+}
+
 void RotateInPlace(const at::Tensor& x, const at::Tensor& rotary) {
   CountElements(x, 1);
   const at::Tensor pairs = x.view({x.size(0), -1, rotary.size(1), 2});  // [tokens, heads, D / 2, 2]
@@ -272,15 +325,18 @@ at::Tensor Attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
     CountMetaWork(2.0 * static_cast<double>(tokens) * static_cast<double>(q.numel()));
     if (IsOnCuda(q)) {
       CountWorkspace(q, FlashWorkspaceBytes(tokens, q.size(1) / head_dim, head_dim));
-    } else if (IsLibTorchs(q)) {
-      CountWorkspace(q, AttentionWorkspaceBytes(tokens, q.size(1) / head_dim, head_dim, q.scalar_type()));
     }
     return out;
   }
-  if (IsFloatRows(q) && head_dim <= kMaxHeadDim) {
+  if (head_dim <= kMaxHeadDim && IsRows(q, at::kFloat)) {
     at::Tensor out = at::empty_like(q);
-    AttendFloat32({RowsOf(q), RowsOf(k), RowsOf(v), q.size(1) / head_dim, head_dim}, out.data_ptr<float>(),
-                  out.stride(0));
+    AttendFloat32(AttentionInputsOf<float>(q, k, v, head_dim), out.data_ptr<float>(), out.stride(0));
+    return out;
+  }
+  if (head_dim <= kMaxHeadDim && IsRows(q, at::kBFloat16)) {
+    at::Tensor out = at::empty_like(q);
+    AttendBFloat16(AttentionInputsOf<uint16_t>(q, k, v, head_dim), static_cast<uint16_t*>(out.data_ptr()),
+                   out.stride(0));
     return out;
   }
   const auto heads = [&](const at::Tensor& x) {

@@ -21,6 +21,9 @@ Batch Linear(const Batch& x, const Weights& linear);
 // The same, written to existing memory.
 void LinearInto(const Batch& x, const Weights& linear, const Batch& out);
 
+// The same for single rows, none of which depends on how many others there are.
+void LinearEachInto(const Batch& rows, const Weights& linear, const Batch& out);
+
 Batch Silu(const Batch& x);
 
 // x / rms(x) over groups of as many channels as the norm has weights, times the weights; in place. The sum of squares
@@ -30,11 +33,17 @@ void RmsNormInPlace(const Batch& x, const Weights& norm);
 // LayerNorm(x) * (1 + scale) + shift, without weights of its own. scale and shift: shape [1, channels].
 Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift);
 
+// Linear(ModulatedLayerNorm(x, scale, shift)). On a CPU the normed rows are there some at a time.
+Batch ModulatedLinear(const Batch& x, const Batch& scale, const Batch& shift, const Weights& linear);
+
 // The MLP's activation, in place: x * sigmoid(1.702 x) or tanh GELU.
 void GeluInPlace(const Batch& x, Numerics numerics);
 
 // x += gate * y, where y may be overwritten. gate: shape [1, channels].
 void AddGated(const Batch& x, const Batch& gate, const Batch& y);
+
+// x += gate * Linear(y). On a CPU the product's rows are there some at a time.
+void AddGatedLinear(const Batch& x, const Batch& gate, const Batch& y, const Weights& linear);
 
 // Turns neighbouring channels of each head as complex numbers, in float32 and in place.
 // x: [tokens, heads * D]; rotary: complex64 [tokens, D / 2].

@@ -4,11 +4,13 @@
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/sub.h>
 
 #include <algorithm>
-#include <array>
+#include <bit>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -29,12 +31,35 @@ constexpr int64_t kPatchPixels = 16;  // An 8x8 latent pixel, patched 2x2.
 // GPU, figures of a row that it normalizes, and up to 512 bytes for each of a few tensors.
 constexpr int64_t kKernelBytes = 8 << 20, kCudaKernelBytes = 64 << 10;
 
+// The dtype of activations in a pass of such arithmetic.
+at::ScalarType ActivationsIn(at::ScalarType arithmetic) { return ScalarTypeOf(ActivationDType(DTypeOf(arithmetic))); }
+
 // "B C (H P) (W Q) -> B (H W) (C P Q)" of one item.
 at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {
   const int64_t channels = latents.size(0), rows = latents.size(1) / patch, columns = latents.size(2) / patch;
   return latents.reshape({channels, rows, patch, columns, patch})
       .permute({1, 3, 0, 2, 4})
       .reshape({rows * columns, channels * patch * patch});
+}
+
+std::vector<float> Floats(const at::Tensor& x) {
+  const at::Tensor floats = x.to(at::kFloat).contiguous();
+  const float* const begin = floats.const_data_ptr<float>();
+  return {begin, begin + floats.numel()};
+}
+
+// Where the value is, by its bits; values.size() if nowhere.
+size_t IndexOf(const std::vector<float>& values, float value) {
+  const auto is_it = [value](float each) { return std::bit_cast<uint32_t>(each) == std::bit_cast<uint32_t>(value); };
+  return static_cast<size_t>(std::find_if(values.begin(), values.end(), is_it) - values.begin());
+}
+
+// Those at `indices`.
+template <typename Element>
+std::vector<Element> Only(const std::vector<Element>& all, const std::vector<size_t>& indices) {
+  std::vector<Element> some;
+  for (const size_t index : indices) some.push_back(all[index]);
+  return some;
 }
 
 // Views of the text tokens, and of the image tokens, which are the last.
@@ -77,15 +102,57 @@ class Moved : public CallbackAwaiter<absl::Status> {
   at::Tensor to_;
 };
 
+// Which items have to be computed; the others get what their caches have.
+Task<std::vector<size_t>> ReuseOrBegin(const Batch& signals, const Batch& image, StepCaches& caches,
+                                       TensorMover* mover) {
+  Batch differences;
+  for (size_t i = 0; i < caches.size(); ++i) {
+    at::Tensor difference = caches[i].Compare(signals[i]);
+    if (difference.defined() && mover != nullptr) {
+      const at::TensorOptions there = difference.options().device(at::kCPU);
+      difference = co_await Moved(*mover, &TensorMover::ToHost, difference, there);
+    }
+    differences.push_back(std::move(difference));
+  }
+  std::vector<size_t> computed;
+  for (size_t i = 0; i < caches.size(); ++i) {
+    if (caches[i].Reuses(signals[i], differences[i])) {
+      image[i].add_(caches[i].residual());
+    } else {
+      computed.push_back(i);
+      caches[i].Begin(image[i]);
+    }
+  }
+  co_return computed;
+}
+
 }  // namespace
 
 // What one image and its prompt bring into the model.
 struct QwenImageDiT::Item {
-  at::Tensor patches;  // [H/16 * W/16, in_channels]
-  at::Tensor prompt;   // [T, joint_attention_dim], tokens that count
-  at::Tensor time;     // [1, 256]
-  at::Tensor rotary;   // Complex, [T + H/16 * W/16, head_dim / 2]
+  at::Tensor patches;   // [H/16 * W/16, in_channels]
+  at::Tensor prompt;    // [T, joint_attention_dim], tokens that count
+  at::Tensor rotary;    // Complex, [T + H/16 * W/16, head_dim / 2]
+  size_t timestep = 0;  // Of those of the pass.
 };
+
+struct QwenImageDiT::Prepared {
+  std::vector<Item> items;
+  std::vector<at::Tensor> times;  // Of each timestep, [1, 256]; empty where modulation is known.
+  const Modulation* modulation = nullptr;
+};
+
+int64_t ModulationElements(const QwenImageDiTConfig& config) {
+  return (config.num_layers * 2 * 6 + 2) * config.width();
+}
+
+std::vector<float> Different(const std::vector<float>& values) {
+  std::vector<float> different;
+  for (const float value : values) {
+    if (IndexOf(different, value) == different.size()) different.push_back(value);
+  }
+  return different;
+}
 
 ForwardShape ShapeOf(const ForwardInputs& inputs) {
   ForwardShape shape{inputs.latents.size(2) * 8, inputs.latents.size(3) * 8, {}};
@@ -93,6 +160,8 @@ ForwardShape ShapeOf(const ForwardInputs& inputs) {
     const bool masked = inputs.prompt_emb_mask.defined();
     shape.text_tokens.push_back(masked ? inputs.prompt_emb_mask[i].sum().item<int64_t>() : inputs.prompt_emb.size(1));
   }
+  // (Rounded, some may be equal.)
+  shape.timesteps = static_cast<int64_t>(Different(Floats(inputs.timestep)).size());
   return shape;
 }
 
@@ -104,7 +173,8 @@ QwenImageDiT::QwenImageDiT(const QwenImageDiTConfig& config) : config_(config) {
   // The order of execution is the order in which the code asks for weights.
   MetaLeaseSource leases(modules_, DType::kFloat32);
   WeightSource weights(leases, modules_, at::kMeta);
-  Task<Batch> pass = Run(MetaItems({kPatchPixels, kPatchPixels, {1}}, at::kFloat), parts_.blocks.size(), weights);
+  Task<Batch> pass =
+      Run(MetaInputs({kPatchPixels, kPatchPixels, {1}}, at::kFloat), parts_.blocks.size(), nullptr, nullptr, weights);
   pass.Start();
   pass.Result();
   std::vector<ModuleSpec> ordered;
@@ -116,6 +186,11 @@ QwenImageDiT::QwenImageDiT(const QwenImageDiTConfig& config) : config_(config) {
   }
   modules_ = std::move(ordered);
   parts_ = FindParts();
+  modulation_modules_ = {parts_.linear_1, parts_.linear_2, parts_.norm_out};
+  for (const BlockModules& block : parts_.blocks) {
+    modulation_modules_.insert(modulation_modules_.end(), {block.image.mod, block.text.mod});
+  }
+  std::sort(modulation_modules_.begin(), modulation_modules_.end());
 }
 
 QwenImageDiT::Parts QwenImageDiT::FindParts() const {
@@ -144,50 +219,122 @@ QwenImageDiT::Parts QwenImageDiT::FindParts() const {
 }
 
 Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
-                                       LeaseSource& weights, TensorMover* mover) const {
-  std::vector<Item> items = Prepare(inputs, arithmetic);
+                                       LeaseSource& weights, TensorMover* mover, const Modulation* modulation,
+                                       StepCaches* caches) const {
+  Prepared prepared = Prepare(inputs, ActivationsIn(arithmetic), modulation);
   if (mover != nullptr) {
-    for (Item& item : items) {
-      const std::array<at::Tensor*, 4> tensors = {&item.patches, &item.prompt, &item.time, &item.rotary};
-      for (at::Tensor* tensor : tensors) {
-        *tensor = co_await Moved(*mover, &TensorMover::ToDevice, *tensor, tensor->options().device(device));
-      }
+    std::vector<at::Tensor*> tensors;
+    for (Item& item : prepared.items) tensors.insert(tensors.end(), {&item.patches, &item.prompt, &item.rotary});
+    for (at::Tensor& time : prepared.times) tensors.push_back(&time);
+    for (at::Tensor* tensor : tensors) {
+      *tensor = co_await Moved(*mover, &TensorMover::ToDevice, *tensor, tensor->options().device(device));
     }
   }
   WeightSource source(weights, modules_, device);
-  const Batch patches = co_await Run(std::move(items), parts_.blocks.size(), source);
+  const Batch patches = co_await Run(std::move(prepared), parts_.blocks.size(), caches, mover, source);
   const at::Tensor output = at::stack(patches);
   const at::ScalarType dtype = inputs.latents.scalar_type();
   if (mover == nullptr) co_return output.to(dtype);
   co_return co_await Moved(*mover, &TensorMover::ToHost, output, at::TensorOptions(at::kCPU).dtype(dtype));
 }
 
-Task<Batch> QwenImageDiT::Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const {
-  Stream x = co_await Enter(std::move(items), weights);
-  for (size_t i = 0; i < blocks; ++i) {
-    x = co_await Block(std::move(x), parts_.blocks[i], /*last=*/i + 1 == parts_.blocks.size(), weights);
+Task<Batch> QwenImageDiT::Run(Prepared inputs, size_t blocks, StepCaches* caches, TensorMover* mover,
+                              WeightSource& weights) const {
+  Stream x = co_await Enter(std::move(inputs), weights);
+  if (caches == nullptr) {
+    Batch image_mod = co_await ModulateImage(x, 0, weights);
+    x = co_await Blocks(std::move(x), 0, blocks, std::move(image_mod), weights);
+  } else {
+    x = co_await CachedBlocks(std::move(x), blocks, *caches, mover, weights);
   }
   x.text.clear();
-  const Batch scale_shift = Linear(x.conditioning, co_await weights[parts_.norm_out]);
+  const int64_t width = config_.width();
+  const Batch scale_shift =
+      co_await Modulate(x, parts_.norm_out, config_.num_layers * 2 * 6 * width, 2 * width, weights);
   const Batch normed = ModulatedLayerNorm(x.image, Chunk(scale_shift, 2, 0), Chunk(scale_shift, 2, 1));
   x.image.clear();
   co_return Linear(normed, co_await weights[parts_.proj_out]);
 }
 
-Task<QwenImageDiT::Stream> QwenImageDiT::Enter(std::vector<Item> items, WeightSource& weights) const {
-  Batch patches, prompts, times;
+Task<QwenImageDiT::Stream> QwenImageDiT::Enter(Prepared inputs, WeightSource& weights) const {
+  Batch patches, prompts;
   Stream x;
-  for (Item& item : items) {
+  x.modulation = inputs.modulation;
+  for (Item& item : inputs.items) {
     patches.push_back(std::move(item.patches));
     prompts.push_back(std::move(item.prompt));
-    times.push_back(std::move(item.time));
     x.rotary.push_back(std::move(item.rotary));
+    x.timesteps.push_back(item.timestep);
   }
   x.image = Linear(patches, co_await weights[parts_.img_in]);
   RmsNormInPlace(prompts, co_await weights[parts_.txt_norm]);
   x.text = Linear(prompts, co_await weights[parts_.txt_in]);
-  const Batch hidden = Silu(Linear(times, co_await weights[parts_.linear_1]));
+  if (inputs.times.empty()) co_return x;
+  const Batch hidden = Silu(Linear(inputs.times, co_await weights[parts_.linear_1]));
   x.conditioning = Silu(Linear(hidden, co_await weights[parts_.linear_2]));
+  co_return x;
+}
+
+Task<Batch> QwenImageDiT::Modulate(const Stream& x, ModuleIndex module, int64_t first, int64_t columns,
+                                   WeightSource& weights) const {
+  Batch rows;
+  const size_t timesteps = x.modulation != nullptr ? x.modulation->rows.size() : x.conditioning.size();
+  for (size_t i = 0; i < timesteps; ++i) {
+    const bool kept = x.modulation != nullptr && x.modulation->rows[i].defined();
+    rows.push_back(kept ? x.modulation->rows[i].narrow(0, first, columns).view({1, columns})
+                        : at::empty({1, columns}, x.conditioning[i].options()));
+  }
+  if (!x.conditioning.empty()) LinearEachInto(x.conditioning, co_await weights[module], rows);
+  Batch of_items;
+  for (const size_t timestep : x.timesteps) of_items.push_back(rows[timestep]);
+  co_return of_items;
+}
+
+Task<Batch> QwenImageDiT::ModulateImage(const Stream& x, size_t block, WeightSource& weights) const {
+  const int64_t columns = 6 * config_.width(), first = 2 * columns * static_cast<int64_t>(block);
+  return Modulate(x, parts_.blocks[block].image.mod, first, columns, weights);
+}
+
+Task<QwenImageDiT::Stream> QwenImageDiT::Blocks(Stream x, size_t begin, size_t end, Batch image_mod,
+                                                WeightSource& weights) const {
+  for (size_t i = begin; i < end; ++i) {
+    if (image_mod.empty()) image_mod = co_await ModulateImage(x, i, weights);
+    x = co_await Block(std::move(x), i, std::exchange(image_mod, {}), weights);
+  }
+  co_return x;
+}
+
+Task<QwenImageDiT::Stream> QwenImageDiT::CachedBlocks(Stream x, size_t blocks, StepCaches& caches, TensorMover* mover,
+                                                      WeightSource& weights) const {
+  const bool after_first = caches.front().rule() == StepCacheRule::kFirstBlock;
+  Batch image_mod = co_await ModulateImage(x, 0, weights);
+  Batch signals;
+  if (after_first) {
+    for (const at::Tensor& item : x.image) signals.push_back(item.clone());
+    x = co_await Block(std::move(x), 0, std::exchange(image_mod, {}), weights);
+    for (size_t i = 0; i < signals.size(); ++i) at::sub_out(signals[i], x.image[i], signals[i]);
+  } else {
+    signals = ModulatedLayerNorm(x.image, Chunk(image_mod, 6, 1), Chunk(image_mod, 6, 0));
+  }
+  const std::vector<size_t> computed = co_await ReuseOrBegin(signals, x.image, caches, mover);
+  signals.clear();
+  if (computed.empty()) co_return x;
+  // The others wait for these.
+  Batch image = x.image;
+  const std::vector<size_t> timesteps = x.timesteps;
+  if (!image_mod.empty()) image_mod = Only(image_mod, computed);
+  x.image = Only(x.image, computed);
+  x.text = Only(x.text, computed);
+  x.rotary = Only(x.rotary, computed);
+  x.timesteps = Only(x.timesteps, computed);
+  const size_t begin = after_first;
+  x = co_await Blocks(std::move(x), begin, blocks, std::move(image_mod), weights);
+  for (size_t i = 0; i < computed.size(); ++i) {
+    caches[computed[i]].Keep(x.image[i]);
+    image[computed[i]] = x.image[i];
+  }
+  x.image = std::move(image);
+  x.timesteps = timesteps;
   co_return x;
 }
 
@@ -195,12 +342,16 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Enter(std::vector<Item> items, WeightSo
 // so those hide the moving of these.
 //
 // Of the last block the image goes on alone: of the text it needs keys and values, and nothing that comes of them.
-Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& block, bool last,
-                                               WeightSource& weights) const {
-  const StreamModules &image = block.image, &text = block.text;
+Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, size_t index, Batch image_mod, WeightSource& weights) const {
+  const bool last = index + 1 == parts_.blocks.size();
+  const StreamModules &image = parts_.blocks[index].image, &text = parts_.blocks[index].text;
+  const int64_t columns = 6 * config_.width(), first = 2 * columns * static_cast<int64_t>(index);
   // Modulations have six chunks: shift, scale and gate of the attention, then of the MLP.
-  const auto modulated = [](const Batch& stream, const Batch& mod, int64_t first) {
-    return ModulatedLayerNorm(stream, Chunk(mod, 6, first + 1), Chunk(mod, 6, first));
+  const auto modulated = [](const Batch& stream, const Batch& mod) {
+    return ModulatedLayerNorm(stream, Chunk(mod, 6, 1), Chunk(mod, 6, 0));
+  };
+  const auto mlp_in = [](const Batch& stream, const Batch& mod, const Weights& linear) {
+    return ModulatedLinear(stream, Chunk(mod, 6, 4), Chunk(mod, 6, 3), linear);
   };
 
   // Projections are written where the attention reads them: text tokens, then image tokens.
@@ -214,26 +365,25 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, const BlockModules& blo
   Projections image_part = {ImageRows(joint.q, x.image), ImageRows(joint.k, x.image), ImageRows(joint.v, x.image)};
   Projections text_part = {{}, TextRows(joint.k, x.text), TextRows(joint.v, x.text)};
   if (!last) text_part.q = TextRows(joint.q, x.text);
-  const Batch image_mod = Linear(x.conditioning, co_await weights[image.mod]);
-  co_await Project(modulated(x.image, image_mod, 0), std::move(image_part), image, weights);
-  const Batch text_mod = Linear(x.conditioning, co_await weights[text.mod]);
-  co_await Project(modulated(x.text, text_mod, 0), std::move(text_part), text, weights);
+  co_await Project(modulated(x.image, image_mod), std::move(image_part), image, weights);
+  const Batch text_mod = co_await Modulate(x, text.mod, first + columns, columns, weights);
+  co_await Project(modulated(x.text, text_mod), std::move(text_part), text, weights);
 
   Batch heads = Attend(std::move(joint), x.rotary);
-  AddGated(x.image, Chunk(image_mod, 6, 2), Linear(ImageRows(heads, x.image), co_await weights[image.to_out]));
-  if (!last) AddGated(x.text, Chunk(text_mod, 6, 2), Linear(TextRows(heads, x.text), co_await weights[text.to_out]));
+  AddGatedLinear(x.image, Chunk(image_mod, 6, 2), ImageRows(heads, x.image), co_await weights[image.to_out]);
+  if (!last) AddGatedLinear(x.text, Chunk(text_mod, 6, 2), TextRows(heads, x.text), co_await weights[text.to_out]);
   heads.clear();
 
-  Batch image_hidden = Linear(modulated(x.image, image_mod, 3), co_await weights[image.mlp_in]);
+  Batch image_hidden = mlp_in(x.image, image_mod, co_await weights[image.mlp_in]);
   GeluInPlace(image_hidden, config_.numerics);
   Batch text_hidden;
   if (!last) {
-    text_hidden = Linear(modulated(x.text, text_mod, 3), co_await weights[text.mlp_in]);
+    text_hidden = mlp_in(x.text, text_mod, co_await weights[text.mlp_in]);
     GeluInPlace(text_hidden, config_.numerics);
   }
-  AddGated(x.image, Chunk(image_mod, 6, 5), Linear(image_hidden, co_await weights[image.mlp_out]));
+  AddGatedLinear(x.image, Chunk(image_mod, 6, 5), image_hidden, co_await weights[image.mlp_out]);
   image_hidden.clear();
-  if (!last) AddGated(x.text, Chunk(text_mod, 6, 5), Linear(text_hidden, co_await weights[text.mlp_out]));
+  if (!last) AddGatedLinear(x.text, Chunk(text_mod, 6, 5), text_hidden, co_await weights[text.mlp_out]);
 
   if (config_.numerics == Numerics::kDiffusers && x.image[0].scalar_type() == at::kHalf) {
     for (at::Tensor& item : x.text) at::clamp_(item, -65504, 65504);
@@ -265,16 +415,26 @@ Batch QwenImageDiT::Attend(Projections joint, const Batch& rotary) const {
   return heads;
 }
 
-std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& inputs, at::ScalarType arithmetic) const {
+// diffusers first rounds the timestep to the activations' dtype, and goes on in float32. Where they are asked for in a
+// narrow dtype it is rounded so, whatever this device computes in.
+std::vector<float> QwenImageDiT::TimestepsOf(const ForwardInputs& inputs, at::ScalarType arithmetic) const {
+  const at::ScalarType activations = inputs.activations.value_or(ActivationsIn(arithmetic));
+  const bool narrow = activations == at::kBFloat16 || activations == at::kHalf;
+  const bool rounds = config_.numerics == Numerics::kDiffusers && narrow;
+  return Floats(rounds ? inputs.timestep.to(activations) : inputs.timestep);
+}
+
+QwenImageDiT::Prepared QwenImageDiT::Prepare(const ForwardInputs& inputs, at::ScalarType dtype,
+                                             const Modulation* modulation) const {
   const int64_t rows = inputs.latents.size(2) / config_.patch_size;
   const int64_t columns = inputs.latents.size(3) / config_.patch_size;
-  // diffusers first rounds the timestep to the activations' dtype, and goes on in float32. Where they are asked for in
-  // a narrow dtype it is rounded so, whatever this device computes in.
-  const at::ScalarType activations = inputs.activations.value_or(arithmetic);
-  const bool narrow = activations == at::kBFloat16 || activations == at::kHalf;
-  const at::Tensor timestep =
-      config_.numerics == Numerics::kDiffusers && narrow ? inputs.timestep.to(activations) : inputs.timestep;
-  std::vector<Item> items;
+  const std::vector<float> of_items = TimestepsOf(inputs, dtype);
+  const std::vector<float> timesteps = modulation != nullptr ? modulation->timesteps : Different(of_items);
+  Prepared prepared;
+  prepared.modulation = modulation;
+  if (modulation == nullptr || !modulation->known) {
+    for (const float timestep : timesteps) prepared.times.push_back(TimeChannels(at::full({1}, timestep)).to(dtype));
+  }
   for (int64_t i = 0; i < inputs.latents.size(0); ++i) {
     at::Tensor prompt = inputs.prompt_emb[i];
     at::Tensor positions = at::arange(prompt.size(0), at::kFloat);
@@ -285,24 +445,26 @@ std::vector<QwenImageDiT::Item> QwenImageDiT::Prepare(const ForwardInputs& input
       prompt = prompt.index_select(0, kept);
       positions = kept.to(at::kFloat);
     }
-    items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(arithmetic),
-                     prompt.to(arithmetic, /*non_blocking=*/false, /*copy=*/true),
-                     TimeChannels(timestep.narrow(0, i, 1)).to(arithmetic),
-                     JointRotary(positions, rows, columns, config_.axes_dims_rope)});
+    const size_t timestep = IndexOf(timesteps, of_items[static_cast<size_t>(i)]);
+    TORCH_INTERNAL_ASSERT(timestep < timesteps.size());
+    prepared.items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(dtype),
+                              prompt.to(dtype, /*non_blocking=*/false, /*copy=*/true),
+                              JointRotary(positions, rows, columns, config_.axes_dims_rope), timestep});
   }
-  return items;
+  return prepared;
 }
 
-std::vector<QwenImageDiT::Item> QwenImageDiT::MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const {
-  const auto options = at::TensorOptions().device(at::kMeta).dtype(arithmetic);
+QwenImageDiT::Prepared QwenImageDiT::MetaInputs(const ForwardShape& shape, at::ScalarType arithmetic) const {
+  const auto options = at::TensorOptions().device(at::kMeta).dtype(ActivationsIn(arithmetic));
   const int64_t patches = shape.height / kPatchPixels * (shape.width / kPatchPixels);
-  std::vector<Item> items;
+  Prepared prepared;
   for (const int64_t tokens : shape.text_tokens) {
-    items.push_back({at::empty({patches, config_.in_channels}, options),
-                     at::empty({tokens, config_.joint_attention_dim}, options), at::empty({1, kTimeChannels}, options),
-                     at::empty({tokens + patches, config_.attention_head_dim / 2}, options.dtype(at::kComplexFloat))});
+    prepared.items.push_back(
+        {at::empty({patches, config_.in_channels}, options), at::empty({tokens, config_.joint_attention_dim}, options),
+         at::empty({tokens + patches, config_.attention_head_dim / 2}, options.dtype(at::kComplexFloat))});
   }
-  return items;
+  for (int64_t i = 0; i < shape.timesteps; ++i) prepared.times.push_back(at::empty({1, kTimeChannels}, options));
+  return prepared;
 }
 
 int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic,
@@ -310,21 +472,50 @@ int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarT
   MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
   WeightSource weights(leases, modules_, at::kMeta);
   MetaMemory memory(device);
-  {
+  const auto run = [&](const ForwardShape& of_pass, StepCaches* caches) {
     // Every block takes the same memory; the second begins with what the first leaves.
-    Task<Batch> pass = Run(MetaItems(shape, arithmetic), std::min<size_t>(2, parts_.blocks.size()), weights);
+    const size_t blocks = std::min<size_t>(2, parts_.blocks.size());
+    Task<Batch> pass = Run(MetaInputs(of_pass, arithmetic), blocks, caches, nullptr, weights);
     pass.Start();
     const Batch patches = pass.Result();
     // In a dtype of its own, as the latents' may be.
     const at::Tensor output = at::stack(patches).to(arithmetic == at::kFloat ? at::kBFloat16 : at::kFloat);
+  };
+  if (shape.step_cache) {
+    StepCaches caches = MakeStepCaches({.rule = *shape.step_cache}, shape, at::kMeta, arithmetic);
+    run(shape, &caches);
+    // Later ones compare signals, and make the modulation of their own timestep at most.
+    ForwardShape later = shape;
+    later.timesteps = 1;
+    run(later, &caches);
+  } else {
+    run(shape, nullptr);
   }
   return memory.peak_bytes() + (device == at::kCUDA ? kCudaKernelBytes : kKernelBytes);
+}
+
+StepCaches QwenImageDiT::MakeStepCaches(const StepCacheOptions& options, const ForwardShape& shape, at::Device device,
+                                        at::ScalarType arithmetic) const {
+  const int64_t patches = shape.height / kPatchPixels * (shape.width / kPatchPixels);
+  const at::TensorOptions activations = at::TensorOptions(device).dtype(ActivationsIn(arithmetic));
+  StepCaches caches;
+  for (size_t i = 0; i < shape.text_tokens.size(); ++i) {
+    caches.emplace_back(options, patches, config_.width(), activations);
+  }
+  return caches;
+}
+
+ModuleIndex QwenImageDiT::FirstLeftOut(StepCacheRule rule) const {
+  const ModuleIndex first_mod = parts_.blocks.front().image.mod;
+  if (rule == StepCacheRule::kTeaCache) return first_mod + 1;  // The signal takes no more than that.
+  return parts_.blocks.size() > 1 ? parts_.blocks[1].image.mod : parts_.norm_out;
 }
 
 std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const {
   MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
   WeightSource weights(leases, modules_, at::kMeta);
-  Task<Batch> pass = Run(MetaItems(shape, arithmetic), std::min<size_t>(2, parts_.blocks.size()), weights);
+  Task<Batch> pass =
+      Run(MetaInputs(shape, arithmetic), std::min<size_t>(2, parts_.blocks.size()), nullptr, nullptr, weights);
   pass.Start();
   pass.Result();
   const std::vector<double> computed = leases.Work();

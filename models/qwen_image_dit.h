@@ -13,6 +13,8 @@
 #include "core/residency/lease.h"
 #include "core/storage/module.h"
 #include "models/config.h"
+#include "models/denoising/step_cache.h"
+#include "models/modulation.h"
 #include "models/tensor_mover.h"
 #include "models/weights.h"
 
@@ -35,11 +37,17 @@ struct ForwardShape {
   int64_t height = 0;                // Pixels.
   int64_t width = 0;                 // Pixels.
   std::vector<int64_t> text_tokens;  // Tokens that count, an entry for each item of the batch.
+  int64_t timesteps = 1;             // Different ones whose modulation is computed.
+  // Of a loop's pass: what that keeps between its steps is there too.
+  std::optional<StepCacheRule> step_cache = std::nullopt;
 
   friend bool operator==(const ForwardShape&, const ForwardShape&) = default;
 };
 
 ForwardShape ShapeOf(const ForwardInputs& inputs);
+
+// Each value once, by its bits, in the order in which they come.
+std::vector<float> Different(const std::vector<float>& values);
 
 // The diffusion transformer of Qwen-Image, written once for every device and dtype.
 //
@@ -62,20 +70,37 @@ class QwenImageDiT {
   const std::vector<ModuleIndex>& unused_modules() const { return unused_modules_; }
   int modules_used() const { return static_cast<int>(modules_.size() - unused_modules_.size()); }
 
+  // Those that a Forward whose Modulation is known does without, in execution order.
+  const std::vector<ModuleIndex>& modulation_modules() const { return modulation_modules_; }
+
+  // The timestep of each item, as the model sees it: rounded as activations are, where the model's numerics want that.
+  std::vector<float> TimestepsOf(const ForwardInputs& inputs, at::ScalarType arithmetic) const;
+
   // What print(model) shows in Python.
   const std::string& tree() const { return tree_; }
 
-  // One pass in `arithmetic` dtype on `device`, to and from which `mover` takes tensors; null where that is the CPU.
-  // Modules are acquired from `weights` in the order of modules(), each once, but for unused_modules(). Returns the
-  // packed sequence, shape [B, H/16 * W/16, 64], on the CPU in the dtype of `latents`. A lease or a move that fails
-  // ends the pass: its status is thrown as StatusError (models/errors.h). `inputs`, `weights` and `mover` must outlive
-  // the task.
+  // One pass in `arithmetic` dtype on `device`, to and from which `mover` takes tensors; null where that is the CPU. In
+  // float8_e4m3fn Linears multiply so, where their weights are in it, and everything else is bfloat16.
+  // Modules are acquired from `weights` in the order of modules(), each once, but for unused_modules() and, where
+  // `modulation` is known, modulation_modules(); null: it is made and not kept. `caches`: of the loop whose step this
+  // is, one for each item (MakeStepCaches); items whose cache reuses what it has do without the blocks, and where all
+  // do, the pass does without their modules; null: everything is computed. Returns the packed sequence, shape
+  // [B, H/16 * W/16, 64], on the CPU in the dtype of `latents`. A lease or a move that fails ends the pass: its status
+  // is thrown as StatusError (models/errors.h). All that is referred to must outlive the task.
   Task<at::Tensor> Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
-                           LeaseSource& weights, TensorMover* mover = nullptr) const;
+                           LeaseSource& weights, TensorMover* mover = nullptr, const Modulation* modulation = nullptr,
+                           StepCaches* caches = nullptr) const;
+
+  // Caches of a loop whose passes have inputs of this shape. They take memory as tensors on `device` do.
+  StepCaches MakeStepCaches(const StepCacheOptions& options, const ForwardShape& shape, at::Device device,
+                            at::ScalarType arithmetic) const;
+
+  // The first module that a pass with such caches may do without. What comes before it is always taken.
+  ModuleIndex FirstLeftOut(StepCacheRule rule) const;
 
   // Most bytes of activations alive at one time in a Forward of this shape on such a device, inputs and output there
-  // included, weights not; found by running Forward on meta tensors, plus what kernels use inside. (What cuBLAS works
-  // in is not a pass': it stays.)
+  // and its loop's step caches included, weights not; found by running Forward on meta tensors, plus what kernels use
+  // inside. (What cuBLAS works in is not a pass': it stays.)
   int64_t ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic,
                               at::DeviceType device = at::kCPU) const;
 
@@ -96,14 +121,18 @@ class QwenImageDiT {
     std::vector<BlockModules> blocks;
   };
 
-  // A batch on its way through the model; a tensor an item.
+  // A batch on its way through the model; a tensor an item, but of conditioning.
   struct Stream {
-    std::vector<at::Tensor> image;         // [H/16 * W/16, width]
-    std::vector<at::Tensor> text;          // [T, width]
-    std::vector<at::Tensor> conditioning;  // SiLU of the time embedding, [1, width]
-    std::vector<at::Tensor> rotary;        // Complex, text then image tokens, [T + H/16 * W/16, head_dim / 2]
+    std::vector<at::Tensor> image;   // [H/16 * W/16, width]
+    std::vector<at::Tensor> text;    // [T, width]
+    std::vector<at::Tensor> rotary;  // Complex, text then image tokens, [T + H/16 * W/16, head_dim / 2]
+    std::vector<size_t> timesteps;   // Whose modulation is each item's.
+    std::vector<at::Tensor>
+        conditioning;  // Of each timestep: SiLU of its embedding, [1, width]. Empty: modulation is known.
+    const Modulation* modulation = nullptr;
   };
   struct Item;
+  struct Prepared;
 
   // Queries, keys and values, [tokens, width]: of text and image tokens, of some, or views of either part.
   struct Projections {
@@ -111,22 +140,34 @@ class QwenImageDiT {
   };
 
   Parts FindParts() const;
-  // On the CPU.
-  std::vector<Item> Prepare(const ForwardInputs& inputs, at::ScalarType arithmetic) const;
-  std::vector<Item> MetaItems(const ForwardShape& shape, at::ScalarType arithmetic) const;
-  Task<Stream> Enter(std::vector<Item> items, WeightSource& weights) const;
-  // `last`: of the model.
-  Task<Stream> Block(Stream x, const BlockModules& block, bool last, WeightSource& weights) const;
+  // On the CPU, in the activations' dtype.
+  Prepared Prepare(const ForwardInputs& inputs, at::ScalarType dtype, const Modulation* modulation) const;
+  Prepared MetaInputs(const ForwardShape& shape, at::ScalarType arithmetic) const;
+  Task<Stream> Enter(Prepared inputs, WeightSource& weights) const;
+  // Of each item: what `module` makes of its timestep, `columns` from `first` on of a row. Kept, or made here.
+  Task<std::vector<at::Tensor>> Modulate(const Stream& x, ModuleIndex module, int64_t first, int64_t columns,
+                                         WeightSource& weights) const;
+  Task<std::vector<at::Tensor>> ModulateImage(const Stream& x, size_t block, WeightSource& weights) const;
+  // `image_mod`: ModulateImage's, of the block.
+  Task<Stream> Block(Stream x, size_t index, std::vector<at::Tensor> image_mod, WeightSource& weights) const;
+  // Blocks from `begin` on. `image_mod`: of the first of them, where that was made.
+  Task<Stream> Blocks(Stream x, size_t begin, size_t end, std::vector<at::Tensor> image_mod,
+                      WeightSource& weights) const;
+  // All blocks, or what caches have instead; the text is gone.
+  Task<Stream> CachedBlocks(Stream x, size_t blocks, StepCaches& caches, TensorMover* mover,
+                            WeightSource& weights) const;
   // Writes what the stream `x` brings to the attention, and returns it: no queries where `to` has none.
   Task<Projections> Project(std::vector<at::Tensor> x, Projections to, const StreamModules& modules,
                             WeightSource& weights) const;
   // Of all tokens, or the last ones.
   std::vector<at::Tensor> Attend(Projections joint, const std::vector<at::Tensor>& rotary) const;
-  Task<std::vector<at::Tensor>> Run(std::vector<Item> items, size_t blocks, WeightSource& weights) const;
+  Task<std::vector<at::Tensor>> Run(Prepared inputs, size_t blocks, StepCaches* caches, TensorMover* mover,
+                                    WeightSource& weights) const;
 
   QwenImageDiTConfig config_;
   std::vector<ModuleSpec> modules_;
   std::vector<ModuleIndex> unused_modules_;
+  std::vector<ModuleIndex> modulation_modules_;
   Parts parts_;
   std::string tree_;
 };

@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -20,7 +21,6 @@
 #include <memory>
 #include <string>
 #include <thread>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -33,11 +33,15 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "core/base/clock.h"
+#include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 #include "core/devices/cpu_device.h"
 #include "core/devices/device_module.h"
+#include "core/placement/route_maker.h"
+#include "core/residency/pressure_guard.h"
 #include "server/config/config.h"
 #include "server/config/token_file.h"
+#include "server/engine/device_report.h"
 #include "server/engine/local_engine.h"
 #include "server/observe/http_endpoint.h"
 #include "server/observe/json_log.h"
@@ -54,12 +58,15 @@ namespace {
 constexpr int kFailed = 1;
 constexpr int kWrongUsage = 2;
 
+// Of a device's budget the most that keeps modulation: one part in so many.
+constexpr int64_t kModulationPart = 32;
+
 // How long clients have to take the answers of calls that are done.
 constexpr absl::Duration kAnswerGrace = absl::Seconds(10);
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 
-// How long a process whose device is lost goes on, for calls to end and clients to be told why.
+// How long a process of which a device is lost goes on, for calls to end and clients to be told why.
 constexpr absl::Duration kLossGrace = absl::Seconds(5);
 
 int Fail(const absl::Status& status, int code) {
@@ -124,35 +131,65 @@ void RaiseDescriptorLimit() {
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0) spdlog::warn("the limit of open files could not be raised");
 }
 
-absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config) {
-  if (config.device == "cpu") return MakeCpuDevice(config.bfloat16_arithmetic);
+using Devices = std::vector<std::unique_ptr<Device>>;
+
+absl::StatusOr<std::unique_ptr<Device>> MakeDevice(const ServerConfig& config, const std::string& name, Memory memory) {
+  if (name == "cpu") return MakeCpuDevice(config.bfloat16_arithmetic);
   int index = 0;
-  if (!absl::SimpleAtoi(absl::StripPrefix(config.device, "cuda:"), &index)) {
-    return absl::InvalidArgumentError(absl::StrCat("device ", config.device, ": expected cpu or cuda:N"));
+  if (!absl::SimpleAtoi(absl::StripPrefix(name, "cuda:"), &index)) {
+    return absl::InvalidArgumentError(absl::StrCat("device ", name, ": expected cpu or cuda:N"));
   }
-  return LoadCudaDevice(index);
+  return LoadCudaDevice(index, memory);
 }
 
-// The two budgets in bytes, device's first.
-absl::StatusOr<std::pair<int64_t, int64_t>> Budgets(const ServerConfig& config, const Device& device) {
-  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_device, device.MemoryStatusOf(Memory::kDevice));
-  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_host, device.MemoryStatusOf(Memory::kHost));
-  return std::pair(ResolveBudget(config.device_budget, of_device.total_bytes),
-                   ResolveBudget(config.host_budget, of_host.total_bytes));
+absl::StatusOr<Devices> MakeDevices(const ServerConfig& config) {
+  Devices devices;
+  for (const std::string& name : config.devices) {
+    DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Device> device,
+                              MakeDevice(config, name, DeviceMemory(static_cast<int>(devices.size()))));
+    devices.push_back(std::move(device));
+  }
+  return devices;
 }
 
-absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, Device* device, const Clock* clock,
-                                                        StopSignal* stop) {
+int64_t DeviceBudget(const ServerConfig& config, bool follow_pressure, const Device& device,
+                     const MemoryStatus& memory) {
+  const bool follows = follow_pressure && !device.computes_in_host_memory();
+  if (config.device_budget.automatic && follows) {
+    return memory.total_bytes - PressureGuard::ReserveBytes(device, device.memory(), memory.total_bytes);
+  }
+  return ResolveBudget(config.device_budget, memory.total_bytes);
+}
+
+// In bytes, by Index(Memory): the host's, then each device's. `follow_pressure`: whether the server does.
+absl::StatusOr<std::vector<int64_t>> Budgets(const ServerConfig& config, bool follow_pressure, const Devices& devices) {
+  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_host, devices.front()->MemoryStatusOf(Memory::kHost));
+  std::vector<int64_t> budgets = {ResolveBudget(config.host_budget, of_host.total_bytes)};
+  for (const std::unique_ptr<Device>& device : devices) {
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus of_device, device->MemoryStatusOf(device->memory()));
+    budgets.push_back(DeviceBudget(config, follow_pressure, *device, of_device));
+  }
+  return budgets;
+}
+
+// "budgets of 5 bytes of host memory, 6 of cuda:0, 7 of cuda:1".
+std::string BudgetsText(const std::vector<int64_t>& budgets, const Devices& devices) {
+  std::string text = absl::StrCat("budgets of ", budgets.front(), " bytes of host memory");
+  for (size_t i = 0; i < devices.size(); ++i) absl::StrAppend(&text, ", ", budgets[i + 1], " of ", devices[i]->name());
+  return text;
+}
+
+absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& config, const std::vector<int64_t>& budgets,
+                                                        const Devices& devices, const Clock* clock,
+                                                        std::function<void(const absl::Status&)> on_device_lost) {
   LocalEngineOptions options;
-  options.on_device_lost = [stop](const absl::Status& why) {
-    // Whatever the process waits for at the moment.
-    std::thread([why] {
-      absl::SleepFor(kLossGrace);
-      EndAtOnce(why);
-    }).detach();
-    stop->Interrupt();
-  };
-  DITSERVE_ASSIGN_OR_RETURN(std::tie(options.device_budget_bytes, options.host_budget_bytes), Budgets(config, *device));
+  options.on_device_lost = std::move(on_device_lost);
+  options.host_budget_bytes = budgets.front();
+  std::vector<BudgetedDevice> budgeted;
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const int64_t modulation_bytes = std::min(config.modulation_bytes, budgets[i + 1] / kModulationPart);
+    budgeted.push_back({devices[i].get(), budgets[i + 1], modulation_bytes});
+  }
   for (const ModelSource& source : config.models) options.models.push_back(source.name);
   options.threads = config.threads;
   options.transfer_threads = config.transfer_threads;
@@ -160,9 +197,63 @@ absl::StatusOr<std::unique_ptr<LocalEngine>> MakeEngine(const ServerConfig& conf
   options.residency.max_riders = config.max_active;
   options.residency.max_waiting = config.max_queue;
   options.residency.idle_release = config.idle_release;
-  spdlog::info("device {}: budgets of {} bytes of device memory, {} of host memory", config.device,
-               options.device_budget_bytes, options.host_budget_bytes);
-  return LocalEngine::Make(options, device, clock);
+  return LocalEngine::Make(options, budgeted, clock);
+}
+
+// Why none of the devices can compute it.
+absl::Status CheckProfile(const Profile& profile, const Devices& devices) {
+  absl::Status status;
+  for (const std::unique_ptr<Device>& device : devices) {
+    if (!profile.MayUse(device->name())) continue;
+    status = CheckComputation(profile, *device);
+    if (status.ok()) break;
+  }
+  return status;
+}
+
+// A profile that no device can compute is refused where it is asked for; the default one, which nobody names, here.
+absl::Status CheckDefaultProfile(const ProfileCatalogue& catalogue, const Devices& devices) {
+  for (const Profile& profile : catalogue.profiles) {
+    if (profile.name != catalogue.default_profile) continue;
+    const absl::Status status = CheckProfile(profile, devices);
+    if (!status.ok()) return WithMessage(status, absl::StrCat("default_profile: ", status.message()));
+  }
+  return absl::OkStatus();
+}
+
+// What a server has taken of each memory before the first request, by Index(Memory).
+absl::StatusOr<std::vector<int64_t>> TakenAtStart(const ServerConfig& config, const std::vector<int64_t>& budgets,
+                                                  const Devices& devices, const Clock& clock) {
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine,
+                            MakeEngine(config, budgets, devices, &clock, EndAtOnce));
+  const ResidencySnapshot now = engine->Residency();
+  std::vector<int64_t> taken;
+  for (size_t i = 0; i < budgets.size(); ++i) {
+    taken.push_back(now.memory(static_cast<Memory>(i)).usage.total_bytes());
+  }
+  return taken;
+}
+
+// What `--check --device` tells of one device, as if it were the only one. Errors: why it is not there, or would not
+// serve.
+absl::StatusOr<std::string> CheckDevice(const ServerConfig& config, const ProfileCatalogue& catalogue,
+                                        const std::string& name) {
+  DeviceReportOptions options;
+  if (name != "cpu") {
+    absl::StatusOr<CudaDescription> cuda = DescribeCuda();
+    if (!cuda.ok()) return WithMessage(cuda.status(), absl::StrCat("device ", name, ": ", cuda.status().message()));
+    options.cuda = *std::move(cuda);
+  }
+  const SteadyClock clock;
+  Devices devices(1);
+  DITSERVE_ASSIGN_OR_RETURN(devices.front(), MakeDevice(config, name, Memory::kDevice));
+  DITSERVE_RETURN_IF_ERROR(CheckDefaultProfile(catalogue, devices));
+  DITSERVE_ASSIGN_OR_RETURN(options.budgets, Budgets(config, config.follow_pressure, devices));
+  DITSERVE_ASSIGN_OR_RETURN(options.taken, TakenAtStart(config, options.budgets, devices, clock));
+  options.models = config.models;
+  options.profiles = catalogue.profiles;
+  options.threads = config.threads;
+  return ReportDevice(*devices.front(), options, clock);
 }
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, Engine* engine,
@@ -206,29 +297,32 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConf
 
 // Reads the configuration again, sets its budgets and the log's level, and says what of it needs a restart. One that is
 // invalid, in whatever part, changes nothing.
-absl::Status Reload(const CommandLine& line, const ServerConfig& running, const Device& device, Engine& engine) {
+absl::Status Reload(const CommandLine& line, const ServerConfig& running, const Devices& devices, LocalEngine& engine) {
   DITSERVE_ASSIGN_OR_RETURN(const ServerConfig config, LoadConfig(line));
   const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(config);
   if (!catalogue.ok()) return catalogue.status();
-  DITSERVE_ASSIGN_OR_RETURN(const auto budgets, Budgets(config, device));
-  // The host's first: only of it the server always needs some, so that it alone can be refused.
-  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kHost, budgets.second));
-  DITSERVE_RETURN_IF_ERROR(engine.SetBudget(Memory::kDevice, budgets.first));
+  DITSERVE_ASSIGN_OR_RETURN(const std::vector<int64_t> budgets, Budgets(config, running.follow_pressure, devices));
+  for (size_t i = 0; i < budgets.size(); ++i) {
+    DITSERVE_RETURN_IF_ERROR(engine.CheckBudget(static_cast<Memory>(i), budgets[i]));
+  }
+  for (size_t i = 0; i < budgets.size(); ++i) {
+    DITSERVE_RETURN_IF_ERROR(engine.SetBudget(static_cast<Memory>(i), budgets[i]));
+  }
   spdlog::set_level(spdlog::level::from_str(config.log_level));
   for (const std::string& key : KeysThatNeedARestart(running, config)) {
     spdlog::warn("SIGHUP: {} has changed, and stays as it was until the server is restarted", key);
   }
-  spdlog::info("SIGHUP: budgets of {} bytes of device memory, {} of host memory", budgets.first, budgets.second);
+  spdlog::info("SIGHUP: {}", BudgetsText(budgets, devices));
   return absl::OkStatus();
 }
 
-// Waits for a signal to stop, or 0: the device is lost. Follows signals to reload meanwhile.
-int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& config, const Device& device,
-              Engine& engine) {
+// Waits for a signal to stop, or 0: a device is lost. Follows signals to reload meanwhile.
+int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& config, const Devices& devices,
+              LocalEngine& engine) {
   for (;;) {
     const int signal = stop.Wait();
     if (signal != SIGHUP) return signal;
-    const absl::Status reloaded = Reload(line, config, device, engine);
+    const absl::Status reloaded = Reload(line, config, devices, engine);
     if (!reloaded.ok()) spdlog::error("SIGHUP: {}", std::string(reloaded.message()));
   }
 }
@@ -237,8 +331,24 @@ int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& con
 absl::Status Serve(const CommandLine& line, const ServerConfig& config, const ProfileCatalogue& catalogue,
                    RequestLog& requests, const AccessControl* access, StopSignal& stop) {
   const SteadyClock clock;
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, MakeDevice(config));
-  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine, MakeEngine(config, device.get(), &clock, &stop));
+  DITSERVE_ASSIGN_OR_RETURN(const Devices devices, MakeDevices(config));
+  DITSERVE_RETURN_IF_ERROR(CheckDefaultProfile(catalogue, devices));
+  for (const Profile& profile : catalogue.profiles) {
+    const absl::Status status = CheckProfile(profile, devices);
+    if (!status.ok()) spdlog::info("{}: requests with it will be refused", std::string(status.message()));
+  }
+  DITSERVE_ASSIGN_OR_RETURN(const std::vector<int64_t> budgets, Budgets(config, config.follow_pressure, devices));
+  spdlog::info("{}", BudgetsText(budgets, devices));
+  const auto on_device_lost = [&stop](const absl::Status& why) {
+    // Whatever the process waits for at the moment.
+    std::thread([why] {
+      absl::SleepFor(kLossGrace);
+      EndAtOnce(why);
+    }).detach();
+    stop.Interrupt();
+  };
+  DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<LocalEngine> engine,
+                            MakeEngine(config, budgets, devices, &clock, on_device_lost));
   const std::unique_ptr<Metrics> metrics = Metrics::Make(engine.get(), NamesOf(catalogue), DITSERVE_VERSION);
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
                             Listen(config, engine.get(), &catalogue, {metrics.get(), &requests}, access));
@@ -260,11 +370,11 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   std::printf("ditserve: serving %s on %s\n", names.c_str(), server->address().c_str());
   std::fflush(stdout);
 
-  const int signal = AwaitStop(stop, line, config, *device, *engine);
-  if (signal == 0) {  // The device is lost, and its calls are ending.
+  const int signal = AwaitStop(stop, line, config, devices, *engine);
+  if (signal == 0) {  // A device is lost, and all calls are ending.
     server->SetReady(false);
     server->Shutdown(kLossGrace);
-    EndAtOnce(device->Health());
+    EndAtOnce(engine->Loss());
   }
   spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
@@ -295,6 +405,12 @@ int Main(absl::Span<const char* const> arguments) {
   if (!catalogue.ok()) return fail(catalogue.status(), kWrongUsage);
   if (line->check) {
     std::puts("ditserve: the configuration is valid");
+    spdlog::set_level(spdlog::level::off);  // What is found is told, not logged.
+    for (const std::string& device : line->devices) {
+      const absl::StatusOr<std::string> report = CheckDevice(*config, *catalogue, device);
+      if (!report.ok()) return fail(report.status(), kFailed);
+      std::printf("\n%s", report->c_str());
+    }
     return 0;
   }
   if (line->probe) {

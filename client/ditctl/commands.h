@@ -31,6 +31,7 @@ int Run(const std::vector<std::string>& arguments, const Environment& environmen
 
 // The commands; `arguments` without the command's name.
 int Forward(const std::vector<std::string>& arguments, const Environment& environment);
+int Denoise(const std::vector<std::string>& arguments, const Environment& environment);
 int Plan(const std::vector<std::string>& arguments, const Environment& environment);
 int Model(const std::vector<std::string>& arguments, const Environment& environment);
 int Models(const std::vector<std::string>& arguments, const Environment& environment);

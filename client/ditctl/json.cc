@@ -19,19 +19,40 @@ std::string ToJson(const google::protobuf::Message& message) {
   return status.ok() ? json : nlohmann::json({{"error", status.ToString()}}).dump() + "\n";
 }
 
-std::string ForwardJson(const v1::ForwardResponse& response, const Statistics& statistics,
-                        const v1::Residency* residency) {
-  const auto& shape = response.output().shape();
+namespace {
+
+nlohmann::ordered_json AsJson(const google::protobuf::Message& message) {
+  return nlohmann::ordered_json::parse(ToJson(message));
+}
+
+nlohmann::ordered_json OutputJson(const v1::Tensor& output, const Statistics& statistics,
+                                  const v1::ForwardStats& stats) {
+  const auto& shape = output.shape();
   nlohmann::ordered_json json;
-  json["output"] = {{"dtype", DTypeName(response.output().dtype())},
+  json["output"] = {{"dtype", DTypeName(output.dtype())},
                     {"shape", std::vector<int64_t>(shape.begin(), shape.end())},
                     {"mean", statistics.mean},
                     {"deviation", statistics.deviation},
                     {"min", statistics.min},
                     {"max", statistics.max},
                     {"non_finite", statistics.non_finite}};
-  json["stats"] = nlohmann::ordered_json::parse(ToJson(response.stats()));
-  if (residency != nullptr) json["residency"] = nlohmann::ordered_json::parse(ToJson(*residency));
+  json["stats"] = AsJson(stats);
+  return json;
+}
+
+}  // namespace
+
+std::string ForwardJson(const v1::ForwardResponse& response, const Statistics& statistics,
+                        const v1::Residency* residency) {
+  nlohmann::ordered_json json = OutputJson(response.output(), statistics, response.stats());
+  if (residency != nullptr) json["residency"] = AsJson(*residency);
+  return json.dump(1) + "\n";
+}
+
+std::string DenoiseJson(const v1::DenoiseResult& result, const Statistics& statistics) {
+  nlohmann::ordered_json json = OutputJson(result.latents(), statistics, result.stats());
+  json["reused_steps"] = nlohmann::ordered_json::array();
+  for (const v1::ReusedStep& step : result.reused_steps()) json["reused_steps"].push_back(AsJson(step));
   return json.dump(1) + "\n";
 }
 

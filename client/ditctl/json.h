@@ -6,6 +6,7 @@
 #include <string>
 
 #include "client/ditctl/print.h"
+#include "ditserve/v1/denoise_service.pb.h"
 #include "ditserve/v1/residency_service.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
 
@@ -18,6 +19,9 @@ std::string ToJson(const google::protobuf::Message& message);
 // accounting, and, where it is not nullptr, where every byte is.
 std::string ForwardJson(const v1::ForwardResponse& response, const Statistics& statistics,
                         const v1::Residency* residency);
+
+// What `ditctl denoise --json` prints, likewise, and the steps that were reused.
+std::string DenoiseJson(const v1::DenoiseResult& result, const Statistics& statistics);
 
 }  // namespace ditserve::ditctl
 

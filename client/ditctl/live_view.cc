@@ -25,27 +25,32 @@ int Cells(int64_t part, int64_t whole) {
   return std::clamp(static_cast<int>(kBarWidth * static_cast<double>(part) / static_cast<double>(whole)), 1, kBarWidth);
 }
 
-// "[WWWWWssaaa.....]": weights, staging, activations, free.
+// "[WWWWWssaaamr....]": weights, staging, activations, modulation, runtime, free.
 std::string UseBar(const v1::MemoryUse& memory) {
   std::string bar = std::string(static_cast<size_t>(Cells(memory.weights_bytes(), memory.budget_bytes())), 'W') +
                     std::string(static_cast<size_t>(Cells(memory.staging_bytes(), memory.budget_bytes())), 's') +
-                    std::string(static_cast<size_t>(Cells(memory.activations_bytes(), memory.budget_bytes())), 'a');
+                    std::string(static_cast<size_t>(Cells(memory.activations_bytes(), memory.budget_bytes())), 'a') +
+                    std::string(static_cast<size_t>(Cells(memory.modulation_bytes(), memory.budget_bytes())), 'm') +
+                    std::string(static_cast<size_t>(Cells(memory.runtime_bytes(), memory.budget_bytes())), 'r');
   bar.resize(kBarWidth, '.');
   return absl::StrCat("[", bar, "]");
 }
 
 std::string MemoryLine(const v1::MemoryUse& memory) {
-  const int64_t total = memory.weights_bytes() + memory.staging_bytes() + memory.activations_bytes();
-  return absl::StrFormat("%-13s %s %s of %s (W %s, s %s, a %s)\n", MemoryName(memory), UseBar(memory), Bytes(total),
-                         Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()), Bytes(memory.staging_bytes()),
-                         Bytes(memory.activations_bytes()));
+  const int64_t total = memory.weights_bytes() + memory.staging_bytes() + memory.activations_bytes() +
+                        memory.modulation_bytes() + memory.runtime_bytes();
+  return absl::StrFormat("%-13s %s %s of %s (W %s, s %s, a %s, m %s, r %s)\n", MemoryName(memory), UseBar(memory),
+                         Bytes(total), Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()),
+                         Bytes(memory.staging_bytes()), Bytes(memory.activations_bytes()),
+                         Bytes(memory.modulation_bytes()), Bytes(memory.runtime_bytes()));
 }
 
 std::string RiderLine(const v1::Rider& rider) {
   std::string bar(static_cast<size_t>(Cells(rider.modules_done(), rider.modules_total())), '#');
   bar.resize(kBarWidth, '.');
-  return absl::StrFormat("[%s] %4d/%d  %s, %s%s%s, stall %s\n", bar, rider.modules_done(), rider.modules_total(),
+  return absl::StrFormat("[%s] %4d/%d  %s, %s%s%s%s, stall %s\n", bar, rider.modules_done(), rider.modules_total(),
                          rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
+                         rider.device().empty() ? "" : absl::StrCat(", ", rider.device()),
                          rider.priority() == v1::PRIORITY_BATCH ? ", batch" : "",
                          rider.awaits_sweep() ? ", waits for the next sweep" : "", Seconds(rider.stall()));
 }
@@ -54,7 +59,7 @@ std::string RiderLine(const v1::Rider& rider) {
 
 std::string LiveView::Show(const v1::WatchResidencyResponse& update) {
   const v1::Residency& now = update.residency();
-  std::string text = "ditserve    W weights  s staging  a activations\n\n";
+  std::string text = "ditserve    W weights  s staging  a activations  m modulation  r runtime\n\n";
   for (const v1::MemoryUse& memory : now.memories()) absl::StrAppend(&text, MemoryLine(memory));
   absl::StrAppend(&text, "\n");
   std::vector<std::vector<std::string>> rows = {{"MODEL", "DEVICE", "HOST", "DISK"}};
@@ -78,8 +83,9 @@ std::string LiveView::Transfers(const v1::WatchResidencyResponse& update) const 
       rate = static_cast<int64_t>(static_cast<double>(transfers[i].bytes() - last_->residency().transfers(i).bytes()) /
                                   seconds);
     }
-    absl::StrAppend(&text, TierName(transfers[i].from()), " -> ", TierName(transfers[i].to()), "  ", Bytes(rate),
-                    "/s  (", Bytes(transfers[i].bytes()), " in all)\n");
+    absl::StrAppend(&text, TierName(transfers[i].from()), " -> ", TierName(transfers[i].to()),
+                    transfers[i].device().empty() ? "" : " ", transfers[i].device(), "  ", Bytes(rate), "/s  (",
+                    Bytes(transfers[i].bytes()), " in all)\n");
   }
   return text;
 }

@@ -22,7 +22,7 @@ constexpr absl::Duration kTimeout = absl::Minutes(1);
 struct Options {
   std::optional<std::string> profile, vram_config;
   std::optional<double> vram_limit_gib;
-  bool json = false;
+  bool known_timestep = false, json = false;
 };
 
 void AddFlags(ServerAccess& server, Options& options, v1::PlanRequest& request, int64_t& riders, CLI::App& app) {
@@ -32,6 +32,8 @@ void AddFlags(ServerAccess& server, Options& options, v1::PlanRequest& request, 
   AddFlag(app, "vram-config", "JSON|FILE", "inline vram_config with DiffSynth-Studio's keys", &options.vram_config);
   AddFlag(app, "vram-limit-gib", "GIB", "overrides the profile's limit", &options.vram_limit_gib);
   AddFlag(app, "riders", "N", "such requests that come together (default 1)", &riders);
+  app.add_flag("--known-timestep", options.known_timestep,
+               "at timesteps that the server has seen, as of each step of a loop but the first");
   app.add_flag("--json", options.json, "prints JSON");
 }
 
@@ -125,6 +127,7 @@ int Plan(const std::vector<std::string>& arguments, const Environment& environme
   request.set_batch(batch);
   request.set_prompt_tokens(prompt_tokens);
   request.set_riders(riders);
+  request.set_known_timestep(options.known_timestep);
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + kTimeout));
   server.Authorize(context);

@@ -35,37 +35,8 @@ std::string MemoryName(const v1::MemoryUse& memory) {
                                  : absl::StrCat(TierName(memory.tier()), " ", memory.device());
 }
 
-std::string Bytes(int64_t bytes) {
-  if (bytes < 1024) return absl::StrCat(bytes, " B");
-  double value = static_cast<double>(bytes);
-  const char* unit = "B";
-  for (const char* next : {"KiB", "MiB", "GiB", "TiB"}) {
-    if (value < 1023.95) break;  // It would be shown as 1024.0.
-    value /= 1024;
-    unit = next;
-  }
-  return absl::StrFormat("%.1f %s", value, unit);
-}
-
 std::string Seconds(const google::protobuf::Duration& duration) {
   return absl::StrFormat("%.2f s", static_cast<double>(duration.seconds()) + 1e-9 * duration.nanos());
-}
-
-std::string Table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<size_t> widths;
-  for (const auto& row : rows) {
-    widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const auto& row : rows) {
-    std::string line;
-    for (size_t i = 0; i < row.size(); ++i) {
-      absl::StrAppendFormat(&line, "%-*s%s", static_cast<int>(widths[i]), row[i], i + 1 < row.size() ? "  " : "");
-    }
-    absl::StrAppend(&text, absl::StripTrailingAsciiWhitespace(line), "\n");
-  }
-  return text;
 }
 
 Statistics StatisticsOf(const v1::Tensor& tensor) {
@@ -108,14 +79,16 @@ std::string Describe(const v1::ForwardStats& stats) {
                       Seconds(stats.stall()), ", compute ", Seconds(stats.compute()), "\n", "moved       ",
                       Bytes(stats.disk_read_bytes()), " from disk, ", Bytes(stats.device_copy_bytes()),
                       " to the device\n", "device      ", Bytes(stats.peak_device_bytes()), " at most, riders ",
-                      stats.riders(), "\n");
+                      stats.riders(), stats.device().empty() ? "" : ", on ", stats.device(), "\n");
 }
 
 std::string Describe(const v1::Residency& residency) {
-  std::vector<std::vector<std::string>> rows = {{"MEMORY", "BUDGET", "WEIGHTS", "STAGING", "ACTIVATIONS", "PEAK"}};
+  std::vector<std::vector<std::string>> rows = {
+      {"MEMORY", "BUDGET", "WEIGHTS", "STAGING", "ACTIVATIONS", "MODULATION", "RUNTIME", "PEAK"}};
   for (const v1::MemoryUse& memory : residency.memories()) {
     rows.push_back({MemoryName(memory), Bytes(memory.budget_bytes()), Bytes(memory.weights_bytes()),
-                    Bytes(memory.staging_bytes()), Bytes(memory.activations_bytes()), Bytes(memory.peak_bytes())});
+                    Bytes(memory.staging_bytes()), Bytes(memory.activations_bytes()), Bytes(memory.modulation_bytes()),
+                    Bytes(memory.runtime_bytes()), Bytes(memory.peak_bytes())});
   }
   std::string text = absl::StrCat(Table(rows), "\n");
   rows = {{"MODEL", "DEVICE", "HOST", "DISK"}};
@@ -124,9 +97,9 @@ std::string Describe(const v1::Residency& residency) {
   }
   absl::StrAppend(&text, Table(rows));
   if (residency.riders_size() > 0) {
-    rows = {{"RIDER", "PROFILE", "MODULES", "STALL"}};
+    rows = {{"RIDER", "PROFILE", "DEVICE", "MODULES", "STALL"}};
     for (const v1::Rider& rider : residency.riders()) {
-      rows.push_back({rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(),
+      rows.push_back({rider.model(), rider.profile().empty() ? "(inline)" : rider.profile(), rider.device(),
                       rider.awaits_sweep() ? "waits for the next sweep"
                                            : absl::StrCat(rider.modules_done(), " of ", rider.modules_total()),
                       Seconds(rider.stall())});

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/text.h"
 #include "ditserve/v1/model_service.pb.h"
 #include "ditserve/v1/residency.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
@@ -20,14 +21,8 @@ std::string TierName(v1::Tier tier);
 // "device cuda:0", "host".
 std::string MemoryName(const v1::MemoryUse& memory);
 
-// "512 B", "1.5 MiB".
-std::string Bytes(int64_t bytes);
-
 // "12.3 s"
 std::string Seconds(const google::protobuf::Duration& duration);
-
-// Rows of cells in columns as wide as their widest cell; the first row is the heading.
-std::string Table(const std::vector<std::vector<std::string>>& rows);
 
 // How a tensor's values are distributed: its finite ones, and how many are not. Zeros where none is finite.
 struct Statistics {

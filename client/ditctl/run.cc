@@ -15,9 +15,10 @@ struct Command {
   int (*run)(const std::vector<std::string>&, const Environment&);
 };
 
-constexpr std::array<Command, 10> kCommands = {
+constexpr std::array<Command, 11> kCommands = {
     {{"forward", "sends one forward pass", Forward},
-     {"plan", "tells what one would take", Plan},
+     {"denoise", "makes a whole denoising loop", Denoise},
+     {"plan", "tells what a pass would take", Plan},
      {"model", "prints a model's module tree", Model},
      {"models", "lists the loaded models", Models},
      {"profiles", "lists the configured profiles", Profiles},

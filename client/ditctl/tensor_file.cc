@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <system_error>
 #include <vector>
@@ -89,6 +91,20 @@ absl::Status WriteBytes(const std::string& path, absl::string_view bytes) {
   return error == 0 ? absl::OkStatus() : absl::UnavailableError(std::strerror(error));
 }
 
+// Has `write` write a file beside `path`, which takes its place once it is whole.
+absl::Status WriteThrough(const std::string& path, const std::function<absl::Status(const std::string&)>& write) {
+  const std::string partial = absl::StrCat(path, ".partial-", getpid());
+  absl::Status status = write(partial);
+  std::error_code error;
+  if (status.ok()) {
+    std::filesystem::rename(partial, path, error);
+    if (error) status = absl::UnavailableError(error.message());
+  }
+  if (status.ok()) return status;
+  std::filesystem::remove(partial, error);
+  return Prefixed(absl::StrCat("can't write '", path, "'"), status);
+}
+
 }  // namespace
 
 absl::StatusOr<v1::Tensor> ReadTensor(const std::string& path, const std::string& name) {
@@ -117,11 +133,11 @@ absl::StatusOr<std::map<std::string, v1::Tensor>> ReadTensors(const std::string&
   return tensors;
 }
 
-absl::Status CheckWritable(const std::string& path) {
+absl::Status CheckWritable(const std::string& path, const std::vector<std::string>& extensions) {
   const std::filesystem::path file(path);
-  if (file.extension() != ".npy" && file.extension() != ".safetensors") {
+  if (std::find(extensions.begin(), extensions.end(), file.extension()) == extensions.end()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("expected a name that ends in .npy or .safetensors, found '", path, "'"));
+        absl::StrCat("expected a name that ends in ", absl::StrJoin(extensions, " or "), ", found '", path, "'"));
   }
   const std::filesystem::path folder = file.has_parent_path() ? file.parent_path() : ".";
   if (access(folder.c_str(), W_OK | X_OK) == 0) return absl::OkStatus();
@@ -129,17 +145,14 @@ absl::Status CheckWritable(const std::string& path) {
 }
 
 absl::Status WriteTensor(const std::string& path, const std::string& name, const v1::Tensor& tensor) {
-  const std::string partial = absl::StrCat(path, ".partial-", getpid());
-  absl::Status status = absl::EndsWith(path, ".safetensors") ? WriteSafetensors(partial, name, tensor)
-                                                             : WriteBytes(partial, ToNpy(tensor));
-  std::error_code error;
-  if (status.ok()) {
-    std::filesystem::rename(partial, path, error);
-    if (error) status = absl::UnavailableError(error.message());
-  }
-  if (status.ok()) return status;
-  std::filesystem::remove(partial, error);
-  return Prefixed(absl::StrCat("can't write '", path, "'"), status);
+  return WriteThrough(path, [&](const std::string& partial) {
+    return absl::EndsWith(path, ".safetensors") ? WriteSafetensors(partial, name, tensor)
+                                                : WriteBytes(partial, ToNpy(tensor));
+  });
+}
+
+absl::Status WriteWhole(const std::string& path, const std::string& bytes) {
+  return WriteThrough(path, [&](const std::string& partial) { return WriteBytes(partial, bytes); });
 }
 
 }  // namespace ditserve::ditctl

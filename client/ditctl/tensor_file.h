@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -20,13 +21,17 @@ absl::StatusOr<v1::Tensor> ReadTensor(const std::string& path, const std::string
 absl::StatusOr<std::map<std::string, v1::Tensor>> ReadTensors(const std::string& path,
                                                               const std::set<std::string>& names);
 
-// Whether `path` ends in .npy or .safetensors and is in a folder that can be written to: what is better known before
+// Whether `path` ends in one of `extensions` and is in a folder that can be written to: what is better known before
 // there is something to write. Errors: InvalidArgument.
-absl::Status CheckWritable(const std::string& path);
+absl::Status CheckWritable(const std::string& path,
+                           const std::vector<std::string>& extensions = {".npy", ".safetensors"});
 
 // Writes to .npy or .safetensors (as tensor `name`), through a file beside it that is renamed when it is whole; on an
 // error nothing is left behind. `tensor` is one that CheckFloating accepts.
 absl::Status WriteTensor(const std::string& path, const std::string& name, const v1::Tensor& tensor);
+
+// Writes `bytes`, likewise.
+absl::Status WriteWhole(const std::string& path, const std::string& bytes);
 
 }  // namespace ditserve::ditctl
 

@@ -21,6 +21,11 @@ std::optional<BudgetSpec> ParseBudget(absl::string_view text) {
   return spec;
 }
 
+std::optional<BudgetSpec> ParseDeviceBudget(absl::string_view text) {
+  if (text == "auto") return BudgetSpec{.share = 0.6, .automatic = true};
+  return ParseBudget(text);
+}
+
 int64_t ResolveBudget(const BudgetSpec& spec, int64_t total_bytes) {
   return spec.bytes.value_or(static_cast<int64_t>(std::floor(spec.share * static_cast<double>(total_bytes))));
 }

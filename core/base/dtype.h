@@ -41,6 +41,9 @@ std::optional<DType> DTypeFromSafetensors(absl::string_view name);
 // Whether weights may be stored or computed in it: float32, bfloat16, float16, float8_e4m3fn.
 bool IsWeightDType(DType dtype);
 
+// The dtype of activations where weights are multiplied in `computation`: the same, but bfloat16 for float8_e4m3fn.
+DType ActivationDType(DType computation);
+
 // Whether every value of weight dtype `from` is a value of weight dtype `to`.
 bool IsLossless(DType from, DType to);
 

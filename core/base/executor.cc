@@ -26,6 +26,11 @@ Executor::~Executor() {
   thread_.join();
 }
 
+void Executor::Post(Work work) {
+  const absl::MutexLock lock(&mutex_);
+  first_.push_back(std::move(work));
+}
+
 void Executor::Post(Work work, const Turn& turn) {
   const absl::Duration now = Now();
   absl::MutexLock lock(&mutex_);
@@ -38,10 +43,16 @@ bool Executor::HasBefore(const Turn& turn) {
   const absl::Duration now = Now();
   absl::MutexLock lock(&mutex_);
   EndOperation(now);
-  if (queue_.empty()) return false;
-  const bool before = queue_.begin()->first.first < turn || Overdue(now) != queue_.end();
+  if (first_.empty() && queue_.empty() && !held_back_) return false;
+  const bool before =
+      !first_.empty() || held_back_ || queue_.begin()->first.first < turn || Overdue(now) != queue_.end();
   if (before) running_.reset();  // What is left of it is no operation.
   return before;
+}
+
+void Executor::HoldBack(bool held) {
+  const absl::MutexLock lock(&mutex_);
+  held_back_ = held;
 }
 
 void Executor::EndOperation(absl::Duration now) {
@@ -64,6 +75,11 @@ Executor::Queue::iterator Executor::Overdue(absl::Duration now) {
 }
 
 Executor::Work Executor::TakeNext() {
+  if (!first_.empty()) {
+    Work work = std::move(first_.front());
+    first_.pop_front();
+    return work;
+  }
   operation_begun_ = Now();
   const auto overdue = Overdue(operation_begun_);
   const auto next = overdue != queue_.end() ? overdue : queue_.begin();
@@ -82,7 +98,7 @@ void Executor::Run() {
       EndOperation(Now());
       running_.reset();
       mutex_.Await(absl::Condition(this, &Executor::HasWorkOrStops));
-      if (queue_.empty()) return;
+      if (first_.empty() && queue_.empty()) return;
       work = TakeNext();
     }
     std::move(work)();

@@ -2,6 +2,7 @@
 #define DITSERVE_CORE_BASE_EXECUTOR_H_
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <optional>
 #include <thread>
@@ -19,7 +20,8 @@ namespace ditserve {
 // The thread that computes. Requests are cooperative tasks on it: one thread, and so one OpenMP team, however many
 // requests there are. Of what is ready the most urgent runs first, so that all get an equal share of its time; but what
 // has been ready for `ageing` goes before, so that nothing waits for ever, and of the time that is left what is of
-// batch priority gets a tenth, so that a request of many short operations does not age at each of them.
+// batch priority gets a tenth, so that a request of many short operations does not age at each of them. Where a device
+// computes what is issued here, what has a turn can be held back until that is not far behind.
 //
 // Thread safety: thread-safe. Ownership: destroying it runs what was posted and joins the thread.
 class Executor {
@@ -30,11 +32,17 @@ class Executor {
   explicit Executor(Work on_start, const Clock* clock = nullptr, absl::Duration ageing = absl::Seconds(5));
   ~Executor();
 
-  // Runs `work` on the executor's thread. `work` must not throw.
-  void Post(Work work, const Turn& turn = {}) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Runs `work` on the executor's thread, before all that has a turn. `work` must not throw.
+  void Post(Work work) ABSL_LOCKS_EXCLUDED(mutex_);
+  // When it is its turn.
+  void Post(Work work, const Turn& turn) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Whether something is ready that goes before `turn`. What runs asks after each of its operations, and gives way.
+  // Whether something is ready that goes before `turn`, or turns are held back. What runs asks after each of its
+  // operations, and gives way.
   bool HasBefore(const Turn& turn) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // From now on nothing begins that has a turn; or it does again.
+  void HoldBack(bool held) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   struct Item {
@@ -45,7 +53,9 @@ class Executor {
   using Queue = std::map<Key, Item>;
 
   void Run();
-  bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
+  bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || !first_.empty() || (!held_back_ && !queue_.empty());
+  }
   absl::Duration Now() const { return clock_ != nullptr ? clock_->Now() : absl::ZeroDuration(); }
   // Notes that an operation of what runs has ended.
   void EndOperation(absl::Duration now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -57,6 +67,8 @@ class Executor {
   const Clock* const clock_;
   const absl::Duration ageing_;
   absl::Mutex mutex_;
+  std::deque<Work> first_ ABSL_GUARDED_BY(mutex_);  // Without a turn.
+  bool held_back_ ABSL_GUARDED_BY(mutex_) = false;
   Queue queue_ ABSL_GUARDED_BY(mutex_);
   std::map<int64_t, Key> arrivals_ ABSL_GUARDED_BY(mutex_);  // The same, oldest first.
   int64_t next_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/devices/cast_bits.h"
+#include "core/devices/multiversion.h"
 
 namespace ditserve {
 namespace {
@@ -14,14 +15,6 @@ using cast_bits::BFloat16;
 using cast_bits::Float16;
 using cast_bits::Float32;
 using cast_bits::Float8E4M3;
-
-// The loops are written so that the compiler vectorizes them, once for each of these instruction sets; the
-// processor's own is chosen at run time. (The choice runs before a sanitizer is set up, and clang 14 has no clones.)
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
-#define DITSERVE_MULTIVERSION __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define DITSERVE_MULTIVERSION
-#endif
 
 // Elements of a chain's intermediate steps; they stay in the first-level cache.
 constexpr int64_t kBlock = 2048;

@@ -120,31 +120,4 @@ void CudaAddresses::Decommit(std::byte* begin, int64_t bytes) const {
   }
 }
 
-absl::Status CommitPinned(std::byte* begin, int64_t bytes, CudaFaults& faults) {
-  DITSERVE_RETURN_IF_ERROR(CommitHostMemory(begin, bytes));
-  int64_t pinned = 0;
-  absl::Status status;
-  for (; status.ok() && pinned < bytes; pinned += status.ok() ? kPinnedBytes : 0) {
-    status = faults.StatusOf(cudaHostRegister(begin + pinned, kPinnedBytes, cudaHostRegisterPortable),
-                             "pinning host memory");
-  }
-  if (status.ok()) return status;
-  for (int64_t at = 0; at < pinned; at += kPinnedBytes) cudaHostUnregister(begin + at);
-  DecommitHostMemory(begin, bytes);
-  return status;
-}
-
-void DecommitPinned(std::byte* begin, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += kPinnedBytes) {
-    if (cudaHostUnregister(begin + at) != cudaSuccess) cudaGetLastError();
-  }
-  DecommitHostMemory(begin, bytes);
-}
-
-// Pages are pinned where they are mapped, so they can't be moved as they are.
-absl::Status MovePinned(std::byte* from, std::byte* to, int64_t bytes, CudaFaults& faults) {
-  DecommitPinned(from, bytes);
-  return CommitPinned(to, bytes, faults);
-}
-
 }  // namespace ditserve

@@ -11,7 +11,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "core/devices/cuda_faults.h"
-#include "core/devices/host_addresses.h"
 
 namespace ditserve {
 
@@ -62,14 +61,6 @@ class CudaAddresses {
   CUmemAllocationProp properties_ = {};
   int64_t granule_bytes_ = 0;
 };
-
-// Host memory in registered ranges of this size and alignment, which every device may copy from and to. Larger ones
-// would round small copies up further, and smaller ones cost more calls.
-inline constexpr int64_t kPinnedBytes = 2 << 20;
-// As Device's.
-absl::Status CommitPinned(std::byte* begin, int64_t bytes, CudaFaults& faults);
-void DecommitPinned(std::byte* begin, int64_t bytes);
-absl::Status MovePinned(std::byte* from, std::byte* to, int64_t bytes, CudaFaults& faults);
 
 }  // namespace ditserve
 

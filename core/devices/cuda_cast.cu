@@ -12,9 +12,9 @@ namespace {
 
 cudaError_t CudaCast(const void* source, DType from, const Roundings& through, void* target, DType to, int64_t count,
                      cudaStream_t stream) {
-  const CastLaunch launch = LaunchOf(from, through, to, count);
+  const CastLaunch launch = LaunchOf(source, from, through, target, to, count);
   CastKernel<<<launch.blocks, kThreads, 0, stream>>>(source, launch.from, launch.through, target, launch.to,
-                                                     launch.count);
+                                                     launch.head, launch.count);
   return cudaGetLastError();
 }
 

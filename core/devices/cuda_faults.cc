@@ -1,6 +1,7 @@
 #include "core/devices/cuda_faults.h"
 
 #include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
 
 namespace ditserve {
 namespace {
@@ -28,7 +29,9 @@ bool IsFatal(cudaError_t error) {
       return true;
     case cudaErrorUnknown: {
       size_t free = 0, total = 0;
-      return cudaMemGetInfo(&free, &total) != cudaSuccess;  // It stays, or it was an error of one call.
+      const bool stays = cudaMemGetInfo(&free, &total) != cudaSuccess;  // Or it was an error of one call.
+      cudaGetLastError();
+      return stays;
     }
     default:
       return false;
@@ -37,15 +40,30 @@ bool IsFatal(cudaError_t error) {
 
 }  // namespace
 
+absl::Status CudaFaults::Enter() {
+  DITSERVE_RETURN_IF_ERROR(Loss());
+  const cudaError_t error = cudaSetDevice(device_);
+  return error == cudaSuccess ? absl::OkStatus() : StatusOf(error, absl::StrCat("cuda:", device_));
+}
+
 absl::Status CudaFaults::StatusOf(cudaError_t error, absl::string_view what) {
   if (error == cudaSuccess) return absl::OkStatus();
   // A failed call leaves an error behind that would poison the next launch.
   cudaGetLastError();
   const std::string message = absl::StrCat(what, ": ", cudaGetErrorString(error));
   if (error == cudaErrorMemoryAllocation) return absl::ResourceExhaustedError(message);
-  if (!IsFatal(error)) return absl::InternalError(message);
+  return IsFatal(error) ? Lose(message) : absl::InternalError(message);
+}
+
+absl::Status CudaFaults::WaitBy(absl::FunctionRef<cudaError_t()> wait, absl::string_view what) {
+  absl::Status status = StatusOf(wait(), what);
+  if (!status.ok() && Loss().ok()) status = StatusOf(wait(), what);
+  return status.ok() || !Loss().ok() ? status : Lose(status.message());
+}
+
+absl::Status CudaFaults::Lose(absl::string_view why) {
   const absl::MutexLock lock(&mutex_);
-  if (loss_.ok()) loss_ = absl::UnavailableError(absl::StrCat(device_, " is lost: ", message));
+  if (loss_.ok()) loss_ = absl::UnavailableError(absl::StrCat("cuda:", device_, " is lost: ", why));
   lost_ = true;
   return loss_;
 }

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -12,6 +14,7 @@
 #include "core/base/memory.h"
 #include "core/devices/event.h"
 #include "core/devices/host_memory.h"
+#include "core/devices/tensor_memory.h"
 
 namespace ditserve {
 
@@ -45,6 +48,9 @@ class Device {
   // Its own; on a processor that computes in host memory, the part of that memory that counts as its own.
   virtual Memory memory() const = 0;
 
+  // What it takes of that memory for itself, as long as it lives. Whoever makes it reserves that.
+  virtual int64_t staging_bytes() const { return 0; }
+
   // Whether operations can read host memory in place. Then each is finished when its call ends, and events of them are
   // null: what several devices read says of one at most who reads it.
   virtual bool computes_in_host_memory() const = 0;
@@ -52,8 +58,12 @@ class Device {
   // Whether files can be read into `memory`.
   bool IsInHostMemory(Memory memory) const { return IsHost(memory) || computes_in_host_memory(); }
 
+  // Whether the device can compute in this dtype at all. Errors: FailedPrecondition that says what it has and what it
+  // takes.
+  virtual absl::Status CanCompute(DType computation) const = 0;
+
   // The dtype in which operations of a profile with this computation dtype are carried out: the same, or a wider one
-  // where the device is slow in it.
+  // where the device is slow in it. (In float8_e4m3fn activations are bfloat16, and products alone are float8.)
   virtual DType ArithmeticDType(DType computation) const = 0;
 
   // The dtype of weights that operations in `arithmetic` read, if all their values are values of `values`: `values`
@@ -70,15 +80,34 @@ class Device {
   // thread calls this first: LibTorch's operations on it are the device's from then on.
   virtual absl::Status BeginOperations() = 0;
 
+  // What operations of the calling thread make on the device they keep in `memory` from now on; null: they may make
+  // nothing. Where they compute in host memory LibTorch takes what it needs of that.
+  virtual void ComputeIn(std::shared_ptr<TensorMemory> /*memory*/) {}
+
   // Operations that are issued from now on begin after the event, on the device; the thread goes on.
   virtual absl::Status ComputeAfter(const EventPtr& event) = 0;
+
+  // How fast copies from the host's memory were of late, from when they began: bytes a second. Nullopt where they are
+  // done when they are asked for, or none has been yet.
+  virtual std::optional<double> CopySpeed() { return std::nullopt; }
 
   // The conversion as an operation, between the device's memory and the host's (pinned, where copies want that): it is
   // not held up by copies of weights that were enqueued before, as a copy would be.
   virtual absl::Status Operate(const Conversion& conversion) = 0;
 
+  // No thread issues operations any more: LibTorch gives back what it kept for them.
+  virtual void EndOperations() {}
+
+  // Events after everything that the device was given so far, copies and operations, none for what is finished. Waits
+  // for nobody, also where another thread waits for the device.
+  virtual absl::StatusOr<Events> Mark() { return Events(); }
+
   // An event after all operations issued so far; null if they are finished. After an error they are too.
   virtual absl::StatusOr<EventPtr> RecordOperations() = 0;
+
+  // The same, but the event knows when the device came to it; null: that is now, by the host's clock. After an error
+  // operations go on.
+  virtual absl::StatusOr<EventPtr> MarkOperations() = 0;
 
   // A range of addresses of the device's memory or the host's (which is pinned where copies want it), aligned to
   // granule_bytes and without any memory. `bytes` here and below are multiples of that. Errors: ResourceExhausted.
@@ -102,6 +131,9 @@ class Device {
 
   // The device's memory, and the host's.
   virtual absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory memory) const = 0;
+
+  // Host memory that was to be pinned for copies and could not be: they are slower there.
+  virtual int64_t unpinned_bytes() const { return 0; }
 
   // Unavailable, and why, once the device is lost: this process can't use it any more. Does not wait for operations.
   virtual absl::Status Health() = 0;

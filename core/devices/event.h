@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 
 namespace ditserve {
@@ -23,6 +25,11 @@ class Event {
   // Blocks until the work up to it is finished: for transfer threads, and to shut down.
   // Errors: those of the work, which the device has met since.
   virtual absl::Status Wait() = 0;
+
+  // How much later than `earlier` the device came to it. Both are of Device::MarkOperations, and have passed.
+  virtual absl::StatusOr<absl::Duration> TimeSince(const Event& /*earlier*/) {
+    return absl::InternalError("an event that knows no time was asked for it");
+  }
 };
 
 // Null has passed.

@@ -13,6 +13,10 @@ int64_t& BytesOf(MemoryUsage& usage, MemoryKind kind) {
       return usage.staging_bytes;
     case MemoryKind::kActivations:
       return usage.activations_bytes;
+    case MemoryKind::kRuntime:
+      return usage.runtime_bytes;
+    case MemoryKind::kModulation:
+      return usage.modulation_bytes;
     case MemoryKind::kWeights:
       break;
   }

@@ -18,14 +18,18 @@ struct MemoryUsage {
   int64_t weights_bytes = 0;
   int64_t staging_bytes = 0;
   int64_t activations_bytes = 0;
-  int64_t peak_bytes = 0;    // Largest total so far.
-  int64_t wanted_bytes = 0;  // Asked for; smaller than what is in force while running requests need more.
+  int64_t peak_bytes = 0;        // Largest total so far.
+  int64_t wanted_bytes = 0;      // Asked for; smaller than what is in force while running requests need more.
+  int64_t runtime_bytes = 0;     // What LibTorch and the device's runtime hold for good.
+  int64_t modulation_bytes = 0;  // For what timesteps alone decide; taken for good.
 
-  int64_t total_bytes() const { return weights_bytes + staging_bytes + activations_bytes; }
+  int64_t total_bytes() const {
+    return weights_bytes + staging_bytes + activations_bytes + runtime_bytes + modulation_bytes;
+  }
 };
 
 // What reserved bytes are for.
-enum class MemoryKind : uint8_t { kWeights, kStaging, kActivations };
+enum class MemoryKind : uint8_t { kWeights, kStaging, kActivations, kRuntime, kModulation };
 
 class Ledger;
 

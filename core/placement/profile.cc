@@ -17,7 +17,7 @@ namespace ditserve {
 namespace {
 
 constexpr int64_t kMaxLimitGib = 1 << 20;
-constexpr absl::string_view kComputedDTypes = "float32, bfloat16, float16";
+constexpr absl::string_view kComputedDTypes = "float32, bfloat16, float16, float8_e4m3fn";
 constexpr absl::string_view kDTypes = "float32, bfloat16, float16, float8_e4m3fn, disk";
 constexpr absl::string_view kDevices = "disk, cpu, cuda, cuda:N, accelerator";
 constexpr absl::string_view kWrappers = "AutoWrappedLinear, AutoWrappedModule, AutoWrappedNonRecurseModule";
@@ -42,8 +42,10 @@ std::string DTypeKey(const Station& station) {
   return station.tier == Tier::kDisk ? "disk" : std::string(Name(station.dtype));
 }
 
-std::string DeviceKey(const Station& station) {
-  return station.tier == Tier::kDisk ? "disk" : station.tier == Tier::kHost ? "cpu" : "accelerator";
+std::string DeviceKey(const Station& station, const std::string& device) {
+  if (station.tier == Tier::kDisk) return "disk";
+  if (station.tier == Tier::kHost) return "cpu";
+  return device.empty() ? "accelerator" : device;
 }
 
 // One state's two keys as written.
@@ -73,6 +75,7 @@ class Resolver {
     DITSERVE_RETURN_IF_ERROR(CheckRising(onload, profile.onload, offload, profile.offload));
     DITSERVE_RETURN_IF_ERROR(CheckRising(preparing, profile.preparing, onload, profile.onload));
     DITSERVE_ASSIGN_OR_RETURN(profile.managed_types, ManagedTypes(config));
+    if (target_.devices.size() > 1) profile.device = device_;
     return profile;
   }
 
@@ -83,20 +86,27 @@ class Resolver {
 
   absl::Status NotHere(absl::string_view key, absl::string_view device) const {
     return FieldError(absl::StrCat(field_, ".", key),
-                      absl::StrCat(Quoted(device), " is not here: this server computes on ", target_.device,
-                                   "; 'accelerator' is valid on every server"),
+                      absl::StrCat(Quoted(device), " is not here: this server computes on ",
+                                   absl::StrJoin(target_.devices, ", "), "; 'accelerator' is valid on every server"),
                       absl::StatusCode::kFailedPrecondition);
   }
 
-  absl::StatusOr<Tier> TierOf(absl::string_view key, absl::string_view device) const {
+  absl::StatusOr<Tier> TierOf(absl::string_view key, const std::string& device) {
     if (device == "disk") return Tier::kDisk;
     if (device == "cpu") return Tier::kHost;
-    if (device == "accelerator" || device == target_.device) return Tier::kDevice;
+    if (device == "accelerator") return Tier::kDevice;
     if (!IsCudaDevice(device)) {
       return Wrong(key, absl::StrCat("unknown device ", Quoted(device), "; valid: ", kDevices));
     }
-    if (device == "cuda" && absl::StartsWith(target_.device, "cuda")) return Tier::kDevice;
-    return NotHere(key, device);
+    if (device == "cuda" && absl::StartsWith(target_.devices.front(), "cuda")) return Tier::kDevice;
+    const auto named = std::find(target_.devices.begin(), target_.devices.end(), device);
+    if (named == target_.devices.end()) return NotHere(key, device);
+    if (!device_.empty() && device_ != device) {
+      return Wrong(key, absl::StrCat(Quoted(device), " beside ", Quoted(device_),
+                                     ": one device computes a request; valid: one of them, or accelerator"));
+    }
+    device_ = device;
+    return Tier::kDevice;
   }
 
   absl::StatusOr<DType> ComputationDType(const std::optional<std::string>& written) const {
@@ -108,22 +118,19 @@ class Resolver {
     if (name == "disk") return wrong("'disk' can't compute");
     const std::optional<DType> dtype = WeightDTypeFromName(name);
     if (!dtype) return wrong(absl::StrCat("unknown dtype ", Quoted(*written)));
-    if (*dtype == DType::kFloat8E4M3) {
-      return wrong(absl::StrCat(Quoted(*written), " is for storage: computing in it is not offered"));
-    }
     return *dtype;
   }
 
-  absl::StatusOr<Station> Computation(const VramConfig& config) const {
+  absl::StatusOr<Station> Computation(const VramConfig& config) {
     DITSERVE_ASSIGN_OR_RETURN(const DType dtype, ComputationDType(config.computation_dtype));
     DITSERVE_ASSIGN_OR_RETURN(const Tier tier,
                               TierOf("computation_device", config.computation_device.value_or("accelerator")));
     if (tier == Tier::kDisk) return Wrong("computation_device", "'disk' can't compute; valid: accelerator");
-    if (tier == Tier::kHost && target_.device != "cpu") return NotHere("computation_device", "cpu");
+    if (tier == Tier::kHost && target_.devices.front() != "cpu") return NotHere("computation_device", "cpu");
     return Station{Tier::kDevice, dtype};
   }
 
-  absl::StatusOr<Station> StationOf(const State& state, const Station& computation) const {
+  absl::StatusOr<Station> StationOf(const State& state, const Station& computation) {
     const absl::string_view name = state.dtype ? absl::StripPrefix(*state.dtype, "torch.") : absl::string_view();
     const bool on_disk = state.dtype && name == "disk";
     const std::optional<DType> dtype = state.dtype ? WeightDTypeFromName(name) : computation.dtype;
@@ -150,8 +157,8 @@ class Resolver {
                            const Station& lower_station) const {
     if (upper_station.tier >= lower_station.tier) return absl::OkStatus();
     return Wrong(upper.device_key(),
-                 absl::StrCat(Quoted(upper.device.value_or(DeviceKey(upper_station))), " is slower than ",
-                              lower.device_key(), " ", Quoted(lower.device.value_or(DeviceKey(lower_station))),
+                 absl::StrCat(Quoted(upper.device.value_or(DeviceKey(upper_station, device_))), " is slower than ",
+                              lower.device_key(), " ", Quoted(lower.device.value_or(DeviceKey(lower_station, device_))),
                               "; weights only move up: valid is the same tier or a faster one"));
   }
 
@@ -182,6 +189,7 @@ class Resolver {
 
   const ProfileTarget& target_;
   const std::string& field_;
+  std::string device_;  // The one that was named.
 };
 
 }  // namespace
@@ -195,6 +203,15 @@ bool IsCudaDevice(absl::string_view device) {
 
 bool Profile::Manages(absl::string_view module_type) const {
   return std::find(managed_types.begin(), managed_types.end(), module_type) != managed_types.end();
+}
+
+DType ComputationDType(const ModuleSpec& module, DType computation) {
+  constexpr int64_t kSides = 16;
+  if (computation != DType::kFloat8E4M3) return computation;
+  const std::vector<int64_t>& sides = module.parameters.front().shape;
+  const bool multiplied = module.type == "Linear" &&
+                          std::all_of(sides.begin(), sides.end(), [](int64_t side) { return side % kSides == 0; });
+  return multiplied ? computation : ActivationDType(computation);
 }
 
 absl::StatusOr<Profile> ResolveProfile(const std::string& name, const VramConfig& config,
@@ -218,13 +235,13 @@ absl::StatusOr<int64_t> VramLimitBytes(double vram_limit_gib, const std::string&
 VramConfig ToVramConfig(const Profile& profile) {
   VramConfig config;
   config.offload_dtype = DTypeKey(profile.offload);
-  config.offload_device = DeviceKey(profile.offload);
+  config.offload_device = DeviceKey(profile.offload, profile.device);
   config.onload_dtype = DTypeKey(profile.onload);
-  config.onload_device = DeviceKey(profile.onload);
+  config.onload_device = DeviceKey(profile.onload, profile.device);
   config.preparing_dtype = DTypeKey(profile.preparing);
-  config.preparing_device = DeviceKey(profile.preparing);
+  config.preparing_device = DeviceKey(profile.preparing, profile.device);
   config.computation_dtype = DTypeKey(profile.computation);
-  config.computation_device = DeviceKey(profile.computation);
+  config.computation_device = DeviceKey(profile.computation, profile.device);
   for (const std::string& type : profile.managed_types) {
     config.module_map[type] = type == "Linear" ? "AutoWrappedLinear" : "AutoWrappedModule";
   }

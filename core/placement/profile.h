@@ -11,6 +11,7 @@
 #include "absl/strings/string_view.h"
 #include "core/base/dtype.h"
 #include "core/base/memory.h"
+#include "core/storage/module.h"
 
 namespace ditserve {
 
@@ -42,6 +43,7 @@ struct Profile {
   std::string name;         // Empty for a profile given inline.
   std::string description;  // Shown to users.
   Station offload, onload, preparing, computation;
+  std::string device;  // Of several, the one that it names, and that alone computes it; empty: whichever does.
   // Device bytes up to which modules are kept in their preparing form; nullopt: only the server's budget.
   std::optional<int64_t> vram_limit_bytes;
   // Types of the modules that are managed ("Linear", "RMSNorm"); others stay in computation form on the device.
@@ -49,12 +51,20 @@ struct Profile {
 
   bool Manages(absl::string_view module_type) const;
 
+  // Whether a device of that name may compute it.
+  bool MayUse(absl::string_view device_name) const { return device.empty() || device == device_name; }
+
   friend bool operator==(const Profile&, const Profile&) = default;
 };
 
+// The dtype in which operations with a module are carried out where its profile computes in `computation`. In
+// float8_e4m3fn that is so of a Linear whose weight has sides that are multiples of 16, as GPUs multiply them; anything
+// else takes part in bfloat16.
+DType ComputationDType(const ModuleSpec& module, DType computation);
+
 // What a profile is checked against.
 struct ProfileTarget {
-  std::string device;                     // The device this server computes on: "cpu", "cuda:0".
+  std::vector<std::string> devices;       // Those this server computes on: {"cpu"}, {"cuda:0", "cuda:1"}.
   std::vector<std::string> module_types;  // Types of the model that hold parameters; default map: all of them.
 };
 
@@ -71,8 +81,8 @@ absl::StatusOr<Profile> ResolveProfile(const std::string& name, const VramConfig
 // Checks a limit in GiB and converts it to bytes. `field` as above.
 absl::StatusOr<int64_t> VramLimitBytes(double vram_limit_gib, const std::string& field);
 
-// All eight keys of a resolved profile, as a user would write them ("accelerator" for the device). `module_map` names
-// the managed types.
+// All eight keys of a resolved profile, as a user would write them ("accelerator" for a device that it does not name).
+// `module_map` names the managed types.
 VramConfig ToVramConfig(const Profile& profile);
 
 }  // namespace ditserve

@@ -4,6 +4,9 @@
 #include <cstddef>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "core/base/error_details.h"
+
 namespace ditserve {
 namespace {
 
@@ -14,8 +17,10 @@ bool EachLeadsTo(const CopyForm& from, const CopyForm& to) {
 // Walks one module along the stations of a profile.
 class RouteMaker {
  public:
-  RouteMaker(const ModelWeights::Module& module, const Station& computation, const Device& device, FormTable& forms)
-      : module_(module), computation_(computation), device_(device), forms_(forms) {
+  // `computation` is of the module, `arithmetic` of what its operations compute with.
+  RouteMaker(const ModelWeights::Module& module, const Station& computation, DType arithmetic, const Device& device,
+             FormTable& forms)
+      : module_(module), computation_(computation), arithmetic_(arithmetic), device_(device), forms_(forms) {
     for (const StoredTensor* stored : module.stored) {
       form_.encodings.push_back({Precision(stored->dtype), stored->dtype});
     }
@@ -69,7 +74,7 @@ class RouteMaker {
     return equal ? first : DType::kFloat32;
   }
   // What operations read.
-  DType OperandDType() const { return device_.OperandDType(device_.ArithmeticDType(computation_.dtype), Values()); }
+  DType OperandDType() const { return device_.OperandDType(arithmetic_, Values()); }
   // How a copy is held at a station: as operations read it, where that is where they are or takes no more memory.
   DType HeldDType(const Station& station) const {
     const DType operand = OperandDType();
@@ -79,11 +84,21 @@ class RouteMaker {
 
   const ModelWeights::Module& module_;
   const Station computation_;
+  const DType arithmetic_;
   const Device& device_;
   FormTable& forms_;
   CopyForm form_;
   Route route_;
 };
+
+int64_t BytesIn(const CopyForm& form, const ModelWeights::Module& module) {
+  if (form.encodings.size() != module.stored.size()) return 0;  // Of another type of module.
+  int64_t bytes = 0;
+  for (size_t i = 0; i < module.stored.size(); ++i) {
+    bytes += ElementCount(module.stored[i]->shape) * SizeOf(form.encodings[i].dtype);
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -100,24 +115,59 @@ FormId FormTable::Intern(const CopyForm& form) {
   return static_cast<FormId>(forms_.size()) - 1;
 }
 
+absl::Status CheckComputation(const Profile& profile, const Device& device) {
+  const absl::Status status = device.CanCompute(profile.computation.dtype);
+  if (status.ok()) return status;
+  if (profile.name.empty()) return FieldError("vram_config.computation_dtype", status.message(), status.code());
+  return FieldError("profile", absl::StrCat("'", profile.name, "': ", status.message()), status.code());
+}
+
 std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile, const Device& device,
                               FormTable& forms) {
   std::vector<Route> routes;
   routes.reserve(model.size());
   for (ModuleIndex i = 0; i < model.size(); ++i) {
     const ModelWeights::Module& module = model.module(i);
-    RouteMaker maker(module, profile.computation, device, forms);
+    const Station computation = {profile.computation.tier, ComputationDType(module.spec, profile.computation.dtype)};
+    // In a pass in float8 activations are bfloat16 on every device.
+    const bool float8 = profile.computation.dtype == DType::kFloat8E4M3;
+    const DType arithmetic = float8 ? computation.dtype : device.ArithmeticDType(computation.dtype);
+    RouteMaker maker(module, computation, arithmetic, device, forms);
     if (profile.Manages(module.spec.type)) {
       maker.Rest(maker.Pass(profile.offload));
       const int onload = maker.Pass(profile.onload);
       const int preparing = maker.Pass(profile.preparing);
       if (preparing != onload) maker.Limit(preparing);
     } else {
-      maker.Rest(maker.Pass(profile.computation));
+      maker.Rest(maker.Pass(computation));
     }
     routes.push_back(maker.Compute());
   }
   return routes;
+}
+
+bool HaveEqualRoutes(const Device& a, const Device& b) {
+  if (&a == &b) return true;
+  constexpr DType kDTypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat8E4M3};
+  for (const DType dtype : kDTypes) {
+    if (a.ArithmeticDType(dtype) != b.ArithmeticDType(dtype)) return false;
+    for (const DType values : kDTypes) {
+      if (a.OperandDType(dtype, values) != b.OperandDType(dtype, values)) return false;
+    }
+  }
+  return a.computes_in_host_memory() == b.computes_in_host_memory() &&
+         a.granule_bytes(Memory::kHost) == b.granule_bytes(Memory::kHost) &&
+         a.granule_bytes(a.memory()) == b.granule_bytes(b.memory());
+}
+
+std::vector<std::vector<int64_t>> BytesInForms(const ModelWeights& model, const FormTable& forms) {
+  std::vector<std::vector<int64_t>> bytes(static_cast<size_t>(model.size()));
+  for (ModuleIndex i = 0; i < model.size(); ++i) {
+    for (FormId form = 0; form < forms.size(); ++form) {
+      bytes[static_cast<size_t>(i)].push_back(BytesIn(forms.form(form), model.module(i)));
+    }
+  }
+  return bytes;
 }
 
 }  // namespace ditserve

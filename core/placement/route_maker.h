@@ -1,9 +1,11 @@
 #ifndef DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_
 #define DITSERVE_CORE_PLACEMENT_ROUTE_MAKER_H_
 
+#include <cstdint>
 #include <deque>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "core/devices/device.h"
 #include "core/placement/copy_form.h"
 #include "core/placement/profile.h"
@@ -29,9 +31,19 @@ class FormTable {
   std::vector<std::vector<bool>> leads_;  // Of each to each.
 };
 
+// Whether `device` can compute as `profile` says. Errors: FailedPrecondition of the field of a request that asks for it,
+// `profile` or `vram_config.computation_dtype`.
+absl::Status CheckComputation(const Profile& profile, const Device& device);
+
 // The routes of all modules of `model` under `profile`, in execution order.
 std::vector<Route> MakeRoutes(const ModelWeights& model, const Profile& profile, const Device& device,
                               FormTable& forms);
+
+// Whether those of the two devices are equal, whatever the model and the profile.
+bool HaveEqualRoutes(const Device& a, const Device& b);
+
+// Bytes of each module's elements in each form, by module and form; 0 in those of other types of modules.
+std::vector<std::vector<int64_t>> BytesInForms(const ModelWeights& model, const FormTable& forms);
 
 }  // namespace ditserve
 

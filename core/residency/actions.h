@@ -46,6 +46,7 @@ struct Grant {
 // The rider is admitted: its activations are booked.
 struct Admit {
   PolicyRider* rider;
+  int64_t grown_bytes;  // Of these, what was not in its memory's cache.
 };
 
 // The rider may acquire.

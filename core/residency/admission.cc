@@ -26,15 +26,14 @@ Admission::Admission(PolicyState& state, Room& room, Idle& idle)
       room_(room),
       idle_(idle) {}
 
-absl::Status Admission::CheckFits(const PolicyRider& rider) const {
-  const MemoryBudget& budget = budgets_[Index(rider.itinerary->device)];
-  const int64_t widest = rider.itinerary->widest_bytes;
-  if (rider.activation_bytes <= budget.configured_bytes - budget.fixed_bytes - widest) return absl::OkStatus();
+absl::Status Admission::CheckFits(Memory device, const RideBytes& bytes) const {
+  const MemoryBudget& budget = budgets_[Index(device)];
+  if (bytes.activations <= budget.configured_bytes - budget.fixed_bytes - bytes.widest) return absl::OkStatus();
   return WithShortage(
       absl::FailedPreconditionError(absl::StrCat(
-          "the request takes ", rider.activation_bytes, " bytes of device memory for activations and ", widest,
+          "the request takes ", bytes.activations, " bytes of device memory for activations and ", bytes.widest,
           " to stream the model through; the device budget is ", budget.configured_bytes, " bytes")),
-      {rider.itinerary->device, budget.fixed_bytes + widest + rider.activation_bytes, budget.configured_bytes});
+      {device, budget.fixed_bytes + bytes.widest + bytes.activations, budget.configured_bytes});
 }
 
 // A place is had, on a device that lets nobody else in before, by whoever is let in at once; in a full queue by whoever
@@ -53,7 +52,7 @@ absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& acti
   const DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
   const MemoryBudget& budget = budgets_[Index(device.memory)];
   const int64_t held_bytes = budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(device.memory);
-  if (alone && FitsNow(device, rider) && held_bytes + rider.activation_bytes <= budget.allowed_bytes()) {
+  if (alone && FitsNow(device, BytesOf(rider)) && held_bytes + rider.activation_bytes <= budget.allowed_bytes()) {
     return absl::OkStatus();
   }
   const bool has_place = waiting <= options_.max_waiting;  // And was not just about to be let in beyond it.
@@ -73,31 +72,28 @@ absl::Status Admission::QueueIsFull(const DeviceState& device, int waiting) cons
 
 absl::Duration Admission::UntilAPlaceIsFree(const DeviceState& device) const {
   const auto active = std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(), [&](const PolicyRider& rider) {
-    return rider.admitted && rider.itinerary->device == device.memory;
+    return rider.takes_place() && rider.itinerary->device == device.memory;
   });
   return device.estimates.usual_ride.value_or(kShortestRetry) / std::max<int64_t>(active, 1);
 }
 
-absl::Duration Admission::PredictedWait(const DeviceState& device) const {
-  int64_t waiting = 0, active = 0;
-  for (const PolicyRider& rider : sweeps_.riders()) {
-    if (rider.itinerary->device != device.memory) continue;
-    waiting += rider.stage == PolicyRider::Stage::kWaiting;
-    active += rider.admitted;
-  }
-  if (waiting == 0 && active < options_.max_riders) return absl::ZeroDuration();
+absl::Duration Admission::PredictedWait(const DeviceState& device, const RideBytes& bytes) const {
+  const auto waiting = std::count_if(sweeps_.riders().begin(), sweeps_.riders().end(), [&](const PolicyRider& rider) {
+    return rider.itinerary->device == device.memory && rider.stage == PolicyRider::Stage::kWaiting;
+  });
+  if (waiting == 0 && FitsNow(device, bytes)) return absl::ZeroDuration();
   return UntilAPlaceIsFree(device) * (waiting + 1);
 }
 
-bool Admission::FitsNow(const DeviceState& device, const PolicyRider& rider) const {
+bool Admission::FitsNow(const DeviceState& device, const RideBytes& bytes) const {
   const MemoryBudget& budget = budgets_[Index(device.memory)];
   int admitted = 0;
   for (const PolicyRider& other : sweeps_.riders()) {
-    admitted += other.admitted && other.itinerary->device == device.memory;
+    admitted += other.takes_place() && other.itinerary->device == device.memory;
   }
-  const int64_t widest = std::max(budget.widest_bytes, rider.itinerary->widest_bytes);
+  const int64_t widest = std::max(budget.widest_bytes, bytes.widest);
   return admitted < options_.max_riders &&
-         budget.fixed_bytes + budget.activation_bytes + rider.activation_bytes + widest <= budget.allowed_bytes();
+         budget.fixed_bytes + budget.activation_bytes + bytes.activations + widest <= budget.allowed_bytes();
 }
 
 PolicyRider* Admission::HeadOf(const DeviceState& device) {
@@ -115,7 +111,7 @@ PolicyRider* Admission::HeadOf(const DeviceState& device) {
 
 void Admission::WatchHead(DeviceState& device) {
   const PolicyRider* head = HeadOf(device);
-  if (head != nullptr && !FitsNow(device, *head)) head = nullptr;
+  if (head != nullptr && !FitsNow(device, BytesOf(*head))) head = nullptr;
   if (head == device.head) return;
   device.head = head;
   device.head_since = now_;
@@ -124,7 +120,7 @@ void Admission::WatchHead(DeviceState& device) {
 bool Admission::AdmitHead(DeviceState& device, Actions& actions) {
   device.head_bytes = 0;
   PolicyRider* const head = HeadOf(device);
-  if (head == nullptr || !FitsNow(device, *head)) return false;  // Nobody overtakes.
+  if (head == nullptr || !FitsNow(device, BytesOf(*head))) return false;  // Nobody overtakes.
   return TryAdmit(device, *head, actions);
 }
 
@@ -132,42 +128,63 @@ bool Admission::TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actio
   MemoryBudget& budget = Budget(device.memory);
   const int64_t bytes = rider.activation_bytes;
   const size_t before = actions.size();
-  const auto free = [&budget] { return budget.allowed_bytes() - budget.used_bytes(); };
+  // A device's own memory serves activations as it served copies. The host's goes back to the system first, which gives
+  // it to operations.
+  const bool reuses = !device.in_host_memory;
+  const auto free = [&] {
+    const int64_t room = budget.allowed_bytes() - budget.used_bytes() + (reuses ? budget.cached_bytes : 0);
+    return reuses && now_ < budget.grows_from ? std::min(room, budget.cached_bytes) : room;
+  };
   // What comes free is the elder's.
   const bool is_elder = device.elder.rider == &rider;
-  if (device.elder.rider != nullptr && !is_elder && free() < bytes + device.elder.bytes) return false;
+  const bool spares = free() >= bytes + device.elder.bytes && !(reuses && device.elder.drains);
+  if (device.elder.rider != nullptr && !is_elder && !spares) return false;
   if (free() < bytes) {
     if (device.planned_for != &rider) room_.Plan(device, &rider, actions);
     if (!is_elder) device.head_bytes = bytes;
     const int64_t missing = bytes - free() - budget.leaving_bytes;
-    if (missing > budget.cached_bytes) {
-      room_.Make(device.memory, missing, budget.cached_bytes, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
+    const int64_t trimmable = reuses ? 0 : budget.cached_bytes;
+    if (missing > trimmable) {
+      room_.Make(device.memory, missing, trimmable, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
     }
-    room_.Trim(device.memory, missing, actions);
+    if (!reuses) room_.Trim(device.memory, missing, actions);
     const int64_t still = bytes - free() - budget.leaving_bytes;
     if (is_elder && still > 0) room_.Doom(device.memory, still);
   }
   if (free() < bytes) return actions.size() > before;
+  const int64_t reused = reuses ? room_.TakeCached(device.memory, bytes) : 0;
   budget.activation_bytes += bytes;
-  rider.admitted = true;
-  rider.stage = PolicyRider::Stage::kAdmitted;
-  ++rider.itinerary->riders;
-  actions.push_back(Admit{&rider});
   device.head_bytes = 0;
   if (device.elder.rider == &rider) room_.ReserveFor(device, nullptr);
-  UpdateWidest(device);
-  room_.Plan(device, nullptr, actions);
-  idle_.Ends();
+  rider.admitted = true;  // It is beside those whose sweeps it may join.
+  rider.stage = PolicyRider::Stage::kAdmitted;
+  Admitted(device, rider, bytes - reused, actions);
   rider.after = ChooseSweep(rider);
   if (rider.after == nullptr) BeginRider(rider, actions);
   return true;
+}
+
+void Admission::Follow(PolicyRider& rider, const PolicyRider& before, Actions& actions) {
+  rider.admitted = true;
+  rider.stage = PolicyRider::Stage::kAdmitted;
+  Admitted(devices_[Index(rider.itinerary->device) - 1], rider, /*grown_bytes=*/0, actions);
+  if (before.passed_all()) return BeginRider(rider, actions);
+  rider.after = &before;
+}
+
+void Admission::Admitted(DeviceState& device, PolicyRider& rider, int64_t grown_bytes, Actions& actions) {
+  ++rider.itinerary->riders;
+  actions.push_back(Admit{&rider, grown_bytes});
+  UpdateWidest(device);
+  room_.Plan(device, nullptr, actions);
+  idle_.Ends();
 }
 
 void Admission::UpdateWidest(const DeviceState& device) {
   int64_t widest = 0;
   for (const PolicyRider& rider : sweeps_.riders()) {
     if (rider.admitted && rider.itinerary->device == device.memory) {
-      widest = std::max(widest, rider.itinerary->widest_bytes);
+      widest = std::max(widest, rider.widest_bytes);
     }
   }
   Budget(device.memory).widest_bytes = widest;
@@ -177,6 +194,7 @@ void Admission::BeginRider(PolicyRider& rider, Actions& actions) {
   rider.stage = PolicyRider::Stage::kRiding;
   rider.after = nullptr;
   rider.begun = now_;
+  if (!rider.is_lap) rider.place_since = now_;
   rider.debt = absl::ZeroDuration();
   std::optional<double> least;
   for (const PolicyRider& other : sweeps_.riders()) {
@@ -227,7 +245,7 @@ JoinSituation Admission::SituationOf(const PolicyRider& rider, const PolicyRider
   const auto learned = estimates.computing_per_byte.find(weights);
   const double per_byte = learned == estimates.computing_per_byte.end() ? 0 : learned->second;
   const auto computing = [per_byte](const PolicyRider& each) {
-    return absl::Seconds(per_byte * static_cast<double>(each.activation_bytes));
+    return absl::Seconds(per_byte * static_cast<double>(each.pass_bytes));
   };
   JoinSituation situation;
   situation.move_passed = absl::Seconds(passed / estimates.bytes_per_second());
@@ -252,18 +270,32 @@ void Admission::EndRider(PolicyRider& rider, const absl::Status& why, Actions& a
   BeginThoseAfter(rider, actions);
 }
 
-void Admission::Leave(PolicyRider& rider, Actions& actions) {
+void Admission::TakeBack(PolicyRider& rider, int64_t lost_bytes, Actions& actions) {
+  DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
+  copies_.FulfilAll(rider.id);
+  rider.stage = PolicyRider::Stage::kWaiting;
+  BeginThoseAfter(rider, actions);
+  GiveUp(device, rider, lost_bytes, actions);
+  UpdateWidest(device);
+  room_.Plan(device, nullptr, actions);
+}
+
+void Admission::GiveUp(DeviceState& device, PolicyRider& rider, int64_t lost_bytes, Actions& actions) {
+  rider.admitted = false;
+  Budget(device.memory).activation_bytes -= rider.activation_bytes;
+  if (!device.in_host_memory) Budget(device.memory).cached_bytes += rider.activation_bytes - lost_bytes;
+  --rider.itinerary->riders;
+  idle_.Mark(rider, actions);
+}
+
+void Admission::Leave(PolicyRider& rider, int64_t lost_bytes, Actions& actions) {
   DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
   copies_.FulfilAll(rider.id);
   rider.stage = PolicyRider::Stage::kEnding;
   if (device.planned_for == &rider) device.planned_for = nullptr;
   BeginThoseAfter(rider, actions);
-  if (rider.admitted) {
-    Budget(device.memory).activation_bytes -= rider.activation_bytes;
-    --rider.itinerary->riders;
-    idle_.Mark(rider, actions);
-  }
   const bool admitted = rider.admitted;
+  if (admitted) GiveUp(device, rider, lost_bytes, actions);
   sweeps_.riders().remove_if([&rider](const PolicyRider& each) { return &each == &rider; });
   if (admitted) {
     UpdateWidest(device);

@@ -16,6 +16,13 @@
 
 namespace ditserve {
 
+// What a request takes of a device's memory.
+struct RideBytes {
+  int64_t activations = 0;
+  int64_t widest = 0;  // The largest module as operations read it.
+};
+inline RideBytes BytesOf(const PolicyRider& rider) { return {rider.activation_bytes, rider.widest_bytes}; }
+
 // Who may ride, from when, and until when.
 class Admission {
  public:
@@ -24,14 +31,14 @@ class Admission {
 
   Admission(PolicyState& state, Room& room, Idle& idle);
 
-  // Errors: FailedPrecondition, with a ShortageOf, if the rider can never fit, saying what would.
-  absl::Status CheckFits(const PolicyRider& rider) const;
+  // Errors: FailedPrecondition, with a ShortageOf, if that can never fit, saying what would.
+  absl::Status CheckFits(Memory device, const RideBytes& bytes) const;
   // Errors: ResourceExhausted, with a RetryAfterOf, if too many wait.
   absl::Status MakePlaceInQueue(const PolicyRider& rider, Actions& actions);
 
   // How long a request that came now would wait to be admitted, if it is as those before it were: none where nobody
-  // waits and a place is free.
-  absl::Duration PredictedWait(const DeviceState& device) const;
+  // waits, a place is free and it fits.
+  absl::Duration PredictedWait(const DeviceState& device, const RideBytes& bytes) const;
 
   // Notes since when the head of the queue fits.
   void WatchHead(DeviceState& device);
@@ -39,17 +46,26 @@ class Admission {
   // Makes room for the rider, and admits it once there is.
   bool TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actions);
 
+  // Admits the rider as the next lap of `before`.
+  void Follow(PolicyRider& rider, const PolicyRider& before, Actions& actions);
+
   // Those who wait for the sweep of `rider`, which is over, begin.
   void BeginThoseAfter(const PolicyRider& rider, Actions& actions);
   // Whoever waited for something is told; who computes is told when it acquires next.
   void EndRider(PolicyRider& rider, const absl::Status& why, Actions& actions);
+  // The admitted rider waits again; it has begun nothing.
+  void TakeBack(PolicyRider& rider, int64_t lost_bytes, Actions& actions);
   // The rider is gone.
-  void Leave(PolicyRider& rider, Actions& actions);
+  void Leave(PolicyRider& rider, int64_t lost_bytes, Actions& actions);
 
  private:
   absl::Duration UntilAPlaceIsFree(const DeviceState& device) const;
   absl::Status QueueIsFull(const DeviceState& device, int waiting) const;
-  bool FitsNow(const DeviceState& device, const PolicyRider& rider) const;
+  // Its activations' memory is free, but for what was never there.
+  void GiveUp(DeviceState& device, PolicyRider& rider, int64_t lost_bytes, Actions& actions);
+  // What follows from that it is admitted now.
+  void Admitted(DeviceState& device, PolicyRider& rider, int64_t grown_bytes, Actions& actions);
+  bool FitsNow(const DeviceState& device, const RideBytes& bytes) const;
   PolicyRider* HeadOf(const DeviceState& device);
   void BeginRider(PolicyRider& rider, Actions& actions);
   const PolicyRider* ChooseSweep(PolicyRider& rider) const;

@@ -21,9 +21,10 @@ struct Estimates {
   std::map<WeightsId, double> computing_per_byte;  // Seconds that a pass computes for each byte of activations.
   std::optional<absl::Duration> usual_ride;        // How long riders ride, lately.
 
+  // (Loads that failed took time, and moved nothing.)
+  bool knows_moving() const { return moving > absl::ZeroDuration() && moved_bytes > 0; }
   double bytes_per_second() const {
-    return moving > absl::ZeroDuration() ? static_cast<double>(moved_bytes) / absl::ToDoubleSeconds(moving)
-                                         : kAssumedBytesPerSecond;
+    return knows_moving() ? static_cast<double>(moved_bytes) / absl::ToDoubleSeconds(moving) : kAssumedBytesPerSecond;
   }
 };
 

@@ -108,7 +108,9 @@ class Laps {
       from = load.source->key.memory;
       from_bytes = bytes_in(load.source->key.form);
       lap_.copy_read_bytes += from_bytes;
-      seconds = static_cast<double>(from_bytes) / request_.copy_bytes_per_second;
+      const double speed = IsHost(from) ? request_.copy_bytes_per_second
+                                        : request_.own_copy_bytes_per_second.value_or(request_.copy_bytes_per_second);
+      seconds = static_cast<double>(from_bytes) / speed;
     }
     for (const Copy* target : load.targets) {
       if (IsHost(from) && !IsHost(target->key.memory)) lap_.device_copy_bytes += from_bytes;

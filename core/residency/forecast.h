@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -23,6 +24,8 @@ struct ForecastRequest {
   // How fast modules are made from the checkpoint, and from copies, bytes of what is read a second.
   double disk_bytes_per_second = 1e9;
   double copy_bytes_per_second = 1e9;
+  // And from copies in the device's own memory; nullopt: as from others.
+  std::optional<double> own_copy_bytes_per_second;
 };
 
 // What a lap of all riders takes.

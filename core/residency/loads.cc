@@ -21,6 +21,8 @@ bool Loads::StartNext(DeviceState& device, Actions& actions) {
   claims_.clear();
   for (PolicyRider& rider : sweeps_.riders()) {
     if (!rider.rides() || rider.itinerary->device != device.memory || device.elder.rider == &rider) continue;
+    // The first modules of a next lap would stand in the window where the last ones of this are to arrive.
+    if (rider.behind && !rider.riding() && !HasAll(*rider.after)) continue;
     if (const std::optional<ModuleIndex> missing = NextMissing(rider)) claims_.push_back(ClaimFor(rider, *missing));
   }
   std::sort(claims_.begin(), claims_.end(), [](const Claim& a, const Claim& b) {
@@ -38,6 +40,11 @@ bool Loads::StartNext(DeviceState& device, Actions& actions) {
   return false;
 }
 
+bool Loads::HasAll(const PolicyRider& rider) {
+  const Itinerary& itinerary = *rider.itinerary;
+  return itinerary.computable.NextMissing(rider.next) == itinerary.modules();
+}
+
 std::optional<ModuleIndex> Loads::NextMissing(const PolicyRider& rider) const {
   const Itinerary& itinerary = *rider.itinerary;
   ModuleIndex counted = rider.next;
@@ -45,6 +52,7 @@ std::optional<ModuleIndex> Loads::NextMissing(const PolicyRider& rider) const {
   for (ModuleIndex i = itinerary.computable.NextMissing(rider.next); i < itinerary.modules();
        i = itinerary.computable.NextMissing(i + 1)) {
     if (rider.load_error && i >= rider.load_error->first) return std::nullopt;
+    if (rider.undecided && i >= *rider.undecided) return std::nullopt;
     bool loading = false;
     if (FindSource(itinerary, i, &loading) == nullptr && loading) continue;  // Read once: made from what arrives.
     if (!itinerary.limit_bytes) return i;

@@ -58,6 +58,8 @@ class Loads {
     bool urgent;      // The rider waits for it, and nobody behind it could use the room sooner.
   };
 
+  // Whether all that it has yet to take is there or on its way.
+  static bool HasAll(const PolicyRider& rider);
   std::optional<ModuleIndex> NextMissing(const PolicyRider& rider) const;
   Claim ClaimFor(PolicyRider& rider, ModuleIndex module);
   bool TryLoad(DeviceState& device, const Claim& claim, Actions& actions);

@@ -71,42 +71,86 @@ void Policy::RemoveWeights(WeightsId weights, absl::Duration now, Actions& actio
 absl::StatusOr<PolicyRider*> Policy::Join(JoinRequest request, absl::Duration now, Actions& actions) {
   state_.now = now;
   PolicyRider rider;
-  rider.id = next_rider_;
   rider.itinerary = &sweeps_.Intern(request.weights, request.device, state_.device(request.device).in_host_memory,
                                     std::move(request.routes), request.limit_bytes);
   rider.next = rider.itinerary->NextTaken(0);
-  rider.activation_bytes = request.activation_bytes;
+  rider.activation_bytes = rider.pass_bytes = request.activation_bytes;
+  rider.widest_bytes = rider.itinerary->widest_bytes;
   rider.priority = request.priority;
   rider.join = request.join;
   rider.joined = now;
-  if (absl::Status fits = admission_.CheckFits(rider); !fits.ok()) return fits;
+  if (absl::Status fits = admission_.CheckFits(rider.itinerary->device, BytesOf(rider)); !fits.ok()) return fits;
   if (absl::Status place = admission_.MakePlaceInQueue(rider, actions); !place.ok()) return place;
-  for (const PolicyRider& other : sweeps_.riders()) {
-    const bool alike = other.itinerary == rider.itinerary && other.activation_bytes == rider.activation_bytes;
-    if (alike) rider.alike = other.alike;
-  }
-  ++next_rider_;
-  PolicyRider& joined = sweeps_.riders().emplace_back(std::move(rider));
+  PolicyRider& joined = Add(std::move(rider));
   Decide(actions);
   return &joined;
+}
+
+absl::StatusOr<PolicyRider*> Policy::JoinLap(PolicyRider& before, std::vector<Route> routes,
+                                             std::optional<ModuleIndex> undecided, absl::Duration now,
+                                             Actions& actions) {
+  state_.now = now;
+  if (!before.ended.ok()) return before.ended;
+  const Itinerary& itinerary = *before.itinerary;
+  PolicyRider rider;
+  rider.itinerary = &sweeps_.Intern(itinerary.weights, itinerary.device, itinerary.in_host_memory, std::move(routes),
+                                    itinerary.limit_bytes);
+  rider.next = rider.itinerary->NextTaken(0);
+  rider.undecided = undecided;
+  rider.pass_bytes = before.pass_bytes;
+  rider.widest_bytes = std::max(before.widest_bytes, rider.itinerary->widest_bytes);
+  rider.is_lap = rider.behind = true;
+  rider.place_since = before.place_since;
+  rider.priority = before.priority;
+  rider.join = before.join;
+  rider.joined = now;
+  PolicyRider& joined = Add(std::move(rider));
+  admission_.Follow(joined, before, actions);
+  Decide(actions);
+  return &joined;
+}
+
+PolicyRider& Policy::Add(PolicyRider rider) {
+  for (const PolicyRider& other : sweeps_.riders()) {
+    const bool alike = other.itinerary == rider.itinerary && other.pass_bytes == rider.pass_bytes;
+    if (alike) rider.alike = other.alike;
+  }
+  rider.id = next_rider_++;
+  return sweeps_.riders().emplace_back(std::move(rider));
 }
 
 absl::StatusOr<std::optional<Pin>> Policy::Acquire(PolicyRider& rider, ModuleIndex module, absl::Duration now,
                                                    Actions& actions) {
   state_.now = now;
-  rider.next = module;
+  const bool passes_over = rider.next < module, decides = rider.undecided && module >= *rider.undecided;
+  if (passes_over) PassOver(rider, module, actions);
+  if (decides) rider.undecided.reset();
   if (!rider.ended.ok()) return rider.ended;
   // It was passed all the same, by a copy that was loaded for another.
   if (rider.load_error && rider.load_error->first < module) rider.load_error.reset();
   if (rider.load_error && rider.load_error->first == module) return rider.load_error->second;
   Copy* const copy = sweeps_.FindComputable(*rider.itinerary, module);
-  if (copy != nullptr && copy->ready() && !copy->doomed) return std::optional<Pin>(Pin(*copy));
+  if (copy != nullptr && copy->ready() && !copy->doomed) {
+    std::optional<Pin> pin = Pin(*copy);
+    if (passes_over || decides) Decide(actions);  // What can be loaded now is other than it was.
+    return pin;
+  }
   rider.pending = true;
   rider.since = now;
   rider.refused = false;
   rider.refusals = 0;
   Decide(actions);
   return std::optional<Pin>();
+}
+
+void Policy::PassOver(PolicyRider& rider, ModuleIndex module, Actions& actions) {
+  const Itinerary& itinerary = *rider.itinerary;
+  const ModuleIndex from = std::exchange(rider.next, module);
+  rider.passed_over += itinerary.place(module) - itinerary.place(from);
+  for (ModuleIndex i = from; i < module; ++i) {
+    const std::vector<Copy*>& copies = copies_.Of(itinerary.weights, i);
+    for (size_t at = copies.size(); at-- > 0;) room_.DropUnlessWanted(*copies[at], actions);
+  }
 }
 
 void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Duration now, Actions& actions) {
@@ -120,10 +164,14 @@ void Policy::Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Dur
   if (rider.next == key.module) rider.next = rider.itinerary->NextTaken(key.module + 1);
   if (rider.passed_all()) {
     Estimates& estimates = state_.device(rider.itinerary->device).estimates;
-    estimates.usual_ride = now - rider.begun;
-    sweeps_.LearnPace(*rider.itinerary, now - rider.begun);
-    estimates.computing_per_byte[rider.itinerary->weights] =
-        absl::ToDoubleSeconds(rider.computing) / static_cast<double>(std::max<int64_t>(rider.activation_bytes, 1));
+    const bool goes_on = std::any_of(sweeps_.riders().begin(), sweeps_.riders().end(),
+                                     [&](const PolicyRider& other) { return other.behind && other.after == &rider; });
+    if (!goes_on) estimates.usual_ride = now - rider.place_since;
+    if (rider.passed_over == 0) {
+      sweeps_.LearnPace(*rider.itinerary, now - rider.begun);
+      estimates.computing_per_byte[rider.itinerary->weights] =
+          absl::ToDoubleSeconds(rider.computing) / static_cast<double>(std::max<int64_t>(rider.pass_bytes, 1));
+    }
   }
   // It may have passed more than the one that it read.
   for (size_t i = copies_.Of(key.weights, key.module).size(); i-- > 0;) {
@@ -140,9 +188,13 @@ void Policy::Cancel(PolicyRider& rider, const absl::Status& why, absl::Duration 
   Decide(actions);
 }
 
-void Policy::Leave(PolicyRider& rider, absl::Duration now, Actions& actions) {
+void Policy::Leave(PolicyRider& rider, absl::Duration now, Actions& actions, int64_t lost_bytes, PolicyRider* next) {
   state_.now = now;
-  admission_.Leave(rider, actions);
+  if (next != nullptr) {
+    next->activation_bytes = std::exchange(rider.activation_bytes, 0);
+    next->behind = false;
+  }
+  admission_.Leave(rider, lost_bytes, actions);
   Decide(actions);
 }
 
@@ -194,6 +246,21 @@ void Policy::Refused(LoadId load, Memory memory, const std::vector<int64_t>& los
   Decide(actions);
 }
 
+void Policy::Refused(PolicyRider& rider, int64_t lost_bytes, const absl::Status& why, absl::Duration now,
+                     Actions& actions) {
+  state_.now = now;
+  const Memory memory = rider.itinerary->device;
+  admission_.TakeBack(rider, lost_bytes, actions);
+  MemoryBudget& budget = state_.budgets[Index(memory)];
+  budget.grows_from = now + state_.options.growth_pause;
+  // What others compute in comes free when they end.
+  const int64_t left = budget.cached_bytes + room_.SettledBytes(memory) + budget.activation_bytes;
+  const bool ends = rider.activation_bytes > left && ++rider.refusals >= kMostRefusals;
+  absl::Status fits = admission_.CheckFits(memory, BytesOf(rider));  // A budget may have fallen since it was admitted.
+  if (ends || !fits.ok()) admission_.EndRider(rider, ends ? why : fits, actions);
+  Decide(actions);
+}
+
 void Policy::Freed(Memory memory, int64_t bytes, absl::Duration now, Actions& actions) {
   state_.now = now;
   state_.budgets[Index(memory)].leaving_bytes -= bytes;
@@ -205,7 +272,8 @@ void Policy::SetBudget(Memory memory, int64_t bytes, absl::Duration now, Actions
   state_.budgets[Index(memory)].configured_bytes = bytes;
   for (PolicyRider& rider : sweeps_.riders()) {
     if (rider.admitted || !rider.ended.ok()) continue;
-    if (absl::Status fits = admission_.CheckFits(rider); !fits.ok()) admission_.EndRider(rider, fits, actions);
+    if (absl::Status fits = admission_.CheckFits(rider.itinerary->device, BytesOf(rider)); !fits.ok())
+      admission_.EndRider(rider, fits, actions);
   }
   for (DeviceState& device : state_.devices) room_.Plan(device, nullptr, actions);
   Decide(actions);
@@ -306,7 +374,7 @@ absl::Status Policy::Check() const {
     if (!rider.admitted) continue;
     const size_t at = Index(rider.itinerary->device);
     activations[at] += rider.activation_bytes;
-    widest[at] = std::max(widest[at], rider.itinerary->widest_bytes);
+    widest[at] = std::max(widest[at], rider.widest_bytes);
   }
   for (size_t i = 0; i < state_.budgets.size(); ++i) {
     const MemoryBudget& budget = state_.budgets[i];

@@ -19,6 +19,7 @@
 #include "core/residency/estimates.h"
 #include "core/residency/idle.h"
 #include "core/residency/loads.h"
+#include "core/residency/outlook.h"
 #include "core/residency/policy_options.h"
 #include "core/residency/policy_state.h"
 #include "core/residency/room.h"
@@ -68,15 +69,25 @@ class Policy {
   // The rider stays until Leave. Errors: FailedPrecondition, with a ShortageOf, if it can never fit, saying what would;
   // ResourceExhausted, with a RetryAfterOf, if too many wait.
   absl::StatusOr<PolicyRider*> Join(JoinRequest request, absl::Duration now, Actions& actions);
-  // The rider wants its next module: a pin of a copy that operations can read, nullopt if a Grant or End follows.
-  // Errors: why it ends, or why the module could not be loaded.
+  // A rider who is this one's next lap, on such routes through the same weights on the same device: it is there for
+  // loads and plans at once, waits for nobody to be admitted, and begins when this one has passed its last module.
+  // `undecided`: of its modules the first that it may pass over. Errors: why this one ends.
+  absl::StatusOr<PolicyRider*> JoinLap(PolicyRider& before, std::vector<Route> routes,
+                                       std::optional<ModuleIndex> undecided, absl::Duration now, Actions& actions);
+  // The rider wants its next module, or one behind that: then it passes over those between. A pin of a copy that
+  // operations can read, nullopt if a Grant or End follows. Errors: why it ends, or why the module could not be loaded.
   absl::StatusOr<std::optional<Pin>> Acquire(PolicyRider& rider, ModuleIndex module, absl::Duration now,
                                              Actions& actions);
   // The rider's operation was issued, or it ends without one; it took the executor `took`.
   void Release(PolicyRider& rider, Pin pin, absl::Duration took, absl::Duration now, Actions& actions);
   void Cancel(PolicyRider& rider, const absl::Status& why, absl::Duration now, Actions& actions);
-  // It holds no pin any more.
-  void Leave(PolicyRider& rider, absl::Duration now, Actions& actions);
+  // It holds no pin any more. `lost_bytes`: what was booked for its activations and the system did not give. `next`:
+  // its next lap, which has its activations' memory from now on; then nothing was lost.
+  void Leave(PolicyRider& rider, absl::Duration now, Actions& actions, int64_t lost_bytes = 0,
+             PolicyRider* next = nullptr);
+  // Instead of its first Acquire, of a rider that was not told to end: the system gave no memory for its activations.
+  // It waits for admission again, and what could make room does; where nothing is left that could, it ends with `why`.
+  void Refused(PolicyRider& rider, int64_t lost_bytes, const absl::Status& why, absl::Duration now, Actions& actions);
 
   // Operations may be issued that read the targets.
   void Enqueued(LoadId load, absl::Duration now, Actions& actions);
@@ -118,8 +129,10 @@ class Policy {
     return state_.stored_bytes[static_cast<size_t>(weights)][static_cast<size_t>(module)];
   }
   int64_t AdmittedTo(Memory device) const;
-  // As Admission's.
-  absl::Duration PredictedWait(Memory device) const { return admission_.PredictedWait(state_.device(device)); }
+  // As Admission's, of a request that takes nothing.
+  absl::Duration PredictedWait(Memory device) const { return admission_.PredictedWait(state_.device(device), {}); }
+  // What such a request would find if it came now.
+  RideOutlook Outlook(const JoinRequest& request) const;
 
   // Recomputes from nothing what is kept up to date. Internal that says what differs.
   absl::Status Check() const;
@@ -128,8 +141,15 @@ class Policy {
   // Everything that follows from an event, until nothing more does.
   void Decide(Actions& actions);
   bool GrantPending(Actions& actions);
+  // Modules before `module`, which it does not take.
+  void PassOver(PolicyRider& rider, ModuleIndex module, Actions& actions);
+  PolicyRider& Add(PolicyRider rider);
   // What is due by now has been done.
   absl::Duration FindNextTick() const;
+  // Stored bytes of what the request needs and operations can't read yet, and of what its device moves for others
+  // alone.
+  int64_t MissingBytes(const JoinRequest& request) const;
+  int64_t UnsharedBytes(const JoinRequest& request) const;
 
   PolicyState state_;
   CopyStore& copies_ = state_.copies;

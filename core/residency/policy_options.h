@@ -19,7 +19,9 @@ struct PolicyOptions {
 
 // A device that copies are loaded to.
 struct PolicyDevice {
-  bool in_host_memory = false;  // Operations read host copies in place.
+  // Operations read host copies in place, and LibTorch takes memory for activations, which else are in the device's
+  // arena as copies are.
+  bool in_host_memory = false;
 };
 
 }  // namespace ditserve

@@ -35,6 +35,7 @@ struct DeviceState {
   absl::Duration head_since;
   int64_t head_bytes = 0;                    // That it waits for: others do not load ahead into them.
   const PolicyRider* planned_for = nullptr;  // Who was not admitted yet when what stays was last decided.
+  int64_t widest_bytes = 0;                  // Of the modules of those who rode then.
 };
 
 // What the parts of the policy share: what is where, who rides, what memory there is, and what time it is.

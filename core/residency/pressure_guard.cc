@@ -7,45 +7,54 @@
 namespace ditserve {
 namespace {
 
-// What is left to others and to sudden needs, of a memory's total.
-constexpr int64_t kReserveShare = 50;
 // Growing back by less is not worth the while.
 constexpr int64_t kSmallestGrowth = int64_t{64} << 20;
 
 // What of a memory is free beyond the reserve; less than 0 where others need some of what is used.
 absl::StatusOr<int64_t> SpareBytes(const Device& device, Memory memory) {
   DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device.MemoryStatusOf(memory));
-  return status.available_bytes - status.total_bytes / kReserveShare;
+  return status.available_bytes - PressureGuard::ReserveBytes(device, memory, status.total_bytes);
 }
 
 }  // namespace
 
+int64_t PressureGuard::ReserveBytes(const Device& device, Memory memory, int64_t total_bytes) {
+  constexpr int64_t kShare = 50;
+  constexpr int64_t kLeastBytes = int64_t{512} << 20;
+  const int64_t share = total_bytes / kShare;
+  return device.IsInHostMemory(memory) ? share : std::min(std::max(share, kLeastBytes), total_bytes);
+}
+
 absl::Status PressureGuard::Check() {
   const ResidencySnapshot now = residency_.Snapshot();
-  DITSERVE_ASSIGN_OR_RETURN(int64_t host_spare, SpareBytes(device_, Memory::kHost));
-  int64_t device_spare = 0;
-  if (device_.computes_in_host_memory()) {
-    // It is one memory: what is free is given once, to the device's part first, and the host's copies go first.
-    const int64_t wants = std::max<int64_t>(now.device.wanted_bytes - now.device.total_bytes(), 0);
-    const int64_t host_can_lose = std::max<int64_t>(now.host.total_bytes() - residency_.least_host_bytes(), 0);
-    device_spare = host_spare >= 0 ? std::min(host_spare, wants) : std::min<int64_t>(host_spare + host_can_lose, 0);
-    host_spare -= device_spare;
-  } else {
-    DITSERVE_ASSIGN_OR_RETURN(device_spare, SpareBytes(device_, device_.memory()));
+  const MemoryUsage& host = now.host.usage;
+  DITSERVE_ASSIGN_OR_RETURN(int64_t host_spare, SpareBytes(*devices_.front(), Memory::kHost));
+  for (const Device* each : devices_) {
+    const MemoryUsage& device = now.memory(each->memory()).usage;
+    int64_t spare = 0;
+    if (each->computes_in_host_memory()) {
+      // It is one memory: what is free is given once, to the device's part first, and the host's copies go first.
+      const int64_t wants = std::max<int64_t>(device.wanted_bytes - device.total_bytes(), 0);
+      const int64_t host_can_lose = std::max<int64_t>(host.total_bytes() - residency_.least_bytes(Memory::kHost), 0);
+      spare = host_spare >= 0 ? std::min(host_spare, wants) : std::min<int64_t>(host_spare + host_can_lose, 0);
+      host_spare -= spare;
+    } else {
+      DITSERVE_ASSIGN_OR_RETURN(spare, SpareBytes(*each, each->memory()));
+    }
+    Tell(each->memory(), device, std::max(device.total_bytes() + spare, residency_.least_bytes(each->memory())));
   }
-  Tell(Memory::kHost, now.host, std::max(now.host.total_bytes() + host_spare, residency_.least_host_bytes()),
-       &host_bytes_);
-  Tell(device_.memory(), now.device, std::max<int64_t>(now.device.total_bytes() + device_spare, 0), &device_bytes_);
+  Tell(Memory::kHost, host, std::max(host.total_bytes() + host_spare, residency_.least_bytes(Memory::kHost)));
   return absl::OkStatus();
 }
 
-void PressureGuard::Tell(Memory memory, const MemoryUsage& usage, int64_t allowed_bytes, int64_t* told_bytes) {
+void PressureGuard::Tell(Memory memory, const MemoryUsage& usage, int64_t allowed_bytes) {
+  int64_t& told_bytes = told_bytes_[Index(memory)];
   if (allowed_bytes >= usage.wanted_bytes) allowed_bytes = MemoryBudget::kUnlimited;
-  if (allowed_bytes == *told_bytes) return;
-  const bool grows = allowed_bytes > *told_bytes;
-  if (grows && allowed_bytes != MemoryBudget::kUnlimited && allowed_bytes - *told_bytes < kSmallestGrowth) return;
+  if (allowed_bytes == told_bytes) return;
+  const bool grows = allowed_bytes > told_bytes;
+  if (grows && allowed_bytes != MemoryBudget::kUnlimited && allowed_bytes - told_bytes < kSmallestGrowth) return;
   residency_.SetPressure(memory, allowed_bytes);
-  *told_bytes = allowed_bytes;
+  told_bytes = allowed_bytes;
 }
 
 }  // namespace ditserve

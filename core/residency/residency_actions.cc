@@ -34,7 +34,7 @@ void ResidencyManager::ApplyLocked(Deferred& deferred) {
       deferred.trimmed.push_back({arenas_[Index(trim->memory)]->Trim(trim->bytes),
                                   cached_[Index(trim->memory)].Split(trim->bytes), trim->memory});
     } else if (const auto* admit = std::get_if<Admit>(&action)) {
-      AdmitLocked(StateOf(admit->rider));
+      AdmitLocked(*admit);
     } else if (const auto* begin = std::get_if<Begin>(&action)) {
       BeginLocked(StateOf(begin->rider), deferred);
     } else {
@@ -93,20 +93,28 @@ void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
     HoldLocked(*target);
     transfer.targets.push_back({buffer(*target), &forms_.form(target->key.form)});
   }
-  transfer.enqueued = [this, id = load.load, targets = load.targets](absl::Status status, TransferCost cost) {
-    OnEnqueued(id, targets, std::move(status), cost);
+  const int device = DeviceOf(load.device);
+  transfer.enqueued = [this, id = load.load, device, targets = load.targets](absl::Status status, TransferCost cost) {
+    OnEnqueued(id, device, targets, std::move(status), cost);
   };
-  transfer.done = [this, id = load.load, device = DeviceOf(load.device),
-                   targets = load.targets](const absl::Status& status) { OnDone(id, device, targets, status); };
+  transfer.done = [this, id = load.load, device, targets = load.targets](const absl::Status& status) {
+    OnDone(id, device, targets, status);
+  };
   deferred.transfers.push_back(std::move(transfer));
 }
 
-void ResidencyManager::AdmitLocked(RiderState& rider) {
+void ResidencyManager::AdmitLocked(const Admit& admit) {
+  RiderState& rider = StateOf(admit.rider);
   const Memory memory = DeviceMemory(rider.device);
-  std::optional<Reservation> reserved =
-      ledger_->TryReserve(memory, MemoryKind::kActivations, rider.policy->activation_bytes);
-  assert(reserved.has_value());  // As above.
-  rider.activations = *std::move(reserved);
+  const int64_t bytes = rider.policy->activation_bytes, reused_bytes = bytes - admit.grown_bytes;
+  rider.activations = cached_[Index(memory)].Split(reused_bytes);
+  rider.activations.SetKind(MemoryKind::kActivations);
+  std::optional<Reservation> grown = ledger_->TryReserve(memory, MemoryKind::kActivations, admit.grown_bytes);
+  assert(grown.has_value());  // As above.
+  rider.activations.Merge(*std::move(grown));
+  if (!devices_[static_cast<size_t>(rider.device)].device->computes_in_host_memory()) {
+    rider.memory = arenas_[Index(memory)]->Take(bytes, reused_bytes);
+  }
   rider.watermark = ledger_->BeginWatermark(memory);
 }
 
@@ -121,10 +129,46 @@ void ResidencyManager::BeginLocked(RiderState& rider, Deferred& deferred) {
   for (RiderState& other : riders_) {
     if (rides(other)) other.account.most_riders = std::max(other.account.most_riders, riders);
   }
-  Executor::Work begin = [admitted = std::exchange(rider.admitted, nullptr)]() mutable {
-    std::move(admitted)(absl::OkStatus());
-  };
-  deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(begin), TurnOf(rider)});
+  if (rider.memory.has_memory()) {
+    deferred.posts.push_back(AdmissionOf(rider, absl::OkStatus()));
+  } else {
+    rider.preparing = true;
+    deferred.preparations.push_back(&rider);
+  }
+}
+
+ResidencyManager::Post ResidencyManager::AdmissionOf(RiderState& rider, absl::Status status) {
+  return {devices_[static_cast<size_t>(rider.device)].executor,
+          [admitted = std::exchange(rider.admitted, nullptr), status = std::move(status)]() mutable {
+            std::move(admitted)(std::move(status));
+          },
+          TurnOf(rider)};
+}
+
+void ResidencyManager::Prepare(RiderState* rider) {
+  absl::Status prepared = rider->memory.Prepare();
+  if (absl::IsResourceExhausted(prepared)) {
+    prepared = absl::ResourceExhaustedError(
+        absl::StrCat("the device has no memory left for activations: ", prepared.message()));
+  }
+  Deferred deferred;
+  {
+    const absl::MutexLock lock(&mutex_);
+    rider->preparing = false;
+    if (absl::IsResourceExhausted(prepared) && rider->policy->ended.ok()) {
+      RefuseLocked(*rider, prepared);
+    } else {
+      deferred.posts.push_back(AdmissionOf(*rider, std::move(prepared)));
+    }
+    ApplyLocked(deferred);
+  }
+  Finish(std::move(deferred));
+}
+
+void ResidencyManager::RefuseLocked(RiderState& rider, const absl::Status& why) {
+  ledger_->EndWatermark(*std::exchange(rider.watermark, std::nullopt));
+  const int64_t lost_bytes = GiveBackLocked(rider, nullptr);
+  policy_.Refused(*rider.policy, lost_bytes, why, clock_->Now(), actions_);
 }
 
 void ResidencyManager::GrantLocked(RiderState& rider, Pin pin, Deferred& deferred) {
@@ -150,14 +194,19 @@ void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Def
     rider.account.stall += clock_->Now() - rider.acquired;
     paces_[static_cast<size_t>(rider.device)].Drop();
     Executor::Work end = [done = std::exchange(rider.acquisition, nullptr), why]() mutable { std::move(done)(why); };
-    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});
+    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), std::nullopt});
   }
 }
 
 void ResidencyManager::Finish(Deferred deferred) {
   for (;;) {
+    for (RiderState* rider : deferred.preparations) {
+      preparations_.When({}, [this, rider](const absl::Status&) { Prepare(rider); });
+    }
     for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
-    for (Post& post : deferred.posts) post.executor->Post(std::move(post.work), post.turn);
+    for (Post& post : deferred.posts) {
+      post.turn ? post.executor->Post(std::move(post.work), *post.turn) : post.executor->Post(std::move(post.work));
+    }
     if (deferred.trimmed.empty()) return;
     std::vector<Trimmed> trimmed = std::move(deferred.trimmed);
     deferred = {};
@@ -175,7 +224,7 @@ void ResidencyManager::Finish(Deferred deferred) {
   }
 }
 
-void ResidencyManager::OnEnqueued(LoadId load, const std::vector<Copy*>& targets, absl::Status status,
+void ResidencyManager::OnEnqueued(LoadId load, int device, const std::vector<Copy*>& targets, absl::Status status,
                                   TransferCost cost) {
   Deferred deferred;
   {
@@ -184,7 +233,7 @@ void ResidencyManager::OnEnqueued(LoadId load, const std::vector<Copy*>& targets
       failed_[load] = std::move(status);  // Until nothing is under way any more.
       return;
     }
-    ArrivedLocked(targets, cost);
+    ArrivedLocked(device, targets, cost);
     policy_.Enqueued(load, clock_->Now(), actions_);
     ApplyLocked(deferred);
   }
@@ -210,7 +259,7 @@ void ResidencyManager::OnDone(LoadId load, int device, const std::vector<Copy*>&
   Finish(std::move(deferred));
 }
 
-void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const TransferCost& cost) {
+void ResidencyManager::ArrivedLocked(int device, const std::vector<Copy*>& targets, const TransferCost& cost) {
   const CopyKey& key = targets.back()->key;
   std::vector<RiderState*> users;
   policy_.ForEachUser(
@@ -219,8 +268,9 @@ void ResidencyManager::ArrivedLocked(const std::vector<Copy*>& targets, const Tr
     user->account.disk_read_bytes += cost.disk_read_bytes / static_cast<int64_t>(users.size());
     user->account.device_copy_bytes += cost.device_copy_bytes / static_cast<int64_t>(users.size());
   }
-  moved_.disk_read_bytes += cost.disk_read_bytes;
-  moved_.device_copy_bytes += cost.device_copy_bytes;
+  TransferCost& moved = moved_[static_cast<size_t>(device)];
+  moved.disk_read_bytes += cost.disk_read_bytes;
+  moved.device_copy_bytes += cost.device_copy_bytes;
 }
 
 void ResidencyManager::FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why) {

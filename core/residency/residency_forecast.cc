@@ -1,38 +1,20 @@
 // What the ResidencyManager tells of requests that have not come: it reads, and changes nothing.
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "core/residency/residency_manager.h"
 
 namespace ditserve {
-namespace {
 
-int64_t BytesIn(const CopyForm& form, const ModelWeights::Module& module) {
-  if (form.encodings.size() != module.stored.size()) return 0;  // Of another type of module.
-  int64_t bytes = 0;
-  for (size_t i = 0; i < module.stored.size(); ++i) {
-    bytes += ElementCount(module.stored[i]->shape) * SizeOf(form.encodings[i].dtype);
-  }
-  return bytes;
-}
-
-std::vector<std::vector<int64_t>> BytesInForms(const ModelWeights& weights, const FormTable& forms) {
-  std::vector<std::vector<int64_t>> bytes(static_cast<size_t>(weights.size()));
-  for (ModuleIndex i = 0; i < weights.size(); ++i) {
-    for (FormId form = 0; form < forms.size(); ++form) {
-      bytes[static_cast<size_t>(i)].push_back(BytesIn(forms.form(form), weights.module(i)));
-    }
-  }
-  return bytes;
-}
-
-}  // namespace
-
-int64_t ResidencyManager::WindowBytes(ModelId model, const Profile& profile, int device) const {
+int64_t ResidencyManager::WindowBytes(ModelId model, const Profile& profile, absl::Span<const ModuleIndex> skips,
+                                      int device) const {
   const absl::MutexLock lock(&mutex_);
   FormTable forms = forms_;
+  std::vector<Route> routes = RoutesLocked(model, profile, device, forms);
+  for (const ModuleIndex skipped : skips) routes[static_cast<size_t>(skipped)] = Route();
   int64_t widest = 0;
-  for (const Route& route : RoutesLocked(model, profile, device, forms)) widest = std::max(widest, route.compute_bytes);
+  for (const Route& route : routes) widest = std::max(widest, route.compute_bytes);
   return widest;
 }
 
@@ -45,6 +27,7 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
   request.riders = riders;
   request.computing = std::move(computing);
   absl::Duration now;
+  const TransferSpeeds speeds = SpeedsOf(options.device);
   {
     const absl::MutexLock lock(&mutex_);
     now = clock_->Now();
@@ -52,16 +35,29 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
     trial.emplace(policy_, [&forms](FormId from, FormId to) { return forms.Leads(from, to); });
     request.ride = RequestLocked(model, profile, options, forms);
     request.form_bytes = BytesInForms(*models_[static_cast<size_t>(model)], forms);
-    const TransferSpeeds speeds = paces_[static_cast<size_t>(options.device)].speeds();
     request.disk_bytes_per_second = speeds.checkpoint.value_or(request.disk_bytes_per_second);
     request.copy_bytes_per_second = speeds.copies.value_or(request.disk_bytes_per_second);
+    const bool apart = !devices_[static_cast<size_t>(options.device)].device->computes_in_host_memory();
+    if (apart) request.own_copy_bytes_per_second = std::numeric_limits<double>::infinity();
   }
   return ForecastLaps(*trial, request, now);
 }
 
-TransferSpeeds ResidencyManager::SpeedsOf(int device) const {
+std::vector<RideOutlook> ResidencyManager::Outlooks(ModelId model, const Profile& profile,
+                                                    absl::Span<const RideOptions> ways) const {
   const absl::MutexLock lock(&mutex_);
-  return paces_[static_cast<size_t>(device)].speeds();
+  FormTable forms = forms_;
+  std::optional<Policy::JoinRequest> request;
+  return OutlooksLocked(model, profile, ways, forms, request);
+}
+
+TransferSpeeds ResidencyManager::SpeedsOf(int device) const {
+  // What is asked of a device that goes on beside its executor is not waited for: how fast it is it knows itself.
+  const std::optional<double> of_device = devices_[static_cast<size_t>(device)].device->CopySpeed();
+  const absl::MutexLock lock(&mutex_);
+  TransferSpeeds speeds = paces_[static_cast<size_t>(device)].speeds();
+  if (of_device) speeds.copies = of_device;
+  return speeds;
 }
 
 bool ResidencyManager::HaveEqualValues(ModelId model, const Profile& a, const Profile& b, int device) const {

@@ -1,6 +1,7 @@
 #include "core/residency/residency_manager.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,10 +22,19 @@ std::vector<int64_t> Granules(const std::vector<Arena*>& arenas) {
   return bytes;
 }
 
-std::vector<int64_t> ByMemory(size_t devices, const Ledger& ledger, int64_t MemoryUsage::*field) {
+template <typename Field>
+std::vector<int64_t> ByMemory(size_t devices, const Ledger& ledger, Field field) {
   std::vector<int64_t> bytes;
-  for (size_t i = 0; i <= devices; ++i) bytes.push_back(ledger.Usage(static_cast<Memory>(i)).*field);
+  for (size_t i = 0; i <= devices; ++i) bytes.push_back(std::invoke(field, ledger.Usage(static_cast<Memory>(i))));
   return bytes;
+}
+
+// Whether the request does without these modules, and no others.
+bool Skips(const Policy::JoinRequest& request, const std::vector<ModuleIndex>& modules) {
+  const auto is_skipped = [&](ModuleIndex module) { return !request.routes[static_cast<size_t>(module)].taken(); };
+  const auto skipped =
+      std::count_if(request.routes.begin(), request.routes.end(), [](const Route& route) { return !route.taken(); });
+  return static_cast<size_t>(skipped) == modules.size() && std::all_of(modules.begin(), modules.end(), is_skipped);
 }
 
 }  // namespace
@@ -37,18 +47,20 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       ledger_(ledger),
       transfers_(transfers),
       clock_(clock),
-      least_host_bytes_(ledger->Usage(Memory::kHost).staging_bytes),
+      least_bytes_(ByMemory(devices_.size(), *ledger, &MemoryUsage::total_bytes)),
       policy_(
-          options, PolicyDevices(devices_), ByMemory(devices_.size(), *ledger, &MemoryUsage::staging_bytes),
+          options, PolicyDevices(devices_), least_bytes_,
           ByMemory(devices_.size(), *ledger, &MemoryUsage::wanted_bytes),
           [this](FormId from, FormId to) ABSL_NO_THREAD_SAFETY_ANALYSIS { return forms_.Leads(from, to); },
           Granules(arenas_)),
       force_bytes_(arenas_.size()),
+      moved_(devices_.size()),
       paces_(devices_.size()),
       leases_(devices_.size()),
       computed_until_(devices_.size()) {
   const absl::MutexLock lock(&mutex_);
   for (size_t i = 0; i < arenas_.size(); ++i) {
+    fixed_bytes_.push_back(arenas_[i]->committed_bytes());
     cached_.push_back(*ledger->TryReserve(static_cast<Memory>(i), MemoryKind::kStaging, 0));
   }
   keeper_ = std::thread([this] { Keep(); });
@@ -130,19 +142,31 @@ std::vector<Route> ResidencyManager::RoutesLocked(ModelId model, const Profile& 
 absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, const Profile& profile,
                                                               const RideOptions& options,
                                                               absl::AnyInvocable<void(absl::Status) &&> admitted) {
+  return Join(
+      model, profile, absl::MakeConstSpan(&options, 1), [](absl::Span<const RideOutlook>) { return size_t{0}; },
+      std::move(admitted));
+}
+
+absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(
+    ModelId model, const Profile& profile, absl::Span<const RideOptions> ways,
+    absl::FunctionRef<size_t(absl::Span<const RideOutlook>)> choose,
+    absl::AnyInvocable<void(absl::Status) &&> admitted) {
   std::unique_ptr<Rider> rider;
   Deferred deferred;
   absl::Status joined;
   {
     const absl::MutexLock lock(&mutex_);
+    std::optional<Policy::JoinRequest> request;
+    const size_t chosen = ways.size() > 1 ? choose(OutlooksLocked(model, profile, ways, forms_, request)) : 0;
+    TakeLocked(model, profile, ways[chosen], forms_, request);
     RiderState& state = riders_.emplace_back();
     state.manager = this;
     state.model = model;
-    state.profile = profile.name;
-    state.device = options.device;
+    state.profile = profile;
+    state.device = ways[chosen].device;
     state.admitted = std::move(admitted);
     state.joined = clock_->Now();
-    joined = JoinLocked(state, profile, options);
+    joined = JoinLocked(state, *std::move(request));
     if (joined.ok()) {
       rider.reset(new Rider(this, &state));
       ApplyLocked(deferred);
@@ -155,12 +179,13 @@ absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::Join(ModelId model, con
   return rider;
 }
 
-// The rider is known before what its joining leads to is applied.
-absl::Status ResidencyManager::JoinLocked(RiderState& state, const Profile& profile, const RideOptions& options) {
-  DITSERVE_ASSIGN_OR_RETURN(state.policy,
-                            policy_.Join(RequestLocked(state.model, profile, options, forms_), state.joined, actions_));
-  states_[state.policy] = &state;
-  return absl::OkStatus();
+std::vector<FormId> ResidencyManager::FormsOf(ModelId model, const Profile& profile, int device,
+                                              absl::Span<const ModuleIndex> modules) {
+  const absl::MutexLock lock(&mutex_);
+  const std::vector<Route> routes = RoutesLocked(model, profile, device, forms_);
+  std::vector<FormId> forms;
+  for (const ModuleIndex module : modules) forms.push_back(routes[static_cast<size_t>(module)].compute);
+  return forms;
 }
 
 Policy::JoinRequest ResidencyManager::RequestLocked(ModelId model, const Profile& profile, const RideOptions& options,
@@ -171,18 +196,51 @@ Policy::JoinRequest ResidencyManager::RequestLocked(ModelId model, const Profile
   request.routes = RoutesLocked(model, profile, options.device, forms);
   for (const ModuleIndex module : options.skips) request.routes[static_cast<size_t>(module)] = Route();
   request.limit_bytes = profile.vram_limit_bytes;
-  request.activation_bytes = options.activation_bytes;
+  request.activation_bytes = ActivationBytesIn(options);
   request.priority = options.priority;
   request.join = options.join;
   return request;
 }
 
-absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
-  const int64_t least = IsHost(memory) ? least_host_bytes() : 0;
-  if (bytes < least) {
-    return absl::FailedPreconditionError(absl::StrCat("a budget of ", bytes, " bytes is less than the ", least,
-                                                      " bytes that the server always needs of this memory"));
+void ResidencyManager::TakeLocked(ModelId model, const Profile& profile, const RideOptions& way, FormTable& forms,
+                                  std::optional<Policy::JoinRequest>& request) const {
+  const Device& device = *devices_[static_cast<size_t>(way.device)].device;
+  if (request && Skips(*request, way.skips) &&
+      HaveEqualRoutes(*devices_[static_cast<size_t>(DeviceOf(request->device))].device, device)) {
+    request->device = DeviceMemory(way.device);
+    request->activation_bytes = ActivationBytesIn(way);
+  } else {
+    request = RequestLocked(model, profile, way, forms);
   }
+}
+
+std::vector<RideOutlook> ResidencyManager::OutlooksLocked(ModelId model, const Profile& profile,
+                                                          absl::Span<const RideOptions> ways, FormTable& forms,
+                                                          std::optional<Policy::JoinRequest>& request) const {
+  std::vector<RideOutlook> outlooks;
+  for (const RideOptions& way : ways) {
+    TakeLocked(model, profile, way, forms, request);
+    outlooks.push_back(policy_.Outlook(*request));
+  }
+  return outlooks;
+}
+
+// The rider is known before what its joining leads to is applied.
+absl::Status ResidencyManager::JoinLocked(RiderState& state, Policy::JoinRequest request) {
+  DITSERVE_ASSIGN_OR_RETURN(state.policy, policy_.Join(std::move(request), state.joined, actions_));
+  states_[state.policy] = &state;
+  return absl::OkStatus();
+}
+
+absl::Status ResidencyManager::CheckBudget(Memory memory, int64_t bytes) const {
+  const int64_t least = least_bytes(memory);
+  if (bytes >= least) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("a budget of ", bytes, " bytes is less than the ", least,
+                                                    " bytes that the server always needs of this memory"));
+}
+
+absl::Status ResidencyManager::SetBudget(Memory memory, int64_t bytes) {
+  DITSERVE_RETURN_IF_ERROR(CheckBudget(memory, bytes));
   Deferred deferred;
   {
     const absl::MutexLock lock(&mutex_);
@@ -219,7 +277,9 @@ absl::Status ResidencyManager::Check() const {
     const auto memory = static_cast<Memory>(i);
     const MemoryBudget& budget = policy_.budget(memory);
     const MemoryUsage usage = ledger_->Usage(memory);
-    const int64_t held = budget.fixed_bytes + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes;
+    const bool has_activations = !IsHost(memory) && !devices_[i - 1].device->computes_in_host_memory();
+    const int64_t held = fixed_bytes_[i] + budget.copy_bytes + budget.cached_bytes + budget.leaving_bytes +
+                         (has_activations ? budget.activation_bytes : 0);
     if (usage.total_bytes() != budget.used_bytes() || usage.weights_bytes != budget.copy_bytes ||
         arenas_[i]->committed_bytes() != held) {
       return absl::InternalError(absl::StrCat("memory ", i, ": the policy has ", budget.used_bytes(), " bytes, ",
@@ -231,10 +291,16 @@ absl::Status ResidencyManager::Check() const {
   return absl::OkStatus();
 }
 
-MemoryUsage ResidencyManager::UsageLocked(Memory memory) const {
-  MemoryUsage usage = ledger_->Usage(memory);
-  usage.wanted_bytes = policy_.budget(memory).configured_bytes;
-  return usage;
+int64_t ResidencyManager::ActivationBytesIn(const RideOptions& options) const {
+  const bool in_arena = !devices_[static_cast<size_t>(options.device)].device->computes_in_host_memory();
+  return in_arena ? arenas_[Index(DeviceMemory(options.device))]->RoundUp(options.activation_bytes)
+                  : options.activation_bytes;
+}
+
+MemoryInfo ResidencyManager::InfoLocked(Memory memory) const {
+  MemoryInfo info = {ledger_->Usage(memory), policy_.evictions(memory)};
+  info.usage.wanted_bytes = policy_.budget(memory).configured_bytes;
+  return info;
 }
 
 ResidencySnapshot ResidencyManager::Snapshot() const {
@@ -242,13 +308,17 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
   const absl::MutexLock lock(&mutex_);
   const absl::Duration now = clock_->Now();
   snapshot.time = now;
-  snapshot.device_name = devices_.front().device->name();
-  snapshot.device = UsageLocked(Memory::kDevice);
-  snapshot.host = UsageLocked(Memory::kHost);
-  snapshot.transfers = {{Tier::kDisk, Tier::kHost, moved_.disk_read_bytes},
-                        {Tier::kHost, Tier::kDevice, moved_.device_copy_bytes}};
-  snapshot.predicted_wait = policy_.PredictedWait(Memory::kDevice);
-  snapshot.evictions = {policy_.evictions(Memory::kDevice), policy_.evictions(Memory::kHost)};
+  snapshot.host = InfoLocked(Memory::kHost);
+  snapshot.transfers.push_back({Tier::kDisk, Tier::kHost});
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    const auto at = static_cast<int>(i);
+    DeviceInfo& device = snapshot.devices.emplace_back();
+    device.name = devices_[i].device->name();
+    device.memory = InfoLocked(DeviceMemory(at));
+    device.predicted_wait = policy_.PredictedWait(DeviceMemory(at));
+    snapshot.transfers.front().bytes += moved_[i].disk_read_bytes;
+    snapshot.transfers.push_back({Tier::kHost, Tier::kDevice, moved_[i].device_copy_bytes, at});
+  }
   for (size_t m = 0; m < models_.size(); ++m) {
     if (models_[m] == nullptr) continue;
     TierBytes bytes{models_[m]->name()};
@@ -266,12 +336,14 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
   }
   for (const RiderState& state : riders_) {
     if (!state.policy->admitted) {
-      ++snapshot.waiting;
+      ++snapshot.devices[static_cast<size_t>(state.device)].waiting;
       continue;
     }
+    if (!state.policy->takes_place()) continue;  // The lap before it is told.
     RiderInfo& rider = snapshot.riders.emplace_back();
     rider.model = models_[static_cast<size_t>(state.model)]->name();
-    rider.profile = state.profile;
+    rider.profile = state.profile.name;
+    rider.device = state.device;
     rider.modules_done = state.account.modules_done;
     rider.modules_total = state.policy->itinerary->modules_taken();
     rider.priority = state.policy->priority;

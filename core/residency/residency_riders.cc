@@ -3,6 +3,7 @@
 #include <cassert>
 #include <utility>
 
+#include "core/base/status_macros.h"
 #include "core/residency/residency_manager.h"
 
 namespace ditserve {
@@ -15,7 +16,17 @@ void Rider::Acquire(ModuleIndex module, absl::AnyInvocable<void(absl::StatusOr<L
 
 void Rider::Cancel(const absl::Status& why) { manager_->Cancel(state_, why); }
 
+absl::StatusOr<absl::Span<std::byte>> Rider::TakeActivations() { return manager_->TakeActivations(state_); }
+
+absl::StatusOr<std::unique_ptr<Rider>> Rider::JoinLap(std::vector<ModuleIndex> skips,
+                                                      std::optional<ModuleIndex> undecided,
+                                                      absl::AnyInvocable<void(absl::Status) &&> admitted) {
+  return manager_->JoinLap(state_, skips, undecided, std::move(admitted));
+}
+
 RiderAccount Rider::account() const { return manager_->AccountOf(state_); }
+
+int Rider::device() const { return state_->device; }
 
 void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
                                absl::AnyInvocable<void(absl::StatusOr<Lease>) &&> done) {
@@ -32,7 +43,7 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
     } else if (!*pin) {
       rider->acquisition = std::exchange(done, nullptr);
       const auto device = static_cast<size_t>(rider->device);
-      if (leases_[device] == 0) paces_[device].Begin(rider->acquired, transfers_->read());
+      if (leases_[device] == 0) paces_[device].Begin(rider->acquired, transfers_->read(*on.device));
     } else if (on.executor->HasBefore(TurnOf(*rider))) {
       rider->acquisition = std::exchange(done, nullptr);
       GrantLocked(*rider, **std::move(pin), deferred);  // After the others.
@@ -53,7 +64,7 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
 Lease ResidencyManager::MakeLease(RiderState& rider, Pin pin) {
   const auto device = static_cast<size_t>(rider.device);
   rider.leased = clock_->Now();
-  if (leases_[device]++ == 0) paces_[device].End(rider.leased, transfers_->read());
+  if (leases_[device]++ == 0) paces_[device].End(rider.leased, transfers_->read(*devices_[device].device));
   const auto& tensors = holdings_[static_cast<size_t>(pin.copy()->id)]->tensors;
   // Two pointers: no more is held without an allocation.
   return Lease(tensors,
@@ -96,23 +107,97 @@ void ResidencyManager::Cancel(RiderState* rider, const absl::Status& why) {
   Finish(std::move(deferred));
 }
 
+absl::StatusOr<absl::Span<std::byte>> ResidencyManager::TakeActivations(RiderState* rider) {
+  Events before;
+  absl::Span<std::byte> memory;
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (rider->memory.size_bytes() == 0) return memory;
+    before = rider->memory.in_use_until();
+    memory = {rider->memory.data(), static_cast<size_t>(rider->memory.size_bytes())};
+  }
+  for (const EventPtr& event : before) {
+    DITSERVE_RETURN_IF_ERROR(devices_[static_cast<size_t>(rider->device)].device->ComputeAfter(event));
+  }
+  const absl::MutexLock lock(&mutex_);
+  rider->computes = true;
+  return memory;
+}
+
+absl::StatusOr<std::unique_ptr<Rider>> ResidencyManager::JoinLap(RiderState* before,
+                                                                 const std::vector<ModuleIndex>& skips,
+                                                                 std::optional<ModuleIndex> undecided,
+                                                                 absl::AnyInvocable<void(absl::Status) &&> admitted) {
+  std::unique_ptr<Rider> rider;
+  Deferred deferred;
+  {
+    const absl::MutexLock lock(&mutex_);
+    assert(before->next_lap == nullptr);
+    std::vector<Route> routes = RoutesLocked(before->model, before->profile, before->device, forms_);
+    for (const ModuleIndex module : skips) routes[static_cast<size_t>(module)] = Route();
+    const absl::Duration now = clock_->Now();
+    DITSERVE_ASSIGN_OR_RETURN(PolicyRider* const joined,
+                              policy_.JoinLap(*before->policy, std::move(routes), undecided, now, actions_));
+    RiderState& state = riders_.emplace_back();
+    state.manager = this;
+    state.policy = joined;
+    state.model = before->model;
+    state.profile = before->profile;
+    state.device = before->device;
+    state.admitted = std::move(admitted);
+    state.joined = now;
+    state.lap_before = before;
+    before->next_lap = &state;
+    states_[joined] = &state;
+    rider.reset(new Rider(this, &state));
+    ApplyLocked(deferred);
+  }
+  Finish(std::move(deferred));
+  return rider;
+}
+
 void ResidencyManager::Leave(RiderState* rider) {
   Deferred deferred;
   std::list<RiderState> left;  // Its callbacks end without the mutex.
+  const absl::StatusOr<EventPtr> operations = devices_[static_cast<size_t>(rider->device)].device->RecordOperations();
   {
     const absl::MutexLock lock(&mutex_);
+    mutex_.Await(absl::Condition(
+        +[](bool* preparing) { return !*preparing; }, &rider->preparing));
     paces_[static_cast<size_t>(rider->device)].Drop();
     const auto state =
         std::find_if(riders_.begin(), riders_.end(), [&](const RiderState& each) { return &each == rider; });
     left.splice(left.begin(), riders_, state);
     if (rider->watermark) ledger_->EndWatermark(*rider->watermark);
-    { const Reservation activations = std::move(rider->activations); }
+    RiderState* const next = rider->next_lap;
+    if (rider->lap_before != nullptr) rider->lap_before->next_lap = nullptr;
+    int64_t lost_bytes = 0;
+    if (next == nullptr) {
+      lost_bytes = GiveBackLocked(*rider, operations.ok() ? *operations : nullptr);
+    } else {
+      next->lap_before = nullptr;
+      next->activations = std::move(rider->activations);
+      next->memory = std::move(rider->memory);
+      next->computes = rider->computes;
+    }
     states_.erase(rider->policy);
-    policy_.Leave(*rider->policy, clock_->Now(), actions_);
+    policy_.Leave(*rider->policy, clock_->Now(), actions_, lost_bytes, next == nullptr ? nullptr : next->policy);
     ApplyLocked(deferred);
   }
   left.clear();
   Finish(std::move(deferred));
+}
+
+int64_t ResidencyManager::GiveBackLocked(RiderState& rider, EventPtr operations) {
+  Reservation activations = std::move(rider.activations);
+  if (rider.memory.size_bytes() == 0) return 0;  // It is the host's.
+  const int64_t lost_bytes = rider.memory.lost_bytes();
+  { const Reservation lost = activations.Split(lost_bytes); }
+  if (rider.computes) rider.memory.InUseUntil(std::move(operations));
+  { const Buffer ended = std::move(rider.memory); }
+  activations.SetKind(MemoryKind::kStaging);
+  cached_[Index(DeviceMemory(rider.device))].Merge(std::move(activations));
+  return lost_bytes;
 }
 
 RiderAccount ResidencyManager::AccountOf(const RiderState* rider) const {

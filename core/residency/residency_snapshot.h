@@ -1,8 +1,9 @@
 #ifndef DITSERVE_CORE_RESIDENCY_RESIDENCY_SNAPSHOT_H_
 #define DITSERVE_CORE_RESIDENCY_RESIDENCY_SNAPSHOT_H_
 
-#include <array>
+#include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct TierBytes {
 struct RiderInfo {
   std::string model;
   std::string profile;
+  int device = 0;  // Its place among the snapshot's.
   int modules_done = 0;
   int modules_total = 0;
   Priority priority = Priority::kInteractive;
@@ -36,22 +38,51 @@ struct TransferTotal {
   Tier from = Tier::kDisk;
   Tier to = Tier::kHost;
   int64_t bytes = 0;
+  int device = 0;  // Where `to` is the device's: its place among the snapshot's.
+};
+
+// One memory, as the ledger and the policy have it.
+struct MemoryInfo {
+  MemoryUsage usage;
+  int64_t evictions = 0;  // Copies dropped for others since the start.
+};
+
+// A device, its memory, and who waits for it.
+struct DeviceInfo {
+  std::string name;  // "cpu", "cuda:0".
+  MemoryInfo memory;
+  int64_t other_processes_bytes = 0;  // Of its memory, that other processes hold.
+  int waiting = 0;                    // Requests not yet admitted.
+  // How long one that came now would wait for admission, if it is as those before it were.
+  absl::Duration predicted_wait;
 };
 
 // Where every byte is, at one moment.
 struct ResidencySnapshot {
-  absl::Duration time;      // Since some fixed moment.
-  std::string device_name;  // "cpu", "cuda:0".
-  MemoryUsage device;
-  MemoryUsage host;
+  absl::Duration time;              // Since some fixed moment.
+  std::vector<DeviceInfo> devices;  // In the order in which the server was given them.
+  MemoryInfo host;
   std::vector<TierBytes> models;
   std::vector<RiderInfo> riders;
-  int waiting = 0;  // Requests not yet admitted.
-  // How long one that came now would wait for admission, if it is as those before it were.
-  absl::Duration predicted_wait;
   std::vector<TransferTotal> transfers;
-  std::array<int64_t, 2> evictions = {};  // Copies dropped for others since the start: of device, of host memory.
-  int64_t other_processes_bytes = 0;      // Device memory that other processes hold.
+  int64_t host_unpinned_bytes = 0;  // That devices could not pin: as Device::unpinned_bytes, of all.
+
+  const MemoryInfo& memory(Memory of) const {
+    return IsHost(of) ? host : devices[static_cast<size_t>(DeviceOf(of))].memory;
+  }
+  // Of a rider's or a transfer's device.
+  const std::string& NameOf(int device) const { return devices[static_cast<size_t>(device)].name; }
+  // Of all devices.
+  int waiting() const {
+    return std::accumulate(devices.begin(), devices.end(), 0,
+                           [](int sum, const DeviceInfo& device) { return sum + device.waiting; });
+  }
+  // Of the device where it is least.
+  absl::Duration predicted_wait() const {
+    absl::Duration least = absl::InfiniteDuration();
+    for (const DeviceInfo& device : devices) least = std::min(least, device.predicted_wait);
+    return devices.empty() ? absl::ZeroDuration() : least;
+  }
 };
 
 }  // namespace ditserve

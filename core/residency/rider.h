@@ -1,7 +1,9 @@
 #ifndef DITSERVE_CORE_RESIDENCY_RIDER_H_
 #define DITSERVE_CORE_RESIDENCY_RIDER_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "core/base/priority.h"
 #include "core/residency/join_policy.h"
 #include "core/residency/lease.h"
@@ -57,7 +60,23 @@ class Rider final : public LeaseSource {
   // Ends the pass: a waiting admission or acquisition fails with `why` at once, every later one too.
   void Cancel(const absl::Status& why);
 
+  // Its next lap: one more pass of the same profile on the same device, in the memory that this one has, which it gets
+  // when this one ends. It is there for what loads and plans at once, and waits for nobody: `admitted` is called on the
+  // executor, when this one has passed its last module. At most one; this one is destroyed first, or the next one was
+  // never begun. `undecided`: the first of its modules that it may pass over, as is decided on the way; those from
+  // there on are not loaded for it before it acquires one of them. Errors: why this one ends.
+  absl::StatusOr<std::unique_ptr<Rider>> JoinLap(std::vector<ModuleIndex> skips, std::optional<ModuleIndex> undecided,
+                                                 absl::AnyInvocable<void(absl::Status) &&> admitted);
+
   RiderAccount account() const;
+
+  // On which it rides, of the manager's.
+  int device() const;
+
+  // On the executor, once, before its operations: the device's memory that is booked for its activations. Operations
+  // come after those of who had it before, and it goes to others behind all that were issued when the rider ends. Empty
+  // where operations compute in the host's memory, which LibTorch takes. Errors: as Device::ComputeAfter.
+  absl::StatusOr<absl::Span<std::byte>> TakeActivations();
 
  private:
   friend class ResidencyManager;

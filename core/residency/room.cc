@@ -109,13 +109,19 @@ void Room::ReserveFor(DeviceState& device, const PolicyRider* rider) {
   ++device.elder_turns;
 }
 
-Copy& Room::Place(const CopyKey& key, int64_t bytes, bool streams) {
-  MemoryBudget& budget = Budget(key.memory);
+int64_t Room::TakeCached(Memory memory, int64_t bytes) {
+  MemoryBudget& budget = Budget(memory);
   // What the cache has less of lies in pieces, which cost more than fresh memory does: so the cache stays below the
   // largest copy where the budget is no reason to use it up.
   const bool grows = budget.cached_bytes < bytes && budget.used_bytes() + bytes <= budget.force_bytes();
   const int64_t reused = grows ? 0 : std::min(bytes, budget.cached_bytes);
   budget.cached_bytes -= reused;
+  return reused;
+}
+
+Copy& Room::Place(const CopyKey& key, int64_t bytes, bool streams) {
+  MemoryBudget& budget = Budget(key.memory);
+  const int64_t reused = TakeCached(key.memory, bytes);
   budget.copy_bytes += bytes;
   if (streams) budget.streaming_bytes += bytes;
   Copy& copy = copies_.Add(key, bytes, bytes - reused);
@@ -175,7 +181,7 @@ bool Room::Shrink(Memory memory, Actions& actions) {
 }
 
 void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& actions) {
-  int64_t widest = 0;
+  int64_t widest = 0, widest_ridden = 0;
   std::vector<Itinerary*> itineraries;
   std::vector<KeepWish> wishes;
   for (Itinerary& itinerary : sweeps_.itineraries()) {
@@ -184,6 +190,7 @@ void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& acti
     itinerary.kept.clear();
     if (!rides) continue;
     widest = std::max(widest, itinerary.widest_bytes);
+    if (itinerary.riders > 0) widest_ridden = std::max(widest_ridden, itinerary.widest_bytes);
     itineraries.push_back(&itinerary);
     wishes.push_back({itinerary.weights, &itinerary.routes});
   }
@@ -206,6 +213,9 @@ void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& acti
   if (!chosen.complete) chosen = plan(/*streams=*/true);
   for (size_t i = 0; i < itineraries.size(); ++i) itineraries[i]->kept = std::move(chosen.kept[i]);
   device.planned_for = admitting;
+  // The window of narrower modules is smaller.
+  if (widest_ridden > 0 && widest_ridden < device.widest_bytes) Trim(device.memory, budget.cached_bytes, actions);
+  device.widest_bytes = widest_ridden;
   for (const auto& copy : copies_.slots()) {
     if (copy == nullptr || (copy->key.memory != device.memory && !IsHost(copy->key.memory))) continue;
     copy->may_stay = MayStay(copy->key);

@@ -40,6 +40,8 @@ class Room {
   void Doom(Memory memory, int64_t bytes);
   // Sets aside what comes free for `rider`, which waited too long; for nobody if that is null.
   void ReserveFor(DeviceState& device, const PolicyRider* rider);
+  // Takes of the cache what `bytes` that are to be booked, for which there is room, get from it; how many.
+  int64_t TakeCached(Memory memory, int64_t bytes);
   // A new copy, for which there is room.
   Copy& Place(const CopyKey& key, int64_t bytes, bool streams);
   void Evict(Copy& copy, Actions& actions);

@@ -76,7 +76,11 @@ struct PolicyRider {
 
   RiderId id = 0;
   Itinerary* itinerary = nullptr;
-  int64_t activation_bytes = 0;
+  int64_t activation_bytes = 0;  // That it holds.
+  int64_t pass_bytes = 0;        // That its pass computes in: of its own or, before it began, of its lap before.
+  int64_t widest_bytes = 0;      // The largest module, as operations read it, of its pass and of its laps before.
+  bool is_lap = false;           // It goes on where another ended, in the memory that that one had.
+  bool behind = false;           // And that one is still there.
   Priority priority = Priority::kInteractive;
   JoinPolicy join = JoinPolicy::kAuto;
 
@@ -84,13 +88,17 @@ struct PolicyRider {
   absl::Status ended;                  // Why it ends.
   const PolicyRider* after = nullptr;  // It begins when this one has passed its last module.
   ModuleIndex next = 0;                // The module it acquires next, of those that its itinerary takes.
-  bool pending = false;                // It waits for that module.
-  absl::Duration since;                // From when on.
-  absl::Duration debt;                 // What it waited before in this lap.
+  // The first that it may pass over, until it acquires one from there on: those are not loaded for it.
+  std::optional<ModuleIndex> undecided;
+  int passed_over = 0;   // Modules that its itinerary takes and it did not.
+  bool pending = false;  // It waits for that module.
+  absl::Duration since;  // From when on.
+  absl::Duration debt;   // What it waited before in this lap.
   absl::Duration joined;
   absl::Duration computing;  // What it has computed.
   absl::Duration begun;
-  double entered_at = 0;  // What the least of the others had attained when it began.
+  absl::Duration place_since;  // As `begun`, of the first of its laps.
+  double entered_at = 0;       // What the least of the others had attained when it began.
   std::shared_ptr<RidersAlike> alike = std::make_shared<RidersAlike>();
   bool admitted = false;                                           // Its activations are reserved.
   bool refused = false;                                            // Memory for the module it waits for was refused.
@@ -102,9 +110,13 @@ struct PolicyRider {
   // It has modules to pass, now or after the sweep before it.
   bool rides() const { return stage == Stage::kAdmitted || stage == Stage::kRiding; }
   bool riding() const { return stage == Stage::kRiding; }
+  // Whether it counts as one who rides beside others: not while the lap before it does.
+  bool takes_place() const { return admitted && !behind; }
   bool passed_all() const { return next >= itinerary->modules(); }
   // Its place among those that compute: seconds of the executor's time, in fair shares.
-  double attained_seconds() const { return entered_at + itinerary->place(next) * alike->module_seconds(); }
+  double attained_seconds() const {
+    return entered_at + (itinerary->place(next) - passed_over) * alike->module_seconds();
+  }
 };
 
 // Who rides, how far, on which routes, and what that says of copies.
@@ -157,6 +169,7 @@ class Sweeps {
 
   // Seconds that a rider takes a module, predicted.
   double pace_seconds(const Itinerary& itinerary) const;
+  // Of a lap that took all its modules.
   void LearnPace(const Itinerary& itinerary, absl::Duration lap);
 
  private:

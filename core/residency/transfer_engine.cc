@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/profiler_range.h"
 #include "core/base/status_macros.h"
 
 namespace ditserve {
@@ -27,13 +28,29 @@ class TransferEngine::Job {
  public:
   explicit Job(Transfer transfer);
 
-  // The next piece that nobody has taken. Callers serialize, and take each piece once.
-  size_t TakePiece() { return taken_++; }
-  bool AllTaken() const { return taken_ == pieces_.size(); }
+  // --- callers serialize
+  // The next piece that nobody has taken, and who shares it. Each is taken once.
+  size_t TakePiece(std::vector<std::shared_ptr<Job>>& sharers) {
+    sharers.insert(sharers.end(), followers_.begin(), followers_.end());
+    return taken_++;
+  }
+  bool AllTaken() const { return taken_ == own_pieces_; }
+  // Whether both read the same, through a slot, and this has yet to read some of it.
+  bool CanLead(const Job& other) const;
+  // What `leader` has not taken yet it takes for this one too.
+  static void Follow(Job& leader, const std::shared_ptr<Job>& follower) {
+    leader.followers_.push_back(follower);
+    follower->own_pieces_ = leader.taken_;
+  }
 
-  // Does one piece, counts what it read, and ends the job if it was the last to finish: then true, and Complete is to
-  // be called once what was enqueued has passed.
-  bool Do(size_t piece, Slot& slot, Counters& read);
+  const Device* device() const { return transfer_.device; }
+  bool ReadsCheckpoint() const { return !transfer_.source; }
+  int64_t bytes(size_t piece) const { return pieces_[piece].bytes; }
+
+  // Does one piece of all `jobs`, whose first one reads it, and returns those that it ended: Complete is to be called
+  // once what they enqueued has passed.
+  static std::vector<std::shared_ptr<Job>> Do(TransferEngine& engine, const std::vector<std::shared_ptr<Job>>& jobs,
+                                              size_t piece, Slot& slot);
 
   // What was enqueued, once the job has ended.
   const Events& enqueued() const { return ready_; }
@@ -69,10 +86,11 @@ class TransferEngine::Job {
   absl::Status PrepareTargets();
   // Targets are prepared by the first thread that comes, so that no lock is held meanwhile; the others wait for it.
   absl::Status Begin() ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status Move(const Piece& piece, Slot& slot, Moved& moved);
   absl::Status MoveFromSource(const Piece& piece, Moved& moved);
-  // Reads the piece, and sets `at` to where its first byte then is: in the slot, or in the first target.
+  // Reads the piece, once nobody reads the slot any more, and sets `at` to where its first byte then is: in the slot,
+  // or in the first target.
   absl::Status Read(const Piece& piece, Slot& slot, std::byte** at);
+  absl::Status MoveRead(const Piece& piece, std::byte* at, Slot& slot, Moved& moved);
   // Takes the segment through the targets that `from` is not in yet, and appends to `readers` what reads `from`.
   absl::Status Convert(const Segment& segment, ElementSpan from, EventPtr written, Events& readers, Moved& moved);
   bool Finish(const absl::Status& status, Moved moved) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -87,9 +105,13 @@ class TransferEngine::Job {
   std::vector<CopyLayout> layouts_;  // Of the targets.
   bool read_in_place_ = false;       // Straight into the first target.
   std::vector<Piece> pieces_;
+  ProfilerRange range_;  // From when its targets are prepared until they are written.
+  // Under the engine's mutex.
   size_t taken_ = 0;
-  Events ready_;         // Of the targets. Set by whoever does the last piece.
-  absl::Status result_;  // Likewise.
+  size_t own_pieces_ = 0;                        // Those that it takes itself, the first.
+  std::vector<std::shared_ptr<Job>> followers_;  // For whom its pieces are read too.
+  Events ready_;                                 // Of the targets. Set by whoever does the last piece.
+  absl::Status result_;                          // Likewise.
 
   absl::Mutex mutex_;
   Stage stage_ ABSL_GUARDED_BY(mutex_) = Stage::kNew;
@@ -114,6 +136,13 @@ TransferEngine::Job::Job(Transfer transfer) : transfer_(std::move(transfer)) {
     for (const ModelWeights::Run& run : module.runs) CutRun(run);
   }
   if (pieces_.empty()) pieces_.emplace_back();  // A module without elements is moved by preparing its targets.
+  own_pieces_ = pieces_.size();
+}
+
+bool TransferEngine::Job::CanLead(const Job& other) const {
+  const auto through_slot = [](const Job& job) { return job.ReadsCheckpoint() && !job.read_in_place_; };
+  return through_slot(*this) && through_slot(other) && transfer_.model == other.transfer_.model &&
+         transfer_.module == other.transfer_.module && own_pieces_ == pieces_.size() && !AllTaken();
 }
 
 bool TransferEngine::Job::IsReadInPlace() const {
@@ -186,6 +215,7 @@ absl::Status TransferEngine::Job::Begin() {
     }
     stage_ = Stage::kPreparing;
   }
+  range_ = ProfilerRange(ProfilerRange::kCopy, transfer_.model->module(transfer_.module).spec.path);
   absl::Status prepared = PrepareTargets();
   const absl::MutexLock lock(&mutex_);
   stage_ = Stage::kPrepared;
@@ -193,23 +223,44 @@ absl::Status TransferEngine::Job::Begin() {
   return status_;
 }
 
-bool TransferEngine::Job::Do(size_t piece, Slot& slot, Counters& read) {
-  Moved moved;
-  moved.written.resize(transfer_.targets.size());
-  absl::Status status = Begin();
-  if (status.ok()) status = Move(pieces_[piece], slot, moved);
-  (transfer_.source ? read.copies : read.checkpoint) += pieces_[piece].bytes;
-  return Finish(status, std::move(moved));
+std::vector<std::shared_ptr<TransferEngine::Job>> TransferEngine::Job::Do(TransferEngine& engine,
+                                                                          const std::vector<std::shared_ptr<Job>>& jobs,
+                                                                          size_t piece, Slot& slot) {
+  struct Part {
+    absl::Status status;
+    Moved moved;
+  };
+  std::vector<Part> parts;
+  for (const std::shared_ptr<Job>& job : jobs) {
+    parts.push_back({job->Begin()});
+    parts.back().moved.written.resize(job->transfer_.targets.size());
+  }
+  Job& first = *jobs.front();
+  const Piece& what = first.pieces_[piece];
+  const auto sharers = std::count_if(parts.begin(), parts.end(), [](const Part& part) { return part.status.ok(); });
+  if (!first.ReadsCheckpoint()) {
+    if (sharers > 0) parts.front().status = first.MoveFromSource(what, parts.front().moved);
+  } else if (sharers > 0 && !what.segments.empty()) {
+    std::byte* at = nullptr;
+    const absl::Status read = first.Read(what, slot, &at);
+    int64_t unpaid = what.bytes;
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      Part& part = parts[i];
+      if (!part.status.ok()) continue;
+      part.moved.cost.disk_read_bytes = std::min(unpaid, (what.bytes + sharers - 1) / sharers);
+      unpaid -= part.moved.cost.disk_read_bytes;
+      part.status = read.ok() ? jobs[i]->MoveRead(what, at, slot, part.moved) : read;
+    }
+  }
+  engine.CountRead(jobs, piece);  // Before anybody is told.
+  std::vector<std::shared_ptr<Job>> ended;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    if (jobs[i]->Finish(parts[i].status, std::move(parts[i].moved))) ended.push_back(jobs[i]);
+  }
+  return ended;
 }
 
-absl::Status TransferEngine::Job::Move(const Piece& piece, Slot& slot, Moved& moved) {
-  if (transfer_.source) return MoveFromSource(piece, moved);
-  if (piece.segments.empty()) return absl::OkStatus();
-  DITSERVE_RETURN_IF_ERROR(WaitForAll(slot.readers));
-  slot.readers.clear();
-  std::byte* at = nullptr;
-  DITSERVE_RETURN_IF_ERROR(Read(piece, slot, &at));
-  moved.cost.disk_read_bytes = piece.bytes;
+absl::Status TransferEngine::Job::MoveRead(const Piece& piece, std::byte* at, Slot& slot, Moved& moved) {
   for (const Segment& segment : piece.segments) {
     const DType dtype = transfer_.model->module(transfer_.module).stored[segment.parameter]->dtype;
     DITSERVE_RETURN_IF_ERROR(Convert(segment, {Memory::kHost, at, dtype}, nullptr, slot.readers, moved));
@@ -229,6 +280,8 @@ absl::Status TransferEngine::Job::MoveFromSource(const Piece& piece, Moved& move
 }
 
 absl::Status TransferEngine::Job::Read(const Piece& piece, Slot& slot, std::byte** at) {
+  DITSERVE_RETURN_IF_ERROR(WaitForAll(slot.readers));
+  slot.readers.clear();
   const Segment& first = piece.segments.front();
   const StoredTensor& stored = *transfer_.model->module(transfer_.module).stored[first.parameter];
   const int64_t begin = first.begin * SizeOf(stored.dtype);
@@ -288,6 +341,7 @@ bool TransferEngine::Job::Finish(const absl::Status& status, Moved moved) {
     }
     result_.Update(SetReady(transfer_.targets[i], events));
   }
+  if (ready_.empty()) range_ = ProfilerRange();
   if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);
   return true;
 }
@@ -307,6 +361,7 @@ absl::Status TransferEngine::Job::SetReady(const Transfer::Target& target, const
 }
 
 void TransferEngine::Job::Complete(const absl::Status& passed) {
+  range_ = ProfilerRange();
   result_.Update(passed);
   std::move(transfer_.done)(std::move(result_));
 }
@@ -346,17 +401,26 @@ TransferEngine::~TransferEngine() {
 void TransferEngine::Submit(Transfer transfer) {
   auto job = std::make_shared<Job>(std::move(transfer));
   const absl::MutexLock lock(&mutex_);
-  queue_.push_back(std::move(job));
+  const auto leader =
+      std::find_if(queue_.begin(), queue_.end(), [&](const std::shared_ptr<Job>& each) { return each->CanLead(*job); });
+  if (leader != queue_.end()) Job::Follow(**leader, job);
+  if (!job->AllTaken()) queue_.push_back(std::move(job));
 }
 
-std::shared_ptr<TransferEngine::Job> TransferEngine::NextPiece(size_t* piece) {
+BytesRead TransferEngine::read(const Device& device) const {
+  const absl::MutexLock lock(&mutex_);
+  const auto found = read_.find(&device);
+  return found == read_.end() ? BytesRead{} : found->second;
+}
+
+std::vector<std::shared_ptr<TransferEngine::Job>> TransferEngine::NextPiece(size_t* piece) {
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(this, &TransferEngine::HasWorkOrStops));
-  if (queue_.empty()) return nullptr;
-  std::shared_ptr<Job> job = queue_.front();
-  *piece = job->TakePiece();
-  if (job->AllTaken()) queue_.pop_front();
-  return job;
+  if (queue_.empty()) return {};
+  std::vector<std::shared_ptr<Job>> jobs = {queue_.front()};
+  *piece = jobs.front()->TakePiece(jobs);
+  if (jobs.front()->AllTaken()) queue_.pop_front();
+  return jobs;
 }
 
 void TransferEngine::Run(Slot* slot) {
@@ -364,13 +428,23 @@ void TransferEngine::Run(Slot* slot) {
   // of them; where moving is, computing waits and leaves the processor to us. (Linux: of this thread alone. A hint.)
   setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNiceness);
   size_t piece = 0;
-  while (std::shared_ptr<Job> job = NextPiece(&piece)) {
-    if (!job->Do(piece, *slot, read_)) continue;
-    if (job->enqueued().empty()) {
-      job->Complete(absl::OkStatus());
-    } else {
-      completions_->When(job->enqueued(), [job](const absl::Status& passed) { job->Complete(passed); });
+  for (std::vector<std::shared_ptr<Job>> jobs; !(jobs = NextPiece(&piece)).empty();) {
+    const std::vector<std::shared_ptr<Job>> ended = Job::Do(*this, jobs, piece, *slot);
+    for (const std::shared_ptr<Job>& job : ended) {
+      if (job->enqueued().empty()) {
+        job->Complete(absl::OkStatus());
+      } else {
+        completions_->When(job->enqueued(), [job](const absl::Status& passed) { job->Complete(passed); });
+      }
     }
+  }
+}
+
+void TransferEngine::CountRead(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece) {
+  const absl::MutexLock lock(&mutex_);
+  for (const std::shared_ptr<Job>& job : jobs) {
+    BytesRead& read = read_[job->device()];
+    (job->ReadsCheckpoint() ? read.checkpoint : read.copies) += job->bytes(piece);
   }
 }
 

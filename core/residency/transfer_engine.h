@@ -1,9 +1,9 @@
 #ifndef DITSERVE_CORE_RESIDENCY_TRANSFER_ENGINE_H_
 #define DITSERVE_CORE_RESIDENCY_TRANSFER_ENGINE_H_
 
-#include <atomic>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -27,7 +27,7 @@ namespace ditserve {
 
 // Bytes that a transfer moved.
 struct TransferCost {
-  int64_t disk_read_bytes = 0;
+  int64_t disk_read_bytes = 0;    // Its share of what was read for several.
   int64_t device_copy_bytes = 0;  // From host memory to the device's, in the dtype they came in.
 };
 
@@ -63,8 +63,10 @@ struct Transfer {
 
 // Moves weights while executors compute: a few threads, each with one fixed slot, that read pieces of a few MiB and
 // have the device convert and write them. Several pieces are in flight at a time; a piece goes through all its targets
-// while it is in the processor's cache. Transfers are begun in the order in which they are submitted. A thread waits
-// for the device where it writes host memory that the device still reads; one more thread waits for what is enqueued.
+// while it is in the processor's cache. What several transfers want of one module of a checkpoint, for several devices
+// say, is read once: one that is submitted while another is under way shares what that has yet to read, and reads the
+// rest after it. Transfers are begun in the order in which they are submitted. A thread waits for the device where it
+// writes host memory that the device still reads; one more thread waits for what is enqueued.
 //
 // Thread safety: thread-safe. Ownership: destroying it finishes what was submitted and joins the threads.
 class TransferEngine {
@@ -76,8 +78,8 @@ class TransferEngine {
 
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // So far, by piece.
-  BytesRead read() const { return {read_.checkpoint, read_.copies}; }
+  // For the device so far, by piece.
+  BytesRead read(const Device& device) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Host bytes of the slots.
   int64_t staging_bytes() const { return StagingBytes(static_cast<int>(slots_.size())); }
@@ -88,11 +90,6 @@ class TransferEngine {
   class Job;
   using Jobs = std::deque<std::shared_ptr<Job>>;
 
-  // Bytes that were read.
-  struct Counters {
-    std::atomic<int64_t> checkpoint = 0, copies = 0;
-  };
-
   // Where a thread reads pieces to.
   struct Slot {
     Reservation reservation;
@@ -102,14 +99,15 @@ class TransferEngine {
 
   TransferEngine(Arena* host, std::vector<Slot> slots);
   void Run(Slot* slot);
-  // Null when the engine stops. Sets `piece` to the job's next one.
-  std::shared_ptr<Job> NextPiece(size_t* piece) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Jobs that share their next piece; none when the engine stops.
+  std::vector<std::shared_ptr<Job>> NextPiece(size_t* piece) ABSL_LOCKS_EXCLUDED(mutex_);
+  void CountRead(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece) ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
 
   Arena* const host_;
   std::vector<Slot> slots_;
-  Counters read_;
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
+  std::map<const Device*, BytesRead> read_ ABSL_GUARDED_BY(mutex_);
   Jobs queue_ ABSL_GUARDED_BY(mutex_);  // With pieces that no thread has taken.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<Completions> completions_ = std::make_unique<Completions>();  // Of what is enqueued.

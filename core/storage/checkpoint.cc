@@ -70,6 +70,15 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   return checkpoint;
 }
 
+std::unique_ptr<Checkpoint> Checkpoint::Describe(std::vector<StoredTensor> tensors) {
+  auto checkpoint = std::unique_ptr<Checkpoint>(new Checkpoint());
+  checkpoint->tensors_ = std::move(tensors);
+  const absl::Status indexed = checkpoint->IndexTensors();
+  assert(indexed.ok());  // Modules have different names.
+  static_cast<void>(indexed);
+  return checkpoint;
+}
+
 absl::Status Checkpoint::IndexTensors() {
   if (tensors_.empty()) return absl::InvalidArgumentError("the checkpoint has no tensors");
   std::sort(tensors_.begin(), tensors_.end(),

@@ -45,6 +45,9 @@ class Checkpoint {
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& path,
                                                           const FileCalls& calls = FileCalls::System());
 
+  // One that is nowhere, to tell what a model of these tensors would take: it has no shards and is not read.
+  static std::unique_ptr<Checkpoint> Describe(std::vector<StoredTensor> tensors);
+
   // Null if there is none of that name.
   const StoredTensor* Find(absl::string_view name) const;
 

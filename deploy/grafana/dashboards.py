@@ -30,7 +30,7 @@ REFUSED = 'code="RESOURCE_EXHAUSTED"'
 FAULTS = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS"'
 
 # As on the status page.
-KINDS = {"weights": "#2f6fdb", "staging": "#e0912a", "activations": "#2a9d78"}
+KINDS = {"weights": "#2f6fdb", "staging": "#e0912a", "activations": "#2a9d78", "modulation": "#b8568f", "runtime": "#8b8378"}
 TIERS = {"device": "#2f6fdb", "host": "#8a63c9", "disk": "#b3bac4"}
 STAGES = {"compute": "#2a9d78", "stall": "#e0912a", "queue": "#b3bac4"}
 
@@ -122,6 +122,15 @@ def memory(name: str) -> Panel:
     return stacked(panel, KINDS, tuple(limits))
 
 
+def parts_of_budgets(held: str, budget: str) -> Queries:
+    """By memory: each device's by its name, and the host's."""
+    def parts(name: str, total: str) -> str:
+        one = f'memory="{name}"'
+        return part(ALL.of(held, one), ALL.of(budget, one), total)
+    return {"{{instance}} {{device}}": parts("device", "sum by (namespace, instance, device)"),
+            "{{instance}} host": parts("host", BY_SERVER)}
+
+
 def tiers(scope: Scope) -> Panel:
     panel = curves(
         "Weights by the nearest tier that holds them",
@@ -187,13 +196,12 @@ def passes_by_model() -> Panel:
     return curves(
         "Passes by model", "Answered forward passes, each second. A click on a curve leads to its model's dashboard.",
         {"{{model}}": f"sum by (model) ({ALL.rate('requests_total', ANSWERED)})"}, units.RequestsPerSecond,
-        span=8).data_links([link])
+        span=6).data_links([link])
 
 
 def overview() -> dashboard.Dashboard:
     up = f'up{{job="ditserve",{SERVERS}}}'
     alerts = f'ALERTS{{alertname=~"Ditserve.+",alertstate="firing",{SERVERS}}}'
-    of_memory = "sum by (namespace, instance, memory)"
     rows = {
         "Now": [
             number("Servers", "How many answer Prometheus, of those that it knows.",
@@ -216,18 +224,15 @@ def overview() -> dashboard.Dashboard:
             curves("Share of the budget in use, by server",
                    "What is reserved, of the budget in force; never above 100 %. A device that is nearly full is not in"
                    " need: memory that is left over keeps weights.",
-                   {"{{instance}} {{memory}}": part(ALL.of("memory_bytes"), ALL.of("memory_budget_bytes"), of_memory)},
-                   units.PercentUnit),
+                   parts_of_budgets("memory_bytes", "memory_budget_bytes"), units.PercentUnit),
             curves("Other processes on the device",
                    "Device memory that other processes hold: the neighbours on a shared device. On the device cpu it is"
                    " what everything else in the machine holds.",
-                   {"{{instance}}": ALL.of("device_other_processes_bytes")}, units.BytesIEC, span=8),
+                   {"{{instance}} {{device}}": ALL.of("device_other_processes_bytes")}, units.BytesIEC, span=8),
             curves("Most that was held",
                    "The most that was reserved at one time since the server's start, of the budget asked for. Where it"
                    " stays low the budget is larger than it need be; above 100 % the budget was lowered since.",
-                   {"{{instance}} {{memory}}":
-                    part(ALL.of("memory_peak_bytes"), ALL.of("memory_wanted_budget_bytes"), of_memory)},
-                   units.PercentUnit, span=8),
+                   parts_of_budgets("memory_peak_bytes", "memory_wanted_budget_bytes"), units.PercentUnit, span=8),
             curves("Evictions",
                    "Copies of modules that were dropped to make room, each second. A sudden rise is a budget that sank,"
                    " or profiles that compete.",
@@ -239,10 +244,14 @@ def overview() -> dashboard.Dashboard:
                    " waiting. A queue that only grows ends in refusals.",
                    {"in a sweep": f"sum ({ALL.of('sweep_riders')})",
                     "admitted": f"sum ({ALL.of('requests_active')})",
-                    "waiting": f"sum ({ALL.of('requests_waiting')})"}, units.Short, span=8),
+                    "waiting": f"sum ({ALL.of('requests_waiting')})"}, units.Short, span=6),
             curves("Predicted wait, by server",
                    "How long a request that came now would wait for admission. Above a minute DitserveLongQueue fires.",
-                   {"{{instance}}": ALL.of("predicted_wait_seconds")}, units.Seconds, span=8),
+                   {"{{instance}}": ALL.of("predicted_wait_seconds")}, units.Seconds, span=6),
+            curves("Requests, by device",
+                   "Requests in a sweep and waiting, by the device that they went to: where each was predicted to end"
+                   " first.",
+                   {"{{instance}} {{device}} {{state}}": ALL.of("device_requests")}, units.Short, span=6),
             passes_by_model(),
             latency(ALL, 0.5, "median"),
             latency(ALL, 0.99, "99th percentile"),

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 namespace ditserve {
 namespace {
@@ -20,7 +21,7 @@ constexpr int64_t kFewQueries = 128;  // Of a part, at least, where there are as
 
 constexpr int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// What is where in a thread's scratch, in floats.
+// What is where in a thread's scratch, in words.
 constexpr int64_t kQueriesAt = 0;                                              // Panels of [head_dim, tile_columns].
 constexpr int64_t kSumsAt = kQueriesAt + kQueries * kMaxHeadDim + kPackSlack;  // The same, of weighted values.
 constexpr int64_t kKeysAt = kSumsAt + kQueries * kMaxHeadDim;                  // Tiles of [head_dim, tile_rows].
@@ -30,10 +31,11 @@ constexpr int64_t kMaximaAt = kScoresAt + kKeys * kMaxTileColumns;  // For each 
 constexpr int64_t kTotalsAt = kMaximaAt + kQueries;                 // and what its weights add up to.
 static_assert(kTotalsAt + kQueries <= kScratchFloats && kQueries % kMaxTileColumns == 0);
 
-// Some queries of one head.
+// Some queries of one head. Element: float, or uint16_t for bfloat16.
+template <typename Element>
 class Part {
  public:
-  Part(const TileKernels& kernels, const AttentionInputs& inputs, int64_t head, int64_t first, int64_t queries)
+  Part(const TileKernels& kernels, const AttentionInputs<Element>& inputs, int64_t head, int64_t first, int64_t queries)
       : kernels_(kernels),
         dim_(inputs.head_dim),
         queries_(queries),
@@ -47,7 +49,7 @@ class Part {
         v_stride_(inputs.v.stride),
         scratch_(ThreadScratch()) {}
 
-  void Compute(float* out, int64_t out_stride) const {
+  void Compute(Element* out, int64_t out_stride) const {
     PackQueries();
     std::fill_n(scratch_ + kMaximaAt, panels_ * width(), -std::numeric_limits<float>::infinity());
     std::fill_n(scratch_ + kTotalsAt, panels_ * width(), 0.0f);
@@ -61,67 +63,76 @@ class Part {
   }
 
  private:
+  static constexpr int64_t kInWord = sizeof(float) / sizeof(Element);
+
+  static int64_t LinesOf(int64_t depth) { return (depth + kInWord - 1) / kInWord; }
+  static const std::byte* Bytes(const Element* from) { return reinterpret_cast<const std::byte*>(from); }
+
   int64_t width() const { return kernels_.tile_columns; }
 
   void PackQueries() const {
     for (int64_t panel = 0; panel < panels_; ++panel) {
       const int64_t first = panel * width();
-      kernels_.pack_weights(reinterpret_cast<const std::byte*>(q_ + first * q_stride_), q_stride_,
-                            std::min(width(), queries_ - first), dim_, scratch_ + kQueriesAt + first * dim_);
+      kernels_.pack_weights(Bytes(q_ + first * q_stride_), q_stride_, std::min(width(), queries_ - first), dim_,
+                            scratch_ + kQueriesAt + first * LinesOf(dim_));
     }
   }
 
   void PackKeys(int64_t first, int64_t keys) const {
     for (int64_t i = 0; i < keys; i += kernels_.tile_rows) {
-      kernels_.pack_rows(k_ + (first + i) * k_stride_, k_stride_, std::min(kernels_.tile_rows, keys - i), dim_,
-                         scratch_ + kKeysAt + i * dim_);
+      kernels_.pack_rows(Bytes(k_ + (first + i) * k_stride_), k_stride_, std::min(kernels_.tile_rows, keys - i), dim_,
+                         scratch_ + kKeysAt + i * LinesOf(dim_));
     }
   }
 
   void PackValues(int64_t first, int64_t keys) const {
     for (int64_t d = 0; d < dim_; d += kernels_.tile_rows) {
-      kernels_.pack_columns(v_ + first * v_stride_ + d, v_stride_, std::min(kernels_.tile_rows, dim_ - d), keys,
-                            scratch_ + kValuesAt + d * keys);
+      kernels_.pack_columns(Bytes(v_ + first * v_stride_ + d), v_stride_, std::min(kernels_.tile_rows, dim_ - d), keys,
+                            scratch_ + kValuesAt + d * LinesOf(keys));
     }
   }
 
   // Lets a panel of queries attend to the keys that are packed.
   void AddKeys(int64_t panel, int64_t keys, bool first) const {
     static constexpr std::array<float, kMaxTileColumns> kZeros = {};
-    const float* const queries = scratch_ + kQueriesAt + panel * width() * dim_;
+    const float* const queries = scratch_ + kQueriesAt + panel * width() * LinesOf(dim_);
     float* const sums = scratch_ + kSumsAt + panel * width() * dim_;
     float* const scores = scratch_ + kScoresAt;
     for (int64_t i = 0; i < keys; i += kernels_.tile_rows) {
-      kernels_.multiply_tile(scratch_ + kKeysAt + i * dim_, queries, std::min(kernels_.tile_rows, keys - i), dim_,
-                             kZeros.data(), scores + i * width(), width());
+      kernels_.multiply_tile(scratch_ + kKeysAt + i * LinesOf(dim_), queries, std::min(kernels_.tile_rows, keys - i),
+                             LinesOf(dim_), kZeros.data(), scores + i * width(), width());
     }
     const float scale = static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(dim_)));
     kernels_.soften(scores, keys, scale, scratch_ + kMaximaAt + panel * width(), scratch_ + kTotalsAt + panel * width(),
                     sums, first ? 0 : dim_);
     for (int64_t d = 0; d < dim_; d += kernels_.tile_rows) {
-      kernels_.multiply_tile(scratch_ + kValuesAt + d * keys, scores, std::min(kernels_.tile_rows, dim_ - d), keys,
-                             first ? kZeros.data() : nullptr, sums + d * width(), width());
+      kernels_.multiply_tile(scratch_ + kValuesAt + d * LinesOf(keys), scores, std::min(kernels_.tile_rows, dim_ - d),
+                             LinesOf(keys), first ? kZeros.data() : nullptr, sums + d * width(), width());
     }
   }
 
-  void WriteRow(int64_t query, float* out) const {
+  void WriteRow(int64_t query, Element* out) const {
     const int64_t panel = query / width(), column = query % width();
     const float* const sums = scratch_ + kSumsAt + panel * width() * dim_ + column;
     const float total = scratch_[kTotalsAt + query];
-    for (int64_t d = 0; d < dim_; ++d) out[d] = sums[d * width()] / total;
+    std::array<float, kMaxHeadDim> row;
+    for (int64_t d = 0; d < dim_; ++d) row[static_cast<size_t>(d)] = sums[d * width()] / total;
+    if constexpr (std::is_same_v<Element, float>) {
+      std::copy_n(row.data(), dim_, out);
+    } else {
+      kernels_.round(row.data(), dim_, out);
+    }
   }
 
   const TileKernels& kernels_;
   const int64_t dim_, queries_, panels_, tokens_;
-  const float *const q_, *const k_, *const v_;
+  const Element *const q_, *const k_, *const v_;
   const int64_t q_stride_, k_stride_, v_stride_;
   float* const scratch_;
 };
 
-}  // namespace
-
-void AttendFloat32(const AttentionInputs& inputs, float* out, int64_t out_stride, Isa isa) {
-  const TileKernels& kernels = TileKernelsOf(isa, DType::kFloat32);
+template <typename Element>
+void Attend(const TileKernels& kernels, const AttentionInputs<Element>& inputs, Element* out, int64_t out_stride) {
   const int64_t threads = at::get_num_threads();
   // Several parts for each thread, taken one by one: whoever is interrupted, by a transfer say, holds up nobody.
   const int64_t most = std::max<int64_t>(1, inputs.q.rows / kFewQueries);
@@ -135,10 +146,20 @@ void AttendFloat32(const AttentionInputs& inputs, float* out, int64_t out_stride
       const int64_t head = i / parts, p = i % parts;
       const int64_t first = panels * p / parts * kernels.tile_columns;
       const int64_t end = std::min(inputs.q.rows, panels * (p + 1) / parts * kernels.tile_columns);
-      Part(kernels, inputs, head, first, end - first)
+      Part<Element>(kernels, inputs, head, first, end - first)
           .Compute(out + first * out_stride + head * inputs.head_dim, out_stride);
     }
   });
+}
+
+}  // namespace
+
+void AttendFloat32(const AttentionInputs<float>& inputs, float* out, int64_t out_stride, Isa isa) {
+  Attend(TileKernelsOf(isa, DType::kFloat32, DType::kFloat32), inputs, out, out_stride);
+}
+
+void AttendBFloat16(const AttentionInputs<uint16_t>& inputs, uint16_t* out, int64_t out_stride, Isa isa) {
+  Attend(TileKernelsOf(isa, DType::kBFloat16, DType::kBFloat16), inputs, out, out_stride);
 }
 
 }  // namespace ditserve

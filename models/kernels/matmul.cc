@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 
 namespace ditserve {
 namespace {
@@ -11,47 +12,60 @@ namespace {
 // The roles of caches are those of BLIS (Van Zee and van de Geijn, 2015): a panel of the weight stays in the
 // first-level cache while a block of x's rows passes by, that block in the second-level cache while it meets all
 // panels, and the panels of a block of columns in the third-level cache while all rows pass by.
-constexpr int64_t kDepth = 384;
+constexpr int64_t kLines = 384;
 constexpr int64_t kColumns = 768;
 constexpr int64_t kRows = 144;  // A multiple of every tile's rows.
 
-// What is where in a thread's scratch, in floats.
-constexpr int64_t kWeightsAt = 0;                                         // Panels of [depth, tile_columns].
-constexpr int64_t kRowsAt = kWeightsAt + kDepth * kColumns + kPackSlack;  // Tiles of [depth, tile_rows].
-constexpr int64_t kStartAt = kRowsAt + kDepth * kRows + kPackSlack;       // For each column.
+// In bfloat16 what is added up so far cannot lie in y. It lies beside it, for so many rows at a time.
+constexpr int64_t kSumRows = 1032;
+
+// What is where in a thread's scratch, in words.
+constexpr int64_t kWeightsAt = 0;                                         // Panels of [lines, tile_columns].
+constexpr int64_t kRowsAt = kWeightsAt + kLines * kColumns + kPackSlack;  // Tiles of [lines, tile_rows].
+constexpr int64_t kStartAt = kRowsAt + kLines * kRows + kPackSlack;       // For each column.
 constexpr int64_t kTileAt = kStartAt + kColumns;                          // [tile_rows, tile_columns]
-static_assert(kTileAt + kMaxTileRows * kMaxTileColumns <= kScratchFloats);
+constexpr int64_t kSumsAt = kTileAt + kMaxTileRows * kMaxTileColumns;     // [rows, kColumns]
+static_assert(kSumsAt + kSumRows * kColumns <= kScratchFloats && kColumns % kMaxTileColumns == 0);
 
 // A part of the product: rows [row, row_end) and columns [column, column_end) of y.
 struct Part {
   int64_t row, row_end, column, column_end;
 };
 
+// Element: float, or uint16_t for bfloat16.
+template <typename Element>
 class Product {
  public:
-  Product(const TileKernels& kernels, const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride)
+  Product(const TileKernels& kernels, const Rows<Element>& x, const LinearParameters& linear, Element* y,
+          int64_t y_stride)
       : kernels_(kernels), x_(x), linear_(linear), y_(y), y_stride_(y_stride) {}
 
   void Compute(const Part& part) const {
-    if (x_.rows < kernels_.few_rows) return ComputeFew(part);
+    if constexpr (kSumsInY) {
+      if (x_.rows < kernels_.few_rows) return ComputeFew(part);
+    }
     float* const scratch = ThreadScratch();
     for (int64_t column = part.column; column < part.column_end; column += kColumns) {
       const int64_t columns = std::min(kColumns, part.column_end - column);
       Start(column, columns, scratch);
       for (int64_t k = 0; k < linear_.in; k += kDepth) {
-        const int64_t depth = std::min(kDepth, linear_.in - k);
+        const int64_t depth = std::min(kDepth, linear_.in - k), lines = (depth + kInWord - 1) / kInWord;
         for (int64_t row = part.row; row < part.row_end; row += kRows) {
           const int64_t rows = std::min(kRows, part.row_end - row);
           PackRows(row, rows, k, depth, scratch);
+          const Sums sums = SumsOf(row, row - part.row, column, scratch);
           for (int64_t c = 0; c < columns; c += kernels_.tile_columns) {
             const int64_t present = std::min(kernels_.tile_columns, columns - c);
-            float* const panel = scratch + kWeightsAt + c * depth;
+            float* const panel = scratch + kWeightsAt + c * lines;
             // Just before it is used for the first time.
             if (row == part.row) {
               kernels_.pack_weights(WeightAt(column + c, k), linear_.in, present, depth, panel);
             }
-            MultiplyPanel(panel, depth, k == 0 ? scratch + kStartAt + c : nullptr, row, rows, column + c, present,
-                          scratch);
+            MultiplyPanel(panel, lines, k == 0 ? scratch + kStartAt + c : nullptr, rows, {sums.data + c, sums.stride},
+                          present, scratch);
+          }
+          if constexpr (!kSumsInY) {
+            if (k + depth == linear_.in) Round(sums, row, rows, column, columns);
           }
         }
       }
@@ -59,6 +73,21 @@ class Product {
   }
 
  private:
+  static constexpr bool kSumsInY = std::is_same_v<Element, float>;
+  static constexpr int64_t kInWord = sizeof(float) / sizeof(Element);
+  static constexpr int64_t kDepth = kLines * kInWord;
+
+  // Where the sums of some rows and columns are, until they are y.
+  struct Sums {
+    float* data;
+    int64_t stride;
+  };
+
+  Sums SumsOf(int64_t row, int64_t row_of_part, int64_t column, float* scratch) const {
+    if constexpr (kSumsInY) return {y_ + row * y_stride_ + column, y_stride_};
+    return {scratch + kSumsAt + row_of_part * kColumns, kColumns};
+  }
+
   const std::byte* WeightAt(int64_t column, int64_t k) const {
     return linear_.weight + (column * linear_.in + k) * SizeOf(linear_.dtype);
   }
@@ -73,31 +102,38 @@ class Product {
   }
 
   void PackRows(int64_t row, int64_t rows, int64_t k, int64_t depth, float* scratch) const {
+    const int64_t lines = (depth + kInWord - 1) / kInWord;
     for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
-      kernels_.pack_rows(x_.data + (row + r) * x_.stride + k, x_.stride, std::min(kernels_.tile_rows, rows - r), depth,
-                         scratch + kRowsAt + r * depth);
+      kernels_.pack_rows(reinterpret_cast<const std::byte*>(x_.data + (row + r) * x_.stride + k), x_.stride,
+                         std::min(kernels_.tile_rows, rows - r), depth, scratch + kRowsAt + r * lines);
     }
   }
 
-  // Adds the packed rows' products with the panel of columns [column, column + present) to y.
-  void MultiplyPanel(const float* panel, int64_t depth, const float* start, int64_t row, int64_t rows, int64_t column,
+  // Adds the packed rows' products with a panel of `present` columns to their sums.
+  void MultiplyPanel(const float* panel, int64_t lines, const float* start, int64_t rows, const Sums& sums,
                      int64_t present, float* scratch) const {
+    const int64_t width = kernels_.tile_columns;
     for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
-      const float* const packed = scratch + kRowsAt + r * depth;
+      const float* const packed = scratch + kRowsAt + r * lines;
       const int64_t tile_rows = std::min(kernels_.tile_rows, rows - r);
-      float* const y = y_ + (row + r) * y_stride_ + column;
-      if (present == kernels_.tile_columns) {
-        kernels_.multiply_tile(packed, panel, tile_rows, depth, start, y, y_stride_);
+      float* const to = sums.data + r * sums.stride;
+      if (present == width || !kSumsInY) {
+        kernels_.multiply_tile(packed, panel, tile_rows, lines, start, to, sums.stride);
         continue;
       }
       // The last columns do not fill a tile: they are computed beside y.
       float* const tile = scratch + kTileAt;
-      const int64_t width = kernels_.tile_columns;
       for (int64_t i = 0; i < tile_rows && start == nullptr; ++i) {
-        std::copy_n(y + i * y_stride_, present, tile + i * width);
+        std::copy_n(to + i * sums.stride, present, tile + i * width);
       }
-      kernels_.multiply_tile(packed, panel, tile_rows, depth, start, tile, width);
-      for (int64_t i = 0; i < tile_rows; ++i) std::copy_n(tile + i * width, present, y + i * y_stride_);
+      kernels_.multiply_tile(packed, panel, tile_rows, lines, start, tile, width);
+      for (int64_t i = 0; i < tile_rows; ++i) std::copy_n(tile + i * width, present, to + i * sums.stride);
+    }
+  }
+
+  void Round(const Sums& sums, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      kernels_.round(sums.data + r * sums.stride, columns, y_ + (row + r) * y_stride_ + column);
     }
   }
 
@@ -108,9 +144,9 @@ class Product {
   }
 
   const TileKernels& kernels_;
-  const FloatRows x_;
+  const Rows<Element> x_;
   const LinearParameters linear_;
-  float* const y_;
+  Element* const y_;
   const int64_t y_stride_;
 };
 
@@ -131,19 +167,18 @@ Grid GridFor(int64_t threads, int64_t rows, int64_t panels) {
   return grid;
 }
 
-}  // namespace
-
-int64_t MatmulFewRows(Isa isa) { return TileKernelsOf(isa, DType::kFloat32).few_rows; }
-
-void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride, Isa isa) {
-  const TileKernels& kernels = TileKernelsOf(isa, linear.dtype);
-  const Product product(kernels, x, linear, y, y_stride);
+template <typename Element>
+void Multiply(const TileKernels& kernels, const Rows<Element>& x, const LinearParameters& linear, Element* y,
+              int64_t y_stride) {
+  const Product<Element> product(kernels, x, linear, y, y_stride);
   const int64_t panels = (linear.out + kernels.tile_columns - 1) / kernels.tile_columns;
   const int64_t tiles = (x.rows + kernels.tile_rows - 1) / kernels.tile_rows;
   const int64_t threads = at::get_num_threads();
   Grid grid = GridFor(threads, x.rows, panels);
   // More parts than threads, taken one by one: whoever is interrupted, by a transfer say, holds up nobody.
   grid.columns = std::max(grid.columns, panels * kernels.tile_columns / kColumns);
+  const int64_t sum_tiles = kSumRows / kernels.tile_rows;
+  if (!std::is_same_v<Element, float>) grid.rows = std::max(grid.rows, (tiles + sum_tiles - 1) / sum_tiles);
   std::atomic<int64_t> next = 0;
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     for (int64_t i = 0; (i = next++) < grid.rows * grid.columns;) {
@@ -156,6 +191,18 @@ void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* 
       product.Compute(part);
     }
   });
+}
+
+}  // namespace
+
+int64_t MatmulFewRows(Isa isa) { return TileKernelsOf(isa, DType::kFloat32, DType::kFloat32).few_rows; }
+
+void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride, Isa isa) {
+  Multiply(TileKernelsOf(isa, DType::kFloat32, linear.dtype), x, linear, y, y_stride);
+}
+
+void MultiplyBFloat16(const BFloat16Rows& x, const LinearParameters& linear, uint16_t* y, int64_t y_stride, Isa isa) {
+  Multiply(TileKernelsOf(isa, DType::kBFloat16, linear.dtype), x, linear, y, y_stride);
 }
 
 }  // namespace ditserve

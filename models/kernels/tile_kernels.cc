@@ -37,19 +37,21 @@ const std::vector<Isa>& Isas() {
       found.push_back(Isa::kAvx2);
     }
     if (__builtin_cpu_supports("avx512f")) found.push_back(Isa::kAvx512);
+    if (__builtin_cpu_supports("avx512bf16")) found.push_back(Isa::kAvx512BFloat16);
 #endif
     return found;
   }());
   return isas;
 }
 
-const TileKernels& TileKernelsOf(Isa isa, DType dtype) {
+const TileKernels& TileKernelsOf(Isa isa, DType arithmetic, DType weights) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return Avx512TileKernels(dtype);
-  if (isa == Isa::kAvx2) return Avx2TileKernels(dtype);
+  if (isa == Isa::kAvx512BFloat16 && arithmetic == DType::kBFloat16) return Avx512BFloat16TileKernels();
+  if (isa >= Isa::kAvx512) return Avx512TileKernels(arithmetic, weights);
+  if (isa == Isa::kAvx2) return Avx2TileKernels(arithmetic, weights);
 #endif
   static_cast<void>(isa);
-  return PortableTileKernels(dtype);
+  return PortableTileKernels(arithmetic, weights);
 }
 
 }  // namespace ditserve

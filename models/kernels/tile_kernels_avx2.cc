@@ -40,7 +40,7 @@ DITSERVE_INLINE Floats DecodeHalfs(Words elements) {
 
 namespace ditserve {
 
-const TileKernels& Avx2TileKernels(DType dtype) { return KernelsFor(dtype); }
+const TileKernels& Avx2TileKernels(DType arithmetic, DType weights) { return KernelsFor(arithmetic, weights); }
 
 }  // namespace ditserve
 

@@ -39,6 +39,6 @@ DITSERVE_INLINE Floats DecodeHalfs(Words elements) {
 
 namespace ditserve {
 
-const TileKernels& PortableTileKernels(DType dtype) { return KernelsFor(dtype); }
+const TileKernels& PortableTileKernels(DType arithmetic, DType weights) { return KernelsFor(arithmetic, weights); }
 
 }  // namespace ditserve

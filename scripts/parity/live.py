@@ -49,6 +49,10 @@ class Server:
         self.process.terminate()
         self.process.wait()
 
+    def await_ready(self) -> None:
+        subprocess.run([self.binaries / "ditctl", "forward", "--address", self.address, "--wait-seconds", "60",
+                        "--height", "16", "--width", "16"], check=True, stdout=subprocess.DEVNULL)
+
     def run(self, case: Case, config: str = FLOAT32) -> torch.Tensor:
         inputs, output = self.folder / "inputs.safetensors", self.folder / "output.safetensors"
         tensors = {

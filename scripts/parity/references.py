@@ -22,6 +22,21 @@ class References:
             weights |= {name: tensor.to(through).to(dtype) for name, tensor in load_file(shard).items()}
         return weights
 
+    def load_float8(self) -> "Reference":
+        """DiffSynth-Studio with `computation_dtype: float8_e4m3fn`, on activations in bfloat16.
+
+        Of Linear alone: with a norm's weights in float8 it fails ("Promotion for Float8 Types is not supported").
+        """
+        from diffsynth.core.vram.layers import AutoWrappedLinear, enable_vram_management
+
+        reference = self.load("diffsynth", torch.bfloat16)
+        states = ("offload", "onload", "preparing", "computation")
+        config = {f"{state}_dtype": torch.bfloat16 for state in states} | {f"{state}_device": "cpu" for state in states}
+        config["computation_dtype"] = torch.float8_e4m3fn
+        map_of_modules = {torch.nn.Linear: AutoWrappedLinear}
+        reference.model = enable_vram_management(reference.model, map_of_modules, vram_config=config)
+        return reference
+
     def load(self, numerics: str, dtype: torch.dtype, through: torch.dtype = torch.bfloat16,
              device: str = "cpu") -> "Reference":
         """`through`: what weights, which are stored in bfloat16, are rounded to before."""

@@ -42,12 +42,13 @@ absl::Status ReadBool(YamlMap& map, const char* key, bool* value) {
   return absl::OkStatus();
 }
 
-absl::Status ReadBytes(YamlMap& map, const char* key, int64_t most, absl::string_view form, int64_t* bytes) {
+absl::Status ReadBytes(YamlMap& map, const char* key, int64_t least, int64_t most, absl::string_view form,
+                       int64_t* bytes) {
   std::optional<std::string> text;
   DITSERVE_RETURN_IF_ERROR(map.ReadString(key, &text));
   if (!text) return absl::OkStatus();
   const std::optional<int64_t> parsed = ParseSize(*text);
-  if (!parsed || *parsed < 1 || *parsed > most) return map.Wrong(key, form);
+  if (!parsed || *parsed < least || *parsed > most) return map.Wrong(key, form);
   *bytes = *parsed;
   return absl::OkStatus();
 }
@@ -58,13 +59,13 @@ absl::Status ReadListen(YamlMap& map, ServerConfig& config) {
       [&] { return IsListenAddress(config.listen_address) ? absl::OkStatus() : map.Wrong("address", kListenForm); },
       [&] { return ReadBool(map, "plaintext_from_other_machines", &config.plaintext_from_other_machines); },
       [&] {
-        return ReadBytes(map, "max_receive_message_bytes", INT32_MAX,
+        return ReadBytes(map, "max_receive_message_bytes", 1, INT32_MAX,
                          "expected 1 to 2147483647 bytes, with KiB, MiB or GiB", &config.max_receive_message_bytes);
       },
       [&] { return map.ReadInteger("max_concurrent_calls", 1, 1 << 20, &config.max_concurrent_calls); },
       [&] { return map.ReadInteger("max_connections", 1, 1 << 20, &config.max_connections); },
       [&] {
-        return ReadBytes(map, "message_memory", kMaxSizeBytes, "expected 1 to 2^50 bytes, with KiB, MiB or GiB",
+        return ReadBytes(map, "message_memory", 1, kMaxSizeBytes, "expected 1 to 2^50 bytes, with KiB, MiB or GiB",
                          &config.message_memory_bytes);
       },
       [&] { return map.ReadString("health_address", &config.health_address); },
@@ -89,8 +90,8 @@ absl::Status ReadTls(YamlMap& map, TlsFiles& tls) {
 
 absl::Status ReadDevice(YamlMap& map, ServerConfig& config) {
   std::optional<std::string> arithmetic;
-  DITSERVE_RETURN_IF_ERROR(map.ReadString("name", &config.device));
-  if (!IsDevice(config.device)) return map.Wrong("name", kDeviceForm);
+  DITSERVE_RETURN_IF_ERROR(map.ReadOneOrMore("name", &config.devices));
+  if (const std::string wrong = WrongDevices(config.devices); !wrong.empty()) return map.Wrong("name", wrong);
   DITSERVE_RETURN_IF_ERROR(map.ReadString("bfloat16_arithmetic", &arithmetic));
   if (arithmetic == "auto") {
     config.bfloat16_arithmetic = CpuBFloat16::kAuto;
@@ -106,12 +107,19 @@ absl::Status ReadDevice(YamlMap& map, ServerConfig& config) {
   return map.RefuseOthers();
 }
 
-absl::Status ReadBudget(YamlMap& map, const std::string& key, BudgetSpec& budget) {
+// How a budget is written, and what is said of one that is not so.
+struct BudgetForm {
+  std::optional<BudgetSpec> (*parse)(absl::string_view);
+  absl::string_view expected;
+};
+constexpr BudgetForm kOfDevice = {ParseDeviceBudget, kDeviceBudgetForm}, kOfHost = {ParseBudget, kBudgetForm};
+
+absl::Status ReadBudget(YamlMap& map, const std::string& key, const BudgetForm& form, BudgetSpec& budget) {
   std::optional<std::string> text;
   DITSERVE_RETURN_IF_ERROR(map.ReadString(key, &text));
   if (!text) return absl::OkStatus();
-  const std::optional<BudgetSpec> parsed = ParseBudget(*text);
-  if (!parsed) return map.Wrong(key, kBudgetForm);
+  const std::optional<BudgetSpec> parsed = form.parse(*text);
+  if (!parsed) return map.Wrong(key, form.expected);
   budget = *parsed;
   return absl::OkStatus();
 }
@@ -185,60 +193,64 @@ absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& co
 // Puts the keys of `yaml` in the place of what `config` holds. Models are added; profiles added, or replaced by name.
 absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfig& config) {
   DITSERVE_ASSIGN_OR_RETURN(YamlMap document, YamlMap::Parse(yaml, file));
-  return InTurn([&] { return document.ReadMap("listen", [&](YamlMap& map) { return ReadListen(map, config); }); },
-                [&] { return document.ReadMap("tls", [&](YamlMap& map) { return ReadTls(map, config.tls); }); },
-                [&] {
-                  return document.ReadMap("access", [&](YamlMap& map) {
-                    DITSERVE_RETURN_IF_ERROR(map.ReadString("tokens", &config.tokens_file));
-                    return map.RefuseOthers();
-                  });
-                },
-                [&] {
-                  return document.ReadMap("admin", [&](YamlMap& map) {
-                    DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.admin_address));
-                    if (!IsAdminAddress(config.admin_address)) return map.Wrong("address", kAdminForm);
-                    return map.RefuseOthers();
-                  });
-                },
-                [&] { return document.ReadMap("device", [&](YamlMap& map) { return ReadDevice(map, config); }); },
-                [&] {
-                  return document.ReadMap("memory", [&](YamlMap& map) {
-                    return InTurn([&] { return ReadBudget(map, "device_budget", config.device_budget); },
-                                  [&] { return ReadBudget(map, "host_budget", config.host_budget); },
-                                  [&] { return ReadBool(map, "follow_pressure", &config.follow_pressure); },
-                                  [&] { return map.RefuseOthers(); });
-                  });
-                },
-                [&] { return document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); }); },
-                [&] { return document.ReadMap("requests", [&](YamlMap& map) { return ReadRequests(map, config); }); },
-                [&] {
-                  return document.ReadMap("metrics", [&](YamlMap& map) {
-                    DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.metrics_address));
-                    return IsMetricsAddress(config.metrics_address) ? map.RefuseOthers()
-                                                                    : map.Wrong("address", kMetricsForm);
-                  });
-                },
-                [&] {
-                  return document.ReadMap("log", [&](YamlMap& map) {
-                    DITSERVE_RETURN_IF_ERROR(map.ReadString("level", &config.log_level));
-                    if (!IsLogLevel(config.log_level)) return map.Wrong("level", kLogLevelForm);
-                    DITSERVE_RETURN_IF_ERROR(map.ReadString("format", &config.log_format));
-                    return IsLogFormat(config.log_format) ? map.RefuseOthers() : map.Wrong("format", kLogFormatForm);
-                  });
-                },
-                [&] {
-                  const std::map<std::string, std::string> places = document.Places();
-                  const auto place = places.find("default_profile");
-                  if (place != places.end()) config.default_profile_place = place->second;
-                  return document.ReadString("default_profile", &config.default_profile);
-                },
-                [&] {
-                  return document.ReadMap("profiles", [&](YamlMap& map) {
-                    return map.ReadEach(
-                        [&](const std::string& name, YamlMap& profile) { return ReadProfile(name, profile, config); });
-                  });
-                },
-                [&] { return document.RefuseOthers(); });
+  return InTurn(
+      [&] { return document.ReadMap("listen", [&](YamlMap& map) { return ReadListen(map, config); }); },
+      [&] { return document.ReadMap("tls", [&](YamlMap& map) { return ReadTls(map, config.tls); }); },
+      [&] {
+        return document.ReadMap("access", [&](YamlMap& map) {
+          DITSERVE_RETURN_IF_ERROR(map.ReadString("tokens", &config.tokens_file));
+          return map.RefuseOthers();
+        });
+      },
+      [&] {
+        return document.ReadMap("admin", [&](YamlMap& map) {
+          DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.admin_address));
+          if (!IsAdminAddress(config.admin_address)) return map.Wrong("address", kAdminForm);
+          return map.RefuseOthers();
+        });
+      },
+      [&] { return document.ReadMap("device", [&](YamlMap& map) { return ReadDevice(map, config); }); },
+      [&] {
+        return document.ReadMap("memory", [&](YamlMap& map) {
+          return InTurn([&] { return ReadBudget(map, "device_budget", kOfDevice, config.device_budget); },
+                        [&] { return ReadBudget(map, "host_budget", kOfHost, config.host_budget); },
+                        [&] {
+                          return ReadBytes(map, "modulation", 0, kMaxSizeBytes,
+                                           "expected 0 to 2^50 bytes, with KiB, MiB or GiB", &config.modulation_bytes);
+                        },
+                        [&] { return ReadBool(map, "follow_pressure", &config.follow_pressure); },
+                        [&] { return map.RefuseOthers(); });
+        });
+      },
+      [&] { return document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); }); },
+      [&] { return document.ReadMap("requests", [&](YamlMap& map) { return ReadRequests(map, config); }); },
+      [&] {
+        return document.ReadMap("metrics", [&](YamlMap& map) {
+          DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.metrics_address));
+          return IsMetricsAddress(config.metrics_address) ? map.RefuseOthers() : map.Wrong("address", kMetricsForm);
+        });
+      },
+      [&] {
+        return document.ReadMap("log", [&](YamlMap& map) {
+          DITSERVE_RETURN_IF_ERROR(map.ReadString("level", &config.log_level));
+          if (!IsLogLevel(config.log_level)) return map.Wrong("level", kLogLevelForm);
+          DITSERVE_RETURN_IF_ERROR(map.ReadString("format", &config.log_format));
+          return IsLogFormat(config.log_format) ? map.RefuseOthers() : map.Wrong("format", kLogFormatForm);
+        });
+      },
+      [&] {
+        const std::map<std::string, std::string> places = document.Places();
+        const auto place = places.find("default_profile");
+        if (place != places.end()) config.default_profile_place = place->second;
+        return document.ReadString("default_profile", &config.default_profile);
+      },
+      [&] {
+        return document.ReadMap("profiles", [&](YamlMap& map) {
+          return map.ReadEach(
+              [&](const std::string& name, YamlMap& profile) { return ReadProfile(name, profile, config); });
+        });
+      },
+      [&] { return document.RefuseOthers(); });
 }
 
 absl::Status WrongFlag(absl::string_view flag, absl::string_view what) {
@@ -272,8 +284,8 @@ absl::Status CheckDoors(const ServerConfig& config) {
 absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (flags.listen) config.listen_address = *flags.listen;
   if (!IsListenAddress(config.listen_address)) return WrongFlag("--listen", kListenForm);
-  if (flags.device) config.device = *flags.device;
-  if (!IsDevice(config.device)) return WrongFlag("--device", kDeviceForm);
+  if (!flags.devices.empty()) config.devices = flags.devices;
+  if (const std::string wrong = WrongDevices(config.devices); !wrong.empty()) return WrongFlag("--device", wrong);
   if (flags.default_profile) {
     config.default_profile = *flags.default_profile;
     config.default_profile_place = "--default-profile: ";
@@ -286,11 +298,12 @@ absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
   if (!IsLogLevel(config.log_level)) return WrongFlag("--log-level", kLogLevelForm);
   if (flags.log_format) config.log_format = *flags.log_format;
   if (!IsLogFormat(config.log_format)) return WrongFlag("--log-format", kLogFormatForm);
-  for (const auto& [flag, text, budget] : {std::tuple("--device-budget", &flags.device_budget, &config.device_budget),
-                                           std::tuple("--host-budget", &flags.host_budget, &config.host_budget)}) {
+  for (const auto& [flag, form, text, budget] :
+       {std::tuple("--device-budget", &kOfDevice, &flags.device_budget, &config.device_budget),
+        std::tuple("--host-budget", &kOfHost, &flags.host_budget, &config.host_budget)}) {
     if (!*text) continue;
-    const std::optional<BudgetSpec> parsed = ParseBudget(**text);
-    if (!parsed) return WrongFlag(flag, kBudgetForm);
+    const std::optional<BudgetSpec> parsed = form->parse(**text);
+    if (!parsed) return WrongFlag(flag, form->expected);
     *budget = *parsed;
   }
   if (!flags.models.empty()) config.models = flags.models;
@@ -341,15 +354,17 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
           "a .safetensors file, or a pattern of shards. Append ,numerics=diffusers for tanh GELU",
           &models);
   AddFlag(app, "listen", "ADDRESS", "host:port or unix:/path", &line.listen);
-  AddFlag(app, "device", "DEVICE", "cpu or cuda:N", &line.device);
-  AddFlag(app, "device-budget", "BYTES", "e.g. 1536MiB or 60%", &line.device_budget);
+  AddFlag(app, "device", "DEVICE", "cpu or cuda:N; repeatable, for several of the latter", &line.devices);
+  AddFlag(app, "device-budget", "BYTES", "e.g. 1536MiB or 60%, or auto", &line.device_budget);
   AddFlag(app, "host-budget", "BYTES", "e.g. 1536MiB or 60%", &line.host_budget);
   AddFlag(app, "default-profile", "NAME", "for requests that name none", &line.default_profile);
   AddFlag(app, "metrics-listen", "ADDRESS", "host:port for Prometheus, or none", &line.metrics_listen);
   AddFlag(app, "admin-listen", "ADDRESS", "host:port or unix:/path for AdminService, or none", &line.admin_listen);
   AddFlag(app, "log-level", "LEVEL", "debug, info, warn or error", &line.log_level);
   AddFlag(app, "log-format", "FORMAT", "text or json", &line.log_format);
-  app.add_flag("--check", line.check, "validate the configuration and exit");
+  app.add_flag("--check", line.check,
+               "validate the configuration and exit; with --device, look at each of those devices too, and tell\n"
+               "what each profile would take on it");
   app.add_flag("--probe", line.probe, "ask the server at --listen whether it is ready, and exit: with 0 if it is");
   app.add_flag("--version", line.version, "print the version and exit");
   DITSERVE_RETURN_IF_ERROR(ParseFlags(app, {arguments.begin(), arguments.end()}, &line.help));
@@ -379,7 +394,9 @@ absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line) {
   DITSERVE_ASSIGN_OR_RETURN(ServerConfig config, ParseConfig(*text, command_line.config_file));
   DITSERVE_RETURN_IF_ERROR(ApplyFlags(command_line, config));
   DITSERVE_RETURN_IF_ERROR(CheckDoors(config));
-  if (config.models.empty() && !command_line.probe) {
+  // A device can be looked at without a model.
+  const bool needs_models = !command_line.probe && !(command_line.check && !command_line.devices.empty());
+  if (config.models.empty() && needs_models) {
     return absl::InvalidArgumentError("no model is configured: give --model NAME=PATH, or 'models' in the file");
   }
   return config;
@@ -398,11 +415,12 @@ std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const
   compare("listen.message_memory", &ServerConfig::message_memory_bytes);
   compare("listen.health_address", &ServerConfig::health_address);
   compare("tls", &ServerConfig::tls);
-  compare("device.name", &ServerConfig::device);
+  compare("device.name", &ServerConfig::devices);
   compare("device.bfloat16_arithmetic", &ServerConfig::bfloat16_arithmetic);
   compare("device.threads", &ServerConfig::threads);
   compare("device.transfer_threads", &ServerConfig::transfer_threads);
   compare("memory.follow_pressure", &ServerConfig::follow_pressure);
+  compare("memory.modulation", &ServerConfig::modulation_bytes);
   compare("models", &ServerConfig::models);
   compare("requests.max_active", &ServerConfig::max_active);
   compare("requests.max_queue", &ServerConfig::max_queue);
@@ -421,7 +439,7 @@ std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const
 
 absl::StatusOr<ProfileCatalogue> MakeCatalogue(const ServerConfig& config) {
   ProfileCatalogue catalogue;
-  catalogue.target = {config.device, {"Linear", "RMSNorm"}};
+  catalogue.target = {config.devices, {"Linear", "RMSNorm"}};
   catalogue.default_profile = config.default_profile;
   std::vector<std::string> names;
   for (const ProfileSpec& spec : config.profiles) {

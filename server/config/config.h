@@ -47,12 +47,13 @@ struct ServerConfig {
   TlsFiles tls;
   std::string tokens_file;  // Empty: nobody is asked for a token.
 
-  std::string device;
+  std::vector<std::string> devices;  // At least one.
   CpuBFloat16 bfloat16_arithmetic = CpuBFloat16::kAuto;
   int threads = 0;
   int transfer_threads = 0;
 
   BudgetSpec device_budget, host_budget;
+  int64_t modulation_bytes = 0;  // At most, of the device's budget.
   bool follow_pressure = false;
 
   std::vector<ModelSource> models;
@@ -79,7 +80,8 @@ struct ServerConfig {
 struct CommandLine {
   std::string config_file;  // Empty: defaults only.
   std::vector<ModelSource> models;
-  std::optional<std::string> listen, device, default_profile, device_budget, host_budget, metrics_listen, admin_listen,
+  std::vector<std::string> devices;
+  std::optional<std::string> listen, default_profile, device_budget, host_budget, metrics_listen, admin_listen,
       log_level, log_format;
   bool check = false;    // Validate the configuration and exit.
   bool probe = false;    // Ask the server of this configuration whether it is ready, and exit.

@@ -8,6 +8,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "core/placement/profile.h"
 
@@ -44,7 +45,18 @@ bool IsName(absl::string_view name) {
   });
 }
 
-bool IsDevice(absl::string_view device) { return device == "cpu" || (device != "cuda" && IsCudaDevice(device)); }
+std::string WrongDevices(const std::vector<std::string>& devices) {
+  if (devices.size() > kMostDevices) {
+    return absl::StrCat("expected at most ", kMostDevices, " devices, found ", devices.size());
+  }
+  for (auto device = devices.begin(); device != devices.end(); ++device) {
+    const bool is_cpu = *device == "cpu";
+    if (!is_cpu && (*device == "cuda" || !IsCudaDevice(*device))) return "expected cpu or cuda:N";
+    if (is_cpu && devices.size() > 1) return "cpu computes alone, found it beside others";
+    if (std::find(devices.begin(), device, *device) != device) return absl::StrCat(*device, " stands twice");
+  }
+  return devices.empty() ? "expected at least one device, cpu or cuda:N" : "";
+}
 
 bool IsLogLevel(absl::string_view level) {
   return level == "debug" || level == "info" || level == "warn" || level == "error";

@@ -1,6 +1,10 @@
 #ifndef DITSERVE_SERVER_CONFIG_FORMS_H_
 #define DITSERVE_SERVER_CONFIG_FORMS_H_
 
+#include <cstddef>
+#include <string>
+#include <vector>
+
 #include "absl/strings/string_view.h"
 
 // What values of the configuration look like; each form is how an error tells it.
@@ -26,8 +30,9 @@ bool IsLocalAddress(absl::string_view address);
 bool IsName(absl::string_view name);
 inline constexpr absl::string_view kNameForm = "a name has 1 to 64 letters, digits, '.', '_' or '-'";
 
-bool IsDevice(absl::string_view device);
-inline constexpr absl::string_view kDeviceForm = "expected cpu or cuda:N";
+// What is wrong with devices to compute on; empty: nothing.
+std::string WrongDevices(const std::vector<std::string>& devices);
+inline constexpr size_t kMostDevices = 16;
 
 bool IsLogLevel(absl::string_view level);
 inline constexpr absl::string_view kLogLevelForm = "expected debug, info, warn or error";

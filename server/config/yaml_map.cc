@@ -146,6 +146,14 @@ absl::Status YamlMap::ReadStrings(const std::string& key, std::vector<std::strin
   return absl::OkStatus();
 }
 
+absl::Status YamlMap::ReadOneOrMore(const std::string& key, std::vector<std::string>* target) {
+  const YAML::Node value = Take(key);
+  if (!value.IsDefined() || value.IsSequence()) return ReadStrings(key, target);
+  DITSERVE_ASSIGN_OR_RETURN(std::string text, Scalar(key, value));
+  *target = {std::move(text)};
+  return absl::OkStatus();
+}
+
 absl::Status YamlMap::ReadMap(const std::string& key, const std::function<absl::Status(YamlMap&)>& read) {
   const YAML::Node value = Take(key);
   if (!value.IsDefined()) return absl::OkStatus();

@@ -42,6 +42,8 @@ class YamlMap {
   absl::Status ReadNumber(const std::string& key, int64_t min, int64_t max, std::optional<double>* target);
   // A list of scalars, in place of what `target` held.
   absl::Status ReadStrings(const std::string& key, std::vector<std::string>* target);
+  // The same, or one scalar alone.
+  absl::Status ReadOneOrMore(const std::string& key, std::vector<std::string>* target);
   absl::Status ReadMap(const std::string& key, const std::function<absl::Status(YamlMap&)>& read);
   absl::Status ReadList(const std::string& key, const std::function<absl::Status(YamlMap&)>& read);
   // Calls `read` with each key and its mapping.

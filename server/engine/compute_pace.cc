@@ -50,15 +50,4 @@ ComputingPrediction PredictFrom(const std::deque<ComputePace::Pass>& passes, con
   return prediction;
 }
 
-std::vector<absl::Duration> TimesBetween(const std::vector<absl::Duration>& asked_at, absl::Duration end) {
-  std::vector<absl::Duration> times;
-  absl::Duration begun;
-  for (size_t i = 1; i <= asked_at.size(); ++i) {
-    const absl::Duration until = i < asked_at.size() ? asked_at[i] : end;
-    times.push_back(until - begun);
-    begun = until;
-  }
-  return times;
-}
-
 }  // namespace ditserve

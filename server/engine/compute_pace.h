@@ -51,11 +51,6 @@ struct ComputingPrediction {
 // module. `work_of`: as QwenImageDiT::WorkOf.
 ComputingPrediction PredictFrom(const std::deque<ComputePace::Pass>& passes, const ComputedShape& of,
                                 absl::FunctionRef<std::vector<double>(const ComputedShape&)> work_of);
-
-// What computing took from when each module was asked for, which is told in computed time, until the next one was, the
-// last until `end`; the first has what was before it.
-std::vector<absl::Duration> TimesBetween(const std::vector<absl::Duration>& asked_at, absl::Duration end);
-
 }  // namespace ditserve
 
 #endif  // DITSERVE_SERVER_ENGINE_COMPUTE_PACE_H_

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include "core/residency/join_policy.h"
 #include "core/residency/residency_snapshot.h"
 #include "models/qwen_image_dit.h"
+#include "server/engine/denoise_loop.h"
 #include "server/engine/plan.h"
 
 namespace ditserve {
@@ -30,6 +32,9 @@ struct ForwardCall {
   absl::Time deadline = absl::InfiniteFuture();
   Priority priority = Priority::kInteractive;
   JoinPolicy join = JoinPolicy::kAuto;
+  // Several passes, one after the other: a denoising loop, and `inputs` as it wants them. The output is what latents
+  // become, [B, 16, H/8, W/8].
+  std::optional<Denoising> denoising;
 };
 
 // How far a call has come.
@@ -39,6 +44,21 @@ struct ForwardProgress {
   int modules_total = 0;
   int64_t disk_read_bytes = 0;
   int64_t device_copy_bytes = 0;
+  // Of a denoising loop, whose modules are those of all its passes. Where a step has just ended after
+  // which latents are asked for: what they are after so many steps.
+  int64_t steps_done = 0;
+  at::Tensor latents;
+  int64_t latents_after = 0;
+  // Of the steps that are done, those that a step cache left out of the sweep.
+  int64_t steps_skipped = 0;
+};
+
+// A step at which a step cache had what blocks add.
+struct ReusedStep {
+  int64_t step = 0;    // Of the schedule.
+  int64_t images = 0;  // For so many.
+  int64_t negative_images = 0;
+  bool skipped = false;  // For all: the step took no part in the sweep behind what decides that.
 };
 
 // What one call took. Units as in ForwardStats of transformer_service.proto.
@@ -48,12 +68,15 @@ struct ForwardAccount {
   int64_t device_copy_bytes = 0;
   int64_t peak_device_bytes = 0;
   int riders = 0;
+  std::string device;  // That computed it.
   int64_t non_finite_elements = 0;
 };
 
 struct ForwardResult {
-  at::Tensor output;  // Shape [B, H/16 * W/16, 64], on the CPU, in the dtype of the latents.
+  // Shape [B, H/16 * W/16, 64], or latents after a denoising loop; on the CPU, in the dtype of the latents.
+  at::Tensor output;
   ForwardAccount account;
+  std::vector<ReusedStep> reused_steps;  // In their order.
 };
 
 // A call that is under way. Destroying it does not end the call.

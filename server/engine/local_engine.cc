@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <functional>
 #include <list>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -19,58 +20,107 @@
 #include "core/base/executor.h"
 #include "core/base/status_macros.h"
 #include "core/memory/ledger.h"
+#include "core/placement/route_maker.h"
 #include "core/residency/pressure_guard.h"
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
-#include "models/checkpoint_config.h"
+#include "models/cuda_arithmetic.h"
 #include "models/errors.h"
 #include "models/weights.h"
 #include "server/engine/forward_run.h"
+#include "server/engine/model_loader.h"
+#include "server/engine/modulation_cache.h"
+#include "server/engine/operation_queue.h"
+#include "server/engine/pass_modulation.h"
 #include "server/engine/planner.h"
+#include "server/engine/router.h"
+#include "server/engine/runtime_memory.h"
 #include "server/engine/served_model.h"
 #include "server/engine/tensor_link.h"
+#include "server/engine/watchdog.h"
 
 namespace ditserve {
 namespace {
 
-// How often a look is taken at what other processes need.
-constexpr absl::Duration kPressureInterval = absl::Seconds(1);
+// How often a look is taken at memory, and what other processes need of it.
+constexpr absl::Duration kMemoryInterval = absl::Seconds(1);
 
-// How often the device is asked whether it is lost.
+// How often devices are asked whether they are lost.
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(250);
 
 // How often a draining engine looks. It sleeps in between: a mutex' timed waits follow the wall clock.
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 
+// A device and what is its alone.
+struct EngineDevice {
+  Device* device;
+  std::unique_ptr<Arena> arena;
+  // Null where the device computes in host memory.
+  std::unique_ptr<TensorLink> link;
+  std::unique_ptr<Watchdog> watchdog;
+  std::unique_ptr<Executor> executor;
+  std::unique_ptr<OperationQueue> operations;
+  Reservation staging;                     // What the device has taken for itself.
+  std::shared_ptr<RuntimeMemory> runtime;  // Null as `link`.
+  std::unique_ptr<ModulationCache> modulation;
+};
+
+absl::Status Check(const std::vector<BudgetedDevice>& devices) {
+  if (devices.empty()) return absl::InvalidArgumentError("an engine needs a device");
+  for (size_t i = 0; i < devices.size(); ++i) {
+    const Device& device = *devices[i].device;
+    if (device.memory() != DeviceMemory(static_cast<int>(i))) {
+      return absl::InvalidArgumentError(absl::StrCat("device ", device.name(), " is not number ", i, " by its memory"));
+    }
+    if (device.computes_in_host_memory() && devices.size() > 1) {
+      return absl::InvalidArgumentError(absl::StrCat("device ", device.name(), " computes alone or not at all"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// By Index(Memory).
+std::vector<int64_t> Budgets(const LocalEngineOptions& options, const std::vector<BudgetedDevice>& devices) {
+  std::vector<int64_t> bytes = {options.host_budget_bytes};
+  for (const BudgetedDevice& device : devices) bytes.push_back(device.budget_bytes);
+  return bytes;
+}
+
 class LocalEngineImpl final : public LocalEngine {
  public:
-  LocalEngineImpl(const LocalEngineOptions& options, Device* device, const Clock* clock)
+  LocalEngineImpl(const LocalEngineOptions& options, const std::vector<BudgetedDevice>& devices, const Clock* clock)
       : clock_(*clock),
-        device_(device),
-        ledger_({options.host_budget_bytes, options.device_budget_bytes}),
+        ledger_(Budgets(options, devices)),
         expected_(options.models),
         threads_(options.threads),
         on_device_lost_(options.on_device_lost) {}
 
-  absl::Status Start(const LocalEngineOptions& options) {
-    DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(Memory::kHost));
-    DITSERVE_ASSIGN_OR_RETURN(of_device_, MakeArena(device_->memory()));
+  absl::Status Start(const LocalEngineOptions& options, const std::vector<BudgetedDevice>& devices) {
+    DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(devices.front().device, Memory::kHost));
     DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, options.transfer_threads));
-    // Here as well: threads that predict what a pass takes count on as many as the executor computes with.
+    // Here as well: threads that predict what a pass takes count on as many as an executor computes with.
     if (threads_ > 0) at::set_num_threads(threads_);
-    executor_ = std::make_unique<Executor>(
-        [threads = threads_] {
-          if (threads > 0) at::set_num_threads(threads);
-        },
-        &clock_);
-    DITSERVE_RETURN_IF_ERROR(BeginOperations());
-    if (!device_->computes_in_host_memory()) {
-      DITSERVE_ASSIGN_OR_RETURN(link_, TensorLink::Make(device_, host_.get(), &ledger_, executor_.get()));
+    std::vector<Device*> guarded;
+    std::vector<ResidencyManager::ComputingDevice> computing;
+    std::vector<Arena*> arenas = {host_.get()};
+    for (const BudgetedDevice& each : devices) {
+      EngineDevice& device = devices_.emplace_back(EngineDevice{each.device});
+      if (!each.device->computes_in_host_memory()) device.watchdog = std::make_unique<Watchdog>(each.device);
     }
-    residency_ = std::make_unique<ResidencyManager>(
-        options.residency, std::vector<ResidencyManager::ComputingDevice>{{device_, executor_.get()}},
-        std::vector<Arena*>{host_.get(), of_device_.get()}, &ledger_, transfers_.get(), &clock_);
-    guard_ = std::make_unique<PressureGuard>(device_, residency_.get());
+    const bool watched = devices_.front().watchdog != nullptr;
+    if (watched) watcher_ = std::thread([this] { Watch(); });
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      EngineDevice& device = devices_[i];
+      DITSERVE_RETURN_IF_ERROR(Begin(device));
+      DITSERVE_ASSIGN_OR_RETURN(device.modulation, ModulationCache::Make(device.device, device.arena.get(), &ledger_,
+                                                                         devices[i].modulation_bytes));
+      guarded.push_back(device.device);
+      computing.push_back({device.device, device.executor.get()});
+      arenas.push_back(device.arena.get());
+    }
+    residency_ = std::make_unique<ResidencyManager>(options.residency, std::move(computing), std::move(arenas),
+                                                    &ledger_, transfers_.get(), &clock_);
+    guard_ = std::make_unique<PressureGuard>(std::move(guarded), residency_.get());
     follow_pressure_ = options.follow_pressure;
     keeper_ = std::thread([this] { Keep(); });
     return absl::OkStatus();
@@ -82,19 +132,27 @@ class LocalEngineImpl final : public LocalEngine {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
       changed_.Ring();
+      stopped_.Ring();
     }
     if (keeper_.joinable()) keeper_.join();
-    if (link_ != nullptr) link_->Settle();
-    executor_.reset();   // Nobody acquires any more.
+    if (watcher_.joinable()) watcher_.join();
+    for (EngineDevice& each : devices_) {
+      if (each.link != nullptr) each.link->Settle();
+      each.operations.reset();
+      each.executor.reset();  // Nobody acquires any more.
+    }
     transfers_.reset();  // What was under way arrives.
     residency_.reset();
+    for (EngineDevice& each : devices_) {
+      each.modulation.reset();
+      if (each.runtime != nullptr) each.runtime->End();
+    }
   }
 
   absl::Status LoadModel(const ModelSource& source) override {
-    absl::Status status = Load(source);
-    if (status.ok()) return status;
-    return absl::Status(status.code(),
-                        absl::StrCat("model '", source.name, "' at ", source.path, ": ", status.message()));
+    DITSERVE_ASSIGN_OR_RETURN(OpenedModel opened, OpenModel(source));
+    Add(source.name, std::move(opened));
+    return absl::OkStatus();
   }
 
   std::vector<ModelInfo> Models() const override {
@@ -116,26 +174,43 @@ class LocalEngineImpl final : public LocalEngine {
 
   ResidencySnapshot Residency() const override {
     ResidencySnapshot snapshot = residency_->Snapshot();
-    const absl::StatusOr<MemoryStatus> memory = device_->MemoryStatusOf(Memory::kDevice);
-    if (memory.ok()) {  // Where the device does not tell, nobody else is known to hold any.
-      const int64_t own = device_->computes_in_host_memory() ? OwnHostMemoryBytes() : snapshot.device.total_bytes();
-      snapshot.other_processes_bytes = std::max<int64_t>(0, memory->total_bytes - memory->available_bytes - own);
+    for (const EngineDevice& each : devices_) snapshot.host_unpinned_bytes += each.device->unpinned_bytes();
+    for (size_t i = 0; i < devices_.size(); ++i) {
+      const Device& device = *devices_[i].device;
+      const absl::StatusOr<MemoryStatus> memory = device.MemoryStatusOf(device.memory());
+      if (!memory.ok()) continue;  // Where the device does not tell, nobody else is known to hold any.
+      const int64_t own =
+          device.computes_in_host_memory() ? OwnHostMemoryBytes() : snapshot.devices[i].memory.usage.total_bytes();
+      snapshot.devices[i].other_processes_bytes =
+          std::max<int64_t>(0, memory->total_bytes - memory->available_bytes - own);
     }
     return snapshot;
   }
 
   absl::StatusOr<int64_t> MemoryBytes(Memory memory) const override {
-    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_->MemoryStatusOf(memory));
+    const size_t of_device = IsHost(memory) ? 0 : static_cast<size_t>(DeviceOf(memory));
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, devices_[of_device].device->MemoryStatusOf(memory));
     return status.total_bytes;
   }
 
   absl::StatusOr<ForwardPlan> Plan(const PlanCall& call) const override {
     ServedModel* const model = Find(call.model);
     if (model == nullptr) return absl::NotFoundError(absl::StrCat("no model is named '", call.model, "'"));
-    return Planner(*residency_, *device_, *model).Plan(call);
+    DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(*model, call.shape, call.profile));
+    for (RideOptions& way : ways) way.skips = model->Skips(call.known_timestep);
+    const size_t chosen = ChooseDevice(residency_->Outlooks(model->id, call.profile, ways));
+    return PlannerOf(ways[chosen].device, *model).Plan(call);
+  }
+
+  absl::Status Loss() const override {
+    const absl::MutexLock lock(&mutex_);
+    return loss_;
   }
 
   absl::Status SetBudget(Memory memory, int64_t bytes) override { return residency_->SetBudget(memory, bytes); }
+  absl::Status CheckBudget(Memory memory, int64_t bytes) const override {
+    return residency_->CheckBudget(memory, bytes);
+  }
 
   std::shared_ptr<ForwardHandle> Submit(ForwardCall forward, ProgressCallback progress, DoneCallback done) override;
 
@@ -153,17 +228,51 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
  private:
-  absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Memory memory) const {
-    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device_->MemoryStatusOf(memory));
-    return Arena::Make(device_, memory, Arena::kAddressesPerByte * status.total_bytes);
+  static absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Device* device, Memory memory) {
+    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device->MemoryStatusOf(memory));
+    return Arena::Make(device, memory, Arena::kAddressesPerByte * status.total_bytes);
+  }
+
+  // Makes what is the device's alone. After an error some of it is there.
+  absl::Status Begin(EngineDevice& made) {
+    Device* const device = made.device;
+    DITSERVE_ASSIGN_OR_RETURN(made.staging, ReserveStaging(*device));
+    DITSERVE_ASSIGN_OR_RETURN(made.arena, MakeArena(device, device->memory()));
+    made.executor = std::make_unique<Executor>(
+        [threads = threads_] {
+          if (threads > 0) at::set_num_threads(threads);
+        },
+        &clock_);
+    DITSERVE_RETURN_IF_ERROR(BeginOperations(made));
+    if (!device->computes_in_host_memory()) {
+      DITSERVE_ASSIGN_OR_RETURN(made.link, TensorLink::Make(device, host_.get(), &ledger_, made.executor.get()));
+      // It warms up, with passes that are nothing to a device that gets on.
+      made.watchdog->Began(&made, /*work=*/0, clock_.Now());
+      absl::StatusOr<std::shared_ptr<RuntimeMemory>> runtime =
+          RuntimeMemory::Make(device, made.arena.get(), &ledger_, made.executor.get(), made.link.get());
+      made.watchdog->Ended(&made, runtime.ok(), clock_.Now());
+      DITSERVE_ASSIGN_OR_RETURN(made.runtime, std::move(runtime));
+    }
+    made.operations = std::make_unique<OperationQueue>(device, made.executor.get(), &clock_);
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Reservation> ReserveStaging(const Device& device) {
+    std::optional<Reservation> reservation =
+        ledger_.TryReserve(device.memory(), MemoryKind::kStaging, device.staging_bytes());
+    if (reservation) return *std::move(reservation);
+    return absl::ResourceExhaustedError(
+        absl::StrCat("the device budget is ", ledger_.Usage(device.memory()).budget_bytes,
+                     " bytes; slots for casts on ", device.name(), " take ", device.staging_bytes()));
   }
 
   // On the executor.
-  absl::Status BeginOperations() {
+  static absl::Status BeginOperations(const EngineDevice& on) {
+    if (at::Device(on.device->name()).is_cuda()) FixCudaArithmetic();
     absl::Status status;
     absl::Notification done;
-    executor_->Post([&] {
-      status = device_->BeginOperations();
+    on.executor->Post([&] {
+      status = on.device->BeginOperations();
       done.Notify();
     });
     done.WaitForNotification();
@@ -176,8 +285,54 @@ class LocalEngineImpl final : public LocalEngine {
     return calls_;
   }
 
-  absl::Status Load(const ModelSource& source);
+  void Add(const std::string& name, OpenedModel opened) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::StatusOr<std::unique_ptr<Rider>> Join(const std::shared_ptr<ForwardRun>& call);
+  // On the executor.
+  void Begin(const std::shared_ptr<ForwardRun>& call, double work);
+
+  // A way for each device that the profile may be computed on and that can compute it; if none can, for each that may:
+  // who asks is told why not.
+  absl::StatusOr<std::vector<RideOptions>> WaysFor(ServedModel& model, const ForwardShape& shape,
+                                                   const Profile& profile) const {
+    std::vector<const Device*> named, able;
+    for (const EngineDevice& each : devices_) {
+      if (!profile.MayUse(each.device->name())) continue;
+      named.push_back(each.device);
+      if (CheckComputation(profile, *each.device).ok()) able.push_back(each.device);
+    }
+    std::vector<RideOptions> ways;
+    for (const Device* const each : able.empty() ? named : able) {
+      const Device& device = *each;
+      RideOptions& way = ways.emplace_back();
+      way.device = DeviceOf(device.memory());
+      DITSERVE_RETURN_IF_ERROR(
+          CatchStatus([&] { way.activation_bytes = model.ActivationBytes(shape, ArithmeticOn(device, profile)); }));
+    }
+    if (ways.empty()) return absl::InvalidArgumentError(absl::StrCat("no device is named '", profile.device, "'"));
+    return ways;
+  }
+  // Of a pass on the device.
+  PassModulation ModulationOn(const EngineDevice& on, ForwardRun& call) {
+    const ServedModel& model = call.model();
+    const Profile& profile = call.call().profile;
+    const int device = DeviceOf(on.device->memory());
+    const at::ScalarType arithmetic = ArithmeticOn(*on.device, profile);
+    ModulationKey like = {model.id, residency_->FormsOf(model.id, profile, device, model.dit->modulation_modules()),
+                          DTypeOf(arithmetic)};
+    const ForwardCall& forward = call.call();
+    const std::vector<float> first = Different(model.dit->TimestepsOf(forward.inputs, arithmetic));
+    if (!forward.denoising) return {on.modulation.get(), std::move(like), first, first.size()};
+    ForwardInputs all;
+    all.timestep = LoopTimesteps(*forward.denoising, forward.inputs.latents.scalar_type());
+    all.activations = forward.inputs.activations;
+    return {on.modulation.get(), std::move(like), Different(model.dit->TimestepsOf(all, arithmetic)), first.size()};
+  }
+  static at::ScalarType ArithmeticOn(const Device& device, const Profile& profile) {
+    return ScalarTypeOf(device.ArithmeticDType(profile.computation.dtype));
+  }
+  Planner PlannerOf(int device, ServedModel& model) const {
+    return Planner(*residency_, *devices_[static_cast<size_t>(device)].device, model);
+  }
 
   ServedModel* Find(const std::string& name) const {
     absl::MutexLock lock(&mutex_);
@@ -197,32 +352,74 @@ class LocalEngineImpl final : public LocalEngine {
     if (!checked.ok()) spdlog::warn("memory pressure: {}", checked.ToString());
   }
 
+  // Of the first device that is lost.
+  absl::Status Health() const {
+    absl::Status health;
+    for (const EngineDevice& each : devices_) health.Update(each.device->Health());
+    return health;
+  }
+
+  // Says once that host memory could not be pinned.
+  void WarnOfUnpinned() {
+    if (warned_of_unpinned_) return;
+    const auto unable = std::find_if(devices_.begin(), devices_.end(),
+                                     [](const EngineDevice& each) { return each.device->unpinned_bytes() > 0; });
+    if (unable == devices_.end()) return;
+    warned_of_unpinned_ = true;
+    spdlog::warn(
+        "{}: host memory could not be pinned, so copies to the device are slower and block; the limit of locked memory "
+        "(ulimit -l) or the host forbids it. ditserve_host_unpinned_bytes tells how much",
+        unable->device->name());
+  }
+
   // What a lost device answers can be anything; what is told is that it is lost.
-  absl::Status Explain(const absl::Status& status) {
-    const absl::Status health = absl::IsInternal(status) ? device_->Health() : absl::OkStatus();
+  absl::Status Explain(const absl::Status& status) const {
+    const absl::Status health = absl::IsInternal(status) ? Health() : absl::OkStatus();
     return health.ok() ? status : health;
   }
 
-  // Ends everything, once, if the device is lost.
-  void WatchDevice() ABSL_LOCKS_EXCLUDED(mutex_) {
-    const absl::Status health = device_->Health();
-    if (health.ok()) return;
-    {
-      absl::MutexLock lock(&mutex_);
-      loss_ = health;
+  // Why a device is lost, or does not get on.
+  absl::Status CheckDevices() {
+    absl::Status health = Health();
+    for (const EngineDevice& each : devices_) {
+      if (health.ok()) health = each.watchdog->Check(clock_.Now());
     }
-    for (const std::shared_ptr<ForwardRun>& call : Calls()) call->Cancel(health);
-    if (on_device_lost_) on_device_lost_(health);
+    return health;
   }
 
-  // Ends calls at their deadlines, follows the pressure on memory, and watches the device.
+  // Ends everything. A device that hangs gives nothing back that a call waits for, so calls are told first, and it may
+  // be that to cancel one takes for ever: to give memory back takes the device.
+  void EndFor(const absl::Status& loss) ABSL_LOCKS_EXCLUDED(mutex_) {
+    {
+      absl::MutexLock lock(&mutex_);
+      loss_ = loss;
+    }
+    if (on_device_lost_) on_device_lost_(loss);
+    const std::list<std::shared_ptr<ForwardRun>> calls = Calls();
+    for (const std::shared_ptr<ForwardRun>& call : calls) call->Tell(loss);
+    for (const std::shared_ptr<ForwardRun>& call : calls) call->Cancel(loss);
+  }
+
+  // Watches the devices until one is lost, on a thread that gives no memory back before and so waits for none of them.
+  void Watch() ABSL_LOCKS_EXCLUDED(mutex_) {
+    for (absl::Duration watch = clock_.Now();; watch += kWatchInterval) {
+      while (clock_.Now() < watch) {
+        stopped_.WaitFor(watch - clock_.Now());
+        const absl::MutexLock lock(&mutex_);
+        if (stopping_) return;
+      }
+      const absl::Status loss = CheckDevices();
+      if (!loss.ok()) return EndFor(loss);
+    }
+  }
+
+  // Ends calls at their deadlines, and looks after memory.
   void Keep() {
-    absl::Duration look = follow_pressure_ ? clock_.Now() : absl::InfiniteDuration();
-    absl::Duration watch = device_->computes_in_host_memory() ? absl::InfiniteDuration() : clock_.Now();
+    absl::Duration look = clock_.Now();
     absl::MutexLock lock(&mutex_);
     while (!stopping_) {
       const absl::Duration now = clock_.Now();
-      absl::Duration next = std::min(look, watch);
+      absl::Duration next = look;
       std::vector<std::shared_ptr<ForwardRun>> late;
       for (const std::shared_ptr<ForwardRun>& call : calls_) {
         if (call->deadline() > now) {
@@ -231,7 +428,7 @@ class LocalEngineImpl final : public LocalEngine {
           late.push_back(call);
         }
       }
-      if (late.empty() && std::min(look, watch) > now) {
+      if (late.empty() && look > now) {
         mutex_.Unlock();
         changed_.WaitFor(next - now);
         mutex_.Lock();
@@ -242,70 +439,53 @@ class LocalEngineImpl final : public LocalEngine {
         call->Cancel(absl::DeadlineExceededError("the request's deadline has passed"));
       }
       if (look <= now) {
-        FollowPressure();
-        look = now + kPressureInterval;
-      }
-      if (watch <= now) {
-        WatchDevice();
-        watch = now + kWatchInterval;
+        if (follow_pressure_) FollowPressure();
+        WarnOfUnpinned();
+        look = now + kMemoryInterval;
       }
       mutex_.Lock();
-      if (!loss_.ok()) watch = absl::InfiniteDuration();
     }
   }
 
   const Clock& clock_;
-  Device* const device_;
   Ledger ledger_;
   const std::vector<std::string> expected_;
   const int threads_;
   const std::function<void(const absl::Status&)> on_device_lost_;
-  std::unique_ptr<Arena> host_, of_device_;
+  std::unique_ptr<Arena> host_;
   std::unique_ptr<TransferEngine> transfers_;
-  std::unique_ptr<TensorLink> link_;  // Null where the device computes in host memory.
-  std::unique_ptr<Executor> executor_;
+  std::vector<EngineDevice> devices_;
   std::unique_ptr<ResidencyManager> residency_;
   std::unique_ptr<PressureGuard> guard_;
   bool follow_pressure_ = false;
+  bool warned_of_unpinned_ = false;  // The keeper's.
 
   mutable absl::Mutex mutex_;
   Doorbell changed_;  // Calls came, or the engine stops.
+  Doorbell stopped_;  // It stops.
   std::vector<std::unique_ptr<ServedModel>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<ForwardRun>> calls_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
-  absl::Status loss_ ABSL_GUARDED_BY(mutex_);  // Of the device.
+  absl::Status loss_ ABSL_GUARDED_BY(mutex_);  // Of a device.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
+  std::thread watcher_;  // Where devices can be lost.
 };
 
-absl::Status LocalEngineImpl::Load(const ModelSource& source) {
-  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<Checkpoint> checkpoint, Checkpoint::Open(source.path));
-  QwenImageDiTConfig config;
-  if (!checkpoint->config_json().empty()) {
-    DITSERVE_ASSIGN_OR_RETURN(config, ParseQwenImageDiTConfig(checkpoint->config_json()));
-  } else {
-    DITSERVE_ASSIGN_OR_RETURN(config, ConfigOfTensors(checkpoint->tensors()));
-    spdlog::warn(
-        "model '{}': no config.json; its tensors are those of Qwen-Image and of the Edit models, and it is served "
-        "without reference images",
-        source.name);
-  }
-  config.numerics = source.numerics;
+void LocalEngineImpl::Add(const std::string& name, OpenedModel opened) {
   auto model = std::make_unique<ServedModel>();
-  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { model->dit = std::make_unique<QwenImageDiT>(config); }));
-  model->name = source.name;
-  model->device = at::Device(device_->name()).type();
-  model->stored_bytes = checkpoint->size_bytes();
-  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<ModelWeights> weights,
-                            ModelWeights::Bind(source.name, model->dit->modules(), std::move(checkpoint)));
-  model->parameters = weights->parameters();
-  for (ModuleIndex i = 0; i < weights->size(); ++i) {
-    for (const StoredTensor* stored : weights->module(i).stored) model->stored_dtypes.push_back(stored->dtype);
+  model->name = name;
+  model->dit = std::move(opened.dit);
+  model->device = at::Device(devices_.front().device->name()).type();
+  model->paces.resize(devices_.size());
+  model->stored_bytes = opened.stored_bytes;
+  model->parameters = opened.weights->parameters();
+  for (ModuleIndex i = 0; i < opened.weights->size(); ++i) {
+    for (const StoredTensor* stored : opened.weights->module(i).stored) model->stored_dtypes.push_back(stored->dtype);
   }
-  model->id = residency_->AddModel(std::move(weights));
+  model->id = residency_->AddModel(std::move(opened.weights));
   absl::MutexLock lock(&mutex_);
   models_.push_back(std::move(model));
-  return absl::OkStatus();
 }
 
 std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, ProgressCallback progress,
@@ -319,9 +499,9 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
     if (!result.ok()) result = Explain(result.status());
     std::move(done)(std::move(result));
   };
-  forward.inputs.activations = ScalarTypeOf(forward.profile.computation.dtype);
-  auto call = std::make_shared<ForwardRun>(std::move(forward), *model, *device_, link_.get(), clock_,
-                                           std::move(progress), std::move(explained));
+  forward.inputs.activations = ScalarTypeOf(ActivationDType(forward.profile.computation.dtype));
+  auto call =
+      std::make_shared<ForwardRun>(std::move(forward), *model, clock_, std::move(progress), std::move(explained));
   {
     absl::MutexLock lock(&mutex_);
     if (!draining_) calls_.push_back(call);
@@ -336,38 +516,92 @@ std::shared_ptr<ForwardHandle> LocalEngineImpl::Submit(ForwardCall forward, Prog
   return call;
 }
 
+void LocalEngineImpl::Begin(const std::shared_ptr<ForwardRun>& call, double work) {
+  Watchdog* const watchdog = devices_[static_cast<size_t>(call->device())].watchdog.get();
+  if (watchdog != nullptr) watchdog->Began(call.get(), work, clock_.Now());
+  const auto ended = [this, pass = call.get(), watchdog](bool has_output) {
+    if (watchdog == nullptr) return;
+    // What a step that was skipped took tells nothing of a whole one.
+    if (has_output && pass->skipped()) watchdog->Began(pass, /*work=*/0, clock_.Now());
+    watchdog->Ended(pass, has_output, clock_.Now());
+  };
+  call->Begin(
+      [this, call, ended](absl::Status status) {
+        ended(status.ok());
+        End(call, std::move(status));
+      },
+      [this, pass = call.get(), watchdog, work, ended] {
+        ended(/*has_output=*/true);
+        if (watchdog != nullptr) watchdog->Began(pass, work, clock_.Now());
+      });
+}
+
 absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_ptr<ForwardRun>& call) {
   {
     absl::MutexLock lock(&mutex_);
     if (draining_) return absl::UnavailableError("the server is stopping");
     DITSERVE_RETURN_IF_ERROR(loss_);
   }
-  const ForwardShape shape = ShapeOf(call->call().inputs);
-  int64_t activation_bytes = 0;
-  DITSERVE_RETURN_IF_ERROR(
-      CatchStatus([&] { activation_bytes = call->model().ActivationBytes(shape, call->arithmetic()); }));
-  call->SetActivationBytes(activation_bytes);
-  RideOptions options{activation_bytes, call->call().priority, call->call().join};
-  options.skips = call->model().dit->unused_modules();
+  const ForwardShape& shape = call->shape();
+  const Profile& profile = call->call().profile;
+  DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(call->model(), shape, profile));
+  DITSERVE_RETURN_IF_ERROR(CheckComputation(profile, *devices_[static_cast<size_t>(ways.front().device)].device));
+  const std::optional<Denoising>& denoising = call->call().denoising;
+  const int64_t loop_bytes = denoising ? LoopBytes(call->call().inputs, *denoising) : 0;  // Of host memory.
+  ForwardShape of_pass = shape;
+  if (denoising) of_pass.timesteps = 1;        // Of later ones.
+  std::vector<double> works(devices_.size());  // For watchdogs: of one pass.
+  std::vector<PassModulation> modulations;     // By way.
+  for (RideOptions& way : ways) {
+    modulations.push_back(ModulationOn(devices_[static_cast<size_t>(way.device)], *call));
+    way.skips = call->model().Skips(modulations.back().known());
+    way.priority = call->call().priority;
+    way.join = call->call().join;
+    const auto device = static_cast<size_t>(way.device);
+    const EngineDevice& on = devices_[device];
+    if (on.device->computes_in_host_memory()) way.activation_bytes += loop_bytes;
+    if (on.watchdog == nullptr) continue;
+    DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
+      for (const double of_module : call->model().WorkOf({of_pass, ArithmeticOn(*on.device, profile)})) {
+        works[device] += of_module;
+      }
+    }));
+  }
   absl::StatusOr<std::unique_ptr<Rider>> rider =
-      residency_->Join(call->model().id, call->call().profile, options, [this, call](absl::Status admitted) {
+      residency_->Join(call->model().id, profile, ways, ChooseDevice, [this, call, works](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
-        call->Begin([this, call](absl::Status status) { End(call, std::move(status)); });
+        Begin(call, works[static_cast<size_t>(call->device())]);
       });
+  const auto way_to = [&ways](int device) {
+    const auto way =
+        std::find_if(ways.begin(), ways.end(), [&](const RideOptions& each) { return each.device == device; });
+    return static_cast<size_t>(way - ways.begin());
+  };
   if (absl::IsFailedPrecondition(rider.status())) {
-    return Planner(*residency_, *device_, call->model()).Refuse(rider.status(), shape, call->call().profile);
+    const int device = DeviceOf(ShortageOf(rider.status())->memory);
+    PlanCall refused{.shape = shape, .profile = profile};
+    refused.known_timestep = modulations[way_to(device)].known();
+    return PlannerOf(device, call->model()).Refuse(rider.status(), refused);
   }
+  if (!rider.ok()) return rider;
+  const EngineDevice& on = devices_[static_cast<size_t>((*rider)->device())];
+  const size_t way = way_to((*rider)->device());
+  const int64_t beside = on.device->computes_in_host_memory() ? 0 : loop_bytes;
+  call->SetDevice(*on.device, on.link.get(), on.operations.get(), ArithmeticOn(*on.device, profile),
+                  ways[way].activation_bytes + beside, std::move(modulations[way]));
   return rider;
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Make(const LocalEngineOptions& options, Device* device,
+absl::StatusOr<std::unique_ptr<LocalEngine>> LocalEngine::Make(const LocalEngineOptions& options,
+                                                               const std::vector<BudgetedDevice>& devices,
                                                                const Clock* clock) {
+  DITSERVE_RETURN_IF_ERROR(Check(devices));
   ActivationMemory::InstallAllocator();  // Before the engine's threads.
-  auto engine = std::make_unique<LocalEngineImpl>(options, device, clock);
-  DITSERVE_RETURN_IF_ERROR(engine->Start(options));
+  auto engine = std::make_unique<LocalEngineImpl>(options, devices, clock);
+  DITSERVE_RETURN_IF_ERROR(engine->Start(options, devices));
   return engine;
 }
 

@@ -20,7 +20,8 @@ struct PlanCall {
   std::string model;  // Name of a loaded model.
   ForwardShape shape;
   Profile profile;
-  int riders = 1;  // Such requests that come together.
+  int riders = 1;               // Such requests that come together.
+  bool known_timestep = false;  // Their modulation is kept.
   // What may be offered instead.
   std::vector<Profile> others;
 };
@@ -52,6 +53,7 @@ struct PlanOffer {
 };
 
 struct ForwardPlan {
+  std::string device;            // On which it would be computed.
   absl::Status refusal;          // What Forward says at once; OK: it lets such requests in.
   int64_t activation_bytes = 0;  // Of one request.
   int64_t window_bytes = 0;      // The least that weights are streamed through.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/error_details.h"
 #include "core/base/status_macros.h"
+#include "core/placement/route_maker.h"
 #include "models/errors.h"
 #include "models/weights.h"
 
@@ -44,17 +45,21 @@ absl::StatusOr<ForwardPlan> Planner::Plan(const PlanCall& call) const {
 
 absl::StatusOr<ForwardPlan> Planner::MakePlan(const PlanCall& call) const {
   ForwardPlan plan;
+  plan.device = device_.name();
   const at::ScalarType arithmetic = ArithmeticOf(call.profile);
   plan.activation_bytes = model_.ActivationBytes(call.shape, arithmetic);
-  plan.window_bytes = residency_.WindowBytes(model_.id, call.profile);
-  plan.paces.transfers = residency_.SpeedsOf();
-  plan.paces.computed = model_.PredictComputing({call.shape, arithmetic}).from;
-  absl::StatusOr<Passes> passes = PassesOf(call.shape, call.profile, call.riders);
-  if (passes.ok()) {
+  plan.window_bytes = WindowBytes(call);
+  plan.paces.transfers = residency_.SpeedsOf(device());
+  plan.paces.computed = model_.PredictComputing(device(), {call.shape, arithmetic}).from;
+  absl::StatusOr<Passes> passes = PassesOf(call, call.shape, call.profile);
+  plan.refusal = CheckComputation(call.profile, device_);
+  if (!plan.refusal.ok()) {
+    passes = plan.refusal;
+  } else if (passes.ok()) {
     plan.first = passes->first;
     plan.repeated = passes->repeated;
   } else if (absl::IsFailedPrecondition(passes.status())) {
-    plan.refusal = Refuse(passes.status(), call.shape, call.profile);
+    plan.refusal = Refuse(passes.status(), call);
   } else if (absl::IsResourceExhausted(passes.status())) {
     plan.refusal = passes.status();
   } else {
@@ -64,9 +69,9 @@ absl::StatusOr<ForwardPlan> Planner::MakePlan(const PlanCall& call) const {
   return plan;
 }
 
-absl::Status Planner::Refuse(const absl::Status& never_fits, const ForwardShape& shape, const Profile& profile) const {
+absl::Status Planner::Refuse(const absl::Status& never_fits, const PlanCall& call) const {
   std::optional<ForwardShape> fits;
-  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { fits = LargestSquare(shape, profile, 1); }));
+  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { fits = LargestSquare(call, 1); }));
   const std::string what =
       fits ? absl::StrCat("with this batch and these prompts ", fits->width, "x", fits->height, " pixels fit")
            : "no image fits with this batch and these prompts";
@@ -77,15 +82,21 @@ at::ScalarType Planner::ArithmeticOf(const Profile& profile) const {
   return ScalarTypeOf(device_.ArithmeticDType(profile.computation.dtype));
 }
 
-absl::StatusOr<Planner::Passes> Planner::PassesOf(const ForwardShape& shape, const Profile& profile, int riders) const {
+int64_t Planner::WindowBytes(const PlanCall& call) const {
+  return residency_.WindowBytes(model_.id, call.profile, model_.Skips(call.known_timestep), device());
+}
+
+absl::StatusOr<Planner::Passes> Planner::PassesOf(const PlanCall& call, const ForwardShape& shape,
+                                                  const Profile& profile) const {
   const at::ScalarType arithmetic = ArithmeticOf(profile);
   RideOptions options;
+  options.device = device();
   options.activation_bytes = model_.ActivationBytes(shape, arithmetic);
-  options.skips = model_.dit->unused_modules();
-  const ComputingPrediction computing = model_.PredictComputing({shape, arithmetic});
-  const TransferSpeeds speeds = residency_.SpeedsOf();
+  options.skips = model_.Skips(call.known_timestep);
+  const ComputingPrediction computing = model_.PredictComputing(device(), {shape, arithmetic});
+  const TransferSpeeds speeds = residency_.SpeedsOf(device());
   DITSERVE_ASSIGN_OR_RETURN(const Forecast forecast,
-                            residency_.ForecastRide(model_.id, profile, options, riders, computing.modules));
+                            residency_.ForecastRide(model_.id, profile, options, call.riders, computing.modules));
   const auto pass_of = [&](const ForecastLap& lap) {
     PlannedPass pass{lap.device, lap.host, lap.disk_read_bytes, lap.device_copy_bytes, lap.most_riders, {}, {}};
     if (!computing.from) return pass;
@@ -100,9 +111,10 @@ absl::StatusOr<Planner::Passes> Planner::PassesOf(const ForwardShape& shape, con
 
 void Planner::Offer(const PlanCall& call, const ForwardPlan& plan, PlanOffer offer, const Profile& profile,
                     std::vector<PlanOffer>& offers) const {
-  const absl::StatusOr<Passes> passes = PassesOf(offer.shape.value_or(call.shape), profile, call.riders);
+  if (!profile.MayUse(device_.name()) || !CheckComputation(profile, device_).ok()) return;
+  const absl::StatusOr<Passes> passes = PassesOf(call, offer.shape.value_or(call.shape), profile);
   if (!passes.ok()) return;
-  offer.equal_values = residency_.HaveEqualValues(model_.id, call.profile, profile);
+  offer.equal_values = residency_.HaveEqualValues(model_.id, call.profile, profile, device());
   offer.repeated = passes->repeated;
   if (IsWorthwhile(offer, plan)) offers.push_back(std::move(offer));
 }
@@ -122,22 +134,26 @@ std::vector<PlanOffer> Planner::OffersFor(const PlanCall& call, const ForwardPla
   offers.resize(std::min(offers.size(), kMostOffers));
   // Another size is another image: only where this one is refused, or some would have to wait.
   if (!plan.refusal.ok() || plan.repeated.most_riders < call.riders) {
-    if (const auto shape = LargestSquare(call.shape, call.profile, plan.refusal.ok() ? call.riders : 1)) {
+    if (const auto shape = LargestSquare(call, plan.refusal.ok() ? call.riders : 1)) {
       Offer(call, plan, {.shape = shape}, call.profile, offers);
     }
   }
   return offers;
 }
 
-std::optional<ForwardShape> Planner::LargestSquare(const ForwardShape& shape, const Profile& profile,
-                                                   int riders) const {
+std::optional<ForwardShape> Planner::LargestSquare(const PlanCall& call, int riders) const {
   constexpr int64_t kStep = 64;
-  const int64_t available = residency_.Snapshot().device.wanted_bytes - residency_.WindowBytes(model_.id, profile);
-  const auto square = [&](int64_t steps) { return ForwardShape{steps * kStep, steps * kStep, shape.text_tokens}; };
-  int64_t fits = 0, most = std::max(shape.height, shape.width) / kStep;  // In steps.
+  const int64_t budget_bytes = residency_.Snapshot().memory(device_.memory()).usage.wanted_bytes;
+  const int64_t available = budget_bytes - residency_.least_bytes(device_.memory()) - WindowBytes(call);
+  const auto square = [&](int64_t steps) {
+    ForwardShape of_side = call.shape;
+    of_side.height = of_side.width = steps * kStep;
+    return of_side;
+  };
+  int64_t fits = 0, most = std::max(call.shape.height, call.shape.width) / kStep;  // In steps.
   while (fits < most) {
     const int64_t middle = (fits + most + 1) / 2;
-    if (riders * model_.ActivationBytes(square(middle), ArithmeticOf(profile)) > available) {
+    if (riders * model_.ActivationBytes(square(middle), ArithmeticOf(call.profile)) > available) {
       most = middle - 1;
     } else {
       fits = middle;

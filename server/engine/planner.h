@@ -23,7 +23,7 @@ class Planner {
   absl::StatusOr<ForwardPlan> Plan(const PlanCall& call) const;
 
   // What Forward says to a request that can never fit: the shortage, and what would fit.
-  absl::Status Refuse(const absl::Status& never_fits, const ForwardShape& shape, const Profile& profile) const;
+  absl::Status Refuse(const absl::Status& never_fits, const PlanCall& call) const;
 
  private:
   absl::StatusOr<ForwardPlan> MakePlan(const PlanCall& call) const;
@@ -32,15 +32,19 @@ class Planner {
   };
 
   at::ScalarType ArithmeticOf(const Profile& profile) const;
-  absl::StatusOr<Passes> PassesOf(const ForwardShape& shape, const Profile& profile, int riders) const;
+  int64_t WindowBytes(const PlanCall& call) const;
+  // Of the call in another shape or profile.
+  absl::StatusOr<Passes> PassesOf(const PlanCall& call, const ForwardShape& shape, const Profile& profile) const;
   void Offer(const PlanCall& call, const ForwardPlan& plan, PlanOffer offer, const Profile& profile,
              std::vector<PlanOffer>& offers) const;
   std::vector<PlanOffer> OffersFor(const PlanCall& call, const ForwardPlan& plan) const;
   // The largest square image that fits beside the window, `riders` times at once; nullopt if none does.
-  std::optional<ForwardShape> LargestSquare(const ForwardShape& shape, const Profile& profile, int riders) const;
+  std::optional<ForwardShape> LargestSquare(const PlanCall& call, int riders) const;
+
+  int device() const { return DeviceOf(device_.memory()); }
 
   const ResidencyManager& residency_;
-  const Device& device_;
+  const Device& device_;  // On which they would be computed.
   ServedModel& model_;
 };
 

@@ -12,7 +12,8 @@ using Key = std::pair<std::vector<int64_t>, at::ScalarType>;
 template <typename Value, typename Find>
 Value Remember(std::map<Key, Value>& known, absl::Mutex& mutex, const ForwardShape& shape, at::ScalarType arithmetic,
                Find find) {
-  std::vector<int64_t> sizes = {shape.height, shape.width};
+  const int64_t step_cache = shape.step_cache ? static_cast<int64_t>(*shape.step_cache) : -1;
+  std::vector<int64_t> sizes = {shape.height, shape.width, shape.timesteps, step_cache};
   sizes.insert(sizes.end(), shape.text_tokens.begin(), shape.text_tokens.end());
   Key key = {std::move(sizes), arithmetic};
   {
@@ -29,6 +30,15 @@ Value Remember(std::map<Key, Value>& known, absl::Mutex& mutex, const ForwardSha
 
 }  // namespace
 
+std::vector<ModuleIndex> ServedModel::Skips(bool modulation_is_kept) const {
+  std::vector<ModuleIndex> skips = dit->unused_modules();
+  if (modulation_is_kept) {
+    const std::vector<ModuleIndex>& made = dit->modulation_modules();
+    skips.insert(skips.end(), made.begin(), made.end());
+  }
+  return skips;
+}
+
 int64_t ServedModel::ActivationBytes(const ForwardShape& shape,
                                      at::ScalarType arithmetic) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   return Remember(peaks, mutex, shape, arithmetic, [&] { return dit->ActivationPeakBytes(shape, arithmetic, device); });
@@ -38,18 +48,23 @@ std::vector<double> ServedModel::WorkOf(const ComputedShape& of) ABSL_NO_THREAD_
   return Remember(works, mutex, of.shape, of.arithmetic, [&] { return dit->WorkOf(of.shape, of.arithmetic); });
 }
 
-void ServedModel::LearnComputing(const ComputedShape& of, std::vector<absl::Duration> modules) {
+void ServedModel::LearnComputing(int on_device, const ComputedShape& of, std::vector<absl::Duration> modules) {
   const absl::MutexLock lock(&mutex);
-  pace.Learn({of, std::move(modules)});
+  paces[static_cast<size_t>(on_device)].Learn({of, std::move(modules)});
 }
 
-ComputingPrediction ServedModel::PredictComputing(const ComputedShape& of) {
-  std::deque<ComputePace::Pass> passes;
+ComputingPrediction ServedModel::PredictComputing(int on_device, const ComputedShape& of) {
+  std::vector<std::deque<ComputePace::Pass>> passes;  // The device's first.
   {
     const absl::MutexLock lock(&mutex);
-    passes = pace.passes();
+    for (const ComputePace& each : paces) passes.push_back(each.passes());
   }
-  return PredictFrom(passes, of, [this](const ComputedShape& shape) { return WorkOf(shape); });
+  std::swap(passes.front(), passes[static_cast<size_t>(on_device)]);
+  ComputingPrediction prediction;
+  for (size_t i = 0; i < passes.size() && !prediction.from; ++i) {
+    prediction = PredictFrom(passes[i], of, [this](const ComputedShape& shape) { return WorkOf(shape); });
+  }
+  return prediction;
 }
 
 }  // namespace ditserve

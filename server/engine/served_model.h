@@ -23,7 +23,7 @@ struct ServedModel {
   std::string name;
   ModelId id;
   std::unique_ptr<QwenImageDiT> dit;
-  at::DeviceType device = at::kCPU;  // That computes its passes.
+  at::DeviceType device = at::kCPU;  // Of those that compute its passes.
   int64_t parameters;
   int64_t stored_bytes;
   std::vector<DType> stored_dtypes;
@@ -33,7 +33,10 @@ struct ServedModel {
   std::map<std::pair<std::vector<int64_t>, at::ScalarType>, int64_t> peaks ABSL_GUARDED_BY(mutex);
 
   std::map<std::pair<std::vector<int64_t>, at::ScalarType>, std::vector<double>> works ABSL_GUARDED_BY(mutex);
-  ComputePace pace ABSL_GUARDED_BY(mutex);
+  std::vector<ComputePace> paces ABSL_GUARDED_BY(mutex);  // By device.
+
+  // What a pass does without, where the modulation of its timesteps is kept or is not.
+  std::vector<ModuleIndex> Skips(bool modulation_is_kept) const;
 
   // What a pass of these shapes takes at most. Thread-safe.
   int64_t ActivationBytes(const ForwardShape& shape, at::ScalarType arithmetic) ABSL_LOCKS_EXCLUDED(mutex);
@@ -41,11 +44,12 @@ struct ServedModel {
   // What a pass computes, as QwenImageDiT::WorkOf. Thread-safe.
   std::vector<double> WorkOf(const ComputedShape& of) ABSL_LOCKS_EXCLUDED(mutex);
 
-  // A pass was computed, in so much time for each module. Thread-safe.
-  void LearnComputing(const ComputedShape& of, std::vector<absl::Duration> modules) ABSL_LOCKS_EXCLUDED(mutex);
+  // A pass was computed on the device, in so much time for each module. Thread-safe.
+  void LearnComputing(int on_device, const ComputedShape& of, std::vector<absl::Duration> modules)
+      ABSL_LOCKS_EXCLUDED(mutex);
 
-  // What computing each module would take. Thread-safe.
-  ComputingPrediction PredictComputing(const ComputedShape& of) ABSL_LOCKS_EXCLUDED(mutex);
+  // What computing each module would take there; while nothing was computed there, as another device took. Thread-safe.
+  ComputingPrediction PredictComputing(int on_device, const ComputedShape& of) ABSL_LOCKS_EXCLUDED(mutex);
 };
 
 }  // namespace ditserve

@@ -41,15 +41,18 @@ struct TensorLink::Moving {
         done(std::move(then)) {}
 
   const bool to_host;
-  const at::Tensor from, to;
+  at::Tensor from, to;  // Until the end.
   const Elements source, target;
   Done done;
   int64_t begun = 0;    // Elements.
   int64_t arrived = 0;  // Elements.
 
   bool AllBegun() const { return begun == source.count; }
-  // Tells it once, whatever pieces come after.
+  bool HasEnded() const { return done == nullptr; }
+  // Tells it once, whatever pieces come after. What they still read of the device's memory the operations that were
+  // issued hold.
   void End(const absl::Status& status) {
+    from = to = at::Tensor();
     if (done) std::exchange(done, nullptr)(status);
   }
 };
@@ -99,6 +102,10 @@ void TensorLink::Begin(std::shared_ptr<Moving> moving) {
 void TensorLink::Advance() {
   while (!waiting_.empty() && !free_.empty()) {
     const std::shared_ptr<Moving> moving = waiting_.front();
+    if (moving->HasEnded()) {
+      waiting_.pop_front();
+      continue;
+    }
     const absl::Status begun = BeginPiece(moving, free_.back());
     if (begun.ok()) free_.pop_back();
     if (begun.ok() && !moving->AllBegun()) continue;
@@ -133,7 +140,7 @@ absl::Status TensorLink::BeginPiece(const std::shared_ptr<Moving>& moving, std::
 void TensorLink::EndPiece(Moving* moving, std::byte* slot, int64_t begin, int64_t count, const absl::Status& status) {
   free_.push_back(slot);
   if (moving != nullptr && !status.ok()) moving->End(status);
-  if (moving != nullptr && status.ok() && moving->to_host) {
+  if (moving != nullptr && !moving->HasEnded() && moving->to_host) {
     std::memcpy(moving->target.at(begin), slot, static_cast<size_t>(count * SizeOf(moving->target.dtype)));
     moving->arrived += count;
     if (moving->arrived == moving->source.count) moving->End(status);

@@ -72,17 +72,45 @@ MetricFamily WeightsBytes(const ResidencySnapshot& snapshot) {
   return family.Build();
 }
 
-// One gauge a memory.
-MetricFamily ByMemory(FamilyBuilder family, int64_t device, int64_t host) {
-  return family.Add({{"memory", "device"}}, device).Add({{"memory", "host"}}, host).Build();
+// What labels tell of each memory: a device's is named too.
+std::vector<std::pair<Labels, MemoryInfo>> Memories(const ResidencySnapshot& snapshot) {
+  std::vector<std::pair<Labels, MemoryInfo>> memories;
+  for (const DeviceInfo& device : snapshot.devices) {
+    memories.emplace_back(Labels{{"memory", "device"}, {"device", device.name}}, device.memory);
+  }
+  memories.emplace_back(Labels{{"memory", "host"}}, snapshot.host);
+  return memories;
+}
+
+// One figure a memory.
+template <typename Of>
+MetricFamily ByMemory(FamilyBuilder family, const ResidencySnapshot& snapshot, Of of) {
+  for (const auto& [labels, memory] : Memories(snapshot)) family.Add(labels, of(memory));
+  return family.Build();
+}
+MetricFamily ByMemory(FamilyBuilder family, const ResidencySnapshot& snapshot, int64_t MemoryUsage::*field) {
+  return ByMemory(std::move(family), snapshot, [field](const MemoryInfo& memory) { return memory.usage.*field; });
 }
 
 MetricFamily MemoryBytes(const ResidencySnapshot& snapshot) {
   FamilyBuilder family = Gauge("ditserve_memory_bytes", "Reserved bytes by what they are for.");
-  for (const auto& [memory, usage] : {std::pair("device", snapshot.device), std::pair("host", snapshot.host)}) {
-    family.Add({{"memory", memory}, {"kind", "weights"}}, usage.weights_bytes);
-    family.Add({{"memory", memory}, {"kind", "staging"}}, usage.staging_bytes);
-    family.Add({{"memory", memory}, {"kind", "activations"}}, usage.activations_bytes);
+  for (const auto& [labels, memory] : Memories(snapshot)) {
+    for (const auto& [kind, bytes] :
+         {std::pair("weights", memory.usage.weights_bytes), std::pair("staging", memory.usage.staging_bytes),
+          std::pair("activations", memory.usage.activations_bytes),
+          std::pair("modulation", memory.usage.modulation_bytes), std::pair("runtime", memory.usage.runtime_bytes)}) {
+      Labels of_kind = labels;
+      of_kind.push_back({"kind", kind});
+      family.Add(of_kind, bytes);
+    }
+  }
+  return family.Build();
+}
+
+MetricFamily OtherProcessesBytes(const ResidencySnapshot& snapshot) {
+  FamilyBuilder family = Gauge("ditserve_device_other_processes_bytes", "Device memory that other processes hold.");
+  for (const DeviceInfo& device : snapshot.devices) {
+    family.Add({{"device", device.name}}, device.other_processes_bytes);
   }
   return family.Build();
 }
@@ -90,7 +118,24 @@ MetricFamily MemoryBytes(const ResidencySnapshot& snapshot) {
 MetricFamily TransferBytes(const ResidencySnapshot& snapshot) {
   FamilyBuilder family = Counter("ditserve_transfer_bytes_total", "Bytes moved between two tiers.");
   for (const TransferTotal& total : snapshot.transfers) {
-    family.Add({{"from", std::string(Name(total.from))}, {"to", std::string(Name(total.to))}}, total.bytes);
+    Labels labels = {{"from", std::string(Name(total.from))}, {"to", std::string(Name(total.to))}};
+    if (total.to == Tier::kDevice) labels.push_back({"device", snapshot.devices[total.device].name});
+    family.Add(labels, total.bytes);
+  }
+  return family.Build();
+}
+
+// Where requests are; the sums are ditserve_sweep_riders and ditserve_requests_waiting.
+MetricFamily DeviceRequests(const ResidencySnapshot& snapshot) {
+  std::vector<int64_t> riding(snapshot.devices.size()), waiting;
+  for (const DeviceInfo& device : snapshot.devices) waiting.push_back(device.waiting);
+  for (const RiderInfo& rider : snapshot.riders) {
+    (rider.waiting ? waiting : riding)[static_cast<size_t>(rider.device)] += 1;
+  }
+  FamilyBuilder family = Gauge("ditserve_device_requests", "Requests by the device that they went to.");
+  for (size_t i = 0; i < snapshot.devices.size(); ++i) {
+    family.Add({{"device", snapshot.devices[i].name}, {"state", "riding"}}, riding[i]);
+    family.Add({{"device", snapshot.devices[i].name}, {"state", "waiting"}}, waiting[i]);
   }
   return family.Build();
 }
@@ -102,25 +147,25 @@ class EngineCollector {
 
   std::vector<MetricFamily> Collect() const {
     const ResidencySnapshot snapshot = engine_.Residency();
-    int64_t riding = 0, waiting = snapshot.waiting;
+    int64_t riding = 0, waiting = snapshot.waiting();
     for (const RiderInfo& rider : snapshot.riders) (rider.waiting ? waiting : riding) += 1;
     return {
         WeightsBytes(snapshot),
         MemoryBytes(snapshot),
-        ByMemory(Gauge("ditserve_memory_budget_bytes", "The budget in force."), snapshot.device.budget_bytes,
-                 snapshot.host.budget_bytes),
+        ByMemory(Gauge("ditserve_memory_budget_bytes", "The budget in force."), snapshot, &MemoryUsage::budget_bytes),
         ByMemory(
             Gauge("ditserve_memory_wanted_budget_bytes",
                   "The budget that was asked for. The one in force is less while other processes need the memory."),
-            snapshot.device.wanted_bytes, snapshot.host.wanted_bytes),
-        ByMemory(Gauge("ditserve_memory_peak_bytes", "Most reserved bytes at one time since the start."),
-                 snapshot.device.peak_bytes, snapshot.host.peak_bytes),
-        Gauge("ditserve_device_other_processes_bytes", "Device memory that other processes hold.")
-            .Add({}, snapshot.other_processes_bytes)
+            snapshot, &MemoryUsage::wanted_bytes),
+        ByMemory(Gauge("ditserve_memory_peak_bytes", "Most reserved bytes at one time since the start."), snapshot,
+                 &MemoryUsage::peak_bytes),
+        Gauge("ditserve_host_unpinned_bytes", "Host memory that was to be pinned for copies and could not be.")
+            .Add({}, snapshot.host_unpinned_bytes)
             .Build(),
+        OtherProcessesBytes(snapshot),
         TransferBytes(snapshot),
-        ByMemory(Counter("ditserve_evictions_total", "Copies dropped to make room."), snapshot.evictions[0],
-                 snapshot.evictions[1]),
+        ByMemory(Counter("ditserve_evictions_total", "Copies dropped to make room."), snapshot,
+                 [](const MemoryInfo& memory) { return memory.evictions; }),
         Gauge("ditserve_requests_active", "Admitted requests.")
             .Add({}, static_cast<int64_t>(snapshot.riders.size()))
             .Build(),
@@ -129,9 +174,10 @@ class EngineCollector {
             .Build(),
         Gauge("ditserve_predicted_wait_seconds",
               "How long a request that came now would wait for admission, if it is as those before it were.")
-            .Add({}, absl::ToDoubleSeconds(snapshot.predicted_wait))
+            .Add({}, absl::ToDoubleSeconds(snapshot.predicted_wait()))
             .Build(),
         Gauge("ditserve_sweep_riders", "Requests in a sweep.").Add({}, riding).Build(),
+        DeviceRequests(snapshot),
         LoadProgress(),
         Gauge("ditserve_build_info", "1; the label tells the version.")
             .Add({{"version", version_}}, int64_t{1})

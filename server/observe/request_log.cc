@@ -27,6 +27,7 @@ spdlog::level::level_enum LevelOf(absl::StatusCode code) {
 }
 
 void AddAccount(const ForwardAccount& account, Json& fields) {
+  fields["device"] = account.device;
   fields["queue_seconds"] = absl::ToDoubleSeconds(account.queue);
   fields["stall_seconds"] = absl::ToDoubleSeconds(account.stall);
   fields["compute_seconds"] = absl::ToDoubleSeconds(account.compute);

@@ -1,9 +1,11 @@
 #include "server/rpc/admin_service.h"
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "core/base/budget_spec.h"
 #include "core/base/error_details.h"
@@ -16,16 +18,25 @@
 namespace ditserve {
 namespace {
 
-absl::StatusOr<Memory> DecodeMemory(const v1::SetBudgetRequest& request, const std::string& device) {
+absl::StatusOr<Memory> DecodeMemory(const v1::SetBudgetRequest& request, const std::vector<DeviceInfo>& devices) {
   const bool of_device = request.tier() == v1::TIER_DEVICE;
   if (!of_device && request.tier() != v1::TIER_HOST) {
     return FieldError("tier", absl::StrCat(static_cast<int>(request.tier()), ", expected TIER_DEVICE or TIER_HOST"));
   }
-  if (request.device().empty() || (of_device && request.device() == device)) {
-    return of_device ? Memory::kDevice : Memory::kHost;
+  const std::string& name = request.device();
+  if (!of_device) {
+    if (!name.empty()) return FieldError("device", "given beside TIER_HOST, expected none");
+    return Memory::kHost;
   }
-  if (!of_device) return FieldError("device", "given beside TIER_HOST, expected none");
-  return FieldError("device", absl::StrCat(Quoted(request.device()), ", expected \"", device, "\" or none"),
+  if (name.empty() && devices.size() == 1) return Memory::kDevice;
+  std::vector<std::string> names;
+  for (const DeviceInfo& each : devices) {
+    if (each.name == name) return DeviceMemory(static_cast<int>(names.size()));
+    names.push_back(absl::StrCat("\"", each.name, "\""));
+  }
+  const std::string expected = absl::StrCat(", expected ", absl::StrJoin(names, ", "));
+  if (name.empty()) return FieldError("device", absl::StrCat("not given", expected));
+  return FieldError("device", absl::StrCat(Quoted(name), expected, devices.size() == 1 ? " or none" : ""),
                     absl::StatusCode::kNotFound);
 }
 
@@ -49,10 +60,15 @@ absl::StatusOr<int64_t> DecodeBudget(const Engine& engine, Memory memory, const 
 }  // namespace
 
 absl::Status AdminService::SetBudget(const v1::SetBudgetRequest& request, v1::SetBudgetResponse& response) {
-  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request, engine_.Residency().device_name));
+  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request, engine_.Residency().devices));
   DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, DecodeBudget(engine_, memory, request));
   DITSERVE_RETURN_IF_ERROR(engine_.SetBudget(memory, bytes));
-  EncodeMemory(engine_.Residency(), memory, *response.mutable_memory());
+  const ResidencySnapshot now = engine_.Residency();
+  if (IsHost(memory)) {
+    EncodeMemory(now.host, *response.mutable_memory());
+  } else {
+    EncodeDeviceMemory(now.devices[static_cast<size_t>(DeviceOf(memory))], *response.mutable_memory());
+  }
   return absl::OkStatus();
 }
 

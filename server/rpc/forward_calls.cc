@@ -2,6 +2,7 @@
 
 #include <grpc/support/time.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -113,33 +114,42 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
   std::shared_ptr<ForwardHandle> call_;
 };
 
-// Serves one ForwardStream. While a message is on its way to the client only the newest progress is kept, so a slow
-// client costs one message and never holds up the engine; the response always comes last.
+// Serves one stream. While a message is on its way to the client only the newest progress is kept, and the newest
+// latents, so a slow client costs one message and never holds up the engine; the response always comes last.
 //
 // Ownership: its own until OnDone, and shared with the engine's callbacks, of which `progress` may come late.
-class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardStreamResponse> {
+template <typename Message>
+class StreamReactor final : public grpc::ServerWriteReactor<Message> {
  public:
-  static std::shared_ptr<ForwardStreamReactor> Make(grpc::CallbackServerContext* context, Report report) {
-    auto reactor = std::make_shared<ForwardStreamReactor>(context, std::move(report));
+  // Writes what happened into a message.
+  struct Encoder {
+    std::function<void(const ForwardProgress&, Message&)> progress;
+    std::function<absl::Status(ForwardResult, Message&)> result;
+  };
+
+  static std::shared_ptr<StreamReactor> Make(grpc::CallbackServerContext* context, Report report, Encoder encode) {
+    auto reactor = std::make_shared<StreamReactor>(context, std::move(report), std::move(encode));
     reactor->self_ = reactor;
     return reactor;
   }
 
-  ForwardStreamReactor(grpc::CallbackServerContext* context, Report report)
-      : context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)) {}
+  StreamReactor(grpc::CallbackServerContext* context, Report report, Encoder encode)
+      : context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)), encode_(std::move(encode)) {}
 
-  void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
+  // `modules_total`: as far as is known.
+  void Submit(Engine& engine, Executor& encoder, ForwardCall call, int modules_total) {
     report_.SetCall(call);
     ForwardProgress queued;
-    queued.modules_total = form.model->modules_used();
+    queued.modules_total = modules_total;
+    if (call.denoising) queued.steps_done = call.denoising->first_step;
     OnProgress(queued);
     call_ = engine.Submit(
         std::move(call), [self = self_](const ForwardProgress& progress) { self->OnProgress(progress); },
-        [self = self_, &encoder, form](absl::StatusOr<ForwardResult> result) {
+        [self = self_, &encoder](absl::StatusOr<ForwardResult> result) {
           if (!result.ok()) return self->OnResult(result.status());
-          encoder.Post([self, form, result = *std::move(result)]() mutable {
+          encoder.Post([self, result = *std::move(result)]() mutable {
             const ForwardAccount account = result.account;
-            const absl::Status encoded = EncodeResponse(std::move(result), form, *self->response_.mutable_response());
+            const absl::Status encoded = self->encode_.result(std::move(result), self->response_);
             self->OnResult(encoded, &account);
           });
         });
@@ -176,7 +186,13 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
       absl::MutexLock lock(&mutex_);
       if (outcome_) return;
       if (writing_) {
-        newest_ = progress;
+        const bool keeps = newest_ && newest_->latents.defined() && !progress.latents.defined();
+        ForwardProgress newest = progress;
+        if (keeps) {
+          newest.latents = newest_->latents;
+          newest.latents_after = newest_->latents_after;
+        }
+        newest_ = std::move(newest);
         return;
       }
       writing_ = true;
@@ -199,16 +215,17 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
 
   // The next three run while `writing_` is set by their caller: one at a time.
   void Write(const ForwardProgress& progress) {
-    EncodeProgress(progress, *message_.mutable_progress());
-    StartWrite(&message_);
+    message_.Clear();
+    encode_.progress(progress, message_);
+    this->StartWrite(&message_);
   }
 
   void End() ABSL_LOCKS_EXCLUDED(mutex_) {
     const grpc::Status end = Outcome();
     if (end.ok()) {
-      StartWriteAndFinish(&response_, grpc::WriteOptions(), end);
+      this->StartWriteAndFinish(&response_, grpc::WriteOptions(), end);
     } else {
-      Finish(end);
+      this->Finish(end);
     }
   }
 
@@ -220,16 +237,26 @@ class ForwardStreamReactor final : public grpc::ServerWriteReactor<v1::ForwardSt
   grpc::CallbackServerContext& context_;
   const absl::Duration time_given_;
   Report report_;
-  std::shared_ptr<ForwardStreamReactor> self_;
+  const Encoder encode_;
+  std::shared_ptr<StreamReactor> self_;
   std::shared_ptr<ForwardHandle> call_;
-  v1::ForwardStreamResponse message_;   // Progress that is being written.
-  v1::ForwardStreamResponse response_;  // What ends the stream.
+  Message message_;   // Progress that is being written.
+  Message response_;  // What ends the stream.
 
   absl::Mutex mutex_;
   bool writing_ ABSL_GUARDED_BY(mutex_) = false;                   // An operation of gRPC's is under way.
   std::optional<ForwardProgress> newest_ ABSL_GUARDED_BY(mutex_);  // To be written next.
   std::optional<grpc::Status> outcome_ ABSL_GUARDED_BY(mutex_);    // The engine is done.
 };
+
+template <typename Reactor>
+auto* Refuse(grpc::CallbackServerContext* context, Report report, const absl::Status& why) {
+  const grpc::Status end = EndOfCall(why, *context);
+  report.Send(end);
+  const auto refusal = Reactor::Make(context, std::move(report), {});
+  refusal->Finish(end);
+  return refusal.get();
+}
 
 }  // namespace
 
@@ -272,17 +299,42 @@ grpc::ServerUnaryReactor* ForwardCalls::Serve(grpc::CallbackServerContext* conte
 grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ForwardCalls::ServeStream(grpc::CallbackServerContext* context,
                                                                                const char* rpc,
                                                                                const v1::ForwardRequest& request) {
+  using Reactor = StreamReactor<v1::ForwardStreamResponse>;
   Report report(observers_, rpc, *context);
   absl::StatusOr<Accepted> accepted = Accept(*context, [&] { return &request; });
-  if (!accepted.ok()) {
-    const grpc::Status end = EndOfCall(accepted.status(), *context);
-    report.Send(end);
-    const auto refusal = ForwardStreamReactor::Make(context, std::move(report));
-    refusal->Finish(end);
-    return refusal.get();
-  }
-  const auto reactor = ForwardStreamReactor::Make(context, std::move(report));
-  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), accepted->form);
+  if (!accepted.ok()) return Refuse<Reactor>(context, std::move(report), accepted.status());
+  const OutputForm form = accepted->form;
+  const auto reactor = Reactor::Make(context, std::move(report),
+                                     {[](const ForwardProgress& progress, v1::ForwardStreamResponse& message) {
+                                        EncodeProgress(progress, *message.mutable_progress());
+                                      },
+                                      [form](ForwardResult result, v1::ForwardStreamResponse& message) {
+                                        return EncodeResponse(std::move(result), form, *message.mutable_response());
+                                      }});
+  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), form.model->modules_used());
+  return reactor.get();
+}
+
+grpc::ServerWriteReactor<v1::DenoiseResponse>* ForwardCalls::ServeDenoise(grpc::CallbackServerContext* context,
+                                                                          const v1::DenoiseRequest& request) {
+  using Reactor = StreamReactor<v1::DenoiseResponse>;
+  Report report(observers_, "Denoise", *context);
+  absl::StatusOr<DecodedForward> decoded;
+  const absl::Status caught = CatchStatus([&] { decoded = decoder_.DecodeDenoise(request, engine_.Models()); });
+  if (!caught.ok()) decoded = caught;
+  if (!decoded.ok()) return Refuse<Reactor>(context, std::move(report), decoded.status());
+  decoded->call.deadline = absl::Now() + TimeLeft(*context);
+  const int64_t steps = decoded->call.denoising->schedule.steps();
+  const auto reactor = Reactor::Make(context, std::move(report),
+                                     {[steps](const ForwardProgress& progress, v1::DenoiseResponse& message) {
+                                        EncodeDenoiseProgress(progress, steps, *message.mutable_progress());
+                                      },
+                                      [](ForwardResult result, v1::DenoiseResponse& message) {
+                                        return EncodeDenoiseResult(std::move(result), *message.mutable_result());
+                                      }});
+  const int laps = static_cast<int>(decoded->call.denoising->steps_left());
+  const int modules_total = laps * decoded->model->modules_used();
+  reactor->Submit(engine_, encoder_, std::move(decoded->call), modules_total);
   return reactor.get();
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/base/executor.h"
+#include "ditserve/v1/denoise_service.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
 #include "server/engine/engine.h"
 #include "server/engine/request_observer.h"
@@ -22,7 +23,8 @@ namespace ditserve {
 // thread of their own.
 //
 // A call ends when the engine is done with it, also after the client has gone: so a request's bytes live as long as
-// the tensors that view them are read.
+// the tensors that view them are read. (Of a device that is lost or hangs the engine is done with calls that have not
+// ended, and reads their tensors no more.)
 //
 // Thread safety: thread-safe. Ownership: `engine` must outlive it; it must outlive the gRPC server.
 class ForwardCalls {
@@ -41,6 +43,8 @@ class ForwardCalls {
                                   Answer answer);
   grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ServeStream(grpc::CallbackServerContext* context,
                                                                    const char* rpc, const v1::ForwardRequest& request);
+  grpc::ServerWriteReactor<v1::DenoiseResponse>* ServeDenoise(grpc::CallbackServerContext* context,
+                                                              const v1::DenoiseRequest& request);
 
  private:
   // A request that may be submitted.

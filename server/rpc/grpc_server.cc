@@ -58,6 +58,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
 GrpcServer::GrpcServer(const GrpcServerOptions& options, Engine* engine, const ProfileCatalogue* catalogue)
     : calls_(engine, RequestDecoder(options.request_limits, catalogue), WithLossObserver(options.observers)),
       transformer_(&calls_),
+      denoise_(&calls_),
       models_(engine, catalogue, options.request_limits),
       residency_(engine),
       inference_(engine, &calls_, &health_, options.version),
@@ -71,7 +72,7 @@ std::vector<RequestObserver*> GrpcServer::WithLossObserver(std::vector<RequestOb
 GrpcServer::~GrpcServer() { Shutdown(absl::ZeroDuration()); }
 
 absl::Status GrpcServer::Listen(const GrpcServerOptions& options) {
-  server_ = StartServer({&transformer_, &models_, &residency_, &inference_, &health_, &admin_});
+  server_ = StartServer({&transformer_, &denoise_, &models_, &residency_, &inference_, &health_, &admin_});
   if (server_ == nullptr) return absl::InternalError("gRPC does not start");
   const bool tls = !options.tls.certificate.empty();
   const bool asks = options.access != nullptr;

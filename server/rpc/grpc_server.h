@@ -15,6 +15,7 @@
 #include "server/engine/request_observer.h"
 #include "server/gate/gate.h"
 #include "server/rpc/admin_service.h"
+#include "server/rpc/denoise_service.h"
 #include "server/rpc/forward_calls.h"
 #include "server/rpc/health_service.h"
 #include "server/rpc/inference_service.h"
@@ -84,6 +85,7 @@ class GrpcServer {
   LossObserver loss_{&health_};
   ForwardCalls calls_;
   TransformerService transformer_;
+  DenoiseService denoise_;
   ModelService models_;
   ResidencyService residency_;
   InferenceService inference_;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/string_view.h"
+#include "ditserve/v1/denoise_service.grpc.pb.h"
 #include "ditserve/v1/model_service.grpc.pb.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
@@ -20,9 +21,10 @@ using grpc::health::v1::HealthCheckResponse;
 constexpr absl::string_view kLiveness = "liveness";
 
 bool FollowsReadiness(absl::string_view service) {
-  const std::array<absl::string_view, 6> names = {"",
+  const std::array<absl::string_view, 7> names = {"",
                                                   "readiness",
                                                   v1::TransformerService::service_full_name(),
+                                                  v1::DenoiseService::service_full_name(),
                                                   v1::ModelService::service_full_name(),
                                                   v1::ResidencyService::service_full_name(),
                                                   inference::GRPCInferenceService::service_full_name()};

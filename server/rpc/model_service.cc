@@ -119,7 +119,7 @@ absl::Status ModelService::MakePlan(const v1::PlanRequest& request, v1::PlanResp
   const absl::StatusOr<ForwardPlan> plan = engine_.Plan(call);
   planning_.Unlock();
   if (!plan.ok()) return plan.status();
-  EncodePlan(*plan, engine_.Residency().device_name, *response.mutable_plan());
+  EncodePlan(*plan, *response.mutable_plan());
   return absl::OkStatus();
 }
 

@@ -6,12 +6,9 @@
 namespace ditserve {
 namespace {
 
-void Encode(const PlannedPass& pass, const std::string& device_name, v1::PlannedPass& proto) {
-  ResidencySnapshot most;
-  most.device_name = device_name;
-  most.device = pass.device;
-  most.host = pass.host;
-  for (const Memory memory : {Memory::kDevice, Memory::kHost}) EncodeMemory(most, memory, *proto.add_memories());
+void Encode(const PlannedPass& pass, const std::string& device, v1::PlannedPass& proto) {
+  EncodeDeviceMemory({.name = device, .memory = {pass.device}}, *proto.add_memories());
+  EncodeMemory({pass.host}, *proto.add_memories());
   proto.set_disk_read_bytes(pass.disk_read_bytes);
   proto.set_device_copy_bytes(pass.device_copy_bytes);
   proto.set_riders(pass.most_riders);
@@ -29,13 +26,13 @@ void Encode(const PlanPaces& paces, v1::Pace& proto) {
 
 }  // namespace
 
-void EncodePlan(const ForwardPlan& plan, const std::string& device_name, v1::Plan& proto) {
+void EncodePlan(const ForwardPlan& plan, v1::Plan& proto) {
   proto.set_refusal(std::string(plan.refusal.message()));
   proto.set_activation_bytes(plan.activation_bytes);
   proto.set_window_bytes(plan.window_bytes);
   if (plan.refusal.ok()) {
-    Encode(plan.first, device_name, *proto.mutable_first_pass());
-    Encode(plan.repeated, device_name, *proto.mutable_repeated_pass());
+    Encode(plan.first, plan.device, *proto.mutable_first_pass());
+    Encode(plan.repeated, plan.device, *proto.mutable_repeated_pass());
   }
   Encode(plan.paces, *proto.mutable_pace());
   for (const PlanOffer& offer : plan.offers) {
@@ -47,7 +44,7 @@ void EncodePlan(const ForwardPlan& plan, const std::string& device_name, v1::Pla
       added.set_width(offer.shape->width);
     }
     added.set_equal_values(offer.equal_values);
-    Encode(offer.repeated, device_name, *added.mutable_repeated_pass());
+    Encode(offer.repeated, plan.device, *added.mutable_repeated_pass());
   }
 }
 

@@ -1,7 +1,5 @@
 #include "server/rpc/request_decoder.h"
 
-#include <ATen/ops/empty.h>
-
 #include <algorithm>
 #include <cstring>
 #include <optional>
@@ -14,6 +12,7 @@
 #include "core/base/quoted.h"
 #include "core/base/status_macros.h"
 #include "server/rpc/tensor_codec.h"
+#include "server/rpc/tensor_fields.h"
 
 namespace ditserve {
 namespace {
@@ -30,33 +29,6 @@ std::string QuotedNames(const Items& items) {
                        [](std::string* out, const auto& item) { absl::StrAppend(out, "\"", item.name, "\""); });
 }
 
-// The bits that are all set in a NaN or infinite element of `type`, which is 2 or 4 bytes of floating point.
-uint32_t ExponentBits(at::ScalarType type) {
-  if (type == at::ScalarType::Float) return 0x7F800000;
-  return type == at::ScalarType::Half ? 0x7C00 : 0x7F80;
-}
-
-template <typename Bits>
-int64_t FirstNonFinite(const at::Tensor& tensor) {
-  const Bits exponent = static_cast<Bits>(ExponentBits(tensor.scalar_type()));
-  const auto* data = static_cast<const char*>(tensor.const_data_ptr());
-  const int64_t count = tensor.numel();
-  for (int64_t i = 0; i < count; ++i) {
-    Bits bits;
-    std::memcpy(&bits, data + i * sizeof(Bits), sizeof(Bits));
-    if ((bits & exponent) == exponent) return i;
-  }
-  return count;
-}
-
-// Written out, because LibTorch's kernels would start a team of threads on each of gRPC's.
-absl::Status CheckFinite(const at::Tensor& tensor, absl::string_view field) {
-  const int64_t first =
-      tensor.element_size() == 4 ? FirstNonFinite<uint32_t>(tensor) : FirstNonFinite<uint16_t>(tensor);
-  if (first == tensor.numel()) return absl::OkStatus();
-  return FieldError(absl::StrCat(field, ".data"), absl::StrCat("element ", first, " is NaN or infinite"));
-}
-
 // What the model's forward takes; a pipeline counts from 0 to 1000.
 absl::Status CheckTimestep(const at::Tensor& timestep) {
   for (int64_t i = 0; i < timestep.numel(); ++i) {
@@ -66,79 +38,6 @@ absl::Status CheckTimestep(const at::Tensor& timestep) {
                       absl::StrCat("element ", i, " is ", value, ", expected 0 to 1 (a pipeline's timestep / 1000)"));
   }
   return absl::OkStatus();
-}
-
-absl::Status CheckShape(const at::Tensor& tensor, c10::IntArrayRef expected, absl::string_view meaning,
-                        absl::string_view field) {
-  if (tensor.sizes() == expected) return absl::OkStatus();
-  return FieldError(absl::StrCat(field, ".shape"),
-                    absl::StrCat(ShapeText(tensor.sizes()), ", expected ", ShapeText(expected), " (", meaning, ")"));
-}
-
-absl::Status CheckRank(const at::Tensor& tensor, int64_t rank, absl::string_view meaning, absl::string_view field) {
-  if (tensor.dim() == rank) return absl::OkStatus();
-  return FieldError(absl::StrCat(field, ".shape"),
-                    absl::StrCat(ShapeText(tensor.sizes()), ", expected ", rank, " dimensions ", meaning));
-}
-
-absl::StatusOr<at::Tensor> FloatingTensor(const v1::Tensor& proto, absl::string_view field) {
-  DITSERVE_ASSIGN_OR_RETURN(at::Tensor tensor, ViewTensor(proto, field));
-  switch (tensor.scalar_type()) {
-    case at::ScalarType::Float:
-    case at::ScalarType::BFloat16:
-    case at::ScalarType::Half:
-      return tensor;
-    default:
-      return FieldError(absl::StrCat(field, ".dtype"),
-                        absl::StrCat(Name(proto.dtype()), ", expected float32, bfloat16 or float16"));
-  }
-}
-
-// Shape [batch, T, width].
-absl::StatusOr<at::Tensor> DecodePrompt(const v1::Tensor& proto, int64_t batch, int64_t width) {
-  constexpr absl::string_view kField = "prompt_emb";
-  constexpr absl::string_view kMeaning = "[B, T, joint_attention_dim]";
-  DITSERVE_ASSIGN_OR_RETURN(at::Tensor prompt, FloatingTensor(proto, kField));
-  DITSERVE_RETURN_IF_ERROR(CheckRank(prompt, 3, kMeaning, kField));
-  const int64_t tokens = prompt.size(1);
-  if (tokens > kMaxTextTokens) {
-    return FieldError("prompt_emb.shape", absl::StrCat(tokens, " tokens, expected at most ", kMaxTextTokens));
-  }
-  DITSERVE_RETURN_IF_ERROR(CheckShape(prompt, {batch, tokens, width}, kMeaning, kField));
-  return prompt;
-}
-
-// Whether an element of a mask counts: anything but zero, of either sign.
-bool Counts(const char* element, size_t size, bool floating) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, element, size);
-  if (floating) bits &= ~(uint64_t{1} << (8 * size - 1));
-  return bits != 0;
-}
-
-// Shape [B, T] bool. `tokens`: T.
-absl::StatusOr<at::Tensor> DecodeMask(const v1::Tensor& proto, int64_t batch, int64_t tokens) {
-  constexpr absl::string_view kField = "prompt_emb_mask";
-  DITSERVE_ASSIGN_OR_RETURN(const at::Tensor given, ViewTensor(proto, kField));
-  if (proto.dtype() == v1::DTYPE_FLOAT8_E4M3FN) {
-    return FieldError("prompt_emb_mask.dtype", "float8_e4m3fn, expected any other dtype");
-  }
-  DITSERVE_RETURN_IF_ERROR(CheckShape(given, {batch, tokens}, "[B, T] of prompt_emb", kField));
-  at::Tensor mask = at::empty({batch, tokens}, at::TensorOptions().dtype(at::kBool));
-  const size_t size = given.element_size();
-  const auto* from = static_cast<const char*>(given.const_data_ptr());
-  bool* to = mask.mutable_data_ptr<bool>();
-  for (int64_t row = 0; row < batch; ++row) {
-    bool any = false;
-    for (int64_t token = 0; token < tokens; ++token, from += size) {
-      any |= * to++ = Counts(from, size, given.is_floating_point());
-    }
-    if (!any) {
-      return FieldError("prompt_emb_mask.data",
-                        absl::StrCat("row ", row, " is all zero, expected at least one token that counts"));
-    }
-  }
-  return mask;
 }
 
 // A key that is left out is an empty string.
@@ -243,16 +142,28 @@ absl::StatusOr<Profile> RequestDecoder::DecodeProfile(const Request& request) co
   return profile;
 }
 
+template <typename Request>
+absl::Status RequestDecoder::DecodeRide(const Request& request, const ModelInfo& model, DecodedForward& decoded) const {
+  decoded.model = model.model;
+  decoded.call.model = model.name;
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.priority, DecodePriority(request.priority()));
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.join, DecodeJoin(request.join()));
+  DITSERVE_ASSIGN_OR_RETURN(decoded.call.profile, DecodeProfile(request));
+  return absl::OkStatus();
+}
+template absl::Status RequestDecoder::DecodeRide(const v1::DenoiseRequest& request, const ModelInfo& model,
+                                                 DecodedForward& decoded) const;
+
+absl::Status RequestDecoder::CheckBatch(int64_t batch, absl::string_view field) const {
+  return CheckCount(batch, limits_.max_batch, field);
+}
+
 absl::StatusOr<DecodedForward> RequestDecoder::Decode(const v1::ForwardRequest& request,
                                                       const std::vector<ModelInfo>& models) const {
   DITSERVE_ASSIGN_OR_RETURN(const ModelInfo model, FindModel(models, request.model()));
   DecodedForward decoded;
-  decoded.model = model.model;
-  decoded.call.model = model.name;
   DITSERVE_ASSIGN_OR_RETURN(decoded.layout, DecodeLayout(request.output_layout()));
-  DITSERVE_ASSIGN_OR_RETURN(decoded.call.priority, DecodePriority(request.priority()));
-  DITSERVE_ASSIGN_OR_RETURN(decoded.call.join, DecodeJoin(request.join()));
-  DITSERVE_ASSIGN_OR_RETURN(decoded.call.profile, DecodeProfile(request));
+  DITSERVE_RETURN_IF_ERROR(DecodeRide(request, model, decoded));
   DITSERVE_ASSIGN_OR_RETURN(decoded.call.inputs, DecodeInputs(request, model.model->config()));
   return decoded;
 }
@@ -271,6 +182,7 @@ absl::StatusOr<PlanCall> RequestDecoder::DecodePlan(const v1::PlanRequest& reque
   const int64_t riders = request.riders() == 0 ? 1 : request.riders();
   DITSERVE_RETURN_IF_ERROR(CheckCount(riders, kMaxPlannedRiders, "riders"));
   call.riders = static_cast<int>(riders);
+  call.known_timestep = request.known_timestep();
   call.shape = {request.height(), request.width(),
                 std::vector<int64_t>(static_cast<size_t>(batch), request.prompt_tokens())};
   call.others = catalogue_.profiles;
@@ -284,10 +196,11 @@ absl::StatusOr<ForwardInputs> RequestDecoder::DecodeInputs(const v1::ForwardRequ
   const int64_t batch = inputs.latents.size(0);
   DITSERVE_ASSIGN_OR_RETURN(inputs.timestep, FloatingTensor(request.timestep(), "timestep"));
   DITSERVE_RETURN_IF_ERROR(CheckShape(inputs.timestep, {batch}, "[B] of latents", "timestep"));
-  DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb, DecodePrompt(request.prompt_emb(), batch, config.joint_attention_dim));
+  DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb,
+                            DecodePrompt(request.prompt_emb(), batch, config.joint_attention_dim, "prompt_emb"));
   if (request.has_prompt_emb_mask()) {
-    DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb_mask,
-                              DecodeMask(request.prompt_emb_mask(), batch, inputs.prompt_emb.size(1)));
+    DITSERVE_ASSIGN_OR_RETURN(inputs.prompt_emb_mask, DecodeMask(request.prompt_emb_mask(), batch,
+                                                                 inputs.prompt_emb.size(1), "prompt_emb_mask"));
   }
   DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.latents, "latents"));
   DITSERVE_RETURN_IF_ERROR(CheckFinite(inputs.timestep, "timestep"));
@@ -296,7 +209,8 @@ absl::StatusOr<ForwardInputs> RequestDecoder::DecodeInputs(const v1::ForwardRequ
   return inputs;
 }
 
-absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const v1::ForwardRequest& request,
+template <typename Request>
+absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const Request& request,
                                                          const QwenImageDiTConfig& config) const {
   DITSERVE_RETURN_IF_ERROR(CheckSide(request.height(), "height"));
   DITSERVE_RETURN_IF_ERROR(CheckSide(request.width(), "width"));
@@ -315,6 +229,8 @@ absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const v1::ForwardReques
                  "[B, 16, height/8, width/8]", "latents"));
   return latents;
 }
+template absl::StatusOr<at::Tensor> RequestDecoder::DecodeLatents(const v1::DenoiseRequest& request,
+                                                                  const QwenImageDiTConfig& config) const;
 
 absl::Status RequestDecoder::CheckSide(int64_t pixels, absl::string_view field) const {
   if (pixels >= kSideStep && pixels <= limits_.max_side && pixels % kSideStep == 0) return absl::OkStatus();

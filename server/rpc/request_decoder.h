@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "ditserve/v1/denoise_service.pb.h"
 #include "ditserve/v1/model_service.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
 #include "server/engine/engine.h"
@@ -45,13 +46,23 @@ class RequestDecoder {
   // `request` must outlive the call's inputs.
   absl::StatusOr<DecodedForward> Decode(const v1::ForwardRequest& request, const std::vector<ModelInfo>& models) const;
 
+  // Likewise. Nothing large that a message holds, or asks for, is copied or made before the loop is admitted: on a device
+  // that computes in host memory, to memory that is booked for it.
+  absl::StatusOr<DecodedForward> DecodeDenoise(const v1::DenoiseRequest& request,
+                                               const std::vector<ModelInfo>& models) const;
+
   // A PlanRequest, likewise; any configured profile may be offered in its place.
   absl::StatusOr<PlanCall> DecodePlan(const v1::PlanRequest& request, const std::vector<ModelInfo>& models) const;
 
  private:
   absl::StatusOr<ForwardInputs> DecodeInputs(const v1::ForwardRequest& request, const QwenImageDiTConfig& config) const;
-  absl::StatusOr<at::Tensor> DecodeLatents(const v1::ForwardRequest& request, const QwenImageDiTConfig& config) const;
-  // Of a ForwardRequest or a PlanRequest.
+  // Of a ForwardRequest or a DenoiseRequest.
+  template <typename Request>
+  absl::StatusOr<at::Tensor> DecodeLatents(const Request& request, const QwenImageDiTConfig& config) const;
+  // Of any of the three.
+  template <typename Request>
+  absl::Status DecodeRide(const Request& request, const ModelInfo& model, DecodedForward& decoded) const;
+  absl::Status CheckBatch(int64_t batch, absl::string_view field) const;
   template <typename Request>
   absl::StatusOr<Profile> DecodeProfile(const Request& request) const;
   absl::StatusOr<Profile> ConfiguredProfile(const std::string& name) const;

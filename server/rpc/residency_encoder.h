@@ -11,8 +11,9 @@ v1::Tier ToProto(Tier tier);
 
 void EncodeResidency(const ResidencySnapshot& snapshot, v1::Residency& proto);
 
-// One memory of the snapshot.
-void EncodeMemory(const ResidencySnapshot& snapshot, Memory memory, v1::MemoryUse& proto);
+// The host's memory.
+void EncodeMemory(const MemoryInfo& memory, v1::MemoryUse& proto);
+void EncodeDeviceMemory(const DeviceInfo& device, v1::MemoryUse& proto);
 
 }  // namespace ditserve
 

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "ditserve/v1/denoise_service.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
 #include "server/engine/engine.h"
 
@@ -24,6 +25,12 @@ absl::Status EncodeResponse(ForwardResult result, const OutputForm& form, v1::Fo
 void EncodeDuration(absl::Duration duration, google::protobuf::Duration& proto);
 
 void EncodeProgress(const ForwardProgress& progress, v1::ForwardProgress& proto);
+
+// Of `steps` in all.
+void EncodeDenoiseProgress(const ForwardProgress& progress, int64_t steps, v1::DenoiseProgress& proto);
+
+// As EncodeResponse.
+absl::Status EncodeDenoiseResult(ForwardResult result, v1::DenoiseResult& proto);
 
 }  // namespace ditserve
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "ditserve/v1/admin_service.pb.h"
+#include "ditserve/v1/denoise_service.pb.h"
 #include "ditserve/v1/model_service.pb.h"
 #include "ditserve/v1/residency_service.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
@@ -34,6 +35,7 @@ void AddReflection(Methods& methods) {
 Methods ClientMethods(int64_t max_message_bytes) {
   Methods methods = HealthMethods();
   Add(*v1::ForwardRequest::descriptor()->file(), Scope::kInfer, max_message_bytes, methods);
+  Add(*v1::DenoiseRequest::descriptor()->file(), Scope::kInfer, max_message_bytes, methods);
   Add(*v1::ListModelsRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);
   Add(*v1::GetResidencyRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);
   Add(*inference::ModelInferRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);

@@ -17,6 +17,7 @@
 #include "client/ditctl/commands.h"
 #include "client/ditctl/tensors.h"
 #include "ditserve/v1/admin_service.grpc.pb.h"
+#include "ditserve/v1/denoise_service.grpc.pb.h"
 #include "ditserve/v1/model_service.grpc.pb.h"
 #include "ditserve/v1/residency_service.grpc.pb.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
@@ -27,6 +28,7 @@ namespace ditserve::ditctl {
 
 // Answers as it is told, and keeps the last request of each service. What is set is set while no call is under way.
 class FakeServer : public v1::TransformerService::Service,
+                   public v1::DenoiseService::Service,
                    public v1::ModelService::Service,
                    public v1::ResidencyService::Service,
                    public v1::AdminService::Service,
@@ -46,6 +48,7 @@ class FakeServer : public v1::TransformerService::Service,
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.SetMaxReceiveMessageSize(-1);
     builder.RegisterService(static_cast<v1::TransformerService::Service*>(this));
+    builder.RegisterService(static_cast<v1::DenoiseService::Service*>(this));
     builder.RegisterService(static_cast<v1::ModelService::Service*>(this));
     builder.RegisterService(static_cast<v1::ResidencyService::Service*>(this));
     builder.RegisterService(static_cast<v1::AdminService::Service*>(this));
@@ -73,6 +76,34 @@ class FakeServer : public v1::TransformerService::Service,
     *event.mutable_response() = response;
     writer->Write(event);
     if (after) after();
+    return grpc::Status::OK;
+  }
+  // After half of the steps it tells latents of that number, if they are asked for; at last those of the last step.
+  grpc::Status Denoise(grpc::ServerContext*, const v1::DenoiseRequest* of_loop,
+                       grpc::ServerWriter<v1::DenoiseResponse>* writer) override {
+    denoise_request = *of_loop;
+    const int steps = of_loop->schedule().steps();
+    const std::vector<int64_t> shape = {1, 16, of_loop->height() / 8, of_loop->width() / 8};
+    v1::DenoiseResponse event;
+    event.mutable_progress()->set_stage(v1::FORWARD_STAGE_RUNNING);
+    event.mutable_progress()->set_steps(steps);
+    event.mutable_progress()->set_steps_done(steps / 2);
+    event.mutable_progress()->set_modules_done(5);
+    event.mutable_progress()->set_modules_total(10);
+    event.mutable_progress()->set_disk_read_bytes(3 << 20);
+    event.mutable_progress()->set_steps_skipped(of_loop->has_step_cache());
+    if (of_loop->latents_every() > 0) {
+      *event.mutable_progress()->mutable_latents() =
+          ConstantTensor(static_cast<float>(steps / 2), shape, DType::kFloat32);
+    }
+    writer->Write(event);
+    if (!status.ok()) return status;
+    *event.mutable_result()->mutable_latents() = ConstantTensor(static_cast<float>(steps), shape, DType::kFloat32);
+    *event.mutable_result()->mutable_stats() = response.stats();
+    for (const bool skipped : {true, false}) {
+      if (of_loop->has_step_cache()) event.mutable_result()->add_reused_steps()->set_skipped(skipped);
+    }
+    writer->Write(event);
     return grpc::Status::OK;
   }
   grpc::Status GetModel(grpc::ServerContext*, const v1::GetModelRequest* model_request,
@@ -143,6 +174,7 @@ class FakeServer : public v1::TransformerService::Service,
   std::function<void()> during_check;
   // What it was asked.
   v1::ForwardRequest request;
+  v1::DenoiseRequest denoise_request;
   v1::PlanRequest plan_request;
   v1::WatchResidencyRequest watch_request;
   v1::SetBudgetRequest set_budget;

@@ -20,6 +20,7 @@ v1::WatchResidencyResponse Update(int64_t seconds, int64_t read_bytes) {
   memory.set_budget_bytes(1000);
   memory.set_weights_bytes(500);
   memory.set_activations_bytes(1);
+  memory.set_runtime_bytes(50);
   v1::TransferTotal& transfer = *residency.add_transfers();
   transfer.set_from(v1::TIER_DISK);
   transfer.set_to(v1::TIER_HOST);
@@ -34,8 +35,9 @@ v1::WatchResidencyResponse Update(int64_t seconds, int64_t read_bytes) {
 
 TEST(LiveViewTest, ShowsUseAsABarAndNothingAsNothing) {
   LiveView view;
-  EXPECT_THAT(view.Show(Update(1, 0)),
-              HasSubstr("[WWWWWWWWWWWWWWWWWWWWa...................] 501 B of 1000 B (W 500 B, s 0 B, a 1 B)"));
+  EXPECT_THAT(
+      view.Show(Update(1, 0)),
+      HasSubstr("[WWWWWWWWWWWWWWWWWWWWarr.................] 551 B of 1000 B (W 500 B, s 0 B, a 1 B, m 0 B, r 50 B)"));
 }
 
 TEST(LiveViewTest, ShowsRidersWhereTheyAre) {

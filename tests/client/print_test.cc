@@ -61,10 +61,11 @@ TEST(PrintTest, StatsTellTimeBytesAndRiders) {
   stats.set_device_copy_bytes(5 << 20);
   stats.set_peak_device_bytes(int64_t{3} << 29);
   stats.set_riders(4);
+  stats.set_device("cuda:1");
   EXPECT_EQ(Describe(stats),
             "time        22.00 s in all: queue 0.25 s, stall 1.00 s, compute 20.00 s\n"
             "moved       41.0 GiB from disk, 5.0 MiB to the device\n"
-            "device      1.5 GiB at most, riders 4\n");
+            "device      1.5 GiB at most, riders 4, on cuda:1\n");
 }
 
 TEST(PrintTest, ResidencyTellsWhereEveryByteIs) {
@@ -75,6 +76,8 @@ TEST(PrintTest, ResidencyTellsWhereEveryByteIs) {
   memory.set_budget_bytes(int64_t{2} << 30);
   memory.set_weights_bytes(3 << 20);
   memory.set_staging_bytes(1 << 10);
+  memory.set_modulation_bytes(4 << 10);
+  memory.set_runtime_bytes(2 << 10);
   memory.set_peak_bytes(5 << 20);
   v1::ModelResidency& model = *residency.add_models();
   model.set_model("qwen");
@@ -82,16 +85,17 @@ TEST(PrintTest, ResidencyTellsWhereEveryByteIs) {
   model.set_disk_bytes(int64_t{40} << 30);
   v1::Rider& rider = *residency.add_riders();
   rider.set_model("qwen");
+  rider.set_device("cpu");
   rider.set_modules_done(3);
   rider.set_modules_total(9);
   residency.set_requests_waiting(2);
   EXPECT_EQ(Describe(residency),
-            "MEMORY      BUDGET   WEIGHTS  STAGING  ACTIVATIONS  PEAK\n"
-            "device cpu  2.0 GiB  3.0 MiB  1.0 KiB  0 B          5.0 MiB\n\n"
+            "MEMORY      BUDGET   WEIGHTS  STAGING  ACTIVATIONS  MODULATION  RUNTIME  PEAK\n"
+            "device cpu  2.0 GiB  3.0 MiB  1.0 KiB  0 B          4.0 KiB     2.0 KiB  5.0 MiB\n\n"
             "MODEL  DEVICE   HOST  DISK\n"
             "qwen   3.0 MiB  0 B   40.0 GiB\n\n"
-            "RIDER  PROFILE   MODULES  STALL\n"
-            "qwen   (inline)  3 of 9   0.00 s\n\n"
+            "RIDER  PROFILE   DEVICE  MODULES  STALL\n"
+            "qwen   (inline)  cpu     3 of 9   0.00 s\n\n"
             "2 requests wait\n");
 }
 

@@ -14,8 +14,8 @@ TEST_F(DitctlTest, RefusesAnUnknownCommandByNameWithTheValidOnes) {
   EXPECT_EQ(Call({"fly"}), kUsage);
   EXPECT_EQ(
       err.str(),
-      "ditctl: unknown command 'fly'; valid: forward, plan, model, models, profiles, residency, top, budget, health, "
-      "make-checkpoint\n");
+      "ditctl: unknown command 'fly'; valid: forward, denoise, plan, model, models, profiles, residency, top, budget, "
+      "health, make-checkpoint\n");
 }
 
 TEST_F(DitctlTest, RefusesAnUnknownFlagByNameWithTheValidOnes) {

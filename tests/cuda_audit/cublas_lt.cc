@@ -31,7 +31,7 @@ struct Descriptor {
 };
 
 // Numbers of attributes in cublasLt.h.
-constexpr int kTransposesA = 3, kReductionSchemes = 3, kAlignmentOfA = 5;
+constexpr int kTransposesA = 3, kReductionSchemes = 3, kAlignmentOfA = 5, kScaleModeOfA = 31;
 
 struct Heuristic {  // cublasLtMatmulHeuristicResult_t
   uint64_t algorithm[8];
@@ -49,6 +49,8 @@ int Set(void* of, int attribute, const void* value, size_t bytes) {
   static_cast<Descriptor*>(of)->attributes[attribute].assign(begin, begin + bytes);
   return 0;
 }
+uint64_t AddressOf(const void* data) { return reinterpret_cast<uintptr_t>(data); }
+
 int Destroy(void* descriptor) {
   delete static_cast<Descriptor*>(descriptor);
   return 0;
@@ -89,14 +91,23 @@ int cublasLtMatmulAlgoGetHeuristic(void*, void*, void*, void*, void*, void*, con
   return *count = 1, 0;
 }
 
-int cublasLtMatmul(void*, const void* product, const void*, const void*, const void* a_layout, const void*,
-                   const void* b_layout, const void*, const void*, const void*, void*, const void* d_layout,
-                   const void*, void*, size_t workspace_bytes, void* stream) {
+int cublasLtMatmul(void*, const void* product, const void*, const void* a_data, const void* a_layout,
+                   const void* b_data, const void* b_layout, const void*, const void*, const void*, void* d_data,
+                   const void* d_layout, const void*, void*, size_t workspace_bytes, void* stream) {
   const auto &a = *static_cast<const Descriptor*>(a_layout), &b = *static_cast<const Descriptor*>(b_layout),
              &d = *static_cast<const Descriptor*>(d_layout);
-  const bool transposes = static_cast<const Descriptor*>(product)->Get<int>(kTransposesA, 0) != 0;
-  Gemm gemm{d.rows,          d.columns, transposes ? a.rows : a.columns, {a.type, b.type, d.type}, {}, 0,
-            workspace_bytes, stream};
+  const auto& asked = *static_cast<const Descriptor*>(product);
+  const bool transposes = asked.Get<int>(kTransposesA, 0) != 0;
+  Gemm gemm{d.rows,
+            d.columns,
+            transposes ? a.rows : a.columns,
+            {a.type, b.type, d.type},
+            {},
+            0,
+            workspace_bytes,
+            stream,
+            {asked.Get<int>(kScaleModeOfA, 0), asked.Get<int>(kScaleModeOfA + 1, 0)},
+            {AddressOf(a_data), AddressOf(b_data), AddressOf(d_data)}};
   for (size_t i = 0; i < gemm.alignments.size(); ++i) {
     gemm.alignments[i] = preference.Get<uint32_t>(kAlignmentOfA + static_cast<int>(i), 0);
   }

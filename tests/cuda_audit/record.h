@@ -20,6 +20,8 @@ struct Gemm {
   uint32_t reduction_schemes;          // A mask of those that may be used.
   uint64_t workspace_bytes;
   void* stream;
+  std::array<int, 2> scale_modes;    // cublasLtMatmulMatrixScale_t of A and B.
+  std::array<uint64_t, 3> begin_at;  // Addresses of A, B, D.
 };
 
 // What the stand-ins for CUDA's libraries were asked.

@@ -23,14 +23,14 @@ const Value& Argument(void** arguments, int index) {
 cuda_double::KernelWork Body(dim3 grid, dim3 block, void** arguments) {
   const auto from = Argument<DType>(arguments, 1), to = Argument<DType>(arguments, 4);
   const auto through = Argument<Roundings>(arguments, 2);
-  const auto count = Argument<int64_t>(arguments, 5);
+  const auto head = Argument<int64_t>(arguments, 5), count = Argument<int64_t>(arguments, 6);
   return {{{Argument<const void*>(arguments, 0), count * SizeOf(from), false},
            {Argument<void*>(arguments, 3), count * SizeOf(to), true}},
           [=](const std::vector<std::byte*>& found) {
             HostThread thread = {grid, block, {}, {}};
             for (thread.blockIdx.x = 0; thread.blockIdx.x < grid.x; ++thread.blockIdx.x) {
               for (thread.threadIdx.x = 0; thread.threadIdx.x < block.x; ++thread.threadIdx.x) {
-                thread.CastKernel(found[0], from, through, found[1], to, count);
+                thread.CastKernel(found[0], from, through, found[1], to, head, count);
               }
             }
           }};
@@ -48,8 +48,8 @@ cudaError_t CudaCast(const void* source, DType from, const Roundings& through, v
                      cudaStream_t stream) {
   const auto* const kernel = reinterpret_cast<const void*>(&Body);
   cuda_double::NameKernel(kernel, "CastKernel");
-  HostThread::CastLaunch launch = HostThread().LaunchOf(from, through, to, count);
-  void* arguments[] = {&source, &launch.from, &launch.through, &target, &launch.to, &launch.count};
+  HostThread::CastLaunch launch = HostThread::LaunchOf(source, from, through, target, to, count);
+  void* arguments[] = {&source, &launch.from, &launch.through, &target, &launch.to, &launch.head, &launch.count};
   return cudaLaunchKernel(kernel, launch.blocks, HostThread::kThreads, arguments, 0, stream);
 }
 #endif

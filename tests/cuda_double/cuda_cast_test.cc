@@ -52,19 +52,25 @@ class CudaCastTest : public ::testing::Test {
     EXPECT_THAT(cuda_double::Machine().TakeRaces(), ::testing::IsEmpty());
   }
 
-  // Whether `count` elements from the one at `skipped` on are converted as on the CPU, and nothing else is written.
+  // Whether `count` elements from the one at `skipped` on are converted as on the CPU, into a target that begins as
+  // many or `into` elements behind the beginning of a line, and nothing else is written.
   void Check(const std::string& values, DType from, const std::vector<DType>& through, DType to, int64_t skipped,
              int64_t count) {
+    Check(values, from, through, to, skipped, count, skipped);
+  }
+  void Check(const std::string& values, DType from, const std::vector<DType>& through, DType to, int64_t skipped,
+             int64_t count, int64_t into) {
     const std::byte* const source = source_ + skipped * SizeOf(from);
-    std::byte* const target = target_ + skipped * SizeOf(to);
+    std::byte* const target = target_ + into * SizeOf(to);
     std::memcpy(source_, values.data(), values.size());
     std::memset(target_, cuda_double::kPoison, kValues * sizeof(float));
     ASSERT_EQ(CudaCast(source, from, RoundingsOf(through), target, to, count, cudaStreamLegacy), cudaSuccess);
     ASSERT_EQ(cudaStreamSynchronize(cudaStreamLegacy), cudaSuccess);
     std::vector<std::byte> expected(kValues * sizeof(float), std::byte{cuda_double::kPoison});
-    Cast(source, from, through, expected.data() + skipped * SizeOf(to), to, count);
+    Cast(source, from, through, expected.data() + into * SizeOf(to), to, count);
     EXPECT_EQ(std::memcmp(target_, expected.data(), expected.size()), 0)
-        << Name(from) << " through " << through.size() << " to " << Name(to) << ", " << count << " from " << skipped;
+        << Name(from) << " through " << through.size() << " to " << Name(to) << ", " << count << " from " << skipped
+        << " to " << into;
   }
 
   std::byte* source_ = nullptr;
@@ -91,7 +97,9 @@ TEST_F(CudaCastTest, AnyBeginningAndAnyCountOfElementsIsConvertedAndNoMore) {
     const std::string values = ValuesOf(from);
     for (const DType to : kDTypes) {
       for (const int64_t skipped : {0, 1, 4, 16}) {
-        for (const int64_t count : {1, 15, 16, 17, 4099}) Check(values, from, {DType::kFloat16}, to, skipped, count);
+        for (int64_t count = 1; count <= 64; ++count) Check(values, from, {DType::kFloat16}, to, skipped, count);
+        Check(values, from, {DType::kFloat16}, to, skipped, 4099);
+        for (const int64_t into : {0, 3, 8}) Check(values, from, {}, to, skipped, 77, into);
       }
     }
   }

@@ -33,7 +33,8 @@ struct Options {
   int devices = 2;
   int64_t device_bytes = int64_t{8} << 30;  // Of memory, each.
   int64_t granule_bytes = 2 << 20;          // Of cuMemCreate.
-  bool audit = false;                       // Kernels without a body do nothing, and are no error.
+  int64_t module_bytes = 0;                 // Of a device's memory, what its first launch takes for good.
+  bool audit = false;                       // Kernels do nothing, and need no body.
   int sm = 90;                              // The compute capability of the devices, times ten.
 };
 
@@ -43,6 +44,9 @@ void Begin(const Options& options);
 
 // The machine that everything is done by: its races (which hold all that is reported), what the host does to memory.
 LateMachine& Machine();
+
+// From now on other processes hold so many bytes of a device, or what is left of it.
+void SetOthers(int device, int64_t bytes);
 
 // What was made since Begin and not given back, a line each. Streams and events of LibTorch's pools stay.
 std::vector<std::string> Leaks();
@@ -55,8 +59,10 @@ int64_t HostSynchronizations();
 // Those of the calling thread, ever.
 int64_t ThreadSynchronizations();
 
-// --- Errors. The n-th call of `function` from now on (of any, where it is empty) fails and does nothing. Of errors
+// --- Errors. The n-th call of `function` from now on (of any, where it is empty; kEveryCall: each) fails and does
+// nothing; one that was to fail already is not counted. Of errors
 // after which a process must end, the device answers with nothing else from then on, and does nothing.
+inline constexpr int64_t kEveryCall = 0;
 void FailCall(const std::string& function, int64_t n, cudaError_t error);
 bool IsSticky(cudaError_t error);
 // The n-th operation that is enqueued from now on fails with such an error when it is done.

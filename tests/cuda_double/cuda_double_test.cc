@@ -154,6 +154,34 @@ TEST_F(CudaDoubleTest, NothingIsDoneBeforeSomebodyAsksAndThenInTheEndItIs) {
   EXPECT_EQ(HostSynchronizations(), 1);
 }
 
+TEST_F(CudaDoubleTest, EventsTellHowLongOperationsTakeWheneverTheyAreDone) {
+  const cudaStream_t first = MakeStream(cudaStreamNonBlocking), second = MakeStream(cudaStreamNonBlocking);
+  cudaEvent_t begin = nullptr, between = nullptr, end = nullptr, never = nullptr;
+  for (cudaEvent_t* const event : {&begin, &between, &end, &never}) EXPECT_EQ(cudaEventCreate(event), cudaSuccess);
+  const cudaEvent_t untimed = MakeEvent();
+  Machine().SetDurations([](const std::string& place) {
+    return absl::Milliseconds(place == "a write" ? 3 : place == "a read" ? 5 : 0);
+  });
+  EXPECT_EQ(cudaEventRecord(begin, first), cudaSuccess);
+  EXPECT_EQ(Write(first), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(between, first), cudaSuccess);
+  EXPECT_EQ(cudaStreamWaitEvent(second, between, 0), cudaSuccess);
+  EXPECT_EQ(Read(second), cudaSuccess);
+  Machine().KeepHostBusy(absl::Milliseconds(20));
+  EXPECT_EQ(Read(second), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(end, second), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(untimed, second), cudaSuccess);
+  float milliseconds = 0;
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, end), cudaErrorNotReady);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, between), cudaSuccess);
+  EXPECT_EQ(milliseconds, 3);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, end), cudaSuccess);
+  EXPECT_EQ(milliseconds, 25);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, untimed), cudaErrorInvalidResourceHandle);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, begin, never), cudaErrorInvalidResourceHandle);
+}
+
 TEST_F(CudaDoubleTest, CopiesOfPinnedMemoryAreLateAndTheHostMustWait) {
   std::memset(pinned_, 7, kBytes);
   EXPECT_EQ(cudaMemcpyAsync(data_, pinned_, kBytes, cudaMemcpyDefault, nullptr), cudaSuccess);
@@ -199,6 +227,21 @@ TEST_F(CudaDoubleTest, MemoryIsGivenFullOfPoisonAndKeepsWhatIsWritten) {
   EXPECT_THAT(Contents(), Each(static_cast<char>(kPoison)));
   EXPECT_EQ(cudaMemset(data_, 1, kBytes), cudaSuccess);
   EXPECT_THAT(Contents(), Each(1));
+  void* const before = data_;
+  EXPECT_EQ(cudaFree(data_), cudaSuccess);
+  EXPECT_EQ(cudaMalloc(&data_, kBytes), cudaSuccess);
+  EXPECT_EQ(data_, before);
+  EXPECT_THAT(Contents(), Each(static_cast<char>(kPoison)));
+}
+
+TEST_F(CudaDoubleTest, WhoComesTooLateFindsNothingOfWhatWasFreed) {
+  EXPECT_EQ(cudaMemset(data_, 1, kBytes), cudaSuccess);
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  EXPECT_EQ(cudaMemcpyAsync(pinned_, data_, kBytes, cudaMemcpyDefault, nullptr), cudaSuccess);
+  EXPECT_EQ(cudaFree(data_), cudaSuccess);
+  EXPECT_THAT(Machine().TakeRaces(), ElementsAre(HasSubstr("by cudaFree is not ordered after the read by cudaMemcpy")));
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  EXPECT_EQ(*static_cast<unsigned char*>(pinned_), kPoison);
 }
 
 TEST_F(CudaDoubleTest, AByteBeyondWhatWasAllocatedIsReported) {
@@ -265,6 +308,21 @@ TEST_F(CudaDoubleTest, ADeviceHasSoMuchMemoryAndNoMore) {
   EXPECT_EQ(cudaMalloc(&data, 6000), cudaSuccess);
 }
 
+TEST_F(CudaDoubleTest, TheFirstLaunchOnADeviceTakesMemoryForGood) {
+  Options options;
+  options.device_bytes = 10'000;
+  options.module_bytes = 1000;
+  Begin(options);
+  size_t free = 0, total = 0;
+  EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+  EXPECT_EQ(free, 10'000u);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(LaunchWork("any", {}, nullptr), cudaSuccess);
+    EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+    EXPECT_EQ(free, 9000u);
+  }
+}
+
 TEST_F(CudaDoubleTest, KernelsReachAnotherDevicesMemoryOnlyWhereThatIsAllowedAndCopiesDoAlways) {
   EXPECT_EQ(cudaSetDevice(1), cudaSuccess);
   EXPECT_EQ(Read(nullptr), cudaErrorInvalidValue);
@@ -317,6 +375,7 @@ TEST_F(CudaDoubleTest, MappedMemoryKeepsItsContentsWhereverItIsMappedAndNeedsAcc
   EXPECT_EQ(cudaMemset(data_, 5, kBytes), cudaSuccess);
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   ASSERT_EQ(DRIVER(cuMemRetainAllocationHandle)(&handle, data_), CUDA_SUCCESS);
+  EXPECT_EQ(DRIVER(cuMemMap)(begin + kGranule, kGranule, 0, handle, 0), CUDA_ERROR_INVALID_VALUE) << "a second place";
   ASSERT_EQ(DRIVER(cuMemUnmap)(begin, kGranule), CUDA_SUCCESS);
   ASSERT_EQ(DRIVER(cuMemMap)(begin + kGranule, kGranule, 0, handle, 0), CUDA_SUCCESS);
   ASSERT_EQ(DRIVER(cuMemSetAccess)(begin + kGranule, kGranule, &access, 1), CUDA_SUCCESS);

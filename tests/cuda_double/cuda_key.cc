@@ -1,5 +1,5 @@
-// LibTorch's CUDA key without libtorch_cuda: tensors on CUDA devices live in memory of the real caching allocator, and
-// an operation on them is its CPU kernel, enqueued on the current stream with what it reads and writes.
+// LibTorch's CUDA key without libtorch_cuda: tensors on CUDA devices live where the CUDA device says, and an operation
+// on them is its CPU kernel, enqueued on the current stream with what it reads and writes.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/ops/addmm_cpu_dispatch.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -21,6 +22,10 @@
 
 #include "absl/functional/function_ref.h"
 #include "models/activation_memory.h"
+#include "models/float8_product.h"
+#include "models/kernels/attention.h"
+#include "models/kernels/matmul.h"
+#include "tests/cuda_double/cublas.h"
 #include "tests/cuda_double/cuda_double.h"
 
 namespace ditserve {
@@ -116,6 +121,7 @@ void EnqueueKernel(const c10::OperatorHandle& operation, Stack* stack) {
     }));
   }
   const c10::cuda::CUDAGuard guard(first.device());
+  if (schema.name() == "aten::addmm") cuda_double::NeedCublasWorkspace();
   at::Tensor result;
   if (!written.defined()) {
     written = NewResult(schema, first);
@@ -139,13 +145,8 @@ at::Tensor RmsNorm(const at::Tensor& x, at::IntArrayRef normalized, const std::o
   return at::empty_like(x).copy_(x).mul_(inverse);
 }
 
-c10::Allocator* CudaAllocator() {
-  [[maybe_unused]] static const bool once = [] {
-    c10::cuda::CUDACachingAllocator::init(c10::cuda::device_count());
-    return true;
-  }();
-  return c10::cuda::CUDACachingAllocator::get();
-}
+// The CUDA device's: LibTorch's own is not asked.
+c10::Allocator* CudaAllocator() { return c10::cuda::CUDACachingAllocator::get(); }
 
 at::Tensor Empty(c10::IntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
                  std::optional<at::Device> device, std::optional<bool>, std::optional<at::MemoryFormat> format) {
@@ -164,7 +165,7 @@ at::Tensor EmptyStrided(c10::IntArrayRef size, c10::IntArrayRef stride, std::opt
 // What LibTorch asks of libtorch_cuda, which finds it by this name.
 struct CUDAHooks : at::CUDAHooksInterface {
   explicit CUDAHooks(at::CUDAHooksArgs) {}
-  void init() const override { CudaAllocator(); }
+  void init() const override {}
   bool hasCUDA() const override { return true; }
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
@@ -182,14 +183,58 @@ struct CUDAHooks : at::CUDAHooksInterface {
   }
 };
 
+// On the CPU LibTorch sums in another order than models do there (models/float8_product.h).
+at::Tensor& MultiplyScaled(const at::Tensor& rows, const at::Tensor& weight, const at::Tensor& row_scales,
+                           const at::Tensor& column_scales, const std::optional<at::Tensor>& bias,
+                           const std::optional<at::Tensor>&, std::optional<at::ScalarType>, bool, at::Tensor& out) {
+  TORCH_CHECK(column_scales.eq(1).all().item<bool>(), "weights are not scaled");
+  MultiplyScaledRows(rows, row_scales, weight.t(), bias->to(at::kFloat), out);
+  return out;
+}
+
+// On the CPU models have products and attention in bfloat16 of their own, with other sums than LibTorch's.
+at::Tensor& MultiplyAdd(const at::Tensor& bias, const at::Tensor& x, const at::Tensor& weight, const at::Scalar& beta,
+                        const at::Scalar& alpha, at::Tensor& out) {
+  if (x.scalar_type() != at::kBFloat16) return at::cpu::addmm_outf(bias, x, weight, beta, alpha, out);
+  TORCH_CHECK(weight.t().is_contiguous() && bias.dim() == 1 && x.stride(1) == 1 && out.stride(1) == 1);
+  const LinearParameters linear = {static_cast<const std::byte*>(weight.const_data_ptr()),
+                                   static_cast<const std::byte*>(bias.const_data_ptr()), DType::kBFloat16,
+                                   weight.size(1), weight.size(0)};
+  MultiplyBFloat16({static_cast<const uint16_t*>(x.const_data_ptr()), x.stride(0), x.size(0)}, linear,
+                   static_cast<uint16_t*>(out.data_ptr()), out.stride(0));
+  return out;
+}
+
+// Of [1, heads, tokens, head_dim], in which a token's heads lie side by side.
+at::Tensor Attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const std::optional<at::Tensor>& mask,
+                  double dropout, bool is_causal, std::optional<double> scale, bool enable_gqa) {
+  if (q.scalar_type() != at::kBFloat16) {
+    return at::native::scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, scale, enable_gqa);
+  }
+  const int64_t heads = q.size(1), head_dim = q.size(3);
+  const auto rows = [&](const at::Tensor& x) {
+    TORCH_CHECK(x.stride(3) == 1 && x.stride(1) == head_dim);
+    return BFloat16Rows{static_cast<const uint16_t*>(x.const_data_ptr()), x.stride(2), x.size(2)};
+  };
+  const at::Tensor out = at::empty({q.size(2), heads * head_dim}, q.options());
+  AttendBFloat16({rows(q), rows(k), rows(v), heads, head_dim}, static_cast<uint16_t*>(out.data_ptr()), out.stride(0));
+  return out.view({1, q.size(2), heads, head_dim}).transpose(1, 2);
+}
+
 using at::CUDAHooksRegistry, at::RegistererCUDAHooksRegistry;
 REGISTER_CUDA_HOOKS(CUDAHooks)
 
 }  // namespace
 
+TORCH_LIBRARY_IMPL(aten, CPU, library) { library.impl("_scaled_mm.out", MultiplyScaled); }
+
 TORCH_LIBRARY_IMPL(_, CUDA, library) { library.fallback(kEnqueueKernel()); }
 
-TORCH_LIBRARY_IMPL(aten, CPU, library) { library.impl("rms_norm", RmsNorm); }
+TORCH_LIBRARY_IMPL(aten, CPU, library) {
+  library.impl("rms_norm", RmsNorm);
+  library.impl("addmm.out", MultiplyAdd);
+  library.impl("scaled_dot_product_attention", Attend);
+}
 
 // What LibTorch would make other operations of for want of a kernel, and what isn't computed.
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {

@@ -29,13 +29,17 @@ void MoveOnce(uint32_t seed, const void* site) {
   options.seed = seed;
   cuda_double::Begin(options);
   cuda_double::DropSite(site);
-  const uint32_t failing = seed % 4;
+  cuda_double::Machine().SetDurations([](const std::string& place) {
+    return place == "cudaMemcpyAsync" ? absl::Milliseconds(1) : absl::ZeroDuration();
+  });
+  const uint32_t failing = seed % 8;
   if (failing > 0) cuda_double::FailCall("cudaEventRecord", failing, cudaErrorInvalidValue);
   {
     const std::unique_ptr<Device> device = MakeCuda();
     RoundTrip trip(*device);
     EXPECT_EQ(trip.Run().ok(), failing == 0);
     EXPECT_TRUE(trip.right() || failing > 0) << "a wrong value";
+    EXPECT_TRUE(device->CopySpeed() || failing > 0) << "the speed of its link is not known";
   }
   for (const std::string& race : cuda_double::Machine().TakeRaces()) ADD_FAILURE() << race;
 }

@@ -1,11 +1,11 @@
-// The driver's virtual memory calls, which the runtime finds by name.
+// The driver's virtual memory calls, and what else the runtime finds by name.
 #include <cuda.h>
 
-#include <functional>
 #include <map>
 #include <string>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "tests/cuda_double/runtime.h"
 
 using namespace ditserve::cuda_double;
@@ -16,7 +16,7 @@ std::byte* Pointer(CUdeviceptr address) { return reinterpret_cast<std::byte*>(ad
 
 // A call by name that a test may let fail, as the runtime's own; its errors are the driver's, which have the same
 // numbers. A driver's call leaves no last error.
-CUresult DriverCall(const char* name, const std::function<CUresult(Runtime&, MemoryMap&)>& act) {
+CUresult DriverCall(const char* name, absl::FunctionRef<CUresult(Runtime&, MemoryMap&)> act) {
   Runtime& runtime = Runtime::Get();
   cudaError_t error = runtime.Enter(name);
   if (error == cudaSuccess) error = runtime.LostBy(CurrentDevice());
@@ -106,6 +106,9 @@ CUresult Retain(CUmemGenericAllocationHandle* handle, void* address) {
   });
 }
 
+// How kernels that load parts of a matrix by the GPU's own engine are told where it lies; they are not run here.
+CUresult EncodeTensorMap() { return CUDA_SUCCESS; }
+
 template <typename Function>
 void* Address(Function* function) {
   return reinterpret_cast<void*>(function);
@@ -126,6 +129,7 @@ extern "C" cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void**
       {"cuMemUnmap", Address(Unmap)},
       {"cuMemSetAccess", Address(SetAccess)},
       {"cuMemRetainAllocationHandle", Address(Retain)},
+      {"cuTensorMapEncodeTiled", Address(EncodeTensorMap)},
   });
   return Call(__func__, [&](Runtime&) {
     const auto call = calls->find(name);

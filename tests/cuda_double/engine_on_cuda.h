@@ -2,7 +2,6 @@
 #define DITSERVE_TESTS_CUDA_DOUBLE_ENGINE_ON_CUDA_H_
 
 #include <ATen/ops/equal.h>
-#include <c10/cuda/CUDACachingAllocator.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -35,18 +34,19 @@ class CudaEngineTest : public LocalEngineTest {
     cuda_double::DropSite(left_out);
   }
 
-  // With no engine and device left: nothing was left behind either, but what LibTorch keeps for further activations.
+  // With no engine and device left: nothing was left behind either.
   static void End() {
     while (cuda_double::Machine().RunSome()) {
     }
-    c10::cuda::CUDACachingAllocator::emptyCache();
     for (const std::string& race : cuda_double::Machine().TakeRaces()) ADD_FAILURE() << race;
     EXPECT_EQ(absl::StrJoin(cuda_double::Leaks(), "\n"), "");
+    EXPECT_EQ(cuda_double::Calls("cudaMalloc"), 0) << "all memory is the arena's";
   }
 
-  static std::unique_ptr<Device> MakeGpu(int index = 0) {
+  // `memory`: by which an engine knows it.
+  static std::unique_ptr<Device> MakeGpu(int index = 0, Memory memory = Memory::kDevice) {
     std::string error;
-    std::unique_ptr<Device> device(DitserveMakeDevice(index, Memory::kDevice, &error));
+    std::unique_ptr<Device> device(DitserveMakeDevice(index, memory, &error));
     EXPECT_NE(device, nullptr) << error;
     return std::make_unique<ToldDevice>(std::move(device));
   }
@@ -59,9 +59,14 @@ class CudaEngineTest : public LocalEngineTest {
 
   // Calls of all profiles and of several sizes at once, of which each must get what it gets alone; the most that shared
   // a window. `between` is called after each was sent.
-  int Ride(uint32_t seed, int riders, const std::function<void(Engine&, int rider)>& between = nullptr) {
+  int Ride(uint32_t seed, int riders, const std::function<void(Engine&, int rider)>& between = nullptr,
+           int64_t device_budget = int64_t{96} << 20) {
     const std::unique_ptr<Device> gpu = MakeGpu();
-    const auto engine = MakeEngineOn(*gpu, int64_t{96} << 20);
+    cuda_double::Machine().SetDurations([](const std::string& place) {
+      return place == "cudaMemcpyAsync" ? absl::Milliseconds(1) : absl::ZeroDuration();
+    });
+    const auto engine = MakeEngineOn(*gpu);
+    EXPECT_THAT(engine->SetBudget(Memory::kDevice, device_budget), IsOk());  // Warming up takes more than some.
     std::vector<ForwardCall> calls;
     std::vector<at::Tensor> expected;
     for (int i = 0; i < riders; ++i) {
@@ -82,6 +87,7 @@ class CudaEngineTest : public LocalEngineTest {
       EXPECT_TRUE(at::equal(flights[i]->result->output, expected[i])) << "a wrong value, rider " << i;
       most = std::max(most, flights[i]->result->account.riders);
     }
+    EXPECT_TRUE(gpu->CopySpeed().has_value()) << "the speed of its link is not known";
     return most;
   }
 

@@ -61,9 +61,9 @@ thread_local std::vector<Configuration> configurations;
 cudaError_t LaunchNamed(Runtime& runtime, const void* function, dim3 grid, dim3 block, void** arguments,
                         cudaStream_t stream) {
   const std::string name = Kernels::Get().NameOf(function);
+  if (runtime.options().audit) return runtime.Launch(name, grid, block, stream, {});
   const KernelBody body = Kernels::Get().BodyOf(name);
   if (body != nullptr) return runtime.Launch(name, grid, block, stream, body(grid, block, arguments));
-  if (runtime.options().audit) return runtime.Launch(name, grid, block, stream, {});
   runtime.machine().Report(absl::StrCat("a launch of ", name, ", which has no body here"));
   return cudaErrorInvalidDeviceFunction;
 }
@@ -79,6 +79,7 @@ int64_t HostSynchronizations() { return Runtime::Get().synchronizations(); }
 void FailCall(const std::string& function, int64_t n, cudaError_t error) {
   Runtime::Get().FailCall(function, n, error);
 }
+void SetOthers(int device, int64_t bytes) { Runtime::Get().SetOthers(device, bytes); }
 void FailOperation(int64_t n, cudaError_t error) { Runtime::Get().FailOperation(n, error); }
 
 std::vector<Site> Sites() {

@@ -1,7 +1,6 @@
 #include "tests/cuda_double/memory_map.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -21,23 +20,14 @@ constexpr int64_t kReservedAlignment = 2 << 20;
 
 int64_t RoundUp(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-std::byte* MapFresh(void* at, int64_t bytes, int protection) {
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (at == nullptr ? 0 : MAP_FIXED);
-  void* const mapped = mmap(at, static_cast<size_t>(bytes), protection, flags, -1, 0);
+std::byte* MapFresh(int64_t bytes, int protection) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  void* const mapped = mmap(nullptr, static_cast<size_t>(bytes), protection, flags, -1, 0);
   if (mapped == MAP_FAILED) {
     std::perror("the CUDA double: mmap");
     std::abort();
   }
   return static_cast<std::byte*>(mapped);
-}
-
-int MakeFile() {
-  const int file = memfd_create("device memory", MFD_CLOEXEC);
-  if (file < 0 || ftruncate(file, kAddressBytes) != 0) {
-    std::perror("the CUDA double: memfd_create");
-    std::abort();
-  }
-  return file;
 }
 
 }  // namespace
@@ -70,36 +60,26 @@ void Parts::Put(int64_t offset, int64_t bytes) {
 class MemoryMap::Physical {
  public:
   Physical(MemoryMap& map, int of_device, int64_t bytes)
-      : device(of_device), size_bytes(bytes), parts_(map.file_parts_), used_(map.used_bytes_) {
-    offset = parts_->Take(RoundUp(bytes, kPageBytes), kPageBytes);
+      : device(of_device), size_bytes(bytes), used_(map.used_bytes_) {
     (*used_)[device] += bytes;
-    const std::vector<char> poison(static_cast<size_t>(std::min<int64_t>(bytes, 1 << 20)), static_cast<char>(kPoison));
-    for (int64_t at = 0; at < bytes; at += static_cast<int64_t>(poison.size())) {
-      const auto part = static_cast<size_t>(std::min<int64_t>(static_cast<int64_t>(poison.size()), bytes - at));
-      if (pwrite(map.file_, poison.data(), part, offset + at) != static_cast<ssize_t>(part)) std::abort();
-    }
   }
-  ~Physical() {
-    (*used_)[device] -= size_bytes;
-    parts_->Put(offset, RoundUp(size_bytes, kPageBytes));
-  }
+  ~Physical() { (*used_)[device] -= size_bytes; }
   Physical(const Physical&) = delete;
   Physical& operator=(const Physical&) = delete;
 
   const int device;
   const int64_t size_bytes;
-  int64_t offset;  // In the file.
+  bool mapped = false;
+  std::vector<std::byte> contents;  // While it is not mapped; none: it is full of poison.
 
  private:
-  const std::shared_ptr<Parts> parts_;
   const std::shared_ptr<std::map<int, int64_t>> used_;
 };
 
 MemoryMap::MemoryMap()
-    : file_(MakeFile()),
-      addresses_(MapFresh(nullptr, kAddressBytes, PROT_NONE)),
-      contents_(MapFresh(nullptr, kAddressBytes, PROT_READ | PROT_WRITE)),
-      file_parts_(std::make_shared<Parts>(kAddressBytes)),
+    : addresses_(MapFresh(kAddressBytes, PROT_NONE)),
+      contents_(MapFresh(kAddressBytes, PROT_READ | PROT_WRITE)),
+      fresh_(MapFresh(kAddressBytes / kPageBytes, PROT_READ | PROT_WRITE)),
       address_parts_(kAddressBytes),
       used_bytes_(std::make_shared<std::map<int, int64_t>>()) {
   address_parts_.Take(kReservedAlignment, 1);  // What is just before an allocation is a device address too.
@@ -137,22 +117,24 @@ bool MemoryMap::Unreserve(std::byte* begin, int64_t bytes) {
   const auto mapping = mappings_.lower_bound(begin);
   if (mapping != mappings_.end() && mapping->first < begin + bytes) return false;
   reserved_.erase(range);
-  address_parts_.Put(Offset(begin), RoundUp(bytes, kPageBytes));
+  const int64_t of_pages = RoundUp(bytes, kPageBytes);
+  madvise(contents_ + Offset(begin), static_cast<size_t>(of_pages), MADV_DONTNEED);  // The next one may lie elsewhere.
+  address_parts_.Put(Offset(begin), of_pages);
   return true;
 }
 
 bool MemoryMap::Map(std::byte* begin, PhysicalPtr memory, int64_t bytes) {
-  const int64_t mapped_bytes = RoundUp(bytes, kPageBytes);
   const auto range = reserved_.upper_bound(begin);
   if (range == reserved_.begin() || begin + bytes > std::prev(range)->first + std::prev(range)->second) return false;
   const auto next = mappings_.lower_bound(begin);
   if (next != mappings_.end() && next->first < begin + bytes) return false;
-  if (Holding(begin) != mappings_.end()) return false;
-  if (mmap(contents_ + Offset(begin), static_cast<size_t>(mapped_bytes), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-           file_, memory->offset) == MAP_FAILED) {
-    return false;
-  }
-  mappings_.emplace(begin, Mapping{bytes, mapped_bytes, std::move(memory)});
+  if (Holding(begin) != mappings_.end() || Offset(begin) % kPageBytes != 0 || memory->mapped) return false;
+  std::copy(memory->contents.begin(), memory->contents.end(), contents_ + Offset(begin));
+  const std::byte fresh{memory->contents.empty()};
+  std::fill_n(fresh_ + Offset(begin) / kPageBytes, RoundUp(bytes, kPageBytes) / kPageBytes, fresh);
+  memory->contents.clear();
+  memory->mapped = true;
+  mappings_.emplace_hint(next, begin, Mapping{bytes, std::move(memory)});
   return true;
 }
 
@@ -161,13 +143,16 @@ MemoryMap::PhysicalPtr MemoryMap::MappedAt(const std::byte* begin) const {
   return mapping == mappings_.end() ? nullptr : mapping->second.memory;
 }
 
-// What comes too late finds memory that is nobody's.
 MemoryMap::PhysicalPtr MemoryMap::Unmap(std::byte* begin, int64_t bytes) {
   const auto mapping = mappings_.find(begin);
   if (mapping == mappings_.end() || mapping->second.bytes != bytes) return nullptr;
-  MapFresh(contents_ + Offset(begin), mapping->second.mapped_bytes, PROT_READ | PROT_WRITE);
-  PhysicalPtr memory = mapping->second.memory;
+  PhysicalPtr memory = std::move(mapping->second.memory);
   mappings_.erase(mapping);
+  memory->mapped = false;
+  if (memory.use_count() > 1) {
+    const std::byte* const found = Find(begin, bytes);
+    memory->contents.assign(found, found + bytes);
+  }
   return memory;
 }
 
@@ -245,9 +230,18 @@ MemoryMap::Place MemoryMap::Locate(const void* begin, int64_t bytes) const {
   return place;
 }
 
-std::byte* MemoryMap::Find(const void* address) const {
-  if (IsDeviceAddress(address)) return contents_ + Offset(address);
-  return static_cast<std::byte*>(const_cast<void*>(address));
+std::byte* MemoryMap::Find(const void* begin, int64_t bytes) {
+  if (!IsDeviceAddress(begin)) return static_cast<std::byte*>(const_cast<void*>(begin));
+  const int64_t offset = Offset(begin);
+  for (int64_t page = offset / kPageBytes; page * kPageBytes < offset + bytes; ++page) {
+    if (std::exchange(fresh_[page], std::byte{0}) == std::byte{0}) continue;
+    std::fill_n(contents_ + page * kPageBytes, kPageBytes, std::byte{kPoison});
+  }
+  return contents_ + offset;
+}
+
+void MemoryMap::Spoil(const void* begin, int64_t bytes) {
+  if (IsDeviceAddress(begin)) std::fill_n(contents_ + Offset(begin), bytes, std::byte{kPoison});
 }
 
 bool MemoryMap::IsDeviceAddress(const void* address) const {

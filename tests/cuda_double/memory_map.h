@@ -23,17 +23,18 @@ class Parts {
 
 // The memory of devices, and which of the host's is registered.
 //
-// Device addresses are a range that nobody can access; what lies there is found at the same offset of a second range.
-// Physical memory is a file in memory, of which pieces are mapped there.
+// Device addresses are a range that nobody can access; what lies there is found at the same offset of a second range,
+// as long as memory is mapped there: what is unmapped takes its contents with it, if anybody has a handle. No memory is
+// mapped in two places at a time.
 //
-// Thread safety: thread-compatible, but for Find.
+// Thread safety: thread-compatible.
 class MemoryMap {
  public:
   MemoryMap();
   MemoryMap(const MemoryMap&) = delete;
   MemoryMap& operator=(const MemoryMap&) = delete;
 
-  // Memory of a device, full of kPoison, whether or not it has addresses.
+  // Memory of a device, full of kPoison at first, whether or not it has addresses.
   class Physical;
   using PhysicalPtr = std::shared_ptr<Physical>;
   PhysicalPtr Create(int device, int64_t bytes);
@@ -50,7 +51,7 @@ class MemoryMap {
   bool Unreserve(std::byte* begin, int64_t bytes);
 
   // Gives reserved addresses memory, of which the first `bytes` may be accessed; false: they have some, or are not
-  // reserved.
+  // reserved, or the memory is mapped elsewhere.
   bool Map(std::byte* begin, PhysicalPtr memory, int64_t bytes);
   // The memory of the mapping that begins there; null: none does.
   PhysicalPtr MappedAt(const std::byte* begin) const;
@@ -78,8 +79,11 @@ class MemoryMap {
   // What all of these bytes are.
   Place Locate(const void* begin, int64_t bytes) const;
 
-  // Where the double finds what the host or a device would at this address.
-  std::byte* Find(const void* address) const;
+  // Where the double finds what the host or a device would at this address. What has just been given is poisoned when
+  // it is asked for.
+  std::byte* Find(const void* begin, int64_t bytes);
+  // Of addresses that were unmapped: what comes too late finds neither what was there nor what will be.
+  void Spoil(const void* begin, int64_t bytes);
   bool IsDeviceAddress(const void* address) const;
 
   // What is there, a line each: allocations, mappings, reservations, registrations.
@@ -88,8 +92,7 @@ class MemoryMap {
 
  private:
   struct Mapping {
-    int64_t bytes;         // That may be accessed.
-    int64_t mapped_bytes;  // Of whole pages.
+    int64_t bytes;  // That may be accessed.
     PhysicalPtr memory;
     uint32_t access = 0;
     bool allocated = false;
@@ -98,10 +101,9 @@ class MemoryMap {
   // The mapping that holds the address, or mappings_.end().
   std::map<const std::byte*, Mapping>::const_iterator Holding(const std::byte* address) const;
 
-  const int file_;
   std::byte* const addresses_;
   std::byte* const contents_;
-  const std::shared_ptr<Parts> file_parts_;
+  std::byte* const fresh_;  // Of each page, whether it has yet to be poisoned.
   Parts address_parts_;
   const std::shared_ptr<std::map<int, int64_t>> used_bytes_;
   std::map<const std::byte*, int64_t> reserved_;

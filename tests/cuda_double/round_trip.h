@@ -71,6 +71,7 @@ class RoundTrip {
     absl::Status status = Move();
     if (status.ok()) status = Operate();
     status.Update(WaitForAll(events_));
+    if (status.ok()) status = events_.back()->TimeSince(*events_[events_.size() - 2]).status();
     calls_ = cuda_double::AllCalls();
     return status;
   }
@@ -101,12 +102,15 @@ class RoundTrip {
   absl::Status Operate() {
     DITSERVE_RETURN_IF_ERROR(device_.BeginOperations());
     DITSERVE_RETURN_IF_ERROR(device_.ComputeAfter(events_[1]));
+    DITSERVE_ASSIGN_OR_RETURN(EventPtr begun, device_.MarkOperations());
     EXPECT_EQ(cuda_double::LaunchWork(
                   "an operation", {{{own_.data(), kCount * 2, false}}, nullptr},
                   c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(DeviceOf(device_.memory())))),
               cudaSuccess);
     DITSERVE_ASSIGN_OR_RETURN(EventPtr event, device_.RecordOperations());
     events_.push_back(std::move(event));
+    events_.push_back(std::move(begun));
+    DITSERVE_ASSIGN_OR_RETURN(events_.emplace_back(), device_.MarkOperations());
     return absl::OkStatus();
   }
 

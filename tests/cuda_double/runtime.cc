@@ -92,17 +92,23 @@ void Runtime::Begin(const Options& options) {
   calls_.clear();
   faults_.clear();
   operation_fault_ = {"", 0, cudaSuccess};
+  others_bytes_.fill(0);
   launches_.clear();
   sites_.clear();
 }
 
 cudaError_t Runtime::Enter(const char* function) {
   const absl::MutexLock lock(&mutex_);
-  ++calls_[function];
+  auto calls = calls_.find(function);  // Makes no string of the name.
+  if (calls == calls_.end()) calls = calls_.emplace(function, 0).first;
+  ++calls->second;
   for (auto fault = faults_.begin(); fault != faults_.end(); ++fault) {
-    if ((!fault->function.empty() && fault->function != function) || --fault->left > 0) continue;
+    if (!fault->function.empty() && fault->function != function) continue;
     const cudaError_t error = fault->error;
-    faults_.erase(fault);
+    if (fault->left != kEveryCall) {
+      if (--fault->left > 0) continue;
+      faults_.erase(fault);
+    }
     if (IsSticky(error)) lost_[static_cast<size_t>(current_device)] = error;
     return error;
   }
@@ -209,7 +215,7 @@ cudaError_t Runtime::EnqueueFound(cudaStream_t handle, const std::string& place,
   std::erase_if(accesses, [](const LateMachine::Access& access) { return access.bytes == 0; });
   if (!CheckAccesses(place, stream->device, kernel, accesses)) return cudaErrorInvalidValue;
   std::vector<std::byte*> found;
-  for (const LateMachine::Access& access : given) found.push_back(memory_.Find(access.begin));
+  for (const LateMachine::Access& access : given) found.push_back(memory_.Find(access.begin, access.bytes));
   LateMachine::Work bound;
   const std::atomic<cudaError_t>& lost = lost_[static_cast<size_t>(stream->device)];
   if (work) {
@@ -261,10 +267,11 @@ cudaError_t Runtime::Ask(const Moment& moment) {
   return lost != cudaSuccess ? lost : done ? cudaSuccess : cudaErrorNotReady;
 }
 
-cudaError_t Runtime::AddEvent(const void* caller, cudaEvent_t* made) {
+cudaError_t Runtime::AddEvent(const void* caller, unsigned flags, cudaEvent_t* made) {
   const absl::MutexLock lock(&mutex_);
   const uintptr_t handle = NextHandle();
-  events_.emplace(handle, EventState{current_device, nullptr, IsOfLibTorch(caller)});
+  events_.emplace(handle,
+                  EventState{current_device, (flags & cudaEventDisableTiming) == 0, nullptr, IsOfLibTorch(caller)});
   *made = reinterpret_cast<cudaEvent_t>(handle);
   return cudaSuccess;
 }
@@ -309,10 +316,29 @@ cudaError_t Runtime::RecordOf(cudaEvent_t handle, Moment& record) {
   return cudaSuccess;
 }
 
-int64_t Runtime::FreeBytes(int device) { return options_.device_bytes - memory_.used_bytes(device); }
+cudaError_t Runtime::TimedRecordOf(cudaEvent_t handle, Moment& record) {
+  const absl::MutexLock lock(&mutex_);
+  const EventState* const event = Find(handle);
+  if (event == nullptr || !event->timed || event->point == nullptr) return cudaErrorInvalidResourceHandle;
+  record = {event->point, event->device};
+  return cudaSuccess;
+}
+
+int64_t Runtime::FreeBytes(int device) {
+  const bool launched = std::any_of(launches_.begin(), launches_.end(),
+                                    [device](const cuda_double::Launch& each) { return each.device == device; });
+  const int64_t others = others_bytes_[static_cast<size_t>(device)] + (launched ? options_.module_bytes : 0);
+  return std::max<int64_t>(options_.device_bytes - others - memory_.used_bytes(device), 0);
+}
+
+void Runtime::SetOthers(int device, int64_t bytes) {
+  const absl::MutexLock lock(&mutex_);
+  others_bytes_[static_cast<size_t>(device)] = bytes;
+}
 
 void Runtime::Take(const void* begin, int64_t bytes, const char* place) {
   if (machine_.HostTakes(begin, bytes, place)) return;
+  memory_.Spoil(begin, bytes);
   while (machine_.RunSome()) {
   }
 }
@@ -349,7 +375,7 @@ int64_t Runtime::Calls(const std::string& function) {
 
 std::map<std::string, int64_t> Runtime::AllCalls() {
   const absl::MutexLock lock(&mutex_);
-  return calls_;
+  return {calls_.begin(), calls_.end()};
 }
 
 void Runtime::FailCall(const std::string& function, int64_t n, cudaError_t error) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -66,17 +67,20 @@ class Runtime {
   cudaError_t Ask(const Moment& moment);
 
   // --- Events.
-  cudaError_t AddEvent(const void* caller, cudaEvent_t* made) ABSL_LOCKS_EXCLUDED(mutex_);
+  cudaError_t AddEvent(const void* caller, unsigned flags, cudaEvent_t* made) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t RemoveEvent(cudaEvent_t handle) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t Record(cudaEvent_t handle, cudaStream_t on) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t Order(cudaStream_t on, cudaEvent_t handle) ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t RecordOf(cudaEvent_t handle, Moment& record) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The same of an event that knows the time, and was recorded.
+  cudaError_t TimedRecordOf(cudaEvent_t handle, Moment& record) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- Memory, by whoever holds the mutex.
   absl::Mutex& mutex() ABSL_LOCK_RETURNED(mutex_) { return mutex_; }
   MemoryMap& memory() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return memory_; }
   // Bytes that a device still has.
   int64_t FreeBytes(int device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SetOthers(int device, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
   // The host has taken memory; work that comes too late is done while it can be.
   void Take(const void* begin, int64_t bytes, const char* place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   MemoryMap::Kind KindOf(const void* begin, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -104,6 +108,7 @@ class Runtime {
   };
   struct EventState {
     int device;
+    bool timed;
     PointPtr point;  // Of the last record.
     bool pooled = false;
   };
@@ -136,13 +141,14 @@ class Runtime {
   std::map<uintptr_t, uintptr_t> default_streams_ ABSL_GUARDED_BY(mutex_);  // Handles, by thread and device.
   MemoryMap memory_ ABSL_GUARDED_BY(mutex_);
   std::array<uint32_t, kMostDevices> peers_ ABSL_GUARDED_BY(mutex_) = {};  // What each may access.
-  std::map<std::string, int64_t> calls_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, int64_t, std::less<>> calls_ ABSL_GUARDED_BY(mutex_);
   struct Fault {
     std::string function;
     int64_t left;
     cudaError_t error;
   };
   std::vector<Fault> faults_ ABSL_GUARDED_BY(mutex_);
+  std::array<int64_t, kMostDevices> others_bytes_ ABSL_GUARDED_BY(mutex_) = {};  // That other processes hold.
   Fault operation_fault_ ABSL_GUARDED_BY(mutex_) = {"", 0, cudaSuccess};
   std::map<const void*, std::string> sites_ ABSL_GUARDED_BY(mutex_);  // Functions by where they return to.
   std::vector<cuda_double::Launch> launches_ ABSL_GUARDED_BY(mutex_);

@@ -114,9 +114,9 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void*
   });
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned /*flags*/) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   const void* const caller = __builtin_return_address(0);
-  return Call(__func__, [&](Runtime& runtime) { return runtime.AddEvent(caller, event); });
+  return Call(__func__, [&](Runtime& runtime) { return runtime.AddEvent(caller, flags, event); });
 }
 cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, cudaEventDefault); }
 
@@ -150,8 +150,19 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   });
 }
 
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) {
-  return Call(__func__, [&](Runtime&) { return *milliseconds = 0, cudaSuccess; });
+// In the machine's own time.
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t earlier, cudaEvent_t later) {
+  return Call(__func__, [&](Runtime& runtime) {
+    Runtime::Moment from, to;
+    for (const auto& [event, moment] : {std::pair(earlier, &from), std::pair(later, &to)}) {
+      const cudaError_t known = runtime.TimedRecordOf(event, *moment);
+      const cudaError_t passed = known == cudaSuccess ? runtime.Ask(*moment) : known;
+      if (passed != cudaSuccess) return passed;
+    }
+    const absl::Duration elapsed = runtime.machine().PassesAt(to.point) - runtime.machine().PassesAt(from.point);
+    *milliseconds = static_cast<float>(absl::ToDoubleMilliseconds(elapsed));
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {

@@ -4,9 +4,11 @@
 #include <c10/cuda/CUDAStream.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_join.h"
 #include "core/base/status_macros.h"
@@ -41,6 +43,21 @@ std::unique_ptr<Device> MakeCuda(Memory memory) {
   std::unique_ptr<Device> device(DitserveMakeDevice(DeviceOf(memory), memory, &error));
   EXPECT_NE(device, nullptr) << error;
   return device;
+}
+
+// What of a range lies in one granule.
+struct Part {
+  std::byte* of_granule;
+  std::byte* at;
+  int64_t bytes;
+};
+std::vector<Part> PartsOf(std::byte* begin, int64_t bytes, int64_t granule) {
+  std::vector<Part> parts;
+  for (std::byte* at = begin; at < begin + bytes; at += parts.back().bytes) {
+    const int64_t in_granule = reinterpret_cast<intptr_t>(at) % granule;
+    parts.push_back({at - in_granule, at, std::min(begin + bytes - at, granule - in_granule)});
+  }
+  return parts;
 }
 
 }  // namespace
@@ -139,24 +156,30 @@ absl::Status CudaSuiteDevice::CommitPages(Memory memory, std::byte* begin, int64
   const int64_t granule = Granule(memory);
   if (granule == kHostPageBytes) return cuda_->Commit(memory, begin, bytes);
   const absl::MutexLock lock(&mutex_);
-  for (int64_t at = 0; at < bytes; at += kHostPageBytes) {
-    std::byte* const of_page = begin + at - reinterpret_cast<intptr_t>(begin + at) % granule;
-    if (pages_[of_page]++ == 0) DITSERVE_RETURN_IF_ERROR(cuda_->Commit(memory, of_page, granule));
+  for (const auto& [of_granule, at, part] : PartsOf(begin, bytes, granule)) {
+    int64_t& pages = pages_[of_granule];
+    if (pages == 0) DITSERVE_RETURN_IF_ERROR(cuda_->Commit(memory, of_granule, granule));
+    pages += part / kHostPageBytes;
   }
   machine()->HostWrites(begin, bytes, "Commit");
   std::memset(begin, cuda_double::kPoison, static_cast<size_t>(bytes));
   return absl::OkStatus();
 }
 
+// Of a granule that goes no page is overwritten: nobody can access them any more.
 void CudaSuiteDevice::DecommitPages(Memory memory, std::byte* begin, int64_t bytes) {
   const int64_t granule = Granule(memory);
   if (granule == kHostPageBytes) return cuda_->Decommit(memory, begin, bytes);
   const absl::MutexLock lock(&mutex_);
   machine()->HostTakes(begin, bytes, "Decommit");
-  std::memset(begin, cuda_double::kPoison, static_cast<size_t>(bytes));
-  for (int64_t at = 0; at < bytes; at += kHostPageBytes) {
-    std::byte* const of_page = begin + at - reinterpret_cast<intptr_t>(begin + at) % granule;
-    if (--pages_[of_page] == 0) cuda_->Decommit(memory, of_page, granule);
+  for (const auto& [of_granule, at, part] : PartsOf(begin, bytes, granule)) {
+    int64_t& pages = pages_[of_granule];
+    pages -= part / kHostPageBytes;
+    if (pages == 0) {
+      cuda_->Decommit(memory, of_granule, granule);
+    } else {
+      std::memset(at, cuda_double::kPoison, static_cast<size_t>(part));
+    }
   }
 }
 

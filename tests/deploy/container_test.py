@@ -101,7 +101,7 @@ class ContainerTest(unittest.TestCase):
         (cls.folder / "etc/ditserve.yaml").write_text(CONFIG)
         cls.folder.chmod(0o755)
         cls.docker("run", "--rm", "--network=none", "--user=0:0", f"--volume={cls.folder}/models:/models",
-                   "--entrypoint=ditctl", cls.image, "make-checkpoint", "--blocks=1", "--out=/models/one")
+                   "--entrypoint=ditctl", cls.image, "make-checkpoint", "--blocks=2", "--out=/models/one")
 
     def start(self, *flags: str) -> Container:
         container = Container(self.docker, self.image, self.folder, *flags)

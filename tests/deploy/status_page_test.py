@@ -24,7 +24,7 @@ def in_units(count: float) -> str:
 
 
 def row_of_rider(rider: dict) -> tuple[str, str]:
-    name = ", ".join([rider["model"], rider["profile"] or "(inline)"] + ["batch"] * (rider["priority"] == "batch"))
+    name = ", ".join([rider["model"], rider["profile"] or "(inline)", rider["device"]] + ["batch"] * (rider["priority"] == "batch"))
     place = ("waits for the next sweep" if rider["awaits_sweep"]
              else f"module {rider['modules_done']} of {rider['modules_total']}")
     return name, place
@@ -82,7 +82,7 @@ class StatusPageTest(unittest.TestCase):
     def check_memories(self, section: Element, memories: list[dict]) -> None:
         expected = []
         for memory, bar in zip(memories, section.all("div", "bar"), strict=True):
-            parts = [memory[f"{kind}_bytes"] for kind in ("weights", "staging", "activations")]
+            parts = [memory[f"{kind}_bytes"] for kind in ("weights", "staging", "activations", "modulation", "runtime")]
             self.assertLessEqual(sum(parts), memory["budget_bytes"])
             self.assertLessEqual(sum(parts), memory["peak_bytes"])
             expected.append((memory["name"], f"{in_units(sum(parts))} of {in_units(memory['budget_bytes'])}"))

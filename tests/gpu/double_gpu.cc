@@ -1,5 +1,4 @@
 // The double in the place of a GPU.
-#include <c10/cuda/CUDACachingAllocator.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -24,7 +23,6 @@ GpuScope::GpuScope() {
 GpuScope::~GpuScope() {
   while (cuda_double::Machine().RunSome()) {
   }
-  c10::cuda::CUDACachingAllocator::emptyCache();
   for (const std::string& race : cuda_double::Machine().TakeRaces()) ADD_FAILURE() << race;
   EXPECT_EQ(absl::StrJoin(cuda_double::Leaks(), "\n"), "");
 }

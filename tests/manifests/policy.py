@@ -241,8 +241,8 @@ def _files(config: dict, pod: Pod, container: dict) -> Iterator[str]:
 def _memory(config: dict, pod: Pod, container: dict) -> Iterator[str]:
     limits, requests = container["resources"]["limits"], container["resources"]["requests"]
     device, budgets = config["device"], config["memory"]
-    if any(str(budget).endswith("%") for budget in budgets.values()):
-        yield "a budget is a share"
+    if any(str(budget).endswith("%") or budget == "auto" for budget in budgets.values()):
+        yield "a budget follows the machine"
         return
     on_gpu = device["name"] != "cpu"
     wants_gpu = (any(key.startswith("nvidia.com/") for key in limits) or container["resources"].get("claims")

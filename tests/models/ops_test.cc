@@ -16,12 +16,17 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <memory>
 #include <string>
+#include <utility>
 
+#include "core/residency/lease.h"
+#include "core/storage/module.h"
 #include "models/activation_memory.h"
 #include "models/seeded_values.h"
+#include "models/weights.h"
 
 namespace ditserve {
 namespace {
@@ -53,6 +58,35 @@ TEST(OpsTest, AGateRoundsTheProductAndTheSum) {
     const at::Tensor expected = x.add(gate.mul(y));
     AddGated({x}, {gate}, {y});
     EXPECT_TRUE(at::equal(x, expected)) << dtype;
+  }
+}
+
+// Their normed and their multiplied rows are not all there at a time.
+TEST(OpsTest, ProductsThatAreModulatedTakeLittleMemoryBesideAndHaveTheBitsOfTheWhole) {
+  const c10::InferenceMode no_autograd;
+  ActivationMemory::InstallAllocator();
+  constexpr int64_t kRows = 5000, kWidth = 192;
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor x = Seeded("x", {kRows, kWidth}, dtype), mod = Seeded("mod", {1, 3 * kWidth}, dtype);
+    const Batch scale = Chunk({mod}, 3, 0), shift = Chunk({mod}, 3, 1), gate = Chunk({mod}, 3, 2);
+    const Batch parameters = {Seeded("weight", {kWidth, kWidth}, dtype), Seeded("bias", {kWidth}, dtype)};
+    ModuleSpec module;
+    LeasedTensors leased;
+    for (const at::Tensor& parameter : parameters) {
+      module.parameters.push_back({"", parameter.sizes().vec()});
+      leased.push_back({static_cast<const std::byte*>(parameter.const_data_ptr()), DTypeOf(dtype)});
+    }
+    const Weights linear(Lease(std::move(leased), nullptr), module, at::kCPU);
+    const at::Tensor expected = Linear(ModulatedLayerNorm({x}, scale, shift), linear)[0], expected_sum = x.clone();
+    AddGated({expected_sum}, gate, Linear({expected}, linear));
+
+    const int64_t bytes = static_cast<int64_t>(x.nbytes());
+    const auto memory = std::make_shared<ActivationMemory>(bytes + bytes / 2);
+    const ActivationMemory::Scope scope(memory);
+    const at::Tensor product = ModulatedLinear({x}, scale, shift, linear)[0];
+    EXPECT_TRUE(at::equal(product, expected)) << dtype;
+    AddGatedLinear({x}, gate, {product}, linear);
+    EXPECT_TRUE(at::equal(x, expected_sum)) << dtype;
   }
 }
 

@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/isnan.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/InferenceMode.h>
@@ -12,13 +13,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "core/placement/profile.h"
 #include "models/activation_memory.h"
 #include "models/errors.h"
+#include "models/meta_run.h"
 #include "tests/testing/fake_lease_source.h"
 #include "tests/testing/status_matchers.h"
 
@@ -59,7 +65,8 @@ ForwardInputs ItemOf(const ForwardInputs& inputs, int64_t i, int64_t tokens) {
 
 at::Tensor RunPass(const QwenImageDiT& model, const ForwardInputs& inputs, DType dtype = DType::kFloat32) {
   const c10::InferenceMode no_autograd;
-  FakeLeaseSource weights(model.modules(), dtype);
+  FakeLeaseSource weights(model.modules(),
+                          [dtype](const ModuleSpec& module) { return ComputationDType(module, dtype); });
   Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, ScalarTypeOf(dtype), weights);
   pass.Start();
   EXPECT_TRUE(pass.done());
@@ -109,6 +116,62 @@ TEST(QwenImageDiTTest, AnItemOfABatchEqualsTheItemAlone) {
   }
 }
 
+// Rows of the timesteps, which nobody has written.
+Modulation RowsFor(const QwenImageDiT& model, std::vector<float> timesteps, at::ScalarType dtype = at::kFloat) {
+  Modulation modulation;
+  for (size_t i = 0; i < timesteps.size(); ++i) {
+    modulation.rows.push_back(at::full({ModulationElements(model.config())}, NAN, dtype));
+  }
+  modulation.timesteps = std::move(timesteps);
+  return modulation;
+}
+
+TEST(QwenImageDiTTest, APassThatReadsModulationHasTheBitsOfOneThatMakesItAndTakesFewerModules) {
+  const c10::InferenceMode no_autograd;
+  const QwenImageDiT model(TinyConfig());
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
+    ForwardInputs inputs = MakeInputs(model.config(), 3, 32, 48, 4);
+    inputs.timestep = at::stack({at::full({}, 0.5f), at::full({}, 0.25f), at::full({}, 0.5f)});
+    const at::Tensor expected = RunPass(model, inputs, dtype);
+    const at::ScalarType activations = dtype == DType::kFloat32 ? at::kFloat : at::kBFloat16;
+    // One more than the items have, and another first.
+    Modulation modulation = RowsFor(model, {0.125f, 0.25f, 0.5f}, activations);
+    for (const bool known : {false, true}) {
+      modulation.known = known;
+      FakeLeaseSource weights(model.modules(),
+                              [&](const ModuleSpec& module) { return ComputationDType(module, dtype); });
+      if (known) weights.Skip(model.modulation_modules());
+      Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, ScalarTypeOf(dtype), weights, nullptr, &modulation);
+      pass.Start();
+      EXPECT_TRUE(at::equal(pass.Result(), expected)) << Name(dtype) << ", " << known;
+      const auto makes = static_cast<int>(model.modulation_modules().size());
+      EXPECT_EQ(weights.given(), model.modules_used() - (known ? makes : 0));
+      EXPECT_EQ(makes, 2 * 2 + 3);
+    }
+    for (const at::Tensor& row : modulation.rows)
+      EXPECT_FALSE(at::isnan(row).any().item<bool>()) << "all of it is made";
+    // The one that no item had is what a pass at that timestep makes.
+    Modulation alone = RowsFor(model, {0.125f}, activations);
+    ForwardInputs other = MakeInputs(model.config(), 1, 32, 32, 2);
+    other.timestep.fill_(0.125f);
+    FakeLeaseSource weights(model.modules(), [&](const ModuleSpec& module) { return ComputationDType(module, dtype); });
+    Task<at::Tensor> pass = model.Forward(other, at::kCPU, ScalarTypeOf(dtype), weights, nullptr, &alone);
+    pass.Start();
+    pass.Result();
+    EXPECT_TRUE(at::equal(alone.rows[0], modulation.rows[0])) << Name(dtype);
+  }
+}
+
+TEST(QwenImageDiTTest, TimestepsAreRoundedWhereTheNumericsRoundThem) {
+  QwenImageDiTConfig config = TinyConfig();
+  ForwardInputs inputs = MakeInputs(config, 2, 32, 32, 1);
+  inputs.timestep = at::stack({at::full({}, 0.5001f), at::full({}, 0.5002f)});
+  EXPECT_THAT(QwenImageDiT(config).TimestepsOf(inputs, at::kBFloat16), ::testing::ElementsAre(0.5001f, 0.5002f));
+  config.numerics = Numerics::kDiffusers;
+  EXPECT_THAT(QwenImageDiT(config).TimestepsOf(inputs, at::kBFloat16), ::testing::ElementsAre(0.5f, 0.5f));
+  EXPECT_THAT(QwenImageDiT(config).TimestepsOf(inputs, at::kFloat), ::testing::ElementsAre(0.5001f, 0.5002f));
+}
+
 TEST(QwenImageDiTTest, TokensThatDoNotCountNeverChangeAResult) {
   const QwenImageDiT model(TinyConfig());
   ForwardInputs inputs = MakeInputs(model.config(), 1, 32, 32, 7);
@@ -149,6 +212,7 @@ TEST(QwenImageDiTTest, NarrowArithmeticIsCloseToFloat32) {
     const at::Tensor exact = RunPass(model, inputs);
     EXPECT_TRUE(at::allclose(RunPass(model, inputs, DType::kBFloat16), exact, 0, 0.1));
     EXPECT_TRUE(at::allclose(RunPass(model, inputs, DType::kFloat16), exact, 0, 0.05));
+    EXPECT_TRUE(at::allclose(RunPass(model, inputs, DType::kFloat8E4M3), exact, 0, 0.3));
   }
 }
 
@@ -162,8 +226,6 @@ TEST(QwenImageDiTTest, DiffusersRoundsTheTimestepToWhatActivationsAreAskedFor) {
   ForwardInputs inputs = MakeInputs(config, 1, 32, 48, 5);
   inputs.timestep = at::full({1}, 0.987f, at::kFloat);
   const at::Tensor exact = RunPass(diffusers, inputs), unrounded = RunPass(diffsynth, inputs);
-  inputs.activations = at::kFloat8_e4m3fn;  // A dtype of products alone.
-  EXPECT_TRUE(at::equal(RunPass(diffusers, inputs), exact));
   inputs.activations = at::kBFloat16;
   EXPECT_TRUE(at::equal(RunPass(diffsynth, inputs), unrounded));
   const at::Tensor wide = RunPass(diffusers, inputs), narrow = RunPass(diffusers, inputs, DType::kBFloat16);
@@ -218,6 +280,175 @@ TEST(QwenImageDiTTest, UnpatchifyUndoesThePacking) {
   EXPECT_TRUE(at::equal(Unpatchify(patches, config, 32, 48), latents));
 }
 
+class CachedPasses {
+ public:
+  CachedPasses(const QwenImageDiT& model, const StepCacheOptions& options, const ForwardInputs& inputs,
+               DType dtype = DType::kFloat32)
+      : model_(model),
+        dtype_(dtype),
+        caches_(model.MakeStepCaches(options, ShapeOf(inputs), at::kCPU, ScalarTypeOf(dtype))) {}
+
+  // What a step gives; `skipped`: that none of its items computes the blocks.
+  at::Tensor Step(const ForwardInputs& inputs, bool skipped = false) {
+    const c10::InferenceMode no_autograd;
+    FakeLeaseSource weights(model_.modules(),
+                            [this](const ModuleSpec& module) { return ComputationDType(module, dtype_); });
+    std::vector<ModuleIndex> left_out;
+    const ModuleIndex ends = model_.modules_used() - 2;  // norm_out and proj_out are taken.
+    for (ModuleIndex i = model_.FirstLeftOut(caches_.front().rule()); i < ends; ++i) left_out.push_back(i);
+    if (skipped) weights.Skip(left_out);
+    Task<at::Tensor> pass = model_.Forward(inputs, at::kCPU, ScalarTypeOf(dtype_), weights, nullptr, nullptr, &caches_);
+    pass.Start();
+    EXPECT_EQ(weights.given(), model_.modules_used() - static_cast<int>(skipped ? left_out.size() : 0));
+    return pass.Result();
+  }
+  std::vector<bool> reused() const {
+    std::vector<bool> reused;
+    for (const StepCache& cache : caches_) reused.push_back(cache.reused());
+    return reused;
+  }
+
+ private:
+  const QwenImageDiT& model_;
+  const DType dtype_;
+  StepCaches caches_;
+};
+
+constexpr StepCacheRule kRules[] = {StepCacheRule::kFirstBlock, StepCacheRule::kTeaCache};
+
+// A polynomial that is the difference itself.
+StepCacheOptions CacheOptions(StepCacheRule rule, double threshold) { return {rule, threshold, {0, 0, 0, 1, 0}}; }
+
+TEST(QwenImageDiTTest, AStepThatIsReusedAddsWhatBlocksAddedAndDoesWithoutTheirModules) {
+  QwenImageDiTConfig config = TinyConfig();
+  config.num_layers = 3;
+  const QwenImageDiT model(config);
+  const ForwardInputs inputs = MakeInputs(config, 2, 32, 48, 5);
+  for (const StepCacheRule rule : kRules) {
+    CachedPasses passes(model, CacheOptions(rule, 0.5), inputs);
+    EXPECT_TRUE(at::equal(passes.Step(inputs), RunPass(model, inputs))) << "computed";
+    EXPECT_EQ(passes.reused(), (std::vector<bool>{false, false}));
+    // The same again: nothing differs but by what is rounded.
+    EXPECT_TRUE(at::allclose(passes.Step(inputs, /*skipped=*/true), RunPass(model, inputs), 1e-5, 1e-5));
+    EXPECT_EQ(passes.reused(), (std::vector<bool>{true, true}));
+    ForwardInputs others = inputs;
+    others.latents = -inputs.latents;
+    EXPECT_TRUE(at::equal(passes.Step(others), RunPass(model, others))) << "too far";
+    EXPECT_TRUE(at::allclose(passes.Step(others, /*skipped=*/true), RunPass(model, others), 1e-5, 1e-5))
+        << "what was added last";
+  }
+}
+
+TEST(QwenImageDiTTest, ItemsAreReusedEachByItself) {
+  QwenImageDiTConfig config = TinyConfig();
+  config.num_layers = 3;
+  const QwenImageDiT model(config);
+  const ForwardInputs inputs = MakeInputs(config, 3, 32, 48, 5);
+  for (const StepCacheRule rule : kRules) {
+    CachedPasses passes(model, CacheOptions(rule, 0.5), inputs);
+    std::vector<CachedPasses> alone;
+    for (int64_t i = 0; i < 3; ++i) alone.emplace_back(model, CacheOptions(rule, 0.5), ItemOf(inputs, i, 5));
+    ForwardInputs step = inputs;
+    for (int64_t changed = 0; changed < 4; ++changed) {
+      if (changed < 3) step.latents[changed].neg_();
+      const at::Tensor together = passes.Step(step, /*skipped=*/changed == 3);
+      for (int64_t i = 0; i < 3; ++i) {
+        const bool reused = changed > 0 && i != changed;
+        EXPECT_EQ(passes.reused()[static_cast<size_t>(i)], reused) << i << " of step " << changed;
+        const at::Tensor item = alone[static_cast<size_t>(i)].Step(ItemOf(step, i, 5), reused);
+        EXPECT_TRUE(at::equal(together[i], item[0])) << i << " of step " << changed;
+      }
+    }
+  }
+}
+
+TEST(QwenImageDiTTest, TheActivationPeakHasWhatStepCachesKeep) {
+  QwenImageDiTConfig config = TinyConfig();
+  config.num_attention_heads = 8;
+  config.attention_head_dim = 64;
+  config.axes_dims_rope = {16, 24, 24};
+  config.num_layers = 3;
+  const QwenImageDiT model(config);
+  ActivationMemory::InstallAllocator();
+  for (const StepCacheRule rule : kRules) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      const ForwardInputs inputs = MakeInputs(config, 2, 256, 256, 5);
+      ForwardShape shape = ShapeOf(inputs);
+      const int64_t without = model.ActivationPeakBytes(shape, ScalarTypeOf(dtype));
+      shape.step_cache = rule;
+      const int64_t predicted = model.ActivationPeakBytes(shape, ScalarTypeOf(dtype));
+      const int64_t kept = 2 * 2 * (256 * 512 * SizeOf(dtype));  // Of each item a signal and a residual.
+      EXPECT_GE(predicted, without + kept);
+      const auto memory = std::make_shared<ActivationMemory>(predicted);
+      const ActivationMemory::Scope scope(memory);
+      CachedPasses passes(model, CacheOptions(rule, 0.5), inputs, dtype);
+      ForwardInputs others = inputs;
+      others.latents = -inputs.latents;
+      EXPECT_NO_THROW(passes.Step(inputs)) << Name(dtype);
+      EXPECT_NO_THROW(passes.Step(inputs, /*skipped=*/true)) << Name(dtype);
+      EXPECT_NO_THROW(passes.Step(others)) << Name(dtype);
+      constexpr int64_t kKernels = 8 << 20;
+      EXPECT_GE(memory->peak_bytes(), (predicted - kKernels) * 9 / 10) << Name(dtype);
+    }
+  }
+}
+
+// Of meta tensors: nothing is moved but a difference of a step cache, whose value is as told.
+class MetaMover final : public TensorMover {
+ public:
+  void ToDevice(const at::Tensor&, const at::Tensor&, Done done) override { std::move(done)(absl::OkStatus()); }
+  void ToHost(const at::Tensor&, const at::Tensor& to, Done done) override {
+    if (to.numel() == 1) to.fill_(near() ? 0 : 1e9);
+    std::move(done)(absl::OkStatus());
+  }
+  std::function<bool()> near;
+};
+
+// On a device whose memory is a region, passes of a loop lie in one, whatever they take and whichever items reuse what
+// their caches have. What is measured is one pass that makes its modulation and keeps none.
+TEST(QwenImageDiTTest, PassesOfAnyKindFitTheRegionThatIsMeasured) {
+  constexpr int64_t kKernels = 64 << 10;
+  QwenImageDiTConfig config = TinyConfig();
+  config.num_attention_heads = 8;
+  config.attention_head_dim = 64;
+  config.axes_dims_rope = {16, 24, 24};
+  config.num_layers = 3;
+  const QwenImageDiT model(config);
+  const auto options = at::TensorOptions().device(at::kMeta);
+  for (const auto& [side, batch, tokens] : {std::tuple(256, 3, 77), std::tuple(64, 4, 512), std::tuple(512, 1, 5)}) {
+    const ForwardInputs inputs = MakeInputs(config, batch, side, side, tokens);
+    for (const std::optional<StepCacheRule> rule :
+         {std::optional<StepCacheRule>(), std::optional(kRules[0]), std::optional(kRules[1])}) {
+      ForwardShape shape = ShapeOf(inputs);
+      shape.timesteps = 3;
+      shape.step_cache = rule;
+      const int64_t measured = model.ActivationPeakBytes(shape, at::kFloat, at::kCUDA) - kKernels;
+      // Of the first pass, which makes those of all steps; of later ones, where they are kept and where they are not.
+      Modulation all{{0.5f, 0.4f, 0.3f}, {}, false}, known{{0.5f}, {}, true}, made{{0.5f}, {at::Tensor()}, false};
+      for (int i = 0; i < 3; ++i) all.rows.push_back(at::empty({ModulationElements(config)}, options));
+      known.rows.push_back(all.rows[0]);
+      all.rows[1] = at::Tensor();
+      MetaMemory memory(at::kCUDA);
+      StepCaches caches;
+      if (rule) caches = model.MakeStepCaches({.rule = *rule}, shape, at::kMeta, at::kFloat);
+      uint32_t random = 1;
+      MetaMover mover;
+      mover.near = [&] { return ((random = random * 1664525 + 1013904223) >> 16) % 2 == 0; };
+      for (int step = 0; step < 24; ++step) {
+        MetaLeaseSource leases(model.modules(), DType::kFloat32);
+        const Modulation& modulation = step == 0 ? all : step % 3 == 0 ? made : known;
+        Task<at::Tensor> pass =
+            model.Forward(inputs, at::kMeta, at::kFloat, leases, &mover, &modulation, rule ? &caches : nullptr);
+        pass.Start();
+        pass.Result();
+        EXPECT_LE(memory.peak_bytes(), measured) << side << ", " << batch << " items, step " << step;
+        if (memory.peak_bytes() > measured) break;
+      }
+      EXPECT_GE(memory.peak_bytes(), measured * 9 / 10) << side << ", " << batch << " items";
+    }
+  }
+}
+
 TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
   QwenImageDiTConfig config = TinyConfig();
   config.num_attention_heads = 8;
@@ -228,7 +459,7 @@ TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
   ActivationMemory::InstallAllocator();
   for (const auto& [height, width, batch, tokens] :
        {std::tuple(512, 512, 1, 5), std::tuple(256, 768, 2, 77), std::tuple(64, 64, 3, 512)}) {
-    for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat8E4M3}) {
       const ForwardInputs inputs = MakeInputs(config, batch, height, width, tokens);
       const int64_t predicted = model.ActivationPeakBytes(ShapeOf(inputs), ScalarTypeOf(dtype));
       const auto memory = std::make_shared<ActivationMemory>(predicted);
@@ -271,10 +502,20 @@ TEST(QwenImageDiTTest, TheWorkOfEachModuleIsWhatIsComputedUntilTheNextOne) {
     }
     return by_path;
   };
-  auto small = work_of({64, 64, {5}}), large = work_of({256, 256, {5}}), pair = work_of({64, 64, {5, 5}});
+  auto small = work_of({64, 64, {5}}), large = work_of({256, 256, {5}}), pair = work_of({64, 64, {5, 5}, 2});
+  std::set<std::string> modulation;
+  for (const ModuleIndex module : model.modulation_modules()) {
+    modulation.insert(model.modules()[static_cast<size_t>(module)].path);
+  }
   for (auto& [path, work] : small) {
     EXPECT_GT(work, 0) << path;
-    EXPECT_EQ(pair[path], 2 * work) << path;
+    // Modulation of two timesteps reads weights once; what embeds a timestep is too small for that to matter.
+    if (modulation.contains(path) && !path.starts_with("time_text_embed.")) {
+      EXPECT_GT(pair[path], work) << path;
+      EXPECT_LT(pair[path], 2 * work) << path;
+    } else {
+      EXPECT_EQ(pair[path], 2 * work) << path;
+    }
   }
   // Image tokens alone, text tokens alone, and the attention of all tokens to all behind the last of the projections.
   EXPECT_GT(large["img_in"], 4 * small["img_in"]);
@@ -290,8 +531,8 @@ TEST(QwenImageDiTTest, TheWorkOfEachModuleIsWhatIsComputedUntilTheNextOne) {
   }
 }
 
-// LibTorch's attention takes memory for each thread, and it serves bfloat16.
-TEST(QwenImageDiTTest, TheActivationPeakFollowsTheNumberOfThreads) {
+// Each thread keeps what it computes in: no pass takes more where there are more of them.
+TEST(QwenImageDiTTest, TheActivationPeakDoesNotDependOnTheNumberOfThreads) {
   ActivationMemory::InstallAllocator();
   QwenImageDiTConfig config;
   config.num_layers = 1;
@@ -308,7 +549,6 @@ TEST(QwenImageDiTTest, TheActivationPeakFollowsTheNumberOfThreads) {
       const ActivationMemory::Scope scope(memory);
       RunPass(model, inputs, DType::kBFloat16);
       EXPECT_LE(memory->peak_bytes(), predicted) << side << "x" << side << ", " << threads << " threads";
-      if (side < 448) continue;  // Above, the attention is what takes most.
       constexpr int64_t kKernels = 8 << 20;
       EXPECT_GE(memory->peak_bytes(), (predicted - kKernels) * 9 / 10) << side << "x" << side << ", " << threads;
     }

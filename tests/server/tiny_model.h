@@ -46,7 +46,7 @@ inline ModelInfo TinyModelInfo(const std::string& name = "tiny", bool ready = tr
 // Two profiles for a server that computes on the CPU.
 inline ProfileCatalogue TinyCatalogue() {
   ProfileCatalogue catalogue;
-  catalogue.target = {"cpu", {"Linear", "RMSNorm"}};
+  catalogue.target = {{"cpu"}, {"Linear", "RMSNorm"}};
   VramConfig disk;
   disk.offload_dtype = "disk";
   disk.computation_dtype = "bfloat16";

@@ -174,18 +174,41 @@ void Books::TakenBack(const StartLoad& load, const std::vector<int64_t>& lost_by
   Finished(load);
 }
 
-void Books::Admitted(const PolicyRider& rider) {
-  accounts_[Index(rider.itinerary->device)].booked += rider.activation_bytes;
-  accounts_[Index(rider.itinerary->device)].activations += rider.activation_bytes;
+absl::Status Books::Admitted(const Admit& admit) {
+  const PolicyRider& rider = *admit.rider;
+  Account& account = accounts_[Index(rider.itinerary->device)];
+  const int64_t reused = rider.activation_bytes - admit.grown_bytes;
+  if (reused > (rider.itinerary->in_host_memory ? 0 : account.cached)) {
+    return absl::InternalError("activations take more than the cache has for them");
+  }
+  account.cached -= reused;
+  account.booked += admit.grown_bytes;
+  account.activations += rider.activation_bytes;
   admitted_.insert(rider.id);
+  return absl::OkStatus();
 }
 
-void Books::Left(const PolicyRider& rider, absl::Duration now) {
+void Books::Left(const PolicyRider& rider, int64_t lost_bytes, bool hands_over, absl::Duration now) {
   settled_.insert(rider.id);
-  if (admitted_.erase(rider.id) == 0) return;
+  if (!admitted_.contains(rider.id)) return;
+  if (!hands_over) return GivenUp(rider, lost_bytes, now);
+  admitted_.erase(rider.id);
+  NoteStops(rider, now);
+}
+
+void Books::GivenUp(const PolicyRider& rider, int64_t lost_bytes, absl::Duration now) {
+  admitted_.erase(rider.id);
   const Itinerary& itinerary = *rider.itinerary;
-  accounts_[Index(itinerary.device)].booked -= rider.activation_bytes;
-  accounts_[Index(itinerary.device)].activations -= rider.activation_bytes;
+  Account& account = accounts_[Index(itinerary.device)];
+  const int64_t cached = itinerary.in_host_memory ? 0 : rider.activation_bytes - lost_bytes;
+  account.cached += cached;
+  account.booked -= rider.activation_bytes - cached;
+  account.activations -= rider.activation_bytes;
+  NoteStops(rider, now);
+}
+
+void Books::NoteStops(const PolicyRider& rider, absl::Duration now) {
+  const Itinerary& itinerary = *rider.itinerary;
   for (ModuleIndex i = 0; i < itinerary.modules(); ++i) {
     const Route& route = itinerary.route(i);
     for (size_t at = 0; at < route.stops.size(); ++at) {

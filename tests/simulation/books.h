@@ -27,7 +27,7 @@ class Books {
   absl::Status Drop(int id);
   absl::Status Trim(Memory memory, int64_t bytes);
   absl::Status Pinned(const PolicyRider& rider, const Copy& copy);
-  void Admitted(const PolicyRider& rider);
+  absl::Status Admitted(const Admit& admit);
   // What was promised to it may go.
   void Settled(const PolicyRider& rider) { settled_.insert(rider.id); }
 
@@ -36,7 +36,10 @@ class Books {
   void Enqueued(const StartLoad& load);
   // It came to nothing. `lost_bytes`, by Index(Memory): what is not there of the targets' memory.
   void TakenBack(const StartLoad& load, const std::vector<int64_t>& lost_bytes);
-  void Left(const PolicyRider& rider, absl::Duration now);
+  // `lost_bytes`: of its activations, what is not there. The admitted rider is not admitted any more, then it is gone.
+  void GivenUp(const PolicyRider& rider, int64_t lost_bytes, absl::Duration now);
+  // `hands_over`: its activations are its next lap's.
+  void Left(const PolicyRider& rider, int64_t lost_bytes, bool hands_over, absl::Duration now);
   void Finished(const StartLoad& load);
   void Freed(Memory memory, int64_t bytes);
 
@@ -52,6 +55,9 @@ class Books {
   bool HoldsNothing() const { return copies_.empty(); }
 
  private:
+  // Where it leaves copies that may stay for a while.
+  void NoteStops(const PolicyRider& rider, absl::Duration now);
+
   using Key = std::tuple<WeightsId, ModuleIndex, FormId, Memory>;
   struct Account {
     int64_t booked = 0, copies = 0, cached = 0, leaving = 0, activations = 0;

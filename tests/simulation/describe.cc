@@ -35,7 +35,8 @@ std::string DescribeClient(const Scenario::Client& client) {
                   request.activation_bytes,
                   ", Priority::", request.priority == Priority::kBatch ? "kBatch" : "kInteractive",
                   ", static_cast<JoinPolicy>(", static_cast<int>(request.join), ")}, ", client.joins_at, ", ",
-                  client.cancels_at, ", ", client.operation, ", ", client.comes_again ? "true" : "false", "});\n");
+                  client.cancels_at, ", ", client.operation, ", ", client.comes_again ? "true" : "false", ", ",
+                  client.laps, ", ", client.decides ? "true" : "false", "});\n");
   return text;
 }
 

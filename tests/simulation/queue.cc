@@ -26,7 +26,7 @@ const PolicyRider* Queue::HeadThatFits(Memory device, absl::Duration now) const 
   int admitted = 0;
   for (const PolicyRider& rider : policy_.sweeps().riders()) {
     if (rider.itinerary->device != device) continue;
-    admitted += rider.admitted;
+    admitted += rider.takes_place();
     if (rider.stage != PolicyRider::Stage::kWaiting) continue;
     if (head == nullptr || GoesBefore(rider, *head, now)) head = &rider;
   }
@@ -38,10 +38,11 @@ const PolicyRider* Queue::HeadThatFits(Memory device, absl::Duration now) const 
 }
 
 absl::Status Queue::CheckAdmitted(const PolicyRider& rider, absl::Duration now) const {
+  if (rider.is_lap) return absl::OkStatus();
   int admitted = 0;
   for (const PolicyRider& other : policy_.sweeps().riders()) {
     if (other.itinerary->device != rider.itinerary->device) continue;
-    admitted += other.admitted;
+    admitted += other.takes_place();
     if (other.stage == PolicyRider::Stage::kWaiting && GoesBefore(other, rider, now)) {
       return absl::InternalError(absl::StrCat("rider ", rider.id, " is admitted before rider ", other.id));
     }
@@ -56,7 +57,8 @@ absl::Status Queue::CheckAdmitted(const PolicyRider& rider, absl::Duration now) 
 absl::Status Queue::Check(absl::Duration now) const {
   int waiting = 0;
   for (const PolicyRider& rider : policy_.sweeps().riders()) {
-    waiting += rider.stage == PolicyRider::Stage::kWaiting && HeadThatFits(rider.itinerary->device, now) != &rider;
+    const bool waits = rider.stage == PolicyRider::Stage::kWaiting;
+    waiting += waits && !came_back_.contains(rider.id) && HeadThatFits(rider.itinerary->device, now) != &rider;
     if (rider.stage != PolicyRider::Stage::kAdmitted) continue;
     if (rider.after == nullptr || !rider.after->riding() || rider.after->passed_all()) {
       return absl::InternalError(absl::StrCat("rider ", rider.id, " waits for a sweep that is over"));
@@ -65,7 +67,7 @@ absl::Status Queue::Check(absl::Duration now) const {
         rider.after->itinerary->device != rider.itinerary->device) {
       return absl::InternalError(absl::StrCat("rider ", rider.id, " waits for a sweep that it could not live off"));
     }
-    if (rider.join == JoinPolicy::kImmediate) {
+    if (rider.join == JoinPolicy::kImmediate && !rider.is_lap) {
       return absl::InternalError(absl::StrCat("rider ", rider.id, " waits for a sweep, and wants to begin at once"));
     }
     if (rider.after->priority > rider.priority) {

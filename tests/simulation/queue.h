@@ -1,6 +1,8 @@
 #ifndef DITSERVE_TESTS_SIMULATION_QUEUE_H_
 #define DITSERVE_TESTS_SIMULATION_QUEUE_H_
 
+#include <set>
+
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "core/residency/policy.h"
@@ -19,6 +21,8 @@ class Queue {
   const PolicyRider* HeadThatFits(Memory device, absl::Duration now) const;
   // Nobody was overtaken, and who is admitted fits beside the others.
   absl::Status CheckAdmitted(const PolicyRider& rider, absl::Duration now) const;
+  // The system had no memory for its activations: it waits anew, and nobody is sent away for it.
+  void CameBack(const PolicyRider& rider) { came_back_.insert(rider.id); }
   // No more wait than may, and nobody waits for a sweep that is over, of other weights, or of a lower priority, or does
   // not want to wait.
   absl::Status Check(absl::Duration now) const;
@@ -28,6 +32,7 @@ class Queue {
 
   const Scenario& scenario_;
   const Policy& policy_;
+  std::set<RiderId> came_back_;
 };
 
 }  // namespace ditserve::simulation

@@ -43,7 +43,7 @@ std::vector<Shape> Shapes() {
 
 class Maker {
  public:
-  explicit Maker(uint64_t seed) : random_(seed * 7919 + 13) {}
+  explicit Maker(uint64_t seed) : seed_(seed), random_(seed * 7919 + 13), laps_(seed), decisions_(seed) {}
 
   Scenario Make(Kind kind) {
     s_.options.max_loads = 1 + Below(4);
@@ -146,11 +146,15 @@ class Maker {
       if (Below(2) == 0) at += Below(800);
       if (Below(8) == 0) client.cancels_at = at + Below(3000);
       client.operation = 1 + Below(s_.operation);
+      // Of every third seed, apart: the others stay what they were.
+      if (seed_ % 3 == 0 && laps_() % 2 == 0) client.laps = static_cast<int>(2 + laps_() % 4);
+      client.decides = client.laps > 1 && decisions_() % 2 == 0;
       s_.clients.push_back(std::move(client));
     }
   }
 
-  std::mt19937_64 random_;
+  const uint64_t seed_;
+  std::mt19937_64 random_, laps_, decisions_;
   int64_t unit_ = kPage;
   int64_t largest_ = 1;
   Scenario s_;

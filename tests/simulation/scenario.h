@@ -28,6 +28,8 @@ struct Scenario {
     int64_t cancels_at = -1;      // -1: never.
     int64_t operation = 1;        // The longest, ticks.
     bool comes_again = false;     // As soon as it is done, as long as others are not.
+    int laps = 1;                 // The later ones do without every third module.
+    bool decides = false;         // They may pass over some of the others, as they find on the way.
   };
 
   PolicyOptions options;

@@ -116,6 +116,8 @@ class Shrinker {
     for (size_t i = 0; i < best_.scenario.clients.size(); ++i) {
       const Scenario::Client client = best_.scenario.clients[i];
       if (client.cancels_at >= 0) smaller |= Try([i](Scenario& s) { s.clients[i].cancels_at = -1; });
+      if (client.laps > 1) smaller |= Try([i](Scenario& s) { --s.clients[i].laps; });
+      if (client.decides) smaller |= Try([i](Scenario& s) { s.clients[i].decides = false; });
       if (client.comes_again) smaller |= Try([i](Scenario& s) { s.clients[i].comes_again = false; });
       if (client.request.limit_bytes) smaller |= Try([i](Scenario& s) { s.clients[i].request.limit_bytes.reset(); });
       smaller |= Halve([i](Scenario& s) -> int64_t& { return s.clients[i].request.activation_bytes; });

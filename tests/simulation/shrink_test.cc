@@ -81,6 +81,8 @@ TEST(DescribeTest, AScenarioIsPrintedAsWhatCanBePastedIntoATest) {
                        17,
                        -1,
                        20,
+                       true,
+                       3,
                        true});
   EXPECT_EQ(Describe(s), R"(Scenario s;
 s.options = {7, 1, 2, absl::Microseconds(5), absl::Microseconds(13), absl::Microseconds(1000000)};
@@ -95,7 +97,7 @@ s.faults_until = 9, s.fault_gap = 600, s.system_bytes = 16384, s.renew_at = 0;
 s.clients.push_back({{0, DeviceMemory(0), {
     {{{Tier::kHost, 0}, {Tier::kDevice, 1}}, {8192, 8192}, 8192, 0, 1, 1},
     {{}, {}, 4096, -1, -1, 0},
-}, 12288, 4096, Priority::kBatch, static_cast<JoinPolicy>(1)}, 17, -1, 20, true});
+}, 12288, 4096, Priority::kBatch, static_cast<JoinPolicy>(1)}, 17, -1, 20, true, 3, true});
 )");
 }
 

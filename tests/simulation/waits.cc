@@ -95,7 +95,9 @@ absl::Status Waits::CheckHead(Memory device, absl::Duration now) {
   Wait& wait = heads_[static_cast<size_t>(DeviceOf(device))];
   const PolicyRider* const head = queue_.HeadThatFits(device, now);
   const RiderId rider = head == nullptr ? -1 : head->id;
-  if (rider != wait.rider) wait = {now, absl::ZeroDuration(), 0, rider};
+  // (What the system refused before things went right is asked for after a pause.)
+  const absl::Duration from = std::max(now, policy_.budget(device).grows_from);
+  if (rider != wait.rider) wait = {from, absl::ZeroDuration(), 0, rider};
   if (head == nullptr) return absl::OkStatus();
   wait.most = std::max(wait.most, Bound(device));
   return Compare(wait, now, "admission is waited for, and it fits");
@@ -113,7 +115,9 @@ absl::Status Waits::CheckAnswers(absl::Duration now) {
     return absl::OkStatus();
   }
   if (answers_.most == absl::ZeroDuration()) {
-    answers_ = {now, AnswersBound(scenario_.options, ConditionsOn(DeviceMemory(0)), requests, modules)};
+    absl::Duration from = now;  // As above.
+    for (size_t i = 0; i < over_.size(); ++i) from = std::max(from, policy_.budget(static_cast<Memory>(i)).grows_from);
+    answers_ = {from, AnswersBound(scenario_.options, ConditionsOn(DeviceMemory(0)), requests, modules)};
   }
   return Compare(answers_, now, "all are not answered");
 }

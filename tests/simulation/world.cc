@@ -24,6 +24,7 @@ std::unique_ptr<Policy> MakePolicy(const Scenario& scenario) {
 World::World(const Scenario& scenario, uint64_t seed)
     : scenario_(scenario),
       random_(seed * 31 + 7),
+      decisions_(seed * 17 + 3),
       policy_(MakePolicy(scenario)),
       books_(scenario_, *policy_),
       queue_(scenario_, *policy_),
@@ -97,6 +98,9 @@ absl::Status World::Handle(const Event& event) {
     case What::kOperationEnds:
       OperationEnds(event.of, event.bytes);
       return absl::OkStatus();
+    case What::kActivationsRefused:
+      RefuseActivations(event.of);
+      return absl::OkStatus();
     case What::kEnqueued:
       LoadEnds(event.of);
       return absl::OkStatus();
@@ -142,10 +146,37 @@ void World::Join(size_t client) {
   }
   waits_.RestartAnswers();
   const int64_t id = next_ride_++;
-  rides_[id] = {client, *rider};
+  rides_[id] = {client, *rider, about.laps - 1};
   rides_[id].waits_since = now_;
   ride_of_[*rider] = id;
   if (about.cancels_at >= 0) Post(std::max<int64_t>(0, about.cancels_at - now_), What::kCancel, id);
+}
+
+// While it makes this lap, so that the first modules of the next are there when it comes to them.
+void World::JoinLap(int64_t id) {
+  Ride& before = rides_.at(id);
+  std::vector<Route> routes = ClientOf(before).request.routes;
+  // Every other lap takes all modules, as where there is no room for what some make.
+  const size_t skips_from = before.laps_left % 2 == 1 ? 1 : routes.size();
+  for (size_t i = skips_from; i < routes.size(); i += 3) {
+    const bool others = std::any_of(routes.begin(), routes.end(),
+                                    [&](const Route& other) { return other.taken() && &other != &routes[i]; });
+    if (others) routes[i] = Route();
+  }
+  std::optional<ModuleIndex> undecided;
+  if (ClientOf(before).decides) undecided = static_cast<ModuleIndex>(decisions_() % routes.size());
+  const absl::StatusOr<PolicyRider*> rider =
+      policy_->JoinLap(*before.rider, std::move(routes), undecided, Now(), actions_);
+  if (!rider.ok()) {
+    if (before.rider->ended.ok()) wrong_ = rider.status();
+    return;
+  }
+  waits_.RestartAnswers();
+  const int64_t next = next_ride_++;
+  rides_[next] = {before.client, *rider, before.laps_left - 1, -1, id};
+  rides_[next].waits_since = now_;
+  ride_of_[*rider] = next;
+  before.next_lap = next;
 }
 
 void World::OperationEnds(int64_t id, int64_t took) {
@@ -204,6 +235,23 @@ void World::Refuse(LoadId id, Memory memory) {
   policy_->Refused(id, memory, lost, absl::ResourceExhaustedError("refused"), Now(), actions_);
 }
 
+void World::RefuseActivations(int64_t id) {
+  Ride& ride = rides_.at(id);
+  if (!ride.rider->ended.ok()) {
+    EndWait(ride);
+    ride.over = true;
+    return;
+  }
+  ++ride.refusals;
+  queue_.CameBack(*ride.rider);
+  const int64_t lost = Random(2) == 0 ? ride.rider->activation_bytes : ride.grown_bytes;
+  books_.GivenUp(*ride.rider, lost, Now());
+  waits_.Admitted(*ride.rider);
+  waits_.RestartAnswers();
+  if (scenario_.system_bytes == 0) waits_.Restart();
+  policy_->Refused(*ride.rider, lost, absl::ResourceExhaustedError("refused"), Now(), actions_);
+}
+
 void World::Disturb() {
   const auto some = static_cast<Memory>(Random(static_cast<int64_t>(scenario_.budget_bytes.size())));
   const int64_t budget = scenario_.budget_bytes[Index(some)];
@@ -254,9 +302,13 @@ void World::Renew() {
 }
 
 void World::AcquireNext(int64_t id) {
+  if (rides_.at(id).laps_left > 0 && rides_.at(id).lap_before < 0) {
+    JoinLap(id);
+    rides_.at(id).laps_left = 0;
+  }
   Ride& ride = rides_.at(id);
   ride.refusals = 0;
-  absl::StatusOr<std::optional<Pin>> pin = policy_->Acquire(*ride.rider, ride.rider->next, Now(), actions_);
+  absl::StatusOr<std::optional<Pin>> pin = policy_->Acquire(*ride.rider, NextOf(*ride.rider), Now(), actions_);
   waits_.Acquired(*ride.rider, Now());
   if (!pin.ok()) {
     ride.over = true;
@@ -269,6 +321,15 @@ void World::AcquireNext(int64_t id) {
   } else {
     ride.waits_since = now_;
   }
+}
+
+ModuleIndex World::NextOf(const PolicyRider& rider) {
+  const bool decides = rider.undecided && rider.next >= *rider.undecided;
+  if (!decides || decisions_() % 2 == 0) return rider.next;
+  const Itinerary& itinerary = *rider.itinerary;
+  const auto left = static_cast<uint64_t>(itinerary.modules() - rider.next);
+  const ModuleIndex to = itinerary.NextTaken(rider.next + static_cast<ModuleIndex>(decisions_() % left));
+  return to < itinerary.modules() ? to : rider.next;
 }
 
 void World::EndWait(Ride& ride) {
@@ -307,12 +368,25 @@ void World::Leave(int64_t id) {
   }
   PolicyRider* const rider = ride.rider;
   const size_t client = ride.client;
+  PolicyRider* next = nullptr;
+  if (ride.next_lap >= 0) {
+    Ride& lap = rides_.at(ride.next_lap);
+    next = lap.rider;
+    lap.lap_before = -1;
+  }
+  const bool is_alone = next == nullptr && ride.lap_before < 0;
+  if (ride.lap_before >= 0) rides_.at(ride.lap_before).next_lap = -1;
   ride_of_.erase(rider);
   rides_.erase(id);
-  books_.Left(*rider, Now());
+  // The system may have refused some of its activations' memory.
+  const bool refused = rider->admitted && !rider->itinerary->in_host_memory && next == nullptr && Random(8) == 0;
+  const int64_t lost = refused ? Random(rider->activation_bytes + 1) : 0;
+  books_.Left(*rider, lost, next != nullptr, Now());
   waits_.Forget(rider->id);
-  policy_->Leave(*rider, Now(), actions_);
-  if (scenario_.clients[client].comes_again) Post(1 + Random(20), What::kJoin, static_cast<int64_t>(client));
+  policy_->Leave(*rider, Now(), actions_, lost, next);
+  if (scenario_.clients[client].comes_again && is_alone) {
+    Post(1 + Random(20), What::kJoin, static_cast<int64_t>(client));
+  }
 }
 
 }  // namespace ditserve::simulation

@@ -50,6 +50,7 @@ class World {
     kJoin,
     kCancel,
     kOperationEnds,
+    kActivationsRefused,
     kEnqueued,
     kFinished,
     kFreed,
@@ -70,13 +71,17 @@ class World {
   struct Ride {
     size_t client;
     PolicyRider* rider = nullptr;
+    int laps_left = 0;
+    int64_t next_lap = -1;  // The ride; -1: there is none.
+    int64_t lap_before = -1;
     std::optional<Pin> pin;  // Granted, not yet used.
     bool computing = false;
     bool over = false;    // It leaves as soon as it does not compute.
     bool leaves = false;  // That is on its way.
     bool began = false;
     int64_t waits_since = -1;      // To begin, then for a module; -1: it does not.
-    int refusals = 0;              // Of memory for the module that it waits for.
+    int refusals = 0;              // Of memory for the module that it waits for, or for its activations.
+    int64_t grown_bytes = 0;       // Of its activations, what the system is asked for.
     std::set<ModuleIndex> failed;  // Modules that could not be loaded while it was there.
     int64_t granted_at = 0;
     int64_t most_granted = 0;  // So long may a granted copy wait for the executor.
@@ -108,6 +113,8 @@ class World {
   void Join(size_t client);
   void OperationEnds(int64_t id, int64_t took);
   void LoadEnds(LoadId id);
+  void RefuseActivations(int64_t id);
+  void JoinLap(int64_t id);
   void Fail(LoadId id);
   void Refuse(LoadId id, Memory memory);
   void Disturb();
@@ -115,6 +122,8 @@ class World {
   void Relieve();
   void Renew();
   void AcquireNext(int64_t id);
+  // The module that a rider goes on with, which at times decides there to leave some out.
+  ModuleIndex NextOf(const PolicyRider& rider);
   void EndWait(Ride& ride);
   void Compute(int device);
   void Leave(int64_t id);
@@ -125,6 +134,7 @@ class World {
   absl::Status Carry(Action& action, std::vector<int64_t>& began);
   absl::Status Start(StartLoad& load);
   std::optional<Memory> RefusedBy(const StartLoad& load);
+  bool Refuses(Memory memory, int64_t grown_bytes);
   absl::Status EndOf(const End& end);
   absl::Status CheckNotAcquired(const Ride& ride, const absl::Status& why) const;
   absl::Status CheckRefusal(const Scenario::Client& client, const absl::Status& why) const;
@@ -138,7 +148,7 @@ class World {
   absl::Status Wrong(const absl::Status& what) const;
 
   const Scenario scenario_;
-  std::mt19937_64 random_;
+  std::mt19937_64 random_, decisions_;
   bool trace_ = false;
   std::unique_ptr<Policy> policy_;
   Books books_;

@@ -34,6 +34,7 @@ absl::Status World::Apply() {
     for (auto& [id, ride] : rides_) {
       if (!ride.over || ride.computing || ride.leaves) continue;
       ride.leaves = true;  // Not at once: whoever ends is told so first.
+      if (ride.next_lap >= 0 && !ride.rider->passed_all()) Post(0, What::kCancel, ride.next_lap);
       Post(Random(2) == 0 ? 0 : Random(scenario_.operation), What::kLeave, id);
     }
     for (size_t device = 0; device < computing_.size(); ++device) Compute(static_cast<int>(device));
@@ -66,12 +67,18 @@ absl::Status World::Carry(Action& action, std::vector<int64_t>& began) {
     return absl::OkStatus();
   }
   if (const auto* admit = std::get_if<Admit>(&action)) {
-    books_.Admitted(*admit->rider);
-    waits_.Admitted(*admit->rider);
+    if (absl::Status status = books_.Admitted(*admit); !status.ok()) return status;
+    if (!admit->rider->is_lap) waits_.Admitted(*admit->rider);
+    rides_.at(ride_of_.at(admit->rider)).grown_bytes = admit->grown_bytes;
     return queue_.CheckAdmitted(*admit->rider, Now());
   }
   if (const auto* begin = std::get_if<Begin>(&action)) {
     const int64_t id = ride_of_.at(begin->rider);
+    const Itinerary& itinerary = *begin->rider->itinerary;
+    if (!itinerary.in_host_memory && Refuses(itinerary.device, rides_.at(id).grown_bytes)) {
+      Post(Random(scenario_.transfer), What::kActivationsRefused, id);
+      return absl::OkStatus();
+    }
     EndWait(rides_.at(id));
     rides_.at(id).began = true;
     began.push_back(id);
@@ -92,6 +99,8 @@ absl::Status World::EndOf(const End& end) {
   if (code == absl::StatusCode::kCancelled) return absl::OkStatus();
   const bool displaced = code == absl::StatusCode::kResourceExhausted && RetryAfterOf(end.why).has_value();
   if (displaced && !rider.admitted) return absl::OkStatus();
+  const bool refused = code == absl::StatusCode::kResourceExhausted && ride.refusals >= kMostRefusals;
+  if (refused && !rider.admitted) return absl::OkStatus();
   // Who was not admitted may be told that it never fits; nobody else, and only by a budget that was set.
   if (code == absl::StatusCode::kFailedPrecondition && !rider.admitted) {
     const int64_t budget = policy_->budget(rider.itinerary->device).configured_bytes;
@@ -168,14 +177,16 @@ absl::Status World::Start(StartLoad& load) {
 
 std::optional<Memory> World::RefusedBy(const StartLoad& load) {
   for (const Copy* target : load.targets) {
-    const Memory memory = target->key.memory;
-    if (target->grown_bytes == 0) continue;
-    if (scenario_.system_bytes > 0 && memory == Memory::kDevice && books_.booked(memory) > scenario_.system_bytes) {
-      return memory;
-    }
-    if (Faulty() && !scenario_.only_budgets && Random(100) < kRefusalPercent) return memory;
+    if (Refuses(target->key.memory, target->grown_bytes)) return target->key.memory;
   }
   return std::nullopt;
+}
+
+bool World::Refuses(Memory memory, int64_t grown_bytes) {
+  if (grown_bytes == 0) return false;
+  const bool is_short = scenario_.system_bytes > 0 && memory == Memory::kDevice;
+  if (is_short && books_.booked(memory) > scenario_.system_bytes) return true;
+  return Faulty() && !scenario_.only_budgets && Random(100) < kRefusalPercent;
 }
 
 void World::PostTick() {

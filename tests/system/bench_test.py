@@ -101,8 +101,9 @@ class MeasureTest(unittest.TestCase):
         (checkpoint / "config.json").write_text('{"num_layers": 6}')
         whole = measure.measures_of(list(MEASURES), checkpoint, checkpoint, None)
         self.assertEqual([type(made).__name__ for made in whole],
-                         ["Limit"] * 2 + ["Eager"] * 2 + ["Peer"] * 3 +
-                         ["Riders", "Budgets", "Ledger", "Manager", "Link", "Lease", "Overhead"] + ["Full"] * 2)
+                         ["Limit"] * 2 + ["Eager"] * 2 + ["EagerBFloat16"] * 2 + ["Peer"] * 3 +
+                         ["Riders", "Modulation"] + ["Steps"] * 2 + ["SecondStep"] +
+                         ["Loops", "Budgets", "Ledger", "Manager", "Link", "Lease", "Overhead"] + ["Full"] * 2)
         small = measure.measures_of(["limit", "budgets"], checkpoint, None, [64, 128])
         self.assertEqual([type(made).__name__ for made in small], ["Limit", "Limit", "Budgets"])
 

@@ -78,11 +78,10 @@ class Server {
       Check(WriteSeededCheckpoint(options, folder_ / kModels[i], nullptr, nullptr), "the checkpoint");
     }
     LocalEngineOptions options;
-    options.device_budget_bytes = kMostDeviceBytes;
     options.host_budget_bytes = kMostHostBytes;
     options.threads = 1;
     options.transfer_threads = 2;
-    auto made = LocalEngine::Make(options, device_.get(), &clock_);
+    auto made = LocalEngine::Make(options, {{device_.get(), kMostDeviceBytes}}, &clock_);
     Check(made.status(), "the engine");
     for (const char* model : kModels) Check((*made)->LoadModel({model, folder_ / model}), model);
     engine_ = *std::move(made);
@@ -211,9 +210,9 @@ class Clients {
 
   void CheckEnd() {
     const ResidencySnapshot end = engine_.Residency();
-    if (end.device.activations_bytes != 0 || !end.riders.empty() || end.waiting != 0)
+    if (end.devices[0].memory.usage.activations_bytes != 0 || !end.riders.empty() || end.waiting() != 0)
       Fail("something was not given back");
-    if (end.device.peak_bytes > kMostDeviceBytes || end.host.peak_bytes > kMostHostBytes)
+    if (end.devices[0].memory.usage.peak_bytes > kMostDeviceBytes || end.host.usage.peak_bytes > kMostHostBytes)
       Fail("a peak beyond the budget");
     const absl::MutexLock lock(&mutex_);
     std::sort(waits_.begin(), waits_.end());
@@ -222,7 +221,8 @@ class Clients {
         "%.0f s, %d changes of the budgets, %d calms, %zu answers, all as alone; a request took %.3f s in the median; "
         "peaks %lld and %lld MiB\n",
         seconds(took_), changes_, calms_, waits_.size(), seconds(waits_[waits_.size() / 2]),
-        static_cast<long long>(end.device.peak_bytes / kMiB), static_cast<long long>(end.host.peak_bytes / kMiB));
+        static_cast<long long>(end.devices[0].memory.usage.peak_bytes / kMiB),
+        static_cast<long long>(end.host.usage.peak_bytes / kMiB));
     std::printf("the longest wait from the last change on: %s\nthe longest wait: %s\n",
                 AgainstBound(calmest_.waited, calmest_.bound).c_str(),
                 AgainstBound(longest_.waited, longest_.bound).c_str());
@@ -317,8 +317,8 @@ class Clients {
     const absl::Duration latest = clock_.Now() + bound_;
     for (;;) {
       const ResidencySnapshot now = engine_.Residency();
-      if (now.device.total_bytes() <= now.device.wanted_bytes && now.host.total_bytes() <= now.host.wanted_bytes)
-        return;
+      const MemoryUsage &device = now.devices[0].memory.usage, &host = now.host.usage;
+      if (device.total_bytes() <= device.wanted_bytes && host.total_bytes() <= host.wanted_bytes) return;
       if (clock_.Now() >= latest) Fail("nobody rides, and more is used than the budget that was asked for");
       absl::SleepFor(kBetweenChanges);
     }
@@ -344,7 +344,7 @@ class Clients {
   }
   void CheckBudgets() {
     const ResidencySnapshot now = engine_.Residency();
-    for (const MemoryUsage* usage : {&now.device, &now.host}) {
+    for (const MemoryUsage* usage : {&now.devices[0].memory.usage, &now.host.usage}) {
       if (usage->total_bytes() > usage->budget_bytes) Fail("more is used than the budget");
     }
   }

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import unittest
 from pathlib import Path
 
@@ -18,8 +19,10 @@ class DeviceLossTest(ProgramTest):
         for file in (BIN / "ditserve", BIN / "ditctl", Path(os.environ["LOSABLE_DEVICE"])):
             shutil.copy(file, self.bin)
         self.lost = self.folder / "lost"
-        os.environ["LOSES_DEVICE"] = str(self.lost)
-        self.addCleanup(os.environ.pop, "LOSES_DEVICE")
+        self.hung = self.folder / "hung"
+        for variable, file in (("LOSES_DEVICE", self.lost), ("HANGS_DEVICE", self.hung)):
+            os.environ[variable] = str(file)
+            self.addCleanup(os.environ.pop, variable)
 
     def serve(self) -> Server:
         config = self.write("cuda.yaml", "device: {name: 'cuda:0'}\nmemory: {device_budget: 1GiB, host_budget: 1GiB}\n")
@@ -36,6 +39,35 @@ class DeviceLossTest(ProgramTest):
                 if request.returncode != 0:
                     self.assertIn("UNAVAILABLE", errors)
             self.assertIn("cuda:0 is lost: it fell from the bus", Path(server.log.name).read_text().splitlines()[-1])
+
+    def test_a_device_that_hangs_is_lost(self):
+        with self.serve() as server:
+            self.assertEqual(server.ditctl("forward", "--height", "64", "--width", "64").returncode, 0)
+            self.hung.touch()
+            hanging = server.forward(64)
+            _, errors = hanging.communicate()
+            self.assertEqual(hanging.returncode, 1)
+            self.assertRegex(errors, "UNAVAILABLE.*is lost: it has not got on for")
+            self.assertEqual(server.process.wait(), 1)
+            self.assertIn("is lost: it has not got on for", Path(server.log.name).read_text().splitlines()[-1])
+
+    def test_a_device_that_hangs_in_warming_up_ends_the_start(self):
+        self.hung.touch()
+        with self.serve() as server:
+            self.assertEqual((server.greeting, server.process.wait()), ("", 1))
+            self.assertRegex(Path(server.log.name).read_text().splitlines()[-1],
+                             "^ditserve: cpu is lost: it has not got on for")
+        done = subprocess.run([self.bin / "ditserve", "--check", "--device", "cuda:0"], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertRegex(done.stderr, "^ditserve: cpu is lost: it has not got on for")
+
+    def test_a_device_that_is_there_is_described_with_what_each_profile_takes(self):
+        done = subprocess.run([self.bin / "ditserve", "--check", "--device", "cuda:0"], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("NVIDIA H200, compute capability 9.0, 132 multiprocessors, 141.0 GiB", done.stdout)
+        self.assertIn("544 TFLOP/s, published, not measured here", done.stdout)
+        for profile in ("resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device", "fp8-compute"):
+            self.assertRegex(done.stdout, rf"\n{profile} +\d.*iB .*\n")
 
 
 if __name__ == "__main__":

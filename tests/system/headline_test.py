@@ -41,6 +41,15 @@ class HeadlineTest(unittest.TestCase):
         self.assertAlmostEqual(headline.flop_of(modules, 4096, 5) / (226e6 * 4101 * 60 + 4 * 4101**2 * 3072 * 60), 1,
                                places=2)
 
+    def test_a_loop_takes_what_makes_modulation_once(self):
+        modules, activation_bytes = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
+        kept = sum(module.elements() for module in modules if module.makes_modulation())
+        used = sum(module.elements() for module in modules if module.used)
+        self.assertAlmostEqual(2 * kept / 13.6e9, 1, places=1)
+        self.assertEqual(headline.modulation_bytes(modules), 2 * 3072 * (2 * 6 * 60 + 2))
+        row = headline.loop_row(headline.H100, modules, headline.BF16, activation_bytes)
+        self.assertIn(f"| {2 * (used + 49 * (used - kept)) / 1e9:,.0f} GB |", row)
+
     def test_the_document_has_what_is_computed(self):
         computed = headline.document(*headline.read_modules(Path(os.environ["DITSERVE_BIN"])))
         text = (ROOT / "docs/cuda.md").read_text()

@@ -1,8 +1,11 @@
-// A device module whose device computes on the CPU, and is lost once the file that LOSES_DEVICE names is there.
+// A device module whose device computes on the CPU, is lost once the file that LOSES_DEVICE names is there, and hangs
+// once that which HANGS_DEVICE names is.
 #include <unistd.h>
 
 #include <cstdlib>
+#include <memory>
 
+#include "core/base/status_macros.h"
 #include "core/devices/cpu_device.h"
 #include "core/devices/device_module.h"
 #include "tests/testing/forwarding_device.h"
@@ -10,14 +13,33 @@
 namespace ditserve {
 namespace {
 
+bool IsThere(const char* variable) {
+  const char* const file = std::getenv(variable);
+  return file != nullptr && access(file, F_OK) == 0;
+}
+
+class NeverPasses final : public Event {
+ public:
+  bool Done() override { return false; }
+  absl::Status Wait() override {
+    for (;;) pause();
+  }
+};
+
 class LosableDevice final : public ForwardingDevice {
  public:
   LosableDevice() : ForwardingDevice(MakeCpuDevice(CpuBFloat16::kFloat32)) {}
   bool computes_in_host_memory() const override { return false; }
   absl::Status Health() override {
-    const char* const file = std::getenv("LOSES_DEVICE");
-    if (file == nullptr || access(file, F_OK) != 0) return absl::OkStatus();
-    return absl::UnavailableError("cuda:0 is lost: it fell from the bus");
+    return IsThere("LOSES_DEVICE") ? absl::UnavailableError("cuda:0 is lost: it fell from the bus") : absl::OkStatus();
+  }
+  absl::StatusOr<EventPtr> RecordOperations() override {
+    if (IsThere("HANGS_DEVICE")) return std::make_shared<NeverPasses>();
+    return ForwardingDevice::RecordOperations();
+  }
+  absl::StatusOr<Events> Mark() override {
+    DITSERVE_ASSIGN_OR_RETURN(EventPtr operations, RecordOperations());
+    return Events{std::move(operations)};
   }
   // As one that does not answer: for ever.
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
@@ -28,6 +50,11 @@ class LosableDevice final : public ForwardingDevice {
 
 }  // namespace
 }  // namespace ditserve
+
+extern "C" bool DitserveDescribeCuda(ditserve::CudaDescription* description, std::string*) {
+  *description = {13000, 13000, {{"NVIDIA H200", 90, 132, int64_t{141} << 30}}};
+  return true;
+}
 
 extern "C" ditserve::Device* DitserveMakeDevice(int, ditserve::Memory, std::string*) {
   return new ditserve::LosableDevice();

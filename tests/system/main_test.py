@@ -37,6 +37,24 @@ class MainTest(ProgramTest):
     def test_a_configuration_that_is_not_there_is_wrong_usage(self):
         self.assert_ends(self.run_ditserve("--config", "none-such.yaml"), 2, err="none-such.yaml")
 
+    def test_check_of_a_device_tells_what_each_profile_takes_there(self):
+        done = self.run_ditserve("--check", "--device", "cpu")
+        self.assert_ends(done, 0, out="20.4 billion parameters, 38.1 GiB (as published")
+        rows = [line.split() for line in done.stdout.splitlines()]
+        self.assertEqual([row[0] for row in rows[-7:]],
+                         ["resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device", "fp8-compute"])
+        done = self.run_ditserve("--check", "--device", "cpu", "--model", f"tiny={self.checkpoint}")
+        self.assert_ends(done, 0, out="tiny: ")
+        done = self.run_ditserve("--check", "--device", "cpu", "--model", "tiny=nowhere")
+        self.assert_ends(done, 1, err="model 'tiny' at nowhere")
+
+    def test_check_of_a_device_that_is_not_there_says_why(self):
+        model = ("--model", f"tiny={self.checkpoint}")
+        self.assert_ends(self.run_ditserve("--check", "--device", "cuda:0", *model), 1,
+                         err="device cuda:0: libditserve_cuda.so is not installed")
+        file = self.write("cuda.yaml", "device: {name: 'cuda:0'}\n")
+        self.assert_ends(self.run_ditserve("--check", "--config", file, *model), 0, out="the configuration is valid")
+
     def test_a_checkpoint_that_is_not_there_is_a_failure_that_names_its_whole_path(self):
         done = self.run_ditserve("--listen", f"unix:{self.folder}/socket", "--admin-listen", "none",
                                  "--metrics-listen", "none",

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-BIN = Path(os.environ["DITSERVE_BIN"])
+BIN = Path(os.environ["DITSERVE_BIN"]).resolve()  # Some are run in folders of their own.
 
 
 def tiny_checkpoint(folder: Path) -> Path:

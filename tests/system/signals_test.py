@@ -76,6 +76,14 @@ class SignalsTest(ProgramTest):
             self.assertIn("a budget of 1024 bytes is less than", server.await_log("SIGHUP: "))
             self.assertEqual(server.budgets(), [2 * GIB, GIB])
 
+    def test_sighup_does_not_turn_following_pressure_on(self):
+        config = self.write("ditserve.yaml", "memory: {device_budget: 2GiB, follow_pressure: false}\n")
+        with self.serve("--config", config) as server:
+            config.write_text("memory: {device_budget: 3GiB, follow_pressure: true}\n")
+            server.process.send_signal(signal.SIGHUP)
+            server.await_log("SIGHUP: budgets of")
+            self.assertIn("memory.follow_pressure has changed, and stays as it was", (self.folder / "log").read_text())
+
     def test_sighup_with_an_invalid_profile_changes_nothing(self):
         config = self.write("ditserve.yaml", "memory: {device_budget: 2GiB, host_budget: 1GiB}\n")
         with self.serve("--config", config) as server:

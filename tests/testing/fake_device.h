@@ -75,6 +75,7 @@ class FakeDevice : public Device {
   const std::string& name() const override { return name_; }
   Memory memory() const override { return memory_; }
   bool computes_in_host_memory() const override { return in_host_memory_; }
+  absl::Status CanCompute(DType) const override { return absl::OkStatus(); }
   DType ArithmeticDType(DType computation) const override { return computation; }
   DType OperandDType(DType arithmetic, DType) const override { return arithmetic; }
 
@@ -90,6 +91,7 @@ class FakeDevice : public Device {
   absl::Status ComputeAfter(const EventPtr&) override { return absl::OkStatus(); }
   absl::Status Operate(const Conversion& conversion) override { return FakeDevice::Enqueue(conversion, {}).status(); }
   absl::StatusOr<EventPtr> RecordOperations() override { return nullptr; }
+  absl::StatusOr<EventPtr> MarkOperations() override { return nullptr; }
 
   absl::StatusOr<std::byte*> ReserveAddresses(Memory, int64_t bytes) override {
     CountRange(1);

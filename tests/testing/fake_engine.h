@@ -99,7 +99,9 @@ class FakeEngine final : public Engine {
   absl::StatusOr<int64_t> MemoryBytes(Memory memory) const override { return memory_bytes_[Index(memory)]; }
   absl::StatusOr<ForwardPlan> Plan(const PlanCall& call) const override { return planner_(call); }
   absl::Status SetBudget(Memory memory, int64_t bytes) override {
-    (memory == Memory::kDevice ? residency_.device : residency_.host).wanted_bytes = bytes;
+    MemoryInfo& info =
+        IsHost(memory) ? residency_.host : residency_.devices[static_cast<size_t>(DeviceOf(memory))].memory;
+    info.usage.wanted_bytes = bytes;
     return absl::OkStatus();
   }
 
@@ -131,7 +133,7 @@ class FakeEngine final : public Engine {
  private:
   std::vector<std::vector<Tier>> tiers_;
   ResidencySnapshot residency_;
-  std::array<int64_t, 2> memory_bytes_ = {};
+  std::array<int64_t, 3> memory_bytes_ = {};  // By Index.
   std::function<absl::StatusOr<ForwardPlan>(const PlanCall&)> planner_;
   mutable absl::Mutex mutex_;
   std::vector<ModelInfo> models_ ABSL_GUARDED_BY(mutex_);

@@ -35,6 +35,7 @@ int64_t Tick(std::vector<int64_t>& clock, size_t stream) {
 class LateMachine::Point {
  public:
   Clock clock;
+  absl::Duration time;
   bool done = false;
 };
 
@@ -57,6 +58,9 @@ void LateMachine::Begin(uint32_t seed) {
   unused_.insert(unused_.end(), removed_.begin(), removed_.end());
   removed_.clear();
   random_.seed(seed);
+  durations_ = nullptr;
+  host_time_ = absl::ZeroDuration();
+  for (Stream& stream : streams_) stream.time = absl::ZeroDuration();
 }
 
 size_t LateMachine::AddStream() {
@@ -80,7 +84,8 @@ LateMachine::PointPtr LateMachine::Enqueue(size_t stream_index, const std::strin
                                            Work work) {
   const absl::MutexLock lock(&mutex_);
   Stream& stream = streams_[stream_index];
-  Operation operation{std::exchange(stream.after, {}), std::make_shared<Point>(), {}};
+  const auto named = std::make_shared<std::string>(place);
+  Operation operation{std::exchange(stream.after, {}), std::make_shared<Point>(), {}, named};
   for (const PointPtr& point : after) {
     if (point != nullptr) operation.after.push_back(point);
   }
@@ -89,10 +94,13 @@ LateMachine::PointPtr LateMachine::Enqueue(size_t stream_index, const std::strin
   for (const PointPtr& point : operation.after) Join(stream.clock, point->clock);
   Tick(stream.clock, stream_index);
   Tick(host, kHostStream);  // What the host does from now on is not before this.
-  const auto named = std::make_shared<std::string>(place);
   for (const Access& access : accesses) Check(access, stream_index, stream.clock, named);
   PointPtr end = stream.last = operation.end;
   end->clock = stream.clock;
+  stream.time = std::max(stream.time, host_time_);
+  for (const PointPtr& point : operation.after) stream.time = std::max(stream.time, point->time);
+  if (durations_) stream.time += durations_(place);
+  end->time = stream.time;
   std::vector<const void*> points;
   for (const PointPtr& point : operation.after) points.push_back(point.get());
   operation.task = StreamTask(std::move(work), std::move(points), end.get());
@@ -172,9 +180,13 @@ void LateMachine::HostWrites(const void* begin, int64_t bytes, const std::string
 // Whatever is enqueued later is after the host anyway: what the host has taken needs no cell.
 bool LateMachine::HostTakes(const void* begin, int64_t bytes, const std::string& place) {
   const absl::MutexLock lock(&mutex_);
+  const std::byte* const first = static_cast<const std::byte*>(begin);
+  const auto next = cells_.lower_bound(first);
+  const bool touched = (next != cells_.end() && next->first < first + bytes) ||
+                       (next != cells_.begin() && std::prev(next)->second.end > first);
+  if (!touched) return true;
   const size_t races = races_.size();
   HostAccess({begin, bytes, true}, place);
-  const std::byte* const first = static_cast<const std::byte*>(begin);
   cells_.erase(cells_.lower_bound(first), cells_.lower_bound(first + bytes));
   return races_.size() == races;
 }
@@ -183,6 +195,38 @@ void LateMachine::HostAccess(const Access& access, const std::string& place) {
   Clock& clock = streams_[kHostStream].clock;
   Tick(clock, kHostStream);
   Check(access, kHostStream, clock, std::make_shared<std::string>(place));
+}
+
+void LateMachine::SetDurations(std::function<absl::Duration(const std::string& place)> durations) {
+  const absl::MutexLock lock(&mutex_);
+  durations_ = std::move(durations);
+}
+
+void LateMachine::KeepHostBusy(absl::Duration time) {
+  const absl::MutexLock lock(&mutex_);
+  host_time_ += time;
+}
+
+absl::Duration LateMachine::PassesAt(const PointPtr& point) {
+  const absl::MutexLock lock(&mutex_);
+  return point->time;
+}
+
+absl::Duration LateMachine::EndsAt() {
+  const absl::MutexLock lock(&mutex_);
+  absl::Duration end;
+  for (const Stream& stream : streams_) end = std::max(end, stream.time);
+  return end;
+}
+
+int64_t LateMachine::Pending(const std::string& place) {
+  const absl::MutexLock lock(&mutex_);
+  int64_t pending = 0;
+  for (const Stream& stream : streams_) {
+    pending += std::count_if(stream.pending.begin(), stream.pending.end(),
+                             [&](const Operation& operation) { return *operation.place == place; });
+  }
+  return pending;
 }
 
 size_t LateMachine::Pick(size_t below) {

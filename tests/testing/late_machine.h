@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -13,6 +14,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "tests/testing/stream_fiber.h"
 
@@ -26,6 +28,9 @@ namespace ditserve {
 // them can't be seen here). Every access is checked when it is enqueued, so that a missing wait shows in every
 // schedule. Under ThreadSanitizer each stream is a fiber besides, so that what its work touches is ordered with what
 // the host's threads touch by points alone.
+//
+// It has a time of its own, in which operations last as long as a test says, each from when its stream and what it
+// waits for have come to it. It does not depend on when work is done.
 //
 // Ownership: outlives whoever enqueues. A race that nobody has taken ends the process. Thread safety: thread-safe.
 class LateMachine {
@@ -68,6 +73,16 @@ class LateMachine {
   // The host takes the memory: as if it wrote, and then nobody has touched it. False: that is a race.
   bool HostTakes(const void* begin, int64_t bytes, const std::string& place) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // How long operations last that are enqueued from now on, by their names; until Begin, nothing.
+  void SetDurations(std::function<absl::Duration(const std::string& place)> durations) ABSL_LOCKS_EXCLUDED(mutex_);
+  // What is enqueued from now on comes so much later: the host has been busy with something else.
+  void KeepHostBusy(absl::Duration time) ABSL_LOCKS_EXCLUDED(mutex_);
+  // When the point passes, and when all that was enqueued does.
+  absl::Duration PassesAt(const PointPtr& point) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Duration EndsAt() ABSL_LOCKS_EXCLUDED(mutex_);
+  // How many operations of this name nobody has had done yet.
+  int64_t Pending(const std::string& place) ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Does one thing that may be done now; false if nothing is left to do.
   bool RunSome() ABSL_LOCKS_EXCLUDED(running_, mutex_);
 
@@ -87,12 +102,14 @@ class LateMachine {
     std::vector<PointPtr> after;
     PointPtr end;
     StreamTask task;
+    Place place;
   };
   struct Stream {
     Clock clock;
     std::deque<Operation> pending;
     std::vector<PointPtr> after;  // Of the next operation.
     PointPtr last;
+    absl::Duration time;  // When what was enqueued ends.
     StreamFiber fiber;
   };
   // Who accessed bytes last.
@@ -121,6 +138,8 @@ class LateMachine {
   std::deque<Stream> streams_ ABSL_GUARDED_BY(mutex_) = std::deque<Stream>(1);  // The host's only has a clock.
   std::vector<size_t> removed_ ABSL_GUARDED_BY(mutex_), unused_ ABSL_GUARDED_BY(mutex_);
   Cells cells_ ABSL_GUARDED_BY(mutex_);
+  std::function<absl::Duration(const std::string&)> durations_ ABSL_GUARDED_BY(mutex_);
+  absl::Duration host_time_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::string> races_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -86,7 +86,8 @@ class RandomTrace {
     for (int i = 0; i < profiles_; ++i) {
       widest = std::max(widest, fixture_->manager->WindowBytes(fixture_->model, ProfileNumber(i)));
     }
-    return widest + 2 * kActivationBytes;
+    // In a device's own memory they take whole granules, of a page.
+    return widest + (2 * kActivationBytes + kHostPageBytes - 1) / kHostPageBytes * kHostPageBytes;
   }
   std::vector<int64_t> Budgets(int devices) {
     std::vector<int64_t> budgets(static_cast<size_t>(1 + devices), kLargestBytes);

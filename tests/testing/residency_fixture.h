@@ -75,21 +75,26 @@ class ResidencyFixture : public FixtureProfiles {
     executors.clear();
   }
 
-  // One pass: acquires each module in turn and checks what it is given. `before` is called before each acquisition.
+  // One pass: acquires each module in turn and checks what it is given. `before` is called before each acquisition. Of
+  // several laps the later ones do without `lap_skips`.
   class Pass {
    public:
     Pass(ResidencyFixture& fixture, const Profile& profile, const RideOptions& options = {},
-         std::function<void(ModuleIndex, Rider&)> before = nullptr)
+         std::function<void(ModuleIndex, Rider&)> before = nullptr, int laps = 1,
+         std::vector<ModuleIndex> lap_skips = {})
         : fixture_(fixture),
           dtype_(profile.computation.dtype),
           device_(options.device),
           skips_(options.skips),
-          before_(std::move(before)) {
+          before_(std::move(before)),
+          laps_left_(laps - 1),
+          lap_skips_(std::move(lap_skips)) {
       absl::StatusOr<std::unique_ptr<Rider>> joined =
           fixture.manager->Join(fixture.model, profile, options, [this](absl::Status admitted) {
             joined_.WaitForNotification();
             admitted_.Notify();
-            if (admitted.ok()) return Next(0);
+            if (admitted.ok()) admitted = TakeActivations();
+            if (admitted.ok()) return BeginLap();
             End(std::move(admitted));
           });
       if (joined.ok()) {
@@ -110,11 +115,22 @@ class ResidencyFixture : public FixtureProfiles {
     bool admitted() const { return admitted_.HasBeenNotified(); }
     void Cancel(const absl::Status& why) { rider_->Cancel(why); }
     const RiderAccount& account() const { return account_; }
+    // From disk, by all laps.
+    int64_t moved_bytes() const { return moved_bytes_; }
 
    private:
+    absl::Status TakeActivations() {
+      absl::StatusOr<absl::Span<std::byte>> taken = rider_->TakeActivations();
+      if (taken.ok()) activations_ = *taken;
+      return taken.status();
+    }
     void Next(ModuleIndex module) {
       while (std::find(skips_.begin(), skips_.end(), module) != skips_.end()) ++module;
-      if (module == kModules) return End(absl::OkStatus());
+      if (module == kModules) {
+        moved_bytes_ += rider_->account().disk_read_bytes;
+        lap_ended_ = next_ != nullptr;
+        return lap_ended_ ? GoOn() : End(absl::OkStatus());
+      }
       if (before_) before_(module, *rider_);
       rider_->Acquire(module, [this, module](absl::StatusOr<Lease> lease) {
         if (!lease.ok()) return End(lease.status());
@@ -122,6 +138,27 @@ class ResidencyFixture : public FixtureProfiles {
         { const Lease released = *std::move(lease); }
         fixture_.executor(device_).Post([this, module] { Next(module + 1); });
       });
+    }
+    void BeginLap() {
+      lap_ended_ = next_admitted_ = false;
+      if (laps_left_-- > 0) {
+        absl::StatusOr<std::unique_ptr<Rider>> next =
+            rider_->JoinLap(lap_skips_, std::nullopt, [this](const absl::Status& admitted) {
+              ASSERT_TRUE(admitted.ok()) << admitted;
+              next_admitted_ = true;
+              GoOn();
+            });
+        if (!next.ok()) return End(next.status());
+        next_ = *std::move(next);
+      }
+      Next(0);
+    }
+    void GoOn() {
+      if (!lap_ended_ || !next_admitted_) return;
+      rider_.reset();
+      rider_ = std::move(next_);
+      skips_ = lap_skips_;
+      BeginLap();
     }
     void Compute(ModuleIndex module, const Lease& lease) {
       const std::vector<std::string>& expected = fixture_.model_of.Expected(module, dtype_);
@@ -131,8 +168,9 @@ class ResidencyFixture : public FixtureProfiles {
         ASSERT_EQ(lease.tensors()[i].dtype, dtype_);
         reads.push_back({lease.tensors()[i].data, static_cast<int64_t>(expected[i].size())});
       }
+      if (!activations_.empty()) reads.push_back({activations_.data(), static_cast<int64_t>(activations_.size())});
       auto compare = [module, &expected](const std::vector<const std::byte*>& found) {
-        for (size_t i = 0; i < found.size(); ++i) {
+        for (size_t i = 0; i < expected.size(); ++i) {
           EXPECT_EQ(std::memcmp(found[i], expected[i].data(), expected[i].size()), 0)
               << "module " << module << ", parameter " << i;
         }
@@ -150,10 +188,16 @@ class ResidencyFixture : public FixtureProfiles {
     ResidencyFixture& fixture_;
     const DType dtype_;
     const int device_;
-    const std::vector<ModuleIndex> skips_;
+    std::vector<ModuleIndex> skips_;
     const std::function<void(ModuleIndex, Rider&)> before_;
+    int laps_left_;
+    const std::vector<ModuleIndex> lap_skips_;
+    std::unique_ptr<Rider> next_;
+    bool lap_ended_ = false, next_admitted_ = false;
+    int64_t moved_bytes_ = 0;
     absl::Notification joined_, admitted_, ended_;
     std::unique_ptr<Rider> rider_;
+    absl::Span<std::byte> activations_;  // Every operation uses them.
     absl::Status status_;
     RiderAccount account_;
   };

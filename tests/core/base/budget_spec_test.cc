@@ -19,6 +19,13 @@ TEST(ParseBudgetTest, RefusesWhatIsNeither) {
   }
 }
 
+TEST(ParseBudgetTest, OnlyADevicesBudgetIsLeftToTheServer) {
+  EXPECT_TRUE(ParseDeviceBudget("auto")->automatic);
+  EXPECT_EQ(ResolveBudget(*ParseDeviceBudget("auto"), 1000), 600);
+  EXPECT_FALSE(ParseDeviceBudget("60%")->automatic);
+  EXPECT_FALSE(ParseBudget("auto").has_value());
+}
+
 TEST(ResolveBudgetTest, TakesBytesAsTheyAreAndSharesOfTheTotal) {
   EXPECT_EQ(ResolveBudget({.bytes = 5}, 100), 5);
   EXPECT_EQ(ResolveBudget({.share = 0.6}, 999), 599);

@@ -39,6 +39,12 @@ TEST(DTypeTest, FourDTypesHoldWeights) {
   for (const DType dtype : kWeightDTypes) EXPECT_TRUE(IsWeightDType(dtype)) << Name(dtype);
 }
 
+TEST(DTypeTest, ActivationsAreInWhatIsComputedInButForFloat8) {
+  for (const DType dtype : kWeightDTypes) {
+    EXPECT_EQ(ActivationDType(dtype), dtype == DType::kFloat8E4M3 ? DType::kBFloat16 : dtype) << Name(dtype);
+  }
+}
+
 TEST(DTypeTest, WideningLosesNothingAndTheSixteenBitTypesDoNotHoldEachOther) {
   constexpr bool kLossless[4][4] = {// to float8, float16, bfloat16, float32
                                     {true, true, true, true},

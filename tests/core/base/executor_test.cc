@@ -99,12 +99,12 @@ TEST(ExecutorTest, WhatBatchWasPassedOverForIsPaidByOneOperation) {
   std::string order;
   {
     Executor executor([] {}, &moved, /*ageing=*/absl::InfiniteDuration());
-    executor.Post([&] { moved.Advance(absl::Hours(1)); });
+    executor.Post([&] { moved.Advance(absl::Hours(1)); }, {});
     executor.Post(
         [&] {
           moved.Advance(absl::Seconds(1));
           executor.Post([&] { order += 'b'; }, {Priority::kBatch});
-          executor.Post([&] { order += 'a'; });
+          executor.Post([&] { order += 'a'; }, {});
         },
         {Priority::kBatch});
   }
@@ -119,15 +119,51 @@ TEST(ExecutorTest, BatchIsPassedOverOnlyWhileItIsReady) {
     executor.Post(
         [&] {
           moved.Advance(absl::Seconds(1));
-          executor.Post([&] {
-            moved.Advance(absl::Hours(1));
-            executor.Post([&] { order += 'b'; }, {Priority::kBatch});
-            executor.Post([&] { order += 'a'; });
-          });
+          executor.Post(
+              [&] {
+                moved.Advance(absl::Hours(1));
+                executor.Post([&] { order += 'b'; }, {Priority::kBatch});
+                executor.Post([&] { order += 'a'; }, {});
+              },
+              {});
         },
         {Priority::kBatch});
   }
   EXPECT_EQ(order, "ab");
+}
+
+TEST(ExecutorTest, WhileTurnsAreHeldBackOnlyWhatHasNoneRuns) {
+  std::string order;
+  Executor executor([] {});
+  const auto pass = [&executor] {
+    absl::Notification done;
+    executor.Post([&done] { done.Notify(); });
+    done.WaitForNotification();
+  };
+  executor.HoldBack(true);
+  absl::Notification ended;
+  executor.Post([&] { order += 'b'; }, {});
+  executor.Post([&] { ended.Notify(); }, {Priority::kBatch});
+  for (int i = 0; i < 100; ++i) pass();
+  executor.Post([&] {
+    order += 'a';
+    EXPECT_TRUE(executor.HasBefore({})) << "whoever runs gives way";
+  });
+  pass();
+  EXPECT_EQ(order, "a");
+  executor.HoldBack(false);
+  ended.WaitForNotification();
+  EXPECT_EQ(order, "ab");
+}
+
+TEST(ExecutorTest, WhatIsHeldBackIsDoneBeforeItEnds) {
+  bool done = false;
+  {
+    Executor executor([] {});
+    executor.HoldBack(true);
+    executor.Post([&] { done = true; }, {});
+  }
+  EXPECT_TRUE(done);
 }
 
 TEST(ExecutorTest, TellsWhetherSomethingMoreUrgentIsReady) {

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "tests/testing/status_matchers.h"
 
 namespace ditserve {
@@ -22,8 +23,8 @@ constexpr Station kDisk{Tier::kDisk, DType::kBFloat16};
 constexpr Station kHost{Tier::kHost, DType::kBFloat16};
 constexpr Station kDevice{Tier::kDevice, DType::kBFloat16};
 
-const ProfileTarget kCpu{"cpu", {"Linear", "RMSNorm"}};
-const ProfileTarget kCuda{"cuda:0", {"Linear", "RMSNorm"}};
+const ProfileTarget kCpu{{"cpu"}, {"Linear", "RMSNorm"}};
+const ProfileTarget kCuda{{"cuda:0"}, {"Linear", "RMSNorm"}};
 
 // The dict of DiffSynth-Studio's documentation on fine-grained management, for `device`.
 VramConfig Documented(const std::string& device) {
@@ -135,17 +136,44 @@ TEST(ProfileTest, RefusesALimitThatIsNone) {
 
 TEST(ProfileTest, RefusesAComputationDtypeThatCantBe) {
   VramConfig config;
-  EXPECT_THAT(Resolve(config),
-              StatusIs(kInvalid, "vram_config.computation_dtype: missing; valid: float32, bfloat16, float16"));
-  for (const auto& [dtype, what] : std::vector<std::pair<std::string, std::string>>{
-           {"disk", "'disk' can't compute"},
-           {"torch.float8_e4m3fn", "'torch.float8_e4m3fn' is for storage: computing in it is not offered"},
-           {"int8", "unknown dtype 'int8'"},
-           {"torch.torch.float32", "unknown dtype 'torch.torch.float32'"},
-           {"", "unknown dtype ''"}}) {
+  EXPECT_THAT(
+      Resolve(config),
+      StatusIs(kInvalid, "vram_config.computation_dtype: missing; valid: float32, bfloat16, float16, float8_e4m3fn"));
+  for (const auto& [dtype, what] :
+       std::vector<std::pair<std::string, std::string>>{{"disk", "'disk' can't compute"},
+                                                        {"int8", "unknown dtype 'int8'"},
+                                                        {"torch.torch.float32", "unknown dtype 'torch.torch.float32'"},
+                                                        {"", "unknown dtype ''"}}) {
     config.computation_dtype = dtype;
-    EXPECT_THAT(Resolve(config),
-                StatusIs(kInvalid, "vram_config.computation_dtype: " + what + "; valid: float32, bfloat16, float16"));
+    EXPECT_THAT(Resolve(config), StatusIs(kInvalid, "vram_config.computation_dtype: " + what +
+                                                        "; valid: float32, bfloat16, float16, float8_e4m3fn"));
+  }
+}
+
+TEST(ProfileTest, ComputesInAnyDtypeOfWeights) {
+  VramConfig config = Least();
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat8E4M3}) {
+    for (const char* prefix : {"", "torch."}) {
+      config.computation_dtype = absl::StrCat(prefix, Name(dtype));
+      const absl::StatusOr<Profile> profile = Resolve(config);
+      ASSERT_THAT(profile, IsOk());
+      EXPECT_EQ(profile->computation.dtype, dtype);
+      EXPECT_EQ(profile->preparing.dtype, dtype) << "where it is left out, as computation";
+    }
+  }
+}
+
+TEST(ProfileTest, InFloat8LinearsMultiplyWhoseSidesAreMultiplesOf16AndTheRestIsBFloat16) {
+  const auto in_float8 = [](const std::string& type, const std::vector<int64_t>& shape) {
+    return ComputationDType({"module", type, {{"weight", shape}, {"bias", {shape[0]}}}}, DType::kFloat8E4M3);
+  };
+  EXPECT_EQ(in_float8("Linear", {64, 3072}), DType::kFloat8E4M3);
+  EXPECT_EQ(in_float8("Linear", {16, 16}), DType::kFloat8E4M3);
+  EXPECT_EQ(in_float8("Linear", {24, 3072}), DType::kBFloat16);
+  EXPECT_EQ(in_float8("Linear", {3072, 24}), DType::kBFloat16);
+  EXPECT_EQ(in_float8("RMSNorm", {128}), DType::kBFloat16);
+  for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    EXPECT_EQ(ComputationDType({"module", "Linear", {{"weight", {24, 24}}}}, dtype), dtype);
   }
 }
 
@@ -175,6 +203,21 @@ TEST(ProfileTest, RefusesAnUnknownDevice) {
     EXPECT_THAT(Resolve(config), StatusIs(kInvalid, std::string("vram_config.onload_device: unknown device '") +
                                                         device + "'; valid: disk, cpu, cuda, cuda:N, accelerator"));
   }
+}
+
+TEST(ProfileTest, OnSeveralDevicesOneMayBeNamed) {
+  const ProfileTarget two{{"cuda:0", "cuda:1"}, {"Linear", "RMSNorm"}};
+  EXPECT_EQ(Resolve(Documented("cuda:1"), two)->device, "cuda:1");
+  for (const char* whichever : {"accelerator", "cuda"}) EXPECT_EQ(Resolve(Documented(whichever), two)->device, "");
+  const VramConfig written = ToVramConfig(*Resolve(Documented("cuda:1"), two));
+  EXPECT_EQ(written.computation_device, "cuda:1");
+  EXPECT_EQ(written.offload_device, "cpu");
+  VramConfig both = Documented("cuda:1");
+  both.preparing_device = "cuda:0";
+  EXPECT_THAT(Resolve(both, two),
+              StatusIs(absl::StatusCode::kInvalidArgument, "vram_config.preparing_device: 'cuda:0' beside 'cuda:1'"));
+  EXPECT_THAT(Resolve(Documented("cuda:2"), two),
+              StatusIs(absl::StatusCode::kFailedPrecondition, "this server computes on cuda:0, cuda:1;"));
 }
 
 TEST(ProfileTest, RefusesADeviceThatIsNotHere) {

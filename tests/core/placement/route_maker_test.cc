@@ -6,6 +6,9 @@
 #include <set>
 #include <vector>
 
+#include "core/devices/cpu_device.h"
+#include "tests/testing/fake_device.h"
+
 namespace ditserve {
 namespace {
 
@@ -90,6 +93,15 @@ TEST(FormTableTest, AFormStaysWhereItIs) {
   for (int i = 1; i <= 1000; ++i) forms.Intern(Scaled({Granularity::kBlock, DType::kFloat32, i}));
   EXPECT_EQ(&forms.form(first), at);
   EXPECT_EQ(*at, (CopyForm{{kPlain, kPlain}}));
+}
+
+TEST(RouteMakerTest, DevicesThatDifferInNothingThatRoutesAreMadeOfHaveEqualOnes) {
+  const FakeDevice first, second(/*computes_in_host_memory=*/false, DeviceMemory(1)), in_host(true, DeviceMemory(1));
+  EXPECT_TRUE(HaveEqualRoutes(first, second));
+  EXPECT_FALSE(HaveEqualRoutes(first, in_host));
+  const auto native = MakeCpuDevice(CpuBFloat16::kNative), wide = MakeCpuDevice(CpuBFloat16::kFloat32);
+  EXPECT_TRUE(HaveEqualRoutes(*native, *native));
+  EXPECT_FALSE(HaveEqualRoutes(*native, *wide));
 }
 
 }  // namespace

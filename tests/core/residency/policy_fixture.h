@@ -21,8 +21,8 @@ class PolicyTest : public testing::Test {
     options.ageing = kAgeing;
     std::vector<int64_t> budgets(devices + 1, device_budget);
     budgets.front() = 0;
-    policy_.emplace(options, std::vector<PolicyDevice>(devices), std::vector<int64_t>(devices + 1), budgets,
-                    [](FormId from, FormId to) { return from == 0 || from == to; });
+    policy_.emplace(options, std::vector<PolicyDevice>(devices, {in_host_memory_}), std::vector<int64_t>(devices + 1),
+                    budgets, [](FormId from, FormId to) { return from == 0 || from == to; });
     modules_ = modules;
     weights_ = policy_->AddWeights(std::move(modules));
   }
@@ -129,6 +129,7 @@ class PolicyTest : public testing::Test {
   void CheckInvariants() { EXPECT_TRUE(policy_->Check().ok()) << policy_->Check().message(); }
   void TearDown() override { CheckInvariants(); }
 
+  bool in_host_memory_ = false;  // Of devices that Make makes.
   std::optional<Policy> policy_;
   std::vector<int64_t> modules_;
   WeightsId weights_ = -1;

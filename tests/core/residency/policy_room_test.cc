@@ -281,9 +281,10 @@ TEST_F(PolicyRoomTest, WhatAFallenBudgetDoesNotAllowGoesBackToTheSystem) {
   actions_.clear();
   policy_->SetBudget(Memory::kDevice, 15, now_, actions_);
   const std::vector<TrimCache> trims = Take<TrimCache>();
-  ASSERT_EQ(trims.size(), 1u);
-  EXPECT_EQ(trims[0].bytes, 15);
-  policy_->Freed(Memory::kDevice, 15, now_, actions_);
+  ASSERT_EQ(trims.size(), 2u);  // What activations left, and then copies.
+  EXPECT_EQ(trims[0].bytes, 1);
+  EXPECT_EQ(trims[1].bytes, 15);
+  policy_->Freed(Memory::kDevice, 16, now_, actions_);
   EXPECT_EQ(policy_->budget(Memory::kDevice).used_bytes(), 15);
 }
 
@@ -328,9 +329,82 @@ TEST_F(PolicyRoomTest, WhatTheCacheHasIsUsedAgain) {
   Make({10, 6}, kPlenty);
   PolicyRider& rider = Join(Request(1));
   Lap(rider);
-  ASSERT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 16);
+  ASSERT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 1 + 16);
   Join(RequestOther(16, 1));
   EXPECT_EQ(Take<StartLoad>().at(0).targets.back()->grown_bytes, 0);
+}
+
+TEST_F(PolicyRoomTest, ActivationsTakeWhatCopiesLeftAndLeaveItToCopies) {
+  Make({10, 6}, 1 + 16 + 10);
+  Lap(Join(Request(1)));
+  actions_.clear();
+  PolicyRider& rider = Join(Request(17));
+  EXPECT_EQ(Take<Admit>().at(0).grown_bytes, 0);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 0);
+  policy_->Cancel(rider, absl::CancelledError(""), now_, actions_);
+  policy_->Leave(rider, now_, actions_);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 17);
+}
+
+TEST_F(PolicyRoomTest, ActivationsThatTheCacheHasTooLittleForTakeFreshMemoryWhereTheBudgetAllows) {
+  Make({10, 6}, 1 + 16 + 30 + 10);
+  Lap(Join(Request(1)));
+  actions_.clear();
+  Join(Request(30));
+  EXPECT_EQ(Take<Admit>().at(0).grown_bytes, 30);
+}
+
+TEST_F(PolicyRoomTest, MemoryForActivationsThatTheSystemDidNotGiveIsNotInTheCache) {
+  Make({10}, kPlenty);
+  PolicyRider& rider = Join(Request(8));
+  policy_->Cancel(rider, absl::CancelledError(""), now_, actions_);
+  policy_->Leave(rider, now_, actions_, /*lost_bytes=*/5);
+  ArriveAll();
+  EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 3 + 10);
+}
+
+TEST_F(PolicyRoomTest, WhatTheWindowOfWiderModulesTookGoesBackWhenNarrowerOnesAreLeft) {
+  Make({40, 10, 40, 10}, kPlenty);
+  std::vector<Route> narrow = Request(0).routes;
+  narrow[0] = narrow[2] = {};
+  PolicyRider& first = Join(Request(5));
+  PolicyRider& next = **policy_->JoinLap(first, narrow, std::nullopt, now_, actions_);
+  while (!first.passed_all()) Release(first, Get(first));
+  EXPECT_EQ(policy_->budget(Memory::kDevice).leaving_bytes, 0);
+  ASSERT_GE(policy_->budget(Memory::kDevice).cached_bytes, 40);
+  policy_->Leave(first, now_, actions_, 0, &next);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 0);
+  const int64_t went = policy_->budget(Memory::kDevice).leaving_bytes;
+  EXPECT_GE(went, 40);
+  PolicyRider& last = **policy_->JoinLap(next, narrow, std::nullopt, now_, actions_);
+  while (!next.passed_all()) Release(next, Get(next));
+  policy_->Leave(next, now_, actions_, 0, &last);
+  Lap(last);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).leaving_bytes, went);  // The rest is for who comes next.
+}
+
+TEST_F(PolicyRoomTest, TheCacheStaysWhereWhoNeedsWiderModulesOnlyWaits) {
+  Make({10, 10}, 70);
+  Lap(Join(Request(1)));
+  Join(Request(15));
+  PolicyRider& waits = Join(RequestOther(19, 36));  // Until what is on its way has arrived.
+  ASSERT_FALSE(waits.admitted);
+  ASSERT_GT(policy_->budget(Memory::kDevice).cached_bytes, 0);
+  policy_->SetBudget(Memory::kDevice, 70, now_, actions_);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).leaving_bytes, 0);
+}
+
+// LibTorch takes it of the system.
+TEST_F(PolicyRoomTest, InHostMemoryWhatCopiesLeftGoesBackBeforeActivationsTakeIt) {
+  in_host_memory_ = true;
+  Make({40, 40}, 100);
+  Lap(Join(Request(1)));
+  actions_.clear();
+  PolicyRider& rider = Join(Request(60));
+  EXPECT_EQ(Take<TrimCache>().at(0).bytes, 40);
+  EXPECT_FALSE(rider.admitted);
+  policy_->Freed(Memory::kDevice, 40, now_, actions_);
+  EXPECT_EQ(Take<Admit>().at(0).grown_bytes, 60);
 }
 
 TEST_F(PolicyRoomTest, ACacheThatIsTooSmallIsLeftWhereTheBudgetAllows) {

@@ -145,6 +145,7 @@ TEST_F(PolicyTest, OfTheLeastUrgentTheLastIsSentAway) {
 TEST_F(PolicyTest, WhoIsAboutToBeLetInBeyondAFullQueueIsNotSentAway) {
   PolicyOptions options;
   options.max_waiting = 0;
+  in_host_memory_ = true;
   Make({40, 40}, 100, options);
   Lap(Join(Request(1)));
   Policy::JoinRequest batch = Request(60);
@@ -250,6 +251,160 @@ TEST_F(PolicyTest, ARefusedModuleIsAskedForAgainAfterAPauseAndThenToldToItsRider
   EXPECT_TRUE(other.ended.ok());
 }
 
+// --- laps
+
+TEST_F(PolicyTest, ANextLapWaitsForNobodyAndHasWhatTheLapBeforeItHad) {
+  PolicyOptions options;
+  options.max_riders = 1;
+  Make({10, 20}, 70, options);
+  PolicyRider& first = Join(Request(30));
+  PolicyRider& waiting = Join(Request(30));
+  EXPECT_FALSE(waiting.admitted);
+  PolicyRider& next = **policy_->JoinLap(first, Request(0).routes, std::nullopt, now_, actions_);
+  EXPECT_EQ(next.stage, PolicyRider::Stage::kAdmitted);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).activation_bytes, 30);
+  while (!first.passed_all()) Release(first, Get(first));
+  EXPECT_TRUE(next.riding());
+  policy_->Leave(first, now_, actions_, 0, &next);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).activation_bytes, 30) << "they are its own now";
+  EXPECT_FALSE(waiting.admitted);
+  CheckInvariants();
+  Lap(next);
+  EXPECT_TRUE(waiting.admitted);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).activation_bytes, 30);
+}
+
+TEST_F(PolicyTest, ALoopTakesOnePlaceAndRidesAsLongAsAllItsLaps) {
+  PolicyOptions options;
+  options.max_riders = 2;
+  Make({10, 20}, 70, options);
+  PolicyRider& first = Join(Request(1));
+  PolicyRider& next = **policy_->JoinLap(first, Request(0).routes, std::nullopt, now_, actions_);
+  now_ += absl::Seconds(3);
+  while (!first.passed_all()) Release(first, Get(first));
+  EXPECT_FALSE(policy_->estimates(Memory::kDevice).usual_ride.has_value()) << "it goes on";
+  ASSERT_TRUE(next.riding());
+  EXPECT_FALSE(next.takes_place()) << "the lap before it does";
+  EXPECT_TRUE(Join(Request(1)).admitted);
+  policy_->Leave(first, now_, actions_, 0, &next);
+  EXPECT_TRUE(next.takes_place());
+  now_ += absl::Seconds(4);
+  while (!next.passed_all()) Release(next, Get(next));
+  EXPECT_EQ(policy_->estimates(Memory::kDevice).usual_ride, absl::Seconds(7));
+}
+
+// Else somebody would be let in between who leaves no room for it.
+TEST_F(PolicyTest, RoomForTheWidestModuleOfALoopStaysWhileALapDoesWithout) {
+  Make({10, 40}, 100);
+  PolicyRider& first = Join(Request(30));
+  std::vector<Route> narrow = Request(0).routes;
+  narrow[1] = Route();
+  PolicyRider& next = **policy_->JoinLap(first, narrow, std::nullopt, now_, actions_);
+  while (!first.passed_all()) Release(first, Get(first));
+  policy_->Leave(first, now_, actions_, 0, &next);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).widest_bytes, 40);
+  CheckInvariants();
+  Lap(next);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).widest_bytes, 0);
+}
+
+TEST_F(PolicyTest, TheFirstModulesOfTheNextLapAreLoadedWhileTheLastOnesOfThisAreComputed) {
+  Make({10, 10, 10, 10}, 1000);
+  PolicyRider& first = Join(Request(1));
+  PolicyRider& next = **policy_->JoinLap(first, Request(0).routes, std::nullopt, now_, actions_);
+  while (first.next < 3) Release(first, Get(first));
+  Pin last = Get(first);
+  ArriveAll();
+  EXPECT_NE(CopyOf(weights_, 0), nullptr);
+  Release(first, std::move(last));
+  EXPECT_NE(Acquire(next), std::nullopt) << "at once";
+}
+
+TEST_F(PolicyTest, TheFirstModulesOfTheNextLapDoNotStandInTheWindowOfTheLastOnesOfThis) {
+  Make({1, 1, 1, 40, 40, 40, 40, 40}, 1000);
+  PolicyRider& first = Join(Request(1));
+  ASSERT_TRUE(policy_->JoinLap(first, Request(0).routes, std::nullopt, now_, actions_).ok());
+  while (first.next < 3) Release(first, Get(first));
+  ArriveAll();
+  for (const ModuleIndex module : {3, 4, 5}) EXPECT_NE(CopyOf(weights_, module), nullptr) << module;
+  EXPECT_EQ(CopyOf(weights_, 0), nullptr);
+}
+
+TEST_F(PolicyTest, WhereALapEndsEarlyTheNextBeginsAndMayBeTold) {
+  Make({10}, 100);
+  PolicyRider& first = Join(Request(1));
+  PolicyRider& next = **policy_->JoinLap(first, Request(0).routes, std::nullopt, now_, actions_);
+  policy_->Cancel(first, absl::CancelledError("told so"), now_, actions_);
+  EXPECT_TRUE(next.riding());
+  EXPECT_FALSE(policy_->JoinLap(first, Request(0).routes, std::nullopt, now_, actions_).ok());
+  policy_->Cancel(next, absl::CancelledError("told so"), now_, actions_);
+  policy_->Leave(first, now_, actions_, 0, &next);
+  policy_->Leave(next, now_, actions_);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).activation_bytes, 0);
+}
+
+// --- activations that the system refuses
+
+class RefusedActivationsTest : public PolicyTest {
+ protected:
+  void Refuse(PolicyRider& rider) {
+    policy_->Refused(rider, rider.activation_bytes, absl::ResourceExhaustedError("refused"), now_, actions_);
+  }
+  void WaitUntilItGrows() { Wait(policy_->budget(Memory::kDevice).grows_from - now_); }
+};
+
+TEST_F(RefusedActivationsTest, TheyTakeWhatCopiesThatNobodyUsesHad) {
+  Make({50}, 100);
+  Lap(Join(Request(1, {{Tier::kDevice, 0}})));
+  actions_.clear();
+  PolicyRider& rider = Join(Request(40));
+  ASSERT_EQ(Take<Admit>().at(0).grown_bytes, 40);
+  Refuse(rider);
+  const std::vector<Admit> admitted = Take<Admit>();
+  ASSERT_EQ(admitted.size(), 1u);
+  EXPECT_EQ(admitted[0].grown_bytes, 0);
+  EXPECT_EQ(CopyOf(weights_, 0), nullptr);
+}
+
+TEST_F(RefusedActivationsTest, WhereNothingIsLeftThatCouldGoTheRiderEndsTheThirdTime) {
+  Make({10}, 100);
+  PolicyRider& rider = Join(Request(40));
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(Take<Admit>().size(), 1u) << "refused " << i << " times";
+    Refuse(rider);
+    EXPECT_TRUE(Take<Admit>().empty());
+    WaitUntilItGrows();
+  }
+  EXPECT_EQ(rider.ended.message(), "refused");
+}
+
+TEST_F(RefusedActivationsTest, TheyWaitForWhatOthersComputeIn) {
+  Make({10}, 100);
+  PolicyRider& other = Join(Request(40));
+  PolicyRider& rider = Join(Request(30));
+  for (int i = 0; i < 9; ++i) {
+    Take<Admit>();
+    Refuse(rider);
+    WaitUntilItGrows();
+  }
+  EXPECT_TRUE(rider.ended.ok());
+  Refuse(rider);
+  actions_.clear();
+  policy_->Leave(other, now_, actions_);
+  const std::vector<Admit> admitted = Take<Admit>();
+  ASSERT_EQ(admitted.size(), 1u);
+  EXPECT_EQ(admitted[0].grown_bytes, 0);
+}
+
+TEST_F(RefusedActivationsTest, OnceABudgetHasFallenTheyMayNeverFit) {
+  Make({10}, 100);
+  PolicyRider& rider = Join(Request(40));
+  policy_->SetBudget(Memory::kDevice, 45, now_, actions_);
+  EXPECT_TRUE(rider.ended.ok());
+  Refuse(rider);
+  EXPECT_TRUE(absl::IsFailedPrecondition(rider.ended)) << rider.ended;
+}
+
 TEST_F(PolicyTest, WeightsAreBeingLoadedWhileALoadOfTheirOwnIsUnderWay) {
   Make({10}, 100);
   Acquire(Join(RequestOther(10, 1)));
@@ -345,7 +500,7 @@ TEST_F(PolicyTest, MemoryThatNobodyUsesGoesBackOnceNobodyRodeForLong) {
   policy_->Tick(now_, actions_);
   const std::vector<TrimCache> trims = Take<TrimCache>();
   ASSERT_EQ(trims.size(), 1u);
-  EXPECT_EQ(trims[0].bytes, 10);
+  EXPECT_EQ(trims[0].bytes, 10 + 1);  // Of the copy, and of activations.
 }
 
 TEST_F(PolicyTest, EachDeviceHasAPaceOfItsOwn) {

@@ -15,7 +15,7 @@ constexpr int64_t kReserve = (int64_t{1} << 40) / 50;  // Of the fake device's m
 
 class PressureGuardTest : public ::testing::Test {
  protected:
-  PressureGuardTest() : fixture_(kModules, 4), guard_(&fixture_.device, &*fixture_.manager) {
+  PressureGuardTest() : fixture_(kModules, 4), guard_({&fixture_.device}, &*fixture_.manager) {
     EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
     fixture_.Settle();
   }
@@ -60,6 +60,17 @@ TEST_F(PressureGuardTest, LeavesTheTransferSlots) {
   EXPECT_EQ(budget(), 0);
 }
 
+TEST_F(PressureGuardTest, LeavesAFiftiethAndOfADevicesOwnMemoryAtLeast512MiB) {
+  constexpr int64_t kGiB = int64_t{1} << 30;
+  const auto reserve = [&](Memory memory, int64_t total) {
+    return PressureGuard::ReserveBytes(fixture_.device, memory, total);
+  };
+  EXPECT_EQ(reserve(Memory::kDevice, 100 * kGiB), 2 * kGiB);
+  EXPECT_EQ(reserve(Memory::kDevice, 8 * kGiB), kGiB / 2);
+  EXPECT_EQ(reserve(Memory::kDevice, kGiB / 4), kGiB / 4);
+  EXPECT_EQ(reserve(Memory::kHost, 10 * kGiB), kGiB / 5);
+}
+
 // On a device that computes in host memory, the same memory for both: what is free is free once, and what one part
 // holds is nobody else's to the other. The device's part could hold the model, and has what is not in the host's.
 class SharedMemoryPressureTest : public ::testing::Test {
@@ -68,7 +79,7 @@ class SharedMemoryPressureTest : public ::testing::Test {
   static constexpr int kDeviceCopies = kModules - kHostCopies;
 
   SharedMemoryPressureTest()
-      : fixture_(kModules, kHostCopies, /*in_host_memory=*/true), guard_(&fixture_.device, &*fixture_.manager) {
+      : fixture_(kModules, kHostCopies, /*in_host_memory=*/true), guard_({&fixture_.device}, &*fixture_.manager) {
     EXPECT_THAT(Fixture::Pass(fixture_, Fixture::HostOffload()).Wait(), IsOk());
     EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
     fixture_.Settle();
@@ -101,6 +112,46 @@ TEST_F(SharedMemoryPressureTest, WhatIsFreeIsGivenOnceAndToTheDeviceFirst) {
   EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident()).Wait(), IsOk());
   EXPECT_EQ(fixture_.device_weights(), kModules * kCopy);
   CheckWith(kHostCopies, kModules, kHostCopies);
+}
+
+// Each with memory of its own.
+class DevicesPressureTest : public ::testing::Test {
+ protected:
+  static constexpr int64_t kFirst = kModules, kSecond = kModules + 1, kHost = 4;  // Copies in the budgets.
+
+  DevicesPressureTest() {
+    for (const int device : {0, 1}) {
+      RideOptions options;
+      options.device = device;
+      EXPECT_THAT(Fixture::Pass(fixture_, Fixture::Resident(), options).Wait(), IsOk());
+    }
+    fixture_.Settle();
+  }
+  static std::vector<std::unique_ptr<FakeDevice>> Two() {
+    std::vector<std::unique_ptr<FakeDevice>> devices;
+    for (const int device : {0, 1}) devices.push_back(std::make_unique<FakeDevice>(false, DeviceMemory(device)));
+    return devices;
+  }
+  // Checks while others leave so much of each device's memory; then the budgets are of so many copies.
+  void CheckWith(int64_t of_first, int64_t of_second, int64_t first, int64_t second) {
+    fixture_.devices[0]->SetAvailable(of_first);
+    fixture_.devices[1]->SetAvailable(of_second);
+    EXPECT_THAT(guard_.Check(), IsOk());
+    EXPECT_EQ(fixture_.ledger.Usage(DeviceMemory(0)).wanted_bytes, first * kCopy);
+    EXPECT_EQ(fixture_.ledger.Usage(DeviceMemory(1)).wanted_bytes, second * kCopy);
+  }
+
+  Fixture fixture_{FixtureModel::Even(), Two(), {kHost * kCopy, kFirst* kCopy, kSecond* kCopy}};
+  PressureGuard guard_{{fixture_.devices[0].get(), fixture_.devices[1].get()}, &*fixture_.manager};
+};
+
+TEST_F(DevicesPressureTest, OnlyTheOneWhoseMemoryOthersNeedGivesWay) {
+  constexpr int64_t kAll = int64_t{1} << 40;
+  CheckWith(kAll, kReserve - 3 * kCopy, kFirst, kModules - 3);
+  EXPECT_EQ(fixture_.devices[0]->allocated_bytes(DeviceMemory(0)), kFirst * kCopy);
+  EXPECT_EQ(fixture_.devices[1]->allocated_bytes(DeviceMemory(1)), (kModules - 3) * kCopy);
+  CheckWith(kReserve - 2 * kCopy, kAll, kModules - 2, kSecond);
+  CheckWith(kAll, kAll, kFirst, kSecond);
 }
 
 }  // namespace

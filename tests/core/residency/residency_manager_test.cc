@@ -47,6 +47,24 @@ TEST(ResidencyManagerTest, APassMovesNoModuleThatItDoesWithout) {
   fixture.CheckInvariants();
 }
 
+TEST(ResidencyManagerTest, LapsComputeInOneMemoryAndTheLaterOnesMoveWhatTheyTake) {
+  ResidencyManager::Options manager_options;
+  manager_options.max_riders = 1;  // The next lap takes no place.
+  Fixture fixture(6, 0, false, manager_options);
+  RideOptions options;
+  options.activation_bytes = kCopy;
+  {
+    Pass pass(fixture, Fixture::Disk(), options, nullptr, /*laps=*/4, /*lap_skips=*/{1, 2});
+    EXPECT_THAT(pass.Wait(), IsOk());
+    EXPECT_EQ(pass.account().modules_done, kModules - 2) << "of the last one";
+    EXPECT_EQ(pass.moved_bytes(), 4 * kModel - 3 * 2 * kCopy);
+  }
+  fixture.Settle();
+  EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 0);
+  EXPECT_THAT(Pass(fixture, Fixture::Disk(), options).Wait(), IsOk()) << "the place is free again";
+  fixture.CheckInvariants();
+}
+
 TEST(ResidencyManagerTest, TheDiskProfileLeavesNothingBehind) {
   Fixture fixture(2 * kModules, kModules);
   EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());
@@ -218,7 +236,7 @@ TEST(ResidencyManagerTest, AdmitsInOrderOfArrivalWhenActivationsFit) {
     if (module == 1) go.WaitForNotification();
   });
   Pass second(fixture, Fixture::Disk(), {2 * kCopy});
-  EXPECT_EQ(fixture.manager->Snapshot().waiting, 1);
+  EXPECT_EQ(fixture.manager->Snapshot().waiting(), 1);
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 2 * kCopy);
   go.Notify();
   EXPECT_THAT(first.Wait(), IsOk());
@@ -324,6 +342,18 @@ TEST(ResidencyManagerTest, WhereTheSystemGivesNothingTheRequestFailsAndTheNextOn
               StatusIs(absl::StatusCode::kResourceExhausted, "no memory left"));
   fixture.device.GiveAtMost(Memory::kDevice, kModel);
   EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  fixture.Settle();
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, ActivationsThatAreRefusedTakeWhatCopiesHadThatNobodyUses) {
+  Fixture fixture(2 * kModules);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  fixture.Settle();
+  fixture.device.GiveAtMost(Memory::kDevice, fixture.device.allocated_bytes(Memory::kDevice));
+  RideOptions options;
+  options.activation_bytes = kCopy;
+  EXPECT_THAT(Pass(fixture, Fixture::Resident(), options).Wait(), IsOk());
   fixture.Settle();
   fixture.CheckInvariants();
 }

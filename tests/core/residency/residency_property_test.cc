@@ -111,8 +111,9 @@ TEST(ResidencyPropertyTest, SixteenThreadsLoseNothing) {
         const absl::Status status = pass.Wait();
         EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;
         const ResidencySnapshot snapshot = fixture.manager->Snapshot();
-        exceeded += snapshot.device.total_bytes() > snapshot.device.budget_bytes ||
-                    snapshot.host.total_bytes() > snapshot.host.budget_bytes;
+        for (const MemoryInfo& memory : {snapshot.devices[0].memory, snapshot.host}) {
+          exceeded += memory.usage.total_bytes() > memory.usage.budget_bytes;
+        }
       }
     });
   }

@@ -290,7 +290,7 @@ TEST_P(ResidencyBudgetTest, RunningRequestsKeepWhatTheyNeedUntilTheyEnd) {
   pass.AwaitHeld();
   EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, kCopy), IsOk());
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).wanted_bytes, 4 * kCopy) << "activations and a window";
-  EXPECT_EQ(fixture.manager->Snapshot().device.wanted_bytes, kCopy);
+  EXPECT_EQ(fixture.manager->Snapshot().devices[0].memory.usage.wanted_bytes, kCopy);
   pass.Go();
   EXPECT_THAT(pass.Wait(), IsOk());
   fixture.Settle();

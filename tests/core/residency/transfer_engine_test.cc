@@ -137,6 +137,109 @@ TEST_F(TransferEngineTest, NeighboursAreReadTogetherStraightIntoTheCopy) {
   EXPECT_EQ(cost_.device_copy_bytes, 0);
 }
 
+// What several transfers want of a module at a time. Reads stand still until a test lets them go.
+class SharedReadTest : public TransferEngineTest {
+ protected:
+  // One to the device, and what became of it.
+  struct Flight {
+    Buffer buffer;
+    TransferCost cost;
+    absl::Status status;
+    absl::Notification done;
+  };
+
+  SharedReadTest() {
+    Open(DType::kBFloat16);
+    calls_.BeforeEachRead([this](void* data, size_t size) {
+      if (LateMachine* const machine = device_->machine()) {
+        machine->HostWrites(data, static_cast<int64_t>(size), "the disk");
+      }
+      const absl::MutexLock lock(&mutex_);
+      ++standing_;
+      mutex_.Await(absl::Condition(&go_));
+    });
+  }
+  std::unique_ptr<Flight> Submit(ModuleIndex module = 1) {
+    auto flight = std::make_unique<Flight>();
+    const CopyForm* form = FormOf(DType::kFloat16);
+    if (module != 1) {
+      CopyForm other;
+      for (const StoredTensor* tensor : weights_->module(module).stored) {
+        other.encodings.push_back({Precision(tensor->dtype).Through(DType::kFloat16), DType::kFloat16});
+      }
+      form = &forms_.form(forms_.Intern(other));
+    }
+    flight->buffer = of_device_->Take(LayoutOf(weights_->module(module), *form, false).size_bytes);
+    Transfer transfer{device_.get(), weights_.get(), module, std::nullopt, {{&flight->buffer, form}}};
+    transfer.enqueued = [&flight = *flight](const absl::Status&, TransferCost cost) { flight.cost = cost; };
+    transfer.done = [&flight = *flight](const absl::Status& status) {
+      flight.status = status;
+      flight.done.Notify();
+    };
+    transfers_->Submit(std::move(transfer));
+    return flight;
+  }
+  // Threads stand in so many reads.
+  void AwaitStanding(int reads) {
+    const absl::MutexLock lock(&mutex_);
+    const auto stand = [this, reads]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return standing_ == reads; };
+    mutex_.Await(absl::Condition(&stand));
+  }
+  void Go() {
+    const absl::MutexLock lock(&mutex_);
+    go_ = true;
+  }
+  void ExpectLinear(Flight& flight) {
+    flight.done.WaitForNotification();
+    EXPECT_THAT(flight.status, IsOk());
+    ExpectValues(flight.buffer, DType::kFloat16);
+  }
+
+  absl::Mutex mutex_;
+  int standing_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool go_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+TEST_F(SharedReadTest, AModuleThatSeveralWaitForIsReadOnceAndEachPaysItsShare) {
+  const int64_t before = calls_.reads();
+  const auto one = Submit(0), other = Submit(2);
+  AwaitStanding(kThreads);
+  const auto first = Submit(), second = Submit(), third = Submit();
+  Go();
+  for (const auto& flight : {first.get(), second.get(), third.get()}) ExpectLinear(*flight);
+  EXPECT_EQ(calls_.reads() - before, 2 + 2) << "those of the two small ones, and two pieces";
+  const int64_t read = first->cost.disk_read_bytes + second->cost.disk_read_bytes + third->cost.disk_read_bytes;
+  EXPECT_EQ(read, weights_->module(1).stored_bytes);
+  for (const auto& flight : {one.get(), other.get()}) flight->done.WaitForNotification();
+}
+
+TEST_F(SharedReadTest, WhoComesLaterSharesWhatIsLeftAndReadsTheRest) {
+  const int64_t before = calls_.reads();
+  const auto one = Submit(0);
+  AwaitStanding(1);
+  const auto first = Submit();  // The other thread takes the first of its two pieces.
+  AwaitStanding(2);
+  const auto second = Submit();
+  Go();
+  ExpectLinear(*first);
+  ExpectLinear(*second);
+  one->done.WaitForNotification();
+  EXPECT_EQ(calls_.reads() - before, 1 + 2 + 1);
+}
+
+TEST_F(SharedReadTest, WhereMemoryIsRefusedToOneTheOthersGoOn) {
+  const auto one = Submit(0), other = Submit(2);
+  AwaitStanding(kThreads);
+  const auto first = Submit(), second = Submit();
+  device_->FailAllocation(1);
+  Go();
+  first->done.WaitForNotification();
+  EXPECT_THAT(first->status, StatusIs(absl::StatusCode::kResourceExhausted, "no memory left"));
+  ExpectLinear(*second);
+  EXPECT_EQ(second->cost.disk_read_bytes, weights_->module(1).stored_bytes);
+  for (const auto& flight : {one.get(), other.get()}) flight->done.WaitForNotification();
+}
+
 TEST_F(TransferEngineTest, WhatDoesNotLieSideBySideIsReadApart) {
   Open(DType::kBFloat16, /*apart=*/true);
   Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16);

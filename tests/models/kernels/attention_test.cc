@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "models/seeded_values.h"
+#include "tests/models/kernels/isa_name.h"
 
 namespace ditserve {
 namespace {
@@ -162,11 +163,7 @@ TEST_P(AttentionTest, PassesOnWhatIsNotFinite) {
   EXPECT_TRUE(std::isfinite(at(0, 6)));
 }
 
-std::string NameOf(const ::testing::TestParamInfo<Isa>& isa) {
-  return isa.param == Isa::kPortable ? "Portable" : isa.param == Isa::kAvx2 ? "Avx2" : "Avx512";
-}
-
-INSTANTIATE_TEST_SUITE_P(EveryIsa, AttentionTest, ::testing::ValuesIn(Isas()), NameOf);
+INSTANTIATE_TEST_SUITE_P(EveryIsa, AttentionTest, ::testing::ValuesIn(Isas()), NameOfIsa);
 
 }  // namespace
 }  // namespace ditserve

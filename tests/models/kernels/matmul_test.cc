@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/devices/cast.h"
 #include "models/seeded_values.h"
+#include "tests/models/kernels/isa_name.h"
 
 namespace ditserve {
 namespace {
@@ -220,11 +221,7 @@ TEST_P(MatmulTest, KeepsTheOrderOfElements) {
   }
 }
 
-std::string NameOf(const ::testing::TestParamInfo<Isa>& isa) {
-  return isa.param == Isa::kPortable ? "Portable" : isa.param == Isa::kAvx2 ? "Avx2" : "Avx512";
-}
-
-INSTANTIATE_TEST_SUITE_P(EveryIsa, MatmulTest, ::testing::ValuesIn(Isas()), NameOf);
+INSTANTIATE_TEST_SUITE_P(EveryIsa, MatmulTest, ::testing::ValuesIn(Isas()), NameOfIsa);
 
 }  // namespace
 }  // namespace ditserve

@@ -36,7 +36,7 @@ TEST(CommandLineTest, ReadsEveryFlag) {
   ASSERT_THAT(line, IsOk());
   EXPECT_EQ(line->config_file, "f.yaml");
   EXPECT_EQ(line->listen, "[::]:1");
-  EXPECT_EQ(line->device, "cuda:0");
+  EXPECT_THAT(line->devices, ::testing::ElementsAre("cuda:0"));
   ASSERT_EQ(line->models.size(), 2u);
   EXPECT_EQ(line->models[0].name, "a");
   EXPECT_EQ(line->models[0].path, "/x");
@@ -93,7 +93,7 @@ TEST(LoadConfigTest, LetsFlagsOverrideTheFile) {
        "--default-profile", "resident", "--device-budget", "50%", "--host-budget", "2MiB", "--log-level", "error"});
   ASSERT_THAT(config, IsOk());
   EXPECT_EQ(config->listen_address, "127.0.0.1:2");
-  EXPECT_EQ(config->device, "cuda:1");
+  EXPECT_THAT(config->devices, ::testing::ElementsAre("cuda:1"));
   ASSERT_EQ(config->models.size(), 1u);
   EXPECT_EQ(config->models[0].name, "b");
   EXPECT_EQ(config->default_profile, "resident");
@@ -110,6 +110,18 @@ TEST(LoadConfigTest, KeepsTheFileWhereNoFlagSaysOtherwise) {
   ASSERT_THAT(config, IsOk());
   EXPECT_EQ(config->listen_address, "127.0.0.1:1");
   EXPECT_EQ(config->models[0].path, "/x");
+}
+
+TEST(LoadConfigTest, DevicesAreRepeatedAndReplaceThoseOfTheFile) {
+  const TempFolder folder;
+  const std::string file = folder / "c.yaml";
+  WriteFile(file, "device: {name: ['cuda:0', 'cuda:1']}\nmodels: [{name: a, path: /x}]\n");
+  const std::vector<const char*> flags = {"--config", file.c_str(), "--device", "cuda:2", "--device=cuda:1"};
+  const absl::StatusOr<ServerConfig> config = LoadConfig(*ParseCommandLine(flags));
+  ASSERT_THAT(config, IsOk());
+  EXPECT_THAT(config->devices, ::testing::ElementsAre("cuda:2", "cuda:1"));
+  EXPECT_THAT(Load({"--model", "a=/x", "--device", "cuda:1", "--device", "cuda:1"}),
+              StatusIs(kInvalid, "--device: cuda:1 stands twice"));
 }
 
 TEST(LoadConfigTest, NeedsAModel) {

@@ -11,6 +11,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/config/default_config.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_folder.h"
@@ -44,10 +45,11 @@ TEST(ServerConfigTest, HasDefaultsForEverythingButModels) {
   EXPECT_EQ(config->listen_address, "127.0.0.1:50051");
   EXPECT_EQ(config->max_receive_message_bytes, 256 << 20);
   EXPECT_EQ(config->max_concurrent_calls, 256);
-  EXPECT_EQ(config->device, "cpu");
+  EXPECT_THAT(config->devices, ElementsAre("cpu"));
   EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kAuto);
   EXPECT_EQ(config->threads, 0);
   EXPECT_EQ(config->transfer_threads, 4);
+  EXPECT_TRUE(config->device_budget.automatic);
   EXPECT_EQ(ResolveBudget(config->device_budget, 1000), 600);
   EXPECT_EQ(ResolveBudget(config->host_budget, 1000), 250);
   EXPECT_EQ(config->max_active, 16);
@@ -77,12 +79,12 @@ TEST(ServerConfigTest, ShipsProfilesThatResolveOnEveryDevice) {
   absl::StatusOr<ServerConfig> config = Parse("");
   ASSERT_THAT(config, IsOk());
   EXPECT_THAT(ProfileNames(*config),
-              ElementsAre("resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device"));
+              ElementsAre("resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device", "fp8-compute"));
   for (const char* device : {"cpu", "cuda:0", "cuda:3"}) {
-    config->device = device;
+    config->devices = {device};
     const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
     ASSERT_THAT(catalogue, IsOk()) << device;
-    EXPECT_EQ(catalogue->profiles.size(), 6u);
+    EXPECT_EQ(catalogue->profiles.size(), 7u);
     EXPECT_EQ(catalogue->default_profile, "disk");
     for (const Profile& profile : catalogue->profiles) EXPECT_FALSE(profile.description.empty()) << profile.name;
   }
@@ -97,16 +99,24 @@ TEST(ServerConfigTest, ShipsProfilesThatMeanWhatTheirNamesSay) {
   struct Expected {
     Station rest, preparing;
     std::optional<int64_t> limit;
+    Station computation = {Tier::kDevice, DType::kBFloat16};
   };
-  const std::vector<Expected> expected = {
-      {device, device, std::nullopt}, {host, device, 0}, {fp8_host, device, 0},
-      {host, device, std::nullopt},   {disk, device, 0}, {disk, fp8_device, std::nullopt}};
+  const std::vector<Expected> expected = {{device, device, std::nullopt},
+                                          {host, device, 0},
+                                          {fp8_host, device, 0},
+                                          {host, device, std::nullopt},
+                                          {disk, device, 0},
+                                          {disk, fp8_device, std::nullopt},
+                                          {fp8_host, fp8_device, std::nullopt, fp8_device}};
+  ASSERT_EQ(catalogue->profiles.size(), expected.size());
   for (size_t i = 0; i < expected.size(); ++i) {
     const Profile& profile = catalogue->profiles[i];
     EXPECT_EQ(profile.offload, expected[i].rest) << profile.name;
     EXPECT_EQ(profile.onload, expected[i].rest) << profile.name;
     EXPECT_EQ(profile.preparing, expected[i].preparing) << profile.name;
-    EXPECT_EQ(profile.computation, device) << profile.name;
+    EXPECT_EQ(profile.computation, expected[i].computation) << profile.name;
+    // DiffSynth-Studio can't multiply with norms' weights in float8: they are left as they are stored.
+    EXPECT_EQ(profile.Manages("RMSNorm"), expected[i].computation == device) << profile.name;
     EXPECT_EQ(profile.vram_limit_bytes, expected[i].limit) << profile.name;
   }
 }
@@ -142,7 +152,7 @@ default_profile: disk
   EXPECT_EQ(config->health_address, "0.0.0.0:1");
   EXPECT_EQ(config->tls, (TlsFiles{"/c.pem", "/k.pem", "/ca.pem"}));
   EXPECT_EQ(config->tokens_file, "/t.yaml");
-  EXPECT_EQ(config->device, "cuda:1");
+  EXPECT_THAT(config->devices, ElementsAre("cuda:1"));
   EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kNative);
   EXPECT_EQ(config->threads, 3);
   EXPECT_EQ(config->transfer_threads, 5);
@@ -174,7 +184,7 @@ profiles:
     vram_limit_gib: 1.5
 )");
   ASSERT_THAT(config, IsOk());
-  ASSERT_EQ(config->profiles.size(), 7u);
+  ASSERT_EQ(config->profiles.size(), 8u);
   const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
   ASSERT_THAT(catalogue, IsOk());
   const Profile& mine = catalogue->profiles.back();
@@ -190,7 +200,7 @@ profiles:
 TEST(ServerConfigTest, ReplacesAShippedProfileAsAWhole) {
   const absl::StatusOr<ServerConfig> config = Parse("profiles: {disk: {computation_dtype: float16}}");
   ASSERT_THAT(config, IsOk());
-  EXPECT_EQ(config->profiles.size(), 6u);
+  EXPECT_EQ(config->profiles.size(), 7u);
   EXPECT_EQ(config->profiles[4].name, "disk");
   EXPECT_EQ(config->profiles[4].vram_config.offload_dtype, std::nullopt);
   EXPECT_EQ(config->profiles[4].vram_limit_gib, std::nullopt);
@@ -304,6 +314,38 @@ TEST(ServerConfigTest, RefusesALimitOutOfRange) {
   }
 }
 
+TEST(ServerConfigTest, ComputesOnOneDeviceOrSeveral) {
+  EXPECT_THAT(Parse("device: {name: 'cuda:3'}")->devices, ElementsAre("cuda:3"));
+  EXPECT_THAT(Parse("device: {name: [cpu]}")->devices, ElementsAre("cpu"));
+  EXPECT_THAT(Parse("device: {name: ['cuda:1', 'cuda:0']}")->devices, ElementsAre("cuda:1", "cuda:0"));
+}
+
+TEST(ServerConfigTest, RefusesDevicesThatCannotComputeTogether) {
+  ExpectRefused("device: {name: []}", "c.yaml:1:10: device.name: expected at least one device, cpu or cuda:N");
+  ExpectRefused("device: {name: ['cuda:0', gpu]}", "device.name: expected cpu or cuda:N");
+  ExpectRefused("device: {name: ['cuda:0', ['cuda:1']]}", "device.name: expected a single value");
+  ExpectRefused("device: {name: {}}", "device.name: expected a single value");
+  ExpectRefused("device: {name: [cpu, 'cuda:0']}", "device.name: cpu computes alone, found it beside others");
+  ExpectRefused("device: {name: ['cuda:0', 'cuda:1', 'cuda:0']}", "device.name: cuda:0 stands twice");
+  std::vector<std::string> many;
+  for (int i = 0; i < 16; ++i) many.push_back(absl::StrCat("'cuda:", i, "'"));
+  EXPECT_THAT(Parse(absl::StrCat("device: {name: [", absl::StrJoin(many, ", "), "]}")), IsOk());
+  many.push_back("'cuda:16'");
+  ExpectRefused(absl::StrCat("device: {name: [", absl::StrJoin(many, ", "), "]}"),
+                "device.name: expected at most 16 devices, found 17");
+}
+
+TEST(ServerConfigTest, AProfileMayNameAnyOfTheDevices) {
+  const auto config = Parse(
+      "device: {name: ['cuda:0', 'cuda:1']}\n"
+      "profiles: {mine: {computation_dtype: bfloat16, computation_device: 'cuda:1'}}");
+  ASSERT_THAT(config, IsOk());
+  const auto catalogue = MakeCatalogue(*config);
+  ASSERT_THAT(catalogue, IsOk());
+  EXPECT_EQ(catalogue->profiles.back().device, "cuda:1");
+  EXPECT_EQ(catalogue->profiles.front().device, "");
+}
+
 TEST(ServerConfigTest, RefusesWrongWords) {
   ExpectRefused("device: {name: gpu}", "c.yaml:1:10: device.name: expected cpu or cuda:N");
   for (const char* device : {"cuda", "'cuda:'", "'cuda:01'", "'cuda: 1'", "'cuda:-1'", "CPU"}) {
@@ -351,9 +393,10 @@ TEST(ServerConfigTest, ReadsBytesWithUnits) {
 TEST(ServerConfigTest, RefusesWrongBudgets) {
   for (const char* key : {"device_budget", "host_budget"}) {
     for (const char* budget : {"0", "0GiB", "-1", "1048577GiB", "1GB", "1TiB", "GiB", "nan", "inf", "0%", "101%", "-5%",
-                               "nan%", "%", "''", "half", "5GiBMiBKiB", "5KiBKiB"}) {
+                               "nan%", "%", "''", "half", "5GiBMiBKiB", "5KiBKiB", "Auto"}) {
       ExpectRefused(absl::StrCat("memory: {", key, ": ", absl::StartsWith(budget, "%") ? "'%'" : budget, "}"),
-                    absl::StrCat("memory.", key, ": expected 1 to 2^50 bytes, with KiB, MiB or GiB, or a share"));
+                    absl::StrCat("memory.", key, ": expected ", key[0] == 'd' ? "auto, " : "",
+                                 "1 to 2^50 bytes, with KiB, MiB or GiB, or a share"));
     }
   }
 }

@@ -71,11 +71,5 @@ TEST(ComputePaceTest, TheSizeThatWasComputedTheLongestAgoIsForgotten) {
   EXPECT_EQ(pace.passes().front().of, Square(48));
 }
 
-TEST(ComputePaceTest, ModulesTakeFromWhenTheyAreAskedForUntilTheNextOneIs) {
-  EXPECT_THAT(TimesBetween({absl::Seconds(1), absl::Seconds(4), absl::Seconds(5)}, absl::Seconds(9)),
-              ElementsAre(absl::Seconds(4), absl::Seconds(1), absl::Seconds(4)));
-  EXPECT_THAT(TimesBetween({}, absl::Seconds(9)), IsEmpty());
-}
-
 }  // namespace
 }  // namespace ditserve

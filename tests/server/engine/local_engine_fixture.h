@@ -5,6 +5,8 @@
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -14,7 +16,9 @@
 
 #include "absl/synchronization/notification.h"
 #include "core/base/clock.h"
+#include "core/base/status_macros.h"
 #include "core/devices/cpu_device.h"
+#include "core/storage/module.h"
 #include "models/seeded_checkpoint.h"
 #include "server/config/config.h"
 #include "server/engine/local_engine.h"
@@ -36,15 +40,41 @@ struct Flight {
   }
 };
 
+// Of a device that hangs, until it is let go.
+class HungEvent final : public Event {
+ public:
+  bool Done() override { return let_go_.HasBeenNotified(); }
+  absl::Status Wait() override {
+    let_go_.WaitForNotification();
+    return absl::OkStatus();
+  }
+  void LetGo() { let_go_.Notify(); }
+
+ private:
+  absl::Notification let_go_;
+};
+
 // The CPU, with the memory that a test says; and a word to whoever asks for it before memory is given back.
 class WatchedDevice final : public ForwardingDevice {
  public:
-  WatchedDevice() : ForwardingDevice(MakeCpuDevice(CpuBFloat16::kFloat32)) {}
+  // `name`: "cpu" or "cpu:0", a name of its own for the same.
+  explicit WatchedDevice(Memory memory = Memory::kDevice, std::string name = "cpu")
+      : ForwardingDevice(MakeCpuDevice(CpuBFloat16::kFloat32)), memory_(memory), name_(std::move(name)) {}
 
+  const std::string& name() const override { return name_; }
+  Memory memory() const override { return memory_; }
   bool computes_in_host_memory() const override { return !apart; }
+  absl::Status CanCompute(DType computation) const override {
+    return computation == DType::kFloat8E4M3 ? cannot : ForwardingDevice::CanCompute(computation);
+  }
   absl::StatusOr<EventPtr> RecordOperations() override {
     if (!fails.ok()) return fails;
+    if (hangs) return hung;
     return ForwardingDevice::RecordOperations();
+  }
+  absl::StatusOr<Events> Mark() override {
+    DITSERVE_ASSIGN_OR_RETURN(EventPtr operations, RecordOperations());
+    return Events{std::move(operations)};
   }
   void Decommit(Memory memory, std::byte* begin, int64_t bytes) override {
     if (before_decommit) before_decommit();
@@ -62,12 +92,17 @@ class WatchedDevice final : public ForwardingDevice {
     health_ = why;
   }
 
-  bool apart = false;  // Whether operations read other memory than the host's, as a GPU's do.
+  bool apart = false;               // Whether operations read other memory than the host's, as a GPU's do.
+  absl::Status cannot;              // Why it can't compute in float8.
+  std::atomic<bool> hangs = false;  // Whether operations pass when `hung` does.
+  const std::shared_ptr<HungEvent> hung = std::make_shared<HungEvent>();
   absl::Status fails;  // What recording operations gives; set while nothing computes.
   std::function<void()> before_decommit;
   std::optional<MemoryStatus> told_memory;  // In the place of the machine's.
 
  private:
+  const Memory memory_;
+  const std::string name_;
   absl::Mutex mutex_;
   absl::Status health_ ABSL_GUARDED_BY(mutex_);
 };
@@ -93,16 +128,37 @@ class LocalEngineTest : public ::testing::Test {
     profiles_ = catalogue->profiles;
   }
 
-  std::unique_ptr<LocalEngine> MakeEngine(int64_t device_budget = 64 << 20, int max_riders = 16) {
+  std::unique_ptr<LocalEngine> MakeEngine(int64_t device_budget = 64 << 20, int max_riders = 16,
+                                          int64_t modulation_bytes = 0) {
     LocalEngineOptions options;
-    options.device_budget_bytes = device_budget;
     options.host_budget_bytes = 64 << 20;
     options.transfer_threads = 2;
     options.residency.max_riders = max_riders;
-    auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+    auto engine = LocalEngine::Make(options, {{device_.get(), device_budget, modulation_bytes}}, &clock_);
     EXPECT_THAT(engine, IsOk());
     EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
     return *std::move(engine);
+  }
+
+  // One that keeps so many bytes of modulation.
+  std::unique_ptr<LocalEngine> MakeKeeping(int64_t bytes, int64_t device_budget = 64 << 20) {
+    return MakeEngine(device_budget, 16, bytes);
+  }
+
+  // Stored bytes of what a pass takes, and of what makes modulation.
+  static std::pair<int64_t, int64_t> NeededBytes(const Engine& engine) {
+    const ModelInfo info = engine.Models().front();
+    int64_t all = 0, modulation = 0;
+    size_t parameter = 0;
+    const std::vector<ModuleIndex>& makes = info.model->modulation_modules();
+    for (size_t i = 0; i < static_cast<size_t>(info.model->modules_used()); ++i) {
+      for (const ParameterSpec& spec : info.model->modules()[i].parameters) {
+        const int64_t bytes = ElementCount(spec.shape) * SizeOf(info.stored_dtypes[parameter++]);
+        all += bytes;
+        if (std::binary_search(makes.begin(), makes.end(), static_cast<ModuleIndex>(i))) modulation += bytes;
+      }
+    }
+    return {all, modulation};
   }
 
   // On a device of the test's own; one thread computes.
@@ -110,12 +166,11 @@ class LocalEngineTest : public ::testing::Test {
                                             int64_t host_budget = int64_t{512} << 20,
                                             bool follow_pressure = false) const {
     LocalEngineOptions options;
-    options.device_budget_bytes = device_budget;
     options.host_budget_bytes = host_budget;
     options.threads = 1;
     options.transfer_threads = 2;
     options.follow_pressure = follow_pressure;
-    auto engine = LocalEngine::Make(options, &device, &clock_);
+    auto engine = LocalEngine::Make(options, {{&device, device_budget}}, &clock_);
     EXPECT_THAT(engine, IsOk());
     EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
     return *std::move(engine);

@@ -10,9 +10,10 @@ namespace ditserve {
 namespace {
 
 TEST_F(LocalEngineTest, AModelIsThereBeforeItIsReady) {
-  LocalEngineOptions options = {64 << 20, 64 << 20};
+  LocalEngineOptions options;
+  options.host_budget_bytes = 64 << 20;
   options.models = {"tiny", "later"};
-  const auto engine = LocalEngine::Make(options, device_.get(), &clock_);
+  const auto engine = LocalEngine::Make(options, {{device_.get(), 64 << 20}}, &clock_);
   ASSERT_THAT(engine, IsOk());
   EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
   const std::vector<ModelInfo> models = (*engine)->Models();
@@ -29,7 +30,7 @@ TEST_F(LocalEngineTest, ACheckpointThatChangesUnderneathIsDataLossAndNothingElse
     if (file.path().extension() == ".safetensors") std::filesystem::resize_file(file.path(), 64);
   }
   EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("host-offload"))), kept)) << "it has its copies";
-  const auto fresh = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
+  const auto fresh = LocalEngine::Make({64 << 20, 0, 1}, {{device_.get(), 64 << 20}}, &clock_);
   EXPECT_THAT((*fresh)->LoadModel({"tiny", folder_ / "model"}), StatusIs(absl::StatusCode::kInvalidArgument, "tiny"));
 }
 
@@ -40,7 +41,7 @@ TEST_F(LocalEngineTest, ATruncatedShardEndsTheRequestWithDataLoss) {
   }
   EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")))->Wait(),
               StatusIs(absl::StatusCode::kDataLoss, "diffusion_pytorch_model"));
-  EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+  EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
 }
 
 TEST_F(LocalEngineTest, AShardThatIsReplacedOrUnlinkedInMidStreamIsNeverMixed) {
@@ -63,7 +64,7 @@ TEST_F(LocalEngineTest, AShardThatIsReplacedOrUnlinkedInMidStreamIsNeverMixed) {
     };
     EXPECT_THAT(Send(*engine, MakeCall(ProfileNamed("disk")), change)->Wait(),
                 StatusIs(absl::StatusCode::kDataLoss, "diffusion_pytorch_model"));
-    EXPECT_THAT(engine->Residency().device.activations_bytes, 0);
+    EXPECT_THAT(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
     EXPECT_EQ(engine->Models().size(), 1u) << "the server lives";
   }
 }
@@ -72,7 +73,7 @@ TEST_F(LocalEngineTest, NamesTheTensorThatDoesNotFitTheModel) {
   QwenImageDiTConfig wider = TinyConfig();
   wider.joint_attention_dim = 128;
   std::ofstream(folder_ / "model/config.json") << ToConfigJson(wider);
-  const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
+  const auto engine = LocalEngine::Make({64 << 20, 0, 1}, {{device_.get(), 64 << 20}}, &clock_);
   EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
               StatusIs(absl::StatusCode::kInvalidArgument, "txt_norm.weight"));
   wider = TinyConfig();
@@ -88,7 +89,7 @@ TEST_F(LocalEngineTest, NamesTheTensorThatDoesNotFitTheModel) {
 
 TEST_F(LocalEngineTest, TakesAModelWithoutConfigurationByItsTensors) {
   std::filesystem::remove(folder_ / "model/config.json");
-  const auto engine = LocalEngine::Make({64 << 20, 64 << 20, 0, 1, {}}, device_.get(), &clock_);
+  const auto engine = LocalEngine::Make({64 << 20, 0, 1}, {{device_.get(), 64 << 20}}, &clock_);
   EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}),
               StatusIs(absl::StatusCode::kInvalidArgument,
                        "no config.json, and heads of 32 channels and patches of 64, expected 128 and 64"));

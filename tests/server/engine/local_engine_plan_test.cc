@@ -14,7 +14,7 @@ using ::testing::HasSubstr;
 class LocalEnginePlanTest : public LocalEngineTest {
  protected:
   static PlanCall Ask(const ForwardCall& forward, int riders = 1) {
-    return {forward.model, ShapeOf(forward.inputs), forward.profile, riders, {}};
+    return {forward.model, ShapeOf(forward.inputs), forward.profile, riders};
   }
 
   // Within a twentieth.
@@ -136,7 +136,7 @@ TEST_F(LocalEnginePlanTest, ReadsNothingAndHoldsNothing) {
   const auto engine = MakeEngine();
   ASSERT_THAT(engine->Plan(Ask(MakeCall(ProfileNamed("dynamic")), 4)), IsOk());
   const ResidencySnapshot residency = engine->Residency();
-  EXPECT_EQ(residency.device.peak_bytes, 0);
+  EXPECT_EQ(residency.devices[0].memory.usage.peak_bytes, 0);
   EXPECT_EQ(residency.transfers[0].bytes, 0);
 }
 

@@ -28,11 +28,52 @@ TEST_F(LocalEngineTest, ProfilesOfEqualPrecisionGiveTheSameBytes) {
   EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("disk-fp8-device"))), rounded));
 }
 
+TEST_F(LocalEngineTest, WhatIsMultipliedInFloat8DoesNotDependOnWhereWeightsRest) {
+  const auto engine = MakeEngine();
+  Profile profile = ProfileNamed("fp8-compute");
+  const at::Tensor expected = Output(*engine, MakeCall(profile));
+  for (const char* rounded : {"resident", "fp8-host"}) {
+    EXPECT_FALSE(at::equal(Output(*engine, MakeCall(ProfileNamed(rounded))), expected)) << rounded;
+  }
+  constexpr Station kDisk = {Tier::kDisk, DType::kFloat8E4M3}, kHost = {Tier::kHost, DType::kBFloat16},
+                    kDevice = {Tier::kDevice, DType::kFloat8E4M3};
+  for (const auto& [rest, preparing] : {std::pair(kDisk, kDisk), std::pair(kDisk, kDevice), std::pair(kHost, kHost),
+                                        std::pair(kHost, kDevice), std::pair(kDevice, kDevice)}) {
+    profile.offload = profile.onload = rest;
+    profile.preparing = preparing;
+    EXPECT_TRUE(at::equal(Output(*engine, MakeCall(profile)), expected))
+        << static_cast<int>(rest.tier) << " " << static_cast<int>(preparing.tier);
+  }
+  EXPECT_TRUE(at::equal(Output(*MakeEngine(10 << 20), MakeCall(profile)), expected)) << "in little memory";
+}
+
+TEST_F(LocalEngineTest, WhatTheDeviceCantComputeIsRefusedAndNotOffered) {
+  device_->cannot = absl::FailedPreconditionError("float8_e4m3fn takes more than it has");
+  const auto engine = MakeEngine();
+  Profile profile = ProfileNamed("fp8-compute");
+  const auto refused = [](const std::string& what) {
+    return StatusIs(absl::StatusCode::kFailedPrecondition, what + ": float8_e4m3fn takes more than it has");
+  };
+  EXPECT_THAT(Send(*engine, MakeCall(profile))->Wait(), refused("profile: 'fp8-compute'"));
+  PlanCall plan;
+  plan.model = "tiny";
+  plan.profile = profile;
+  plan.shape = {64, 64, {5}};
+  plan.others = profiles_;
+  EXPECT_THAT(engine->Plan(plan)->refusal, refused("profile: 'fp8-compute'"));
+  plan.profile = ProfileNamed("disk");
+  const absl::StatusOr<ForwardPlan> offered = engine->Plan(plan);
+  ASSERT_THAT(offered, IsOk());
+  for (const PlanOffer& offer : offered->offers) EXPECT_NE(offer.profile, "fp8-compute");
+  profile.name.clear();
+  EXPECT_THAT(Send(*engine, MakeCall(profile))->Wait(), refused("vram_config.computation_dtype"));
+}
+
 TEST_F(LocalEngineTest, BudgetsNeverChangeAResult) {
   const at::Tensor expected = Output(*MakeEngine(), MakeCall(ProfileNamed("dynamic")));
   const auto engine = MakeEngine(10 << 20);
   EXPECT_TRUE(at::equal(Output(*engine, MakeCall(ProfileNamed("dynamic"))), expected));
-  EXPECT_LE(engine->Residency().device.peak_bytes, 10 << 20);
+  EXPECT_LE(engine->Residency().devices[0].memory.usage.peak_bytes, 10 << 20);
 }
 
 TEST_F(LocalEngineTest, SixteenRequestsAtOnceGetWhatEachGetsAlone) {
@@ -40,7 +81,7 @@ TEST_F(LocalEngineTest, SixteenRequestsAtOnceGetWhatEachGetsAlone) {
   std::vector<ForwardCall> calls;
   std::vector<at::Tensor> alone;
   for (int i = 0; i < 16; ++i) {
-    static constexpr const char* kNames[] = {"resident", "host-offload", "fp8-host", "disk"};
+    static constexpr const char* kNames[] = {"resident", "fp8-compute", "fp8-host", "disk"};
     calls.push_back(MakeCall(ProfileNamed(kNames[i % 4]), 32 + 16 * (i % 3), 32 + 16 * (i % 5), 1 + i));
     alone.push_back(Output(*engine, calls.back()));
   }
@@ -50,8 +91,8 @@ TEST_F(LocalEngineTest, SixteenRequestsAtOnceGetWhatEachGetsAlone) {
     ASSERT_THAT(flights[i]->Wait(), IsOk());
     EXPECT_TRUE(at::equal(flights[i]->result->output, alone[i])) << "request " << i;
   }
-  EXPECT_LE(engine->Residency().device.peak_bytes, 48 << 20);
-  EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+  EXPECT_LE(engine->Residency().devices[0].memory.usage.peak_bytes, 48 << 20);
+  EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
 }
 
 TEST_F(LocalEngineTest, RidersPoliciesCancellationsAndBudgetsNeverChangeAResult) {
@@ -74,7 +115,7 @@ TEST_F(LocalEngineTest, RidersPoliciesCancellationsAndBudgetsNeverChangeAResult)
       EXPECT_TRUE(at::equal(flight->result->output, expected)) << riders << " riders";
     }
     for (const auto& flight : cancelled) flight->Wait().IgnoreError();
-    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+    EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
   }
 }
 
@@ -140,7 +181,7 @@ TEST_F(LocalEngineTest, CancellingAtAnyModuleReturnsEverything) {
     handle = flight->handle;
     submitted.Notify();
     EXPECT_THAT(flight->Wait(), StatusIs(why.code(), why.message())) << at;
-    EXPECT_EQ(engine->Residency().device.activations_bytes, 0);
+    EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
   }
 }
 
@@ -191,7 +232,7 @@ TEST_F(LocalEngineTest, EndsAWaitingCallAtItsDeadline) {
   call.deadline = absl::Now();
   const auto second = Send(*engine, std::move(call));
   EXPECT_THAT(second->Wait(), StatusIs(absl::StatusCode::kDeadlineExceeded, "deadline"));
-  EXPECT_EQ(engine->Residency().waiting, 0);
+  EXPECT_EQ(engine->Residency().waiting(), 0);
   go.Notify();  // Until now the first call held the executor.
   EXPECT_THAT(first->Wait(), IsOk());
 }
@@ -208,10 +249,10 @@ TEST_F(LocalEngineTest, WhatThisProcessHoldsCountsForNobodyElse) {
   const std::vector<char> own(64 << 20, 'x');
   const volatile char* const read = own.data();  // Or there need be no such memory.
   device_->told_memory = MemoryStatus{int64_t{1} << 40, (int64_t{1} << 40) - (32 << 20)};
-  EXPECT_EQ(engine->Residency().other_processes_bytes, 0);
+  EXPECT_EQ(engine->Residency().devices[0].other_processes_bytes, 0);
   device_->told_memory->available_bytes = 0;
-  EXPECT_LE(engine->Residency().other_processes_bytes, (int64_t{1} << 40) - (64 << 20));
-  EXPECT_GT(engine->Residency().other_processes_bytes, int64_t{1} << 39);
+  EXPECT_LE(engine->Residency().devices[0].other_processes_bytes, (int64_t{1} << 40) - (64 << 20));
+  EXPECT_GT(engine->Residency().devices[0].other_processes_bytes, int64_t{1} << 39);
   EXPECT_EQ(read[own.size() - 1], 'x');
 }
 
@@ -270,11 +311,10 @@ TEST_F(LocalEngineTest, DiffusersRoundsTheTimestepOfABFloat16Profile) {
 TEST_F(LocalEngineTest, ServesBFloat16OnManyThreads) {
   const auto native = MakeCpuDevice(CpuBFloat16::kNative);
   LocalEngineOptions options;
-  options.device_budget_bytes = 128 << 20;
   options.host_budget_bytes = 64 << 20;
   options.transfer_threads = 1;
   options.threads = 16;
-  const auto engine = LocalEngine::Make(options, native.get(), &clock_);
+  const auto engine = LocalEngine::Make(options, {{native.get(), 128 << 20}}, &clock_);
   ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
   EXPECT_THAT(Send(**engine, MakeCall(ProfileNamed("disk"), 448, 448))->Wait(), IsOk());
 }
@@ -308,7 +348,7 @@ class LeapingClock final : public Clock {
 
 TEST_F(LocalEngineTest, DrainsAsLongAsItsClockSays) {
   LeapingClock clock;
-  const auto engine = LocalEngine::Make({64 << 20, 64 << 20}, device_.get(), &clock);
+  const auto engine = LocalEngine::Make({64 << 20}, {{device_.get(), 64 << 20}}, &clock);
   ASSERT_THAT(engine, IsOk());
   ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
   const auto flight = Send(**engine, MakeCall(ProfileNamed("disk")), [&](const ForwardProgress& progress) {

@@ -20,16 +20,16 @@ class MetricsTest : public ServerTest {
  protected:
   MetricsTest() {
     ResidencySnapshot snapshot;
-    snapshot.device = {100, 10, 20, 30, 70, 90};
-    snapshot.host = {200, 11, 21, 0, 71};
+    snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70, 90, 40, 45}, 7}, 99, 6, absl::Milliseconds(2500)},
+                        {"cuda:1", {{500, 50}, 5}, 0, 0, absl::Seconds(4)}};
+    snapshot.host = {{200, 11, 21, 0, 71}, 8};
     snapshot.models = {{"tiny", 1, 2, int64_t{40'861'031'488}}};
     snapshot.riders.resize(3);
     snapshot.riders[2].waiting = true;
-    snapshot.waiting = 6;
-    snapshot.predicted_wait = absl::Milliseconds(2500);
-    snapshot.transfers = {{Tier::kDisk, Tier::kHost, 1000}, {Tier::kHost, Tier::kDevice, 900}};
-    snapshot.evictions = {7, 8};
-    snapshot.other_processes_bytes = 99;
+    snapshot.transfers = {
+        {Tier::kDisk, Tier::kHost, 1000}, {Tier::kHost, Tier::kDevice, 900}, {Tier::kHost, Tier::kDevice, 800, 1}};
+    snapshot.riders[1].device = 1;
+    snapshot.host_unpinned_bytes = 98;
     engine_.SetResidency(snapshot);
   }
 
@@ -39,19 +39,35 @@ class MetricsTest : public ServerTest {
 
 TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
   const std::string text = metrics_->Scrape(gate_);
-  for (const char* line :
-       {"ditserve_weights_bytes{model=\"tiny\",tier=\"device\"} 1\n",
-        "ditserve_weights_bytes{model=\"tiny\",tier=\"disk\"} 40861031488\n",
-        "ditserve_memory_bytes{memory=\"device\",kind=\"weights\"} 10\n",
-        "ditserve_memory_bytes{memory=\"device\",kind=\"activations\"} 30\n",
-        "ditserve_memory_bytes{memory=\"host\",kind=\"staging\"} 21\n",
-        "ditserve_memory_budget_bytes{memory=\"host\"} 200\n",
-        "ditserve_memory_wanted_budget_bytes{memory=\"device\"} 90\n",
-        "ditserve_memory_peak_bytes{memory=\"device\"} 70\n", "ditserve_device_other_processes_bytes 99\n",
-        "ditserve_transfer_bytes_total{from=\"disk\",to=\"host\"} 1000\n",
-        "ditserve_evictions_total{memory=\"host\"} 8\n", "ditserve_requests_active 3\n",
-        "ditserve_requests_waiting 7\n", "ditserve_sweep_riders 2\n", "ditserve_predicted_wait_seconds 2.5\n",
-        "ditserve_model_load_progress_ratio{model=\"tiny\"} 1\n", "ditserve_build_info{version=\"1.2.3\"} 1\n"}) {
+  for (const char* line : {"ditserve_weights_bytes{model=\"tiny\",tier=\"device\"} 1\n",
+                           "ditserve_weights_bytes{model=\"tiny\",tier=\"disk\"} 40861031488\n",
+                           "ditserve_memory_bytes{memory=\"device\",device=\"cuda:0\",kind=\"weights\"} 10\n",
+                           "ditserve_memory_bytes{memory=\"device\",device=\"cuda:0\",kind=\"activations\"} 30\n",
+                           "ditserve_memory_bytes{memory=\"device\",device=\"cuda:0\",kind=\"modulation\"} 45\n",
+                           "ditserve_memory_bytes{memory=\"device\",device=\"cuda:0\",kind=\"runtime\"} 40\n",
+                           "ditserve_memory_bytes{memory=\"host\",kind=\"staging\"} 21\n",
+                           "ditserve_memory_budget_bytes{memory=\"host\"} 200\n",
+                           "ditserve_memory_wanted_budget_bytes{memory=\"device\",device=\"cuda:0\"} 90\n",
+                           "ditserve_memory_peak_bytes{memory=\"device\",device=\"cuda:0\"} 70\n",
+                           "ditserve_device_other_processes_bytes{device=\"cuda:0\"} 99\n",
+                           "ditserve_host_unpinned_bytes 98\n",
+                           "ditserve_transfer_bytes_total{from=\"disk\",to=\"host\"} 1000\n",
+                           "ditserve_transfer_bytes_total{from=\"host\",to=\"device\",device=\"cuda:0\"} 900\n",
+                           "ditserve_transfer_bytes_total{from=\"host\",to=\"device\",device=\"cuda:1\"} 800\n",
+                           "ditserve_memory_bytes{memory=\"device\",device=\"cuda:1\",kind=\"weights\"} 50\n",
+                           "ditserve_memory_budget_bytes{memory=\"device\",device=\"cuda:1\"} 500\n",
+                           "ditserve_evictions_total{memory=\"device\",device=\"cuda:1\"} 5\n",
+                           "ditserve_device_requests{device=\"cuda:0\",state=\"riding\"} 1\n",
+                           "ditserve_device_requests{device=\"cuda:0\",state=\"waiting\"} 7\n",
+                           "ditserve_device_requests{device=\"cuda:1\",state=\"riding\"} 1\n",
+                           "ditserve_device_requests{device=\"cuda:1\",state=\"waiting\"} 0\n",
+                           "ditserve_evictions_total{memory=\"host\"} 8\n",
+                           "ditserve_requests_active 3\n",
+                           "ditserve_requests_waiting 7\n",
+                           "ditserve_sweep_riders 2\n",
+                           "ditserve_predicted_wait_seconds 2.5\n",
+                           "ditserve_model_load_progress_ratio{model=\"tiny\"} 1\n",
+                           "ditserve_build_info{version=\"1.2.3\"} 1\n"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }
 }

@@ -14,30 +14,28 @@ using ::testing::Not;
 TEST(StatusPageTest, TellsOneMoment) {
   ResidencySnapshot snapshot;
   snapshot.time = absl::Milliseconds(1500);
-  snapshot.device_name = "cpu";
-  snapshot.device = {100, 10, 20, 30, 70, 90};
-  snapshot.host = {200, 11, 21, 0, 71, 200};
+  snapshot.devices = {{"cpu", {{100, 10, 20, 30, 70, 90, 40, 50}, 7}, 99, 6}};
+  snapshot.host = {{200, 11, 21, 0, 71, 200}, 8};
   snapshot.models = {{"tiny \"one\"", 1, 2, int64_t{40'861'031'488}}};
-  snapshot.riders = {{"tiny", "disk", 4, 5, Priority::kBatch, true, absl::Milliseconds(250)}};
-  snapshot.waiting = 6;
-  snapshot.transfers = {{Tier::kDisk, Tier::kHost, 12}};
-  snapshot.evictions = {7, 8};
-  snapshot.other_processes_bytes = 99;
+  snapshot.riders = {{"tiny", "disk", 0, 4, 5, Priority::kBatch, true, absl::Milliseconds(250)}};
+  snapshot.transfers = {{Tier::kDisk, Tier::kHost, 12}, {Tier::kHost, Tier::kDevice, 13}};
   const nlohmann::json json = nlohmann::json::parse(StatusJson(snapshot, "1.2.3"));
   EXPECT_EQ(json["version"], "1.2.3");
   EXPECT_EQ(json["time_seconds"], 1.5);
   ASSERT_EQ(json["memories"].size(), 2u);
   EXPECT_EQ(json["memories"][0], nlohmann::json::parse(R"({"name": "device cpu", "budget_bytes": 100,
-      "wanted_budget_bytes": 90, "weights_bytes": 10, "staging_bytes": 20, "activations_bytes": 30, "peak_bytes": 70,
-      "evictions": 7, "other_processes_bytes": 99})"));
+      "wanted_budget_bytes": 90, "weights_bytes": 10, "staging_bytes": 20, "activations_bytes": 30,
+      "modulation_bytes": 50, "runtime_bytes": 40, "peak_bytes": 70, "evictions": 7, "other_processes_bytes": 99})"));
   EXPECT_EQ(json["memories"][1]["name"], "host");
   EXPECT_EQ(json["memories"][1]["evictions"], 8);
   EXPECT_EQ(json["models"][0]["model"], "tiny \"one\"");
   EXPECT_EQ(json["models"][0]["disk_bytes"], int64_t{40'861'031'488});
-  EXPECT_EQ(json["riders"][0], nlohmann::json::parse(R"({"model": "tiny", "profile": "disk", "modules_done": 4,
+  EXPECT_EQ(json["riders"][0],
+            nlohmann::json::parse(R"({"model": "tiny", "profile": "disk", "device": "cpu", "modules_done": 4,
       "modules_total": 5, "priority": "batch", "awaits_sweep": true, "stall_seconds": 0.25})"));
   EXPECT_EQ(json["requests_waiting"], 6);
   EXPECT_EQ(json["transfers"][0], nlohmann::json::parse(R"({"from": "disk", "to": "host", "bytes": 12})"));
+  EXPECT_EQ(json["transfers"][1], nlohmann::json::parse(R"({"from": "host", "to": "device cpu", "bytes": 13})"));
 }
 
 TEST(StatusPageTest, AnIdleServerHasListsThatAreEmpty) {

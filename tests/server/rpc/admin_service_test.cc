@@ -26,9 +26,9 @@ class AdminServiceTest : public ServerTest {
  protected:
   AdminServiceTest() {
     ResidencySnapshot snapshot;
-    snapshot.device_name = "cpu";
-    snapshot.device.budget_bytes = 100;
-    snapshot.device.wanted_bytes = 90;
+    snapshot.devices = {{"cpu"}};
+    snapshot.devices[0].memory.usage.budget_bytes = 100;
+    snapshot.devices[0].memory.usage.wanted_bytes = 90;
     engine_.SetResidency(snapshot);
   }
 
@@ -64,6 +64,24 @@ TEST_F(AdminServiceTest, SetsABudgetAndAnswersWithWhatIsInForce) {
   }
 }
 
+TEST_F(AdminServiceTest, OfSeveralDevicesOneIsNamed) {
+  ResidencySnapshot snapshot;
+  snapshot.devices = {{"cuda:0"}, {"cuda:1"}};
+  engine_.SetResidency(snapshot);
+  engine_.SetMemoryBytes(DeviceMemory(1), 1000);
+  ASSERT_THAT(SetBudget(Bytes(v1::TIER_DEVICE, 77, "cuda:0")), IsServed());
+  v1::SetBudgetRequest half = Share(v1::TIER_DEVICE, 0.5);
+  half.set_device("cuda:1");
+  ASSERT_THAT(SetBudget(half), IsServed());
+  EXPECT_EQ(response_.memory().device(), "cuda:1");
+  EXPECT_EQ(response_.memory().wanted_budget_bytes(), 500);
+  EXPECT_EQ(engine_.Residency().devices[0].memory.usage.wanted_bytes, 77);
+  EXPECT_THAT(SetBudget(Bytes(v1::TIER_DEVICE, 1)),
+              Refused(grpc::StatusCode::INVALID_ARGUMENT, "device: not given, expected \"cuda:0\", \"cuda:1\""));
+  EXPECT_THAT(SetBudget(Bytes(v1::TIER_DEVICE, 1, "cuda:2")),
+              Refused(grpc::StatusCode::NOT_FOUND, "device: \"cuda:2\", expected \"cuda:0\", \"cuda:1\""));
+}
+
 TEST_F(AdminServiceTest, SetsAShareOfTheMemoryRoundedDown) {
   engine_.SetMemoryBytes(Memory::kHost, 999);
   for (const auto& [share, bytes] : {std::pair(0.6, 599), std::pair(1.0, 999)}) {
@@ -79,7 +97,7 @@ TEST_F(AdminServiceTest, RefusesSharesOutOfBounds) {
         SetBudget(Share(v1::TIER_DEVICE, share)),
         Refused(grpc::StatusCode::INVALID_ARGUMENT, absl::StrCat("share: ", share, ", expected above 0 and up to 1")));
   }
-  EXPECT_EQ(engine_.Residency().device.wanted_bytes, 90);
+  EXPECT_EQ(engine_.Residency().devices[0].memory.usage.wanted_bytes, 90);
 }
 
 TEST_F(AdminServiceTest, RefusesBytesOutOfBounds) {
@@ -123,10 +141,10 @@ TEST_F(AdminServiceTest, AsksForATokenOfTheScope) {
     EXPECT_THAT(SetBudget(request, authorization), Refused(grpc::StatusCode::UNAUTHENTICATED, "unknown"))
         << authorization;
   }
-  EXPECT_EQ(engine_.Residency().device.wanted_bytes, 90);
+  EXPECT_EQ(engine_.Residency().devices[0].memory.usage.wanted_bytes, 90);
   EXPECT_THAT(SetBudget(request, "Bearer 0123456789abcdef"), IsServed());
   EXPECT_THAT(SetBudget(request, "bearer 0123456789abcdef"), IsServed());
-  EXPECT_EQ(engine_.Residency().device.wanted_bytes, 77);
+  EXPECT_EQ(engine_.Residency().devices[0].memory.usage.wanted_bytes, 77);
   access.lacks_scope = true;
   EXPECT_THAT(SetBudget(request, "Bearer 0123456789abcdef"), Refused(grpc::StatusCode::PERMISSION_DENIED, "lacks it"));
   server_.reset();

@@ -19,9 +19,7 @@ class PlanTest : public ServerTest {
       call_ = call;
       return plan_;
     });
-    ResidencySnapshot residency;
-    residency.device_name = "cpu";
-    engine_.SetResidency(residency);
+    plan_->device = "cpu";
   }
 
   grpc::Status Plan() {
@@ -42,6 +40,7 @@ class PlanTest : public ServerTest {
 TEST_F(PlanTest, AsksTheEngineForWhatTheRequestSays) {
   request_.set_batch(2);
   request_.set_riders(4);
+  request_.set_known_timestep(true);
   request_.set_profile("resident");
   request_.set_vram_limit_gib(0.5);
   ASSERT_THAT(Plan(), IsServed());
@@ -50,6 +49,7 @@ TEST_F(PlanTest, AsksTheEngineForWhatTheRequestSays) {
   EXPECT_EQ(call_.profile.name, "resident");
   EXPECT_EQ(call_.profile.vram_limit_bytes, int64_t{1} << 29);
   EXPECT_EQ(call_.riders, 4);
+  EXPECT_TRUE(call_.known_timestep);
   EXPECT_EQ(call_.others.size(), catalogue_.profiles.size());
 }
 
@@ -60,6 +60,7 @@ TEST_F(PlanTest, TakesAnInlineConfigAndTheDefaultsOfForward) {
   EXPECT_EQ(call_.profile.computation.dtype, DType::kFloat32);
   EXPECT_EQ(call_.shape.text_tokens.size(), 1u);
   EXPECT_EQ(call_.riders, 1);
+  EXPECT_FALSE(call_.known_timestep);
   request_.clear_vram_config();
   ASSERT_THAT(Plan(), IsServed());
   EXPECT_EQ(call_.profile.name, "disk");

@@ -10,15 +10,13 @@ class ResidencyServiceTest : public ServerTest {
   ResidencyServiceTest() : stub_(v1::ResidencyService::NewStub(channel_)) {
     ResidencySnapshot snapshot;
     snapshot.time = absl::Seconds(5);
-    snapshot.device_name = "cpu";
-    snapshot.device = {100, 10, 20, 30, 70, 90};
+    snapshot.devices = {{"cpu", {{100, 10, 20, 30, 70, 90}, 3}, 8}};
     snapshot.riders.resize(1);
     snapshot.riders[0].priority = Priority::kBatch;
     snapshot.riders[0].waiting = true;
     snapshot.riders[0].stall = absl::Milliseconds(1500);
     snapshot.transfers = {{Tier::kDisk, Tier::kHost, 12}};
-    snapshot.evictions = {3, 4};
-    snapshot.other_processes_bytes = 8;
+    snapshot.host.evictions = 4;
     engine_.SetResidency(snapshot);
   }
 
@@ -33,14 +31,10 @@ class ResidencyServiceTest : public ServerTest {
 
 TEST_F(ResidencyServiceTest, TellsWhereEveryByteIs) {
   ResidencySnapshot snapshot;
-  snapshot.device_name = "cuda:0";
-  snapshot.device = {100, 10, 20, 30, 70};
-  snapshot.host = {200, 11, 21, 0, 71};
+  snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70, 0, 40}}, 8, 6, absl::Seconds(9)}};
+  snapshot.host.usage = {200, 11, 21, 0, 71};
   snapshot.models = {{"tiny", 1, 2, 3}};
-  snapshot.riders = {{"tiny", "disk", 4, 5}};
-  snapshot.waiting = 6;
-  snapshot.predicted_wait = absl::Seconds(9);
-  snapshot.other_processes_bytes = 8;
+  snapshot.riders = {{"tiny", "disk", 0, 4, 5}};
   engine_.SetResidency(snapshot);
   grpc::ClientContext context;
   v1::GetResidencyResponse response;
@@ -48,10 +42,11 @@ TEST_F(ResidencyServiceTest, TellsWhereEveryByteIs) {
   EXPECT_EQ(
       response.residency().ShortDebugString(),
       "memories { tier: TIER_DEVICE device: \"cuda:0\" budget_bytes: 100 weights_bytes: 10 staging_bytes: 20 "
-      "activations_bytes: 30 peak_bytes: 70 other_processes_bytes: 8 } memories { tier: TIER_HOST budget_bytes: 200 "
+      "activations_bytes: 30 peak_bytes: 70 other_processes_bytes: 8 runtime_bytes: 40 } memories { tier: TIER_HOST "
+      "budget_bytes: 200 "
       "weights_bytes: 11 staging_bytes: 21 peak_bytes: 71 } models { model: \"tiny\" device_bytes: 1 host_bytes: 2 "
       "disk_bytes: 3 } riders { model: \"tiny\" profile: \"disk\" modules_done: 4 modules_total: 5 priority: "
-      "PRIORITY_INTERACTIVE stall { } } requests_waiting: 6 predicted_wait { seconds: 9 }");
+      "PRIORITY_INTERACTIVE stall { } device: \"cuda:0\" } requests_waiting: 6 predicted_wait { seconds: 9 }");
 }
 
 TEST_F(ResidencyServiceTest, TellsBudgetsTransfersAndRiders) {

@@ -1,0 +1,43 @@
+#include "server/engine/router.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "core/base/error_details.h"
+
+namespace ditserve {
+namespace {
+
+// Ends that are no farther apart than this are taken for equal: as near as predictions come (docs/plan.md).
+constexpr double kNear = 1.25;
+
+int64_t MissingBytes(const RideOutlook& outlook) {
+  const auto shortage = ShortageOf(outlook.fits);
+  return shortage ? shortage->needed_bytes - shortage->budget_bytes : std::numeric_limits<int64_t>::max();
+}
+
+}  // namespace
+
+absl::Duration PredictedEnd(const RideOutlook& outlook) {
+  return outlook.wait + std::max(outlook.moving, outlook.compute + outlook.compute_others);
+}
+
+size_t ChooseDevice(absl::Span<const RideOutlook> outlooks) {
+  bool any_fits = false;
+  absl::Duration first = absl::InfiniteDuration();
+  for (const RideOutlook& outlook : outlooks) {
+    if (!outlook.fits.ok()) continue;
+    any_fits = true;
+    first = std::min(first, PredictedEnd(outlook));
+  }
+  const auto is_better = [&](const RideOutlook& a, const RideOutlook& b) {
+    if (!any_fits) return MissingBytes(a) < MissingBytes(b);
+    const auto is_near = [&](const RideOutlook& each) { return each.fits.ok() && PredictedEnd(each) <= kNear * first; };
+    if (is_near(a) != is_near(b)) return is_near(a);
+    return is_near(a) && a.requests < b.requests;
+  };
+  return static_cast<size_t>(std::min_element(outlooks.begin(), outlooks.end(), is_better) - outlooks.begin());
+}
+
+}  // namespace ditserve

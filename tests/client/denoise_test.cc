@@ -1,0 +1,140 @@
+#include <string>
+
+#include "client/ditctl/picture.h"
+#include "client/ditctl/tensor_file.h"
+#include "nlohmann/json.hpp"
+#include "tests/client/fake_server.h"
+#include "tests/testing/status_matchers.h"
+
+namespace ditserve::ditctl {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+class DenoiseCommandTest : public DitctlTest {
+ protected:
+  int Denoise(const std::vector<std::string>& flags = {}) {
+    std::vector<std::string> arguments = {"denoise", "--height", "32", "--width", "16", "--steps", "4"};
+    arguments.insert(arguments.end(), flags.begin(), flags.end());
+    return Call(arguments);
+  }
+  std::string Write(const std::string& name, float value) {
+    EXPECT_THAT(WriteTensor(folder / name, "prompt_emb", ConstantTensor(value, {1, 2, 3584}, DType::kBFloat16)),
+                IsOk());
+    return folder / name;
+  }
+};
+
+TEST_F(DenoiseCommandTest, SendsAMadeUpPromptAndASeedAndShowsStepsAndWhatCameBack) {
+  EXPECT_EQ(Denoise({"--seed", "7", "--profile", "disk"}), kOk) << err.str();
+  const v1::DenoiseRequest& request = server.denoise_request;
+  EXPECT_EQ(request.profile(), "disk");
+  EXPECT_EQ(request.height(), 32);
+  EXPECT_EQ(request.schedule().steps(), 4);
+  EXPECT_EQ(request.schedule().shift_case(), v1::Schedule::SHIFT_NOT_SET);
+  EXPECT_EQ(request.noise().seeds(0), 7u);
+  EXPECT_EQ(request.noise().dtype(), v1::DTYPE_BFLOAT16);
+  EXPECT_EQ(request.prompt().emb().shape(1), 5);
+  EXPECT_FALSE(request.has_negative_prompt());
+  EXPECT_THAT(out.str(), HasSubstr("output      [1, 16, 4, 2] float32"));
+  EXPECT_THAT(out.str(), HasSubstr("time        2.00 s in all"));
+  EXPECT_EQ(err.str(), " 50%  step 2 of 4, module 5 of 10, 3.0 MiB read\n");
+}
+
+TEST_F(DenoiseCommandTest, PromptsGuidanceAndSchedulesArePassedOn) {
+  const std::string prompt = Write("a.npy", 1), negative = Write("b.safetensors", 2);
+  EXPECT_EQ(Denoise({"--prompt-emb", prompt, "--negative-emb", negative, "--cfg-scale", "2.5", "--lightning"}), kOk)
+      << err.str();
+  const v1::DenoiseRequest& request = server.denoise_request;
+  EXPECT_EQ(Floats(request.prompt().emb())[0], 1);
+  EXPECT_EQ(Floats(request.negative_prompt().emb())[0], 2);
+  EXPECT_EQ(request.true_cfg_scale(), 2.5);
+  EXPECT_NEAR(request.schedule().dynamic().base_shift(), 1.098612, 1e-6);
+  EXPECT_EQ(request.schedule().dynamic().max_shift(), request.schedule().dynamic().base_shift());
+  EXPECT_EQ(Denoise({"--shift", "3"}), kOk);
+  EXPECT_EQ(server.denoise_request.schedule().fixed(), 3);
+}
+
+TEST_F(DenoiseCommandTest, AStepCacheIsPassedOnAndWhatItReusedIsShown) {
+  EXPECT_EQ(Denoise({"--step-cache", "first-block:0.1"}), kOk) << err.str();
+  EXPECT_EQ(server.denoise_request.step_cache().first_block().threshold(), 0.1);
+  EXPECT_THAT(err.str(), HasSubstr("3.0 MiB read, 1 skipped\n"));
+  EXPECT_THAT(out.str(), HasSubstr("skipped     1: 0; in part 1: 0\n"));
+  EXPECT_EQ(Denoise({"--step-cache", "tea:0.2", "--json"}), kOk);
+  EXPECT_EQ(server.denoise_request.step_cache().tea().threshold(), 0.2);
+  EXPECT_EQ(server.denoise_request.step_cache().tea().coefficients_size(), 0);
+  EXPECT_EQ(nlohmann::json::parse(out.str())["reused_steps"][0]["skipped"], true) << out.str();
+  EXPECT_EQ(Denoise({"--step-cache", "tea:0.2", "--tea-coefficients", "1,-2,3,4,0.5"}), kOk);
+  EXPECT_EQ(server.denoise_request.step_cache().tea().coefficients(1), -2);
+  EXPECT_EQ(Denoise(), kOk);
+  EXPECT_FALSE(server.denoise_request.has_step_cache());
+  EXPECT_THAT(out.str(), Not(HasSubstr("skipped")));
+}
+
+TEST_F(DenoiseCommandTest, LatentsAreSavedOnTheWayAndALoopGoesOnFromThem) {
+  const std::string saved = folder / "saved.safetensors", end = folder / "end.npy";
+  EXPECT_EQ(Denoise({"--latents-every", "2", "--save-latents", saved, "--output", end}), kOk) << err.str();
+  EXPECT_EQ(server.denoise_request.latents_every(), 2);
+  EXPECT_EQ(Floats(*ReadTensor(saved, "latents"))[0], 2);
+  EXPECT_EQ(Floats(*ReadTensor(end, "latents"))[0], 4);
+  EXPECT_EQ(Denoise({"--resume", saved, "--first-step", "2", "--dtype", "float32"}), kOk) << err.str();
+  EXPECT_EQ(server.denoise_request.first_step(), 2);
+  EXPECT_EQ(Floats(server.denoise_request.latents())[0], 2);
+  EXPECT_EQ(Denoise({"--resume", saved, "--first-step", "2"}), kUsage) << "else the rest would be in another dtype";
+  EXPECT_THAT(err.str(), HasSubstr("saved.safetensors is not bfloat16, as --dtype is"));
+}
+
+TEST_F(DenoiseCommandTest, APreviewIsAPictureThatSaysThatItIsAnApproximation) {
+  const std::string file = folder / "preview.png";
+  EXPECT_EQ(Denoise({"--preview", file}), kOk) << err.str();
+  const std::string shown = ReadWholeFile(file);
+  EXPECT_THAT(shown, HasSubstr("a linear approximation of the VAE"));
+  EXPECT_THAT(out.str(), HasSubstr("preview     " + file + ": a linear approximation of the VAE"));
+  Picture picture;
+  ASSERT_THAT(Preview(ConstantTensor(4, {1, 16, 4, 2}, DType::kFloat32), picture), IsOk());
+  EXPECT_EQ(shown, EncodePng(picture, "a linear approximation of the VAE, a pixel for each of the latents"));
+  server.status = grpc::Status(grpc::StatusCode::INTERNAL, "late");
+  EXPECT_NE(Denoise({"--preview", file, "--latents-every", "2"}), kOk);
+  ASSERT_THAT(Preview(ConstantTensor(2, {1, 16, 4, 2}, DType::kFloat32), picture), IsOk());
+  EXPECT_EQ(ReadWholeFile(file),
+            EncodePng(picture, "a linear approximation of the VAE, a pixel for each of the latents"))
+      << "of the step in the middle";
+}
+
+TEST_F(DenoiseCommandTest, WhatDoesNotGoTogetherIsToldBeforeAnythingIsSent) {
+  for (const auto& [flags, what] :
+       {std::pair(std::vector<std::string>{"--resume", "x.npy"}, "--resume and --first-step go together"),
+        {{"--first-step", "2"}, "--resume and --first-step go together"},
+        {{"--latents-every", "2"}, "--latents-every needs --save-latents or --preview"},
+        {{"--save-latents", "x.npy"}, "--save-latents needs --latents-every"},
+        {{"--preview", "x.npy"}, "--preview: expected a name that ends in .png, found 'x.npy'"},
+        {{"--resume", "x.npy", "--first-step", "4294967297"},
+         "--first-step: expected 0 to 2147483647, found 4294967297"},
+        {{"--lightning", "--shift", "3"}, "give either --lightning or --shift"},
+        {{"--step-cache", "0.1"}, "--step-cache: expected first-block:THRESHOLD or tea:THRESHOLD, found '0.1'"},
+        {{"--step-cache", "tea:much"},
+         "--step-cache: expected first-block:THRESHOLD or tea:THRESHOLD, found 'tea:much'"},
+        {{"--step-cache", "first-block:0.1", "--tea-coefficients", "1"}, "--tea-coefficients are of --step-cache tea"},
+        {{"--step-cache", "tea:0.1", "--tea-coefficients", "1,x"}, "--tea-coefficients: expected numbers, found 'x'"},
+        {{"--dtype", "int8"}, "--dtype: expected bfloat16, float16 or float32, found 'int8'"},
+        {{"--priority", "low"}, "--priority: expected interactive or batch"},
+        {{"--prompt-tokens", "0"}, "--prompt-tokens: expected 1 to 1024, found 0"},
+        {{"--output", "x.png"}, "--output: "},
+        {{"--prompt-emb", "none.npy"}, "none.npy"}}) {
+    EXPECT_EQ(Denoise(flags), kUsage) << what;
+    EXPECT_THAT(err.str(), HasSubstr(what));
+  }
+  EXPECT_EQ(server.denoise_request.height(), 0);
+}
+
+TEST_F(DenoiseCommandTest, ALoopThatFailsSaysWhyAndWritesNothing) {
+  server.status = grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "too many wait");
+  EXPECT_EQ(Denoise({"--output", folder / "end.npy"}), kFailed);
+  EXPECT_THAT(err.str(), HasSubstr("too many wait"));
+  EXPECT_FALSE(std::filesystem::exists(folder / "end.npy"));
+}
+
+}  // namespace
+}  // namespace ditserve::ditctl
