@@ -1,0 +1,213 @@
+"""Calls under way, for code that waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import grpc
+
+from . import _requests
+from ._bar import progress_bar
+from ._connection import Tls, Token, connect, metadata
+from ._requests import Call
+from ._servers import Attempts, Servers
+from .errors import Cancelled, DitserveError, Internal, error_of
+from .reports import Residency
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+T = TypeVar("T")
+ProgressT = TypeVar("ProgressT")
+ResultT = TypeVar("ResultT")
+
+
+class Session:
+    """Channels to the servers, and how calls are sent on them. Thread safety: thread-safe."""
+
+    def __init__(self, servers: Servers, tls: Tls | bool, token: Token, retries: int) -> None:
+        self._servers, self._token, self._retries = servers, token, retries
+        self._channels = {address: connect(grpc, address, tls) for address in servers.addresses}
+
+    def close(self) -> None:
+        for channel in self._channels.values():
+            channel.close()
+
+    def attempts(self, timeout: float | None, beside: str = "") -> Attempts:
+        attempts = Attempts(self._servers, self._retries, timeout, beside)
+        self._ask_for_figures(self._servers.claim_asking(), attempts.patience())
+        return attempts
+
+    def send(self, call: Call[Any], attempts: Attempts) -> Any:
+        """gRPC's future of the only answer."""
+        method = self._channels[attempts.next_address()].unary_unary(call.path)
+        return method.future(call.request, attempts.seconds_left(), metadata(self._token))
+
+    def send_stream(self, call: Call[Any], attempts: Attempts) -> Any:
+        """gRPC's iterator of the answers."""
+        method = self._channels[attempts.next_address()].unary_stream(call.path)
+        return method(call.request, attempts.seconds_left(), metadata(self._token))
+
+    def _ask_for_figures(self, addresses: Sequence[str], patience: float) -> None:
+        call = _requests.residency()
+        asked = {
+            address: self._channels[address].unary_unary(call.path).future(call.request, patience, metadata(self._token))
+            for address in addresses
+        }
+        for address, future in asked.items():
+            told: Residency | None = None
+            with suppress(grpc.RpcError, grpc.FutureCancelledError, DitserveError):
+                told = call.read(future.result())
+            self._servers.tell(address, told)
+
+
+class _UnderWay(Generic[T]):
+    """A call of several tries, one at a time."""
+
+    def __init__(self, session: Session, call: Call[T], timeout: float | None) -> None:
+        self._session, self._call, self._timeout = session, call, timeout
+        self._attempts: Attempts
+        self._left = threading.Event()
+        self._sent: Any = None
+
+    def send(self, beside: str = "") -> Self:
+        """Sends it, where it is neither sent nor cancelled; to the server of this address first, if one is named."""
+        if self._sent is None and not self._left.is_set():
+            self._attempts = self._session.attempts(self._timeout, beside)
+            self._try()
+        return self
+
+    def _try(self) -> None:
+        self._sent = self._send()
+        if self._left.is_set():  # Meanwhile, by another thread.
+            self._sent.cancel()
+
+    def _send(self) -> Any:
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Ends it, at the server too; whoever waits for it gets Cancelled."""
+        self._left.set()
+        if self._sent is not None:
+            self._sent.cancel()
+
+    def _try_again(self, failed: grpc.RpcError | grpc.FutureCancelledError) -> None:
+        """Sends it again, if and when that is worth it. Errors: else, what the failure means."""
+        if isinstance(failed, grpc.FutureCancelledError):
+            raise Cancelled("the call was cancelled") from None
+        if self._left.wait(self._attempts.wait_after(error_of(failed))):
+            raise Cancelled("the call was cancelled")
+        self._try()
+
+
+class Pending(_UnderWay[T]):
+    """A call whose answer is waited for later.
+
+    Ownership: one that nobody holds any more is cancelled.
+    Thread safety: one thread waits; any may cancel.
+    """
+
+    @property
+    def address(self) -> str:
+        """The server's that it was sent to, or ""."""
+        return self._attempts.address if self._sent is not None else ""
+
+    def _send(self) -> Any:
+        return self._session.send(self._call, self._attempts)
+
+    def done(self) -> bool:
+        """Whether an answer, or an error, is there."""
+        return self._sent is not None and bool(self._sent.done())
+
+    def result(self) -> T:
+        """Sends it, where it is not sent yet, and waits for the answer. Errors: see Client."""
+        try:
+            self.send()
+            while True:
+                if self._left.is_set():
+                    raise Cancelled("the call was cancelled")
+                try:
+                    return self._call.read(self._sent.result())
+                except (grpc.RpcError, grpc.FutureCancelledError) as failed:
+                    self._try_again(failed)
+        except BaseException:
+            self.cancel()
+            raise
+
+
+class Stream(_UnderWay[T]):
+    """Answers as they come. As a context manager it cancels what is left of it at the end.
+
+    Where a server is lost on the way, the call begins anew elsewhere, if there is another.
+    """
+
+    def _send(self) -> Any:
+        return self._session.send_stream(self._call, self._attempts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            while True:
+                try:
+                    return self._call.read(next(self._sent))
+                except grpc.RpcError as failed:
+                    self._try_again(failed)
+        except StopIteration:
+            raise
+        except BaseException:
+            self.cancel()
+            raise
+
+
+class Run(Generic[ProgressT, ResultT]):
+    """A pass, or a loop of them: an iterator of its progress, which has a result at its end.
+
+        for progress in run: print(progress.modules_done)
+        latents = run.result().latents
+
+    As a context manager it cancels what is left of it at the end.
+    """
+
+    def __init__(self, stream: Stream[ProgressT | ResultT], is_result: Callable[[Any], bool]) -> None:
+        self._stream, self._is_result = stream, is_result
+        self._result: ResultT | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __iter__(self) -> Iterator[ProgressT]:
+        return self
+
+    def __next__(self) -> ProgressT:
+        event: Any = next(self._stream)
+        if self._is_result(event):
+            self._result = event
+            event = next(self._stream)
+        return event  # type: ignore[no-any-return]
+
+    def cancel(self) -> None:
+        """Ends it at the next module; whoever waits for it gets Cancelled."""
+        self._stream.cancel()
+
+    def result(self, *, bar: bool = False) -> ResultT:
+        """Waits for the end. bar: shows a tqdm bar meanwhile. Errors: see Client."""
+        with progress_bar(bar) as show:
+            for progress in self:
+                show(progress)
+        if self._result is None:
+            raise Internal("the stream ended without a result")
+        return self._result

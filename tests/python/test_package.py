@@ -1,0 +1,90 @@
+"""The package as users install it, and the command that it prints for a server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from programs import BIN
+
+from ditserve._serve import serve
+
+ROOT = Path(__file__).resolve().parents[2]
+VRAM_CONFIG = {
+    "offload_dtype": "disk", "offload_device": "disk", "onload_dtype": "disk", "onload_device": "disk",
+    "preparing_dtype": "torch.bfloat16", "preparing_device": "cuda",
+    "computation_dtype": "torch.bfloat16", "computation_device": "cuda",
+}
+
+
+class QwenImageDiT:
+    """Named as DiffSynth-Studio's."""
+
+
+def build(folder: Path, kind: str) -> Path:
+    """What the sources in `folder` become: "wheel" or "sdist"."""
+    backend = f"import setuptools.build_meta as backend; print(backend.build_{kind}('built'))"
+    done = subprocess.run([sys.executable, "-c", backend], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "built" / done.stdout.splitlines()[-1]
+
+
+def test_a_wheel_built_of_the_source_distribution_has_all_that_it_needs(tmp_path):
+    (tmp_path / "client").mkdir()
+    ignored = shutil.ignore_patterns("api.binpb", "*.egg-info", "__pycache__", "build")
+    shutil.copytree(ROOT / "client/python", tmp_path / "client/python", ignore=ignored)
+    shutil.copytree(ROOT / "proto", tmp_path / "proto")
+    source = build(tmp_path / "client/python", "sdist")
+    shutil.unpack_archive(source, tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheel = build(unpacked, "wheel")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    assert (tmp_path / "installed/ditserve/py.typed").exists()
+    program = "import ditserve; print(ditserve.__file__); ditserve.Client().close()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(tmp_path / "installed"))
+
+
+@pytest.mark.parametrize(("path", "expected"), [
+    ("/models/Qwen-Image/transformer", "/models/Qwen-Image/transformer"),
+    (["/models/one.safetensors"], "/models/one.safetensors"),
+    ([f"/m/model-0000{i}-of-00009.safetensors" for i in range(1, 10)], "/m/model-*-of-00009.safetensors"),
+])
+def test_the_servers_command_holds_the_models_path(path, expected, capsys):
+    command = serve(QwenImageDiT, path, vram_config=VRAM_CONFIG, torch_dtype="bfloat16", device="cuda")
+    assert f"qwen-image={expected}" in command.splitlines()[-1]
+    assert capsys.readouterr().out == f"{command}\n"
+
+
+@pytest.mark.parametrize(("limit", "module_map"), [(None, None), (0, {"torch.nn.Linear": "AutoWrappedLinear"})])
+def test_the_servers_command_is_one_that_it_takes(checkpoint, tmp_path, limit, module_map):
+    here = {key: value.replace("cuda", "cpu") for key, value in VRAM_CONFIG.items()}
+    command = serve(QwenImageDiT, str(checkpoint), vram_config=here, vram_limit=limit, module_map=module_map)
+    done = subprocess.run(["bash", "-ec", f"{command} --check"], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"})
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_diffsynth_was_not_told_is_not_in_the_servers_command():
+    command = serve(QwenImageDiT, "a", vram_config={**VRAM_CONFIG, "offload_dtype": None, "offload_device": None})
+    assert "    computation_device: cuda" in command
+    assert "offload" not in command
+    assert "None" not in command
+
+
+def test_what_a_server_can_not_be_told_is_refused():
+    for arguments, message in (
+            (dict(model_class=int, path="a"), "model_class: expected QwenImageDiT; found int"),
+            (dict(model_class=QwenImageDiT, path="a", state_dict_converter=str), "state_dict_converter: a server"),
+            (dict(model_class=QwenImageDiT, path=["a-1-of-3.safetensors", "a-2-of-3.safetensors"]), "expected all shards"),
+            (dict(model_class=QwenImageDiT, path=["a-1-of-2.safetensors", "b-2-of-2.safetensors"]), "expected all shards")):
+        with pytest.raises(ValueError, match=message):
+            serve(**arguments, vram_config=VRAM_CONFIG)

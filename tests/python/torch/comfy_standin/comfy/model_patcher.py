@@ -1,0 +1,14 @@
+"""A stand-in for ComfyUI's module of this name. Its clones are plain, as some versions' are."""
+
+
+class ModelPatcher:
+    def __init__(self, model, load_device, offload_device, size=0, weight_inplace_update=False):
+        self.model, self.load_device, self.offload_device = model, load_device, offload_device
+        self.patches = {}
+
+    def add_patches(self, patches, strength_patch=1.0, strength_model=1.0):
+        self.patches.update(patches)
+        return list(patches)
+
+    def clone(self):
+        return ModelPatcher(self.model, self.load_device, self.offload_device)
