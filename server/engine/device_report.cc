@@ -16,9 +16,9 @@
 #include "core/placement/route_maker.h"
 #include "core/residency/forecast.h"
 #include "models/errors.h"
-#include "models/weights.h"
 #include "server/engine/model_loader.h"
 #include "server/engine/published_speeds.h"
+#include "server/engine/served_model.h"
 
 namespace ditserve {
 namespace {
@@ -141,7 +141,7 @@ class Needs {
   // Appends what a pass takes. Errors: why there is none.
   absl::Status Describe(const Profile& profile, std::vector<std::string>& cells) const {
     DITSERVE_RETURN_IF_ERROR(CheckComputation(profile, device_));
-    const at::ScalarType arithmetic = ScalarTypeOf(device_.ArithmeticDType(profile.computation.dtype));
+    const at::ScalarType arithmetic = ArithmeticOn(device_, profile);
     FormTable forms;
     ForecastRequest request;
     request.ride.routes = MakeRoutes(*model_.weights, profile, device_, forms);

@@ -13,31 +13,24 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "core/base/doorbell.h"
 #include "core/base/error_details.h"
-#include "core/base/executor.h"
 #include "core/base/status_macros.h"
 #include "core/memory/ledger.h"
 #include "core/placement/route_maker.h"
 #include "core/residency/pressure_guard.h"
 #include "core/residency/transfer_engine.h"
 #include "models/activation_memory.h"
-#include "models/cuda_arithmetic.h"
 #include "models/errors.h"
 #include "models/weights.h"
+#include "server/engine/engine_device.h"
 #include "server/engine/forward_run.h"
 #include "server/engine/model_loader.h"
-#include "server/engine/modulation_cache.h"
-#include "server/engine/operation_queue.h"
 #include "server/engine/pass_modulation.h"
 #include "server/engine/planner.h"
 #include "server/engine/router.h"
-#include "server/engine/runtime_memory.h"
 #include "server/engine/served_model.h"
-#include "server/engine/tensor_link.h"
-#include "server/engine/watchdog.h"
 
 namespace ditserve {
 namespace {
@@ -50,20 +43,6 @@ constexpr absl::Duration kWatchInterval = absl::Milliseconds(250);
 
 // How often a draining engine looks. It sleeps in between: a mutex' timed waits follow the wall clock.
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
-
-// A device and what is its alone.
-struct EngineDevice {
-  Device* device;
-  std::unique_ptr<Arena> arena;
-  // Null where the device computes in host memory.
-  std::unique_ptr<TensorLink> link;
-  std::unique_ptr<Watchdog> watchdog;
-  std::unique_ptr<Executor> executor;
-  std::unique_ptr<OperationQueue> operations;
-  Reservation staging;                     // What the device has taken for itself.
-  std::shared_ptr<RuntimeMemory> runtime;  // Null as `link`.
-  std::unique_ptr<ModulationCache> modulation;
-};
 
 absl::Status Check(const std::vector<BudgetedDevice>& devices) {
   if (devices.empty()) return absl::InvalidArgumentError("an engine needs a device");
@@ -103,17 +82,12 @@ class LocalEngineImpl final : public LocalEngine {
     std::vector<Device*> guarded;
     std::vector<ResidencyManager::ComputingDevice> computing;
     std::vector<Arena*> arenas = {host_.get()};
-    for (const BudgetedDevice& each : devices) {
-      EngineDevice& device = devices_.emplace_back(EngineDevice{each.device});
-      if (!each.device->computes_in_host_memory()) device.watchdog = std::make_unique<Watchdog>(each.device);
-    }
+    for (const BudgetedDevice& each : devices) devices_.emplace_back(each.device);
     const bool watched = devices_.front().watchdog != nullptr;
     if (watched) watcher_ = std::thread([this] { Watch(); });
     for (size_t i = 0; i < devices_.size(); ++i) {
       EngineDevice& device = devices_[i];
-      DITSERVE_RETURN_IF_ERROR(Begin(device));
-      DITSERVE_ASSIGN_OR_RETURN(device.modulation, ModulationCache::Make(device.device, device.arena.get(), &ledger_,
-                                                                         devices[i].modulation_bytes));
+      DITSERVE_RETURN_IF_ERROR(device.Begin(host_.get(), &ledger_, threads_, devices[i].modulation_bytes, &clock_));
       guarded.push_back(device.device);
       computing.push_back({device.device, device.executor.get()});
       arenas.push_back(device.arena.get());
@@ -136,17 +110,10 @@ class LocalEngineImpl final : public LocalEngine {
     }
     if (keeper_.joinable()) keeper_.join();
     if (watcher_.joinable()) watcher_.join();
-    for (EngineDevice& each : devices_) {
-      if (each.link != nullptr) each.link->Settle();
-      each.operations.reset();
-      each.executor.reset();  // Nobody acquires any more.
-    }
+    for (EngineDevice& each : devices_) each.StopComputing();
     transfers_.reset();  // What was under way arrives.
     residency_.reset();
-    for (EngineDevice& each : devices_) {
-      each.modulation.reset();
-      if (each.runtime != nullptr) each.runtime->End();
-    }
+    for (EngineDevice& each : devices_) each.Release();
   }
 
   absl::Status LoadModel(const ModelSource& source) override {
@@ -196,7 +163,7 @@ class LocalEngineImpl final : public LocalEngine {
   absl::StatusOr<ForwardPlan> Plan(const PlanCall& call) const override {
     ServedModel* const model = Find(call.model);
     if (model == nullptr) return absl::NotFoundError(absl::StrCat("no model is named '", call.model, "'"));
-    DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(*model, call.shape, call.profile));
+    DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(devices_, *model, call.shape, call.profile));
     for (RideOptions& way : ways) way.skips = model->Skips(call.known_timestep);
     const size_t chosen = ChooseDevice(residency_->Outlooks(model->id, call.profile, ways));
     return PlannerOf(ways[chosen].device, *model).Plan(call);
@@ -228,57 +195,6 @@ class LocalEngineImpl final : public LocalEngine {
   }
 
  private:
-  static absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Device* device, Memory memory) {
-    DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device->MemoryStatusOf(memory));
-    return Arena::Make(device, memory, Arena::kAddressesPerByte * status.total_bytes);
-  }
-
-  // Makes what is the device's alone. After an error some of it is there.
-  absl::Status Begin(EngineDevice& made) {
-    Device* const device = made.device;
-    DITSERVE_ASSIGN_OR_RETURN(made.staging, ReserveStaging(*device));
-    DITSERVE_ASSIGN_OR_RETURN(made.arena, MakeArena(device, device->memory()));
-    made.executor = std::make_unique<Executor>(
-        [threads = threads_] {
-          if (threads > 0) at::set_num_threads(threads);
-        },
-        &clock_);
-    DITSERVE_RETURN_IF_ERROR(BeginOperations(made));
-    if (!device->computes_in_host_memory()) {
-      DITSERVE_ASSIGN_OR_RETURN(made.link, TensorLink::Make(device, host_.get(), &ledger_, made.executor.get()));
-      // It warms up, with passes that are nothing to a device that gets on.
-      made.watchdog->Began(&made, /*work=*/0, clock_.Now());
-      absl::StatusOr<std::shared_ptr<RuntimeMemory>> runtime =
-          RuntimeMemory::Make(device, made.arena.get(), &ledger_, made.executor.get(), made.link.get());
-      made.watchdog->Ended(&made, runtime.ok(), clock_.Now());
-      DITSERVE_ASSIGN_OR_RETURN(made.runtime, std::move(runtime));
-    }
-    made.operations = std::make_unique<OperationQueue>(device, made.executor.get(), &clock_);
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<Reservation> ReserveStaging(const Device& device) {
-    std::optional<Reservation> reservation =
-        ledger_.TryReserve(device.memory(), MemoryKind::kStaging, device.staging_bytes());
-    if (reservation) return *std::move(reservation);
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the device budget is ", ledger_.Usage(device.memory()).budget_bytes,
-                     " bytes; slots for casts on ", device.name(), " take ", device.staging_bytes()));
-  }
-
-  // On the executor.
-  static absl::Status BeginOperations(const EngineDevice& on) {
-    if (at::Device(on.device->name()).is_cuda()) FixCudaArithmetic();
-    absl::Status status;
-    absl::Notification done;
-    on.executor->Post([&] {
-      status = on.device->BeginOperations();
-      done.Notify();
-    });
-    done.WaitForNotification();
-    return status;
-  }
-
   bool Idle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return calls_.empty(); }
   std::list<std::shared_ptr<ForwardRun>> Calls() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
@@ -290,27 +206,6 @@ class LocalEngineImpl final : public LocalEngine {
   // On the executor.
   void Begin(const std::shared_ptr<ForwardRun>& call, double work);
 
-  // A way for each device that the profile may be computed on and that can compute it; if none can, for each that may:
-  // who asks is told why not.
-  absl::StatusOr<std::vector<RideOptions>> WaysFor(ServedModel& model, const ForwardShape& shape,
-                                                   const Profile& profile) const {
-    std::vector<const Device*> named, able;
-    for (const EngineDevice& each : devices_) {
-      if (!profile.MayUse(each.device->name())) continue;
-      named.push_back(each.device);
-      if (CheckComputation(profile, *each.device).ok()) able.push_back(each.device);
-    }
-    std::vector<RideOptions> ways;
-    for (const Device* const each : able.empty() ? named : able) {
-      const Device& device = *each;
-      RideOptions& way = ways.emplace_back();
-      way.device = DeviceOf(device.memory());
-      DITSERVE_RETURN_IF_ERROR(
-          CatchStatus([&] { way.activation_bytes = model.ActivationBytes(shape, ArithmeticOn(device, profile)); }));
-    }
-    if (ways.empty()) return absl::InvalidArgumentError(absl::StrCat("no device is named '", profile.device, "'"));
-    return ways;
-  }
   // Of a pass on the device.
   PassModulation ModulationOn(const EngineDevice& on, ForwardRun& call) {
     const ServedModel& model = call.model();
@@ -326,9 +221,6 @@ class LocalEngineImpl final : public LocalEngine {
     all.timestep = LoopTimesteps(*forward.denoising, forward.inputs.latents.scalar_type());
     all.activations = forward.inputs.activations;
     return {on.modulation.get(), std::move(like), Different(model.dit->TimestepsOf(all, arithmetic)), first.size()};
-  }
-  static at::ScalarType ArithmeticOn(const Device& device, const Profile& profile) {
-    return ScalarTypeOf(device.ArithmeticDType(profile.computation.dtype));
   }
   Planner PlannerOf(int device, ServedModel& model) const {
     return Planner(*residency_, *devices_[static_cast<size_t>(device)].device, model);
@@ -544,7 +436,7 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   }
   const ForwardShape& shape = call->shape();
   const Profile& profile = call->call().profile;
-  DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(call->model(), shape, profile));
+  DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(devices_, call->model(), shape, profile));
   DITSERVE_RETURN_IF_ERROR(CheckComputation(profile, *devices_[static_cast<size_t>(ways.front().device)].device));
   const std::optional<Denoising>& denoising = call->call().denoising;
   const int64_t loop_bytes = denoising ? LoopBytes(call->call().inputs, *denoising) : 0;  // Of host memory.

@@ -8,7 +8,6 @@
 #include "core/base/status_macros.h"
 #include "core/placement/route_maker.h"
 #include "models/errors.h"
-#include "models/weights.h"
 
 namespace ditserve {
 namespace {
@@ -46,7 +45,7 @@ absl::StatusOr<ForwardPlan> Planner::Plan(const PlanCall& call) const {
 absl::StatusOr<ForwardPlan> Planner::MakePlan(const PlanCall& call) const {
   ForwardPlan plan;
   plan.device = device_.name();
-  const at::ScalarType arithmetic = ArithmeticOf(call.profile);
+  const at::ScalarType arithmetic = ArithmeticOn(device_, call.profile);
   plan.activation_bytes = model_.ActivationBytes(call.shape, arithmetic);
   plan.window_bytes = WindowBytes(call);
   plan.paces.transfers = residency_.SpeedsOf(device());
@@ -78,17 +77,13 @@ absl::Status Planner::Refuse(const absl::Status& never_fits, const PlanCall& cal
   return WithMessage(never_fits, absl::StrCat(never_fits.message(), "; ", what));
 }
 
-at::ScalarType Planner::ArithmeticOf(const Profile& profile) const {
-  return ScalarTypeOf(device_.ArithmeticDType(profile.computation.dtype));
-}
-
 int64_t Planner::WindowBytes(const PlanCall& call) const {
   return residency_.WindowBytes(model_.id, call.profile, model_.Skips(call.known_timestep), device());
 }
 
 absl::StatusOr<Planner::Passes> Planner::PassesOf(const PlanCall& call, const ForwardShape& shape,
                                                   const Profile& profile) const {
-  const at::ScalarType arithmetic = ArithmeticOf(profile);
+  const at::ScalarType arithmetic = ArithmeticOn(device_, profile);
   RideOptions options;
   options.device = device();
   options.activation_bytes = model_.ActivationBytes(shape, arithmetic);
@@ -153,7 +148,7 @@ std::optional<ForwardShape> Planner::LargestSquare(const PlanCall& call, int rid
   int64_t fits = 0, most = std::max(call.shape.height, call.shape.width) / kStep;  // In steps.
   while (fits < most) {
     const int64_t middle = (fits + most + 1) / 2;
-    if (riders * model_.ActivationBytes(square(middle), ArithmeticOf(call.profile)) > available) {
+    if (riders * model_.ActivationBytes(square(middle), ArithmeticOn(device_, call.profile)) > available) {
       most = middle - 1;
     } else {
       fits = middle;

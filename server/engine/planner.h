@@ -31,7 +31,6 @@ class Planner {
     PlannedPass first, repeated;
   };
 
-  at::ScalarType ArithmeticOf(const Profile& profile) const;
   int64_t WindowBytes(const PlanCall& call) const;
   // Of the call in another shape or profile.
   absl::StatusOr<Passes> PassesOf(const PlanCall& call, const ForwardShape& shape, const Profile& profile) const;

@@ -4,7 +4,11 @@
 #include <cstdint>
 #include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/error_details.h"
+#include "core/base/status_macros.h"
+#include "core/placement/route_maker.h"
+#include "models/errors.h"
 
 namespace ditserve {
 namespace {
@@ -38,6 +42,25 @@ size_t ChooseDevice(absl::Span<const RideOutlook> outlooks) {
     return is_near(a) && a.requests < b.requests;
   };
   return static_cast<size_t>(std::min_element(outlooks.begin(), outlooks.end(), is_better) - outlooks.begin());
+}
+
+absl::StatusOr<std::vector<RideOptions>> WaysFor(absl::Span<const EngineDevice> devices, ServedModel& model,
+                                                 const ForwardShape& shape, const Profile& profile) {
+  std::vector<const Device*> named, able;
+  for (const EngineDevice& each : devices) {
+    if (!profile.MayUse(each.device->name())) continue;
+    named.push_back(each.device);
+    if (CheckComputation(profile, *each.device).ok()) able.push_back(each.device);
+  }
+  std::vector<RideOptions> ways;
+  for (const Device* const device : able.empty() ? named : able) {
+    RideOptions& way = ways.emplace_back();
+    way.device = DeviceOf(device->memory());
+    DITSERVE_RETURN_IF_ERROR(
+        CatchStatus([&] { way.activation_bytes = model.ActivationBytes(shape, ArithmeticOn(*device, profile)); }));
+  }
+  if (ways.empty()) return absl::InvalidArgumentError(absl::StrCat("no device is named '", profile.device, "'"));
+  return ways;
 }
 
 }  // namespace ditserve

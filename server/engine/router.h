@@ -2,10 +2,17 @@
 #define DITSERVE_SERVER_ENGINE_ROUTER_H_
 
 #include <cstddef>
+#include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "core/placement/profile.h"
 #include "core/residency/outlook.h"
+#include "core/residency/rider.h"
+#include "models/qwen_image_dit.h"
+#include "server/engine/engine_device.h"
+#include "server/engine/served_model.h"
 
 namespace ditserve {
 
@@ -17,6 +24,12 @@ absl::Duration PredictedEnd(const RideOutlook& outlook);
 // exact: of those near the first, the device with the fewest requests, then the first of these. Where it can never fit
 // anywhere, the device that is short of the least. Pure.
 size_t ChooseDevice(absl::Span<const RideOutlook> outlooks);
+
+// A way for each device that the profile may be computed on and that can compute it; if none can, for each that may:
+// who asks is told why not. Errors: InvalidArgument if no device has the profile's name; as
+// ServedModel::ActivationBytes.
+absl::StatusOr<std::vector<RideOptions>> WaysFor(absl::Span<const EngineDevice> devices, ServedModel& model,
+                                                 const ForwardShape& shape, const Profile& profile);
 
 }  // namespace ditserve
 

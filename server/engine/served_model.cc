@@ -1,5 +1,7 @@
 #include "server/engine/served_model.h"
 
+#include "models/weights.h"
+
 namespace ditserve {
 namespace {
 
@@ -65,6 +67,10 @@ ComputingPrediction ServedModel::PredictComputing(int on_device, const ComputedS
     prediction = PredictFrom(passes[i], of, [this](const ComputedShape& shape) { return WorkOf(shape); });
   }
   return prediction;
+}
+
+at::ScalarType ArithmeticOn(const Device& device, const Profile& profile) {
+  return ScalarTypeOf(device.ArithmeticDType(profile.computation.dtype));
 }
 
 }  // namespace ditserve

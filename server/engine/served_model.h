@@ -12,6 +12,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "core/base/dtype.h"
+#include "core/devices/device.h"
+#include "core/placement/profile.h"
 #include "core/residency/rider.h"
 #include "models/qwen_image_dit.h"
 #include "server/engine/compute_pace.h"
@@ -51,6 +53,9 @@ struct ServedModel {
   // What computing each module would take there; while nothing was computed there, as another device took. Thread-safe.
   ComputingPrediction PredictComputing(int on_device, const ComputedShape& of) ABSL_LOCKS_EXCLUDED(mutex);
 };
+
+// What a profile's passes are computed in on the device.
+at::ScalarType ArithmeticOn(const Device& device, const Profile& profile);
 
 }  // namespace ditserve
 

@@ -1,0 +1,86 @@
+#include "server/engine/engine_device.h"
+
+#include <ATen/Parallel.h>
+
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "core/base/status_macros.h"
+#include "models/cuda_arithmetic.h"
+
+namespace ditserve {
+namespace {
+
+absl::StatusOr<Reservation> ReserveStaging(const Device& device, Ledger& ledger) {
+  std::optional<Reservation> reservation =
+      ledger.TryReserve(device.memory(), MemoryKind::kStaging, device.staging_bytes());
+  if (reservation) return *std::move(reservation);
+  return absl::ResourceExhaustedError(absl::StrCat("the device budget is ", ledger.Usage(device.memory()).budget_bytes,
+                                                   " bytes; slots for casts on ", device.name(), " take ",
+                                                   device.staging_bytes()));
+}
+
+}  // namespace
+
+EngineDevice::EngineDevice(Device* device) : device(device) {
+  if (!device->computes_in_host_memory()) watchdog = std::make_unique<Watchdog>(device);
+}
+
+absl::Status EngineDevice::Begin(Arena* host, Ledger* ledger, int threads, int64_t modulation_bytes,
+                                 const Clock* clock) {
+  DITSERVE_ASSIGN_OR_RETURN(staging, ReserveStaging(*device, *ledger));
+  DITSERVE_ASSIGN_OR_RETURN(arena, MakeArena(device, device->memory()));
+  executor = std::make_unique<Executor>(
+      [threads] {
+        if (threads > 0) at::set_num_threads(threads);
+      },
+      clock);
+  DITSERVE_RETURN_IF_ERROR(BeginOperations());
+  if (!device->computes_in_host_memory()) DITSERVE_RETURN_IF_ERROR(WarmUp(host, ledger, clock));
+  operations = std::make_unique<OperationQueue>(device, executor.get(), clock);
+  DITSERVE_ASSIGN_OR_RETURN(modulation, ModulationCache::Make(device, arena.get(), ledger, modulation_bytes));
+  return absl::OkStatus();
+}
+
+void EngineDevice::StopComputing() {
+  if (link != nullptr) link->Settle();
+  operations.reset();
+  executor.reset();
+}
+
+void EngineDevice::Release() {
+  modulation.reset();
+  if (runtime != nullptr) runtime->End();
+}
+
+absl::Status EngineDevice::BeginOperations() {
+  if (at::Device(device->name()).is_cuda()) FixCudaArithmetic();
+  absl::Status status;
+  absl::Notification done;
+  executor->Post([&] {
+    status = device->BeginOperations();
+    done.Notify();
+  });
+  done.WaitForNotification();
+  return status;
+}
+
+// By passes that are nothing to a device that gets on.
+absl::Status EngineDevice::WarmUp(Arena* host, Ledger* ledger, const Clock* clock) {
+  DITSERVE_ASSIGN_OR_RETURN(link, TensorLink::Make(device, host, ledger, executor.get()));
+  watchdog->Began(this, /*work=*/0, clock->Now());
+  absl::StatusOr<std::shared_ptr<RuntimeMemory>> made =
+      RuntimeMemory::Make(device, arena.get(), ledger, executor.get(), link.get());
+  watchdog->Ended(this, made.ok(), clock->Now());
+  DITSERVE_ASSIGN_OR_RETURN(runtime, std::move(made));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Device* device, Memory memory) {
+  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device->MemoryStatusOf(memory));
+  return Arena::Make(device, memory, Arena::kAddressesPerByte * status.total_bytes);
+}
+
+}  // namespace ditserve
