@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -13,39 +14,49 @@ double Sum(const std::vector<double>& work) { return std::accumulate(work.begin(
 
 }  // namespace
 
-void ComputePace::Learn(Pass pass) {
-  const auto same = std::find_if(passes_.begin(), passes_.end(), [&](const Pass& each) { return each.of == pass.of; });
-  if (same != passes_.end()) {
-    for (size_t i = 0; i < pass.computing.size(); ++i) pass.computing[i] = (pass.computing[i] + same->computing[i]) / 2;
-    passes_.erase(same);
-  } else if (passes_.size() == kRemembered) {
-    passes_.pop_front();
-  }
-  passes_.push_back(std::move(pass));
+absl::Duration ComputePace::Size::Computing(size_t module) const {
+  std::vector<absl::Duration> taken;
+  for (const std::vector<absl::Duration>& pass : passes) taken.push_back(pass[module]);
+  const auto median = taken.begin() + (static_cast<std::ptrdiff_t>(taken.size()) - 1) / 2;
+  std::nth_element(taken.begin(), median, taken.end());
+  return *median;
 }
 
-ComputingPrediction PredictFrom(const std::deque<ComputePace::Pass>& passes, const ComputedShape& of,
+void ComputePace::Learn(const ComputedShape& of, std::vector<absl::Duration> modules) {
+  const auto same = std::find_if(sizes_.begin(), sizes_.end(), [&](const Size& each) { return each.of == of; });
+  Size size{of, {}};
+  if (same != sizes_.end()) {
+    size = std::move(*same);
+    sizes_.erase(same);
+  }
+  size.passes.push_back(std::move(modules));
+  if (size.passes.size() > kPasses) size.passes.pop_front();
+  sizes_.push_back(std::move(size));
+  if (sizes_.size() > kSizes) sizes_.pop_front();
+}
+
+ComputingPrediction PredictFrom(const std::deque<ComputePace::Size>& sizes, const ComputedShape& of,
                                 absl::FunctionRef<std::vector<double>(const ComputedShape&)> work_of) {
-  if (passes.empty()) return {};
+  if (sizes.empty()) return {};
   const std::vector<double> work = work_of(of);
-  const ComputePace::Pass* nearest = nullptr;
+  const ComputePace::Size* nearest = nullptr;
   std::vector<double> nearest_work;
   double least = std::numeric_limits<double>::infinity();
-  for (const ComputePace::Pass& pass : passes) {
-    if (pass.of.arithmetic != of.arithmetic) continue;
-    std::vector<double> of_pass = work_of(pass.of);
-    const double distance = pass.of == of ? -1 : std::abs(std::log(Sum(of_pass) / Sum(work)));
+  for (const ComputePace::Size& size : sizes) {
+    if (size.of.arithmetic != of.arithmetic) continue;
+    std::vector<double> of_size = work_of(size.of);
+    const double distance = size.of == of ? -1 : std::abs(std::log(Sum(of_size) / Sum(work)));
     if (distance >= least) continue;
     least = distance;
-    nearest = &pass;
-    nearest_work = std::move(of_pass);
+    nearest = &size;
+    nearest_work = std::move(of_size);
   }
   if (nearest == nullptr) return {};
   ComputingPrediction prediction{{}, nearest->of.shape};
   for (size_t i = 0; i < work.size(); ++i) {
     // What a pass does without computes nothing, and no time was taken of it: it is last.
     const bool used = nearest_work[i] > 0;
-    prediction.modules.push_back(used ? nearest->computing[i] * (work[i] / nearest_work[i]) : absl::ZeroDuration());
+    prediction.modules.push_back(used ? nearest->Computing(i) * (work[i] / nearest_work[i]) : absl::ZeroDuration());
   }
   return prediction;
 }

@@ -24,21 +24,26 @@ struct ComputedShape {
 // Thread safety: thread-compatible.
 class ComputePace {
  public:
-  struct Pass {
+  // The last passes of one size.
+  struct Size {
     ComputedShape of;
-    std::vector<absl::Duration> computing;  // Of each module.
-  };
-  // So many sizes are remembered, the last that were computed.
-  static constexpr size_t kRemembered = 8;
+    std::deque<std::vector<absl::Duration>> passes;  // By module. The latest last.
 
-  // A pass was computed. Of several of one size the later ones count more.
-  void Learn(Pass pass);
+    // The median, of two the less: a pass that had to share the processor, with the making of fresh memory say, tells
+    // nothing of the next one.
+    absl::Duration Computing(size_t module) const;
+  };
+  // So many sizes are remembered, the last that were computed, and so many passes of each.
+  static constexpr size_t kSizes = 8, kPasses = 3;
+
+  // A pass was computed, in so much time for each module.
+  void Learn(const ComputedShape& of, std::vector<absl::Duration> modules);
 
   // The latest last.
-  const std::deque<Pass>& passes() const { return passes_; }
+  const std::deque<Size>& sizes() const { return sizes_; }
 
  private:
-  std::deque<Pass> passes_;
+  std::deque<Size> sizes_;
 };
 
 // What computing is predicted to take.
@@ -47,10 +52,11 @@ struct ComputingPrediction {
   std::optional<ForwardShape> from;     // The size that was measured.
 };
 
-// What a pass would take, if what the pass of `passes` took that was nearest in work grows with the work, module by
+// What a pass would take, if what passes of the size took that is nearest in work grows with the work, module by
 // module. `work_of`: as QwenImageDiT::WorkOf.
-ComputingPrediction PredictFrom(const std::deque<ComputePace::Pass>& passes, const ComputedShape& of,
+ComputingPrediction PredictFrom(const std::deque<ComputePace::Size>& sizes, const ComputedShape& of,
                                 absl::FunctionRef<std::vector<double>(const ComputedShape&)> work_of);
+
 }  // namespace ditserve
 
 #endif  // DITSERVE_SERVER_ENGINE_COMPUTE_PACE_H_

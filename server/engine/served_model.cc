@@ -52,19 +52,19 @@ std::vector<double> ServedModel::WorkOf(const ComputedShape& of) ABSL_NO_THREAD_
 
 void ServedModel::LearnComputing(int on_device, const ComputedShape& of, std::vector<absl::Duration> modules) {
   const absl::MutexLock lock(&mutex);
-  paces[static_cast<size_t>(on_device)].Learn({of, std::move(modules)});
+  paces[static_cast<size_t>(on_device)].Learn(of, std::move(modules));
 }
 
 ComputingPrediction ServedModel::PredictComputing(int on_device, const ComputedShape& of) {
-  std::vector<std::deque<ComputePace::Pass>> passes;  // The device's first.
+  std::vector<std::deque<ComputePace::Size>> sizes;  // The device's first.
   {
     const absl::MutexLock lock(&mutex);
-    for (const ComputePace& each : paces) passes.push_back(each.passes());
+    for (const ComputePace& each : paces) sizes.push_back(each.sizes());
   }
-  std::swap(passes.front(), passes[static_cast<size_t>(on_device)]);
+  std::swap(sizes.front(), sizes[static_cast<size_t>(on_device)]);
   ComputingPrediction prediction;
-  for (size_t i = 0; i < passes.size() && !prediction.from; ++i) {
-    prediction = PredictFrom(passes[i], of, [this](const ComputedShape& shape) { return WorkOf(shape); });
+  for (size_t i = 0; i < sizes.size() && !prediction.from; ++i) {
+    prediction = PredictFrom(sizes[i], of, [this](const ComputedShape& shape) { return WorkOf(shape); });
   }
   return prediction;
 }

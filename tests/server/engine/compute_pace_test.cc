@@ -16,59 +16,61 @@ std::vector<double> Work(const ComputedShape& of) {
   return {10, static_cast<double>(of.shape.height * of.shape.width)};
 }
 
-ComputePace::Pass Took(const ComputedShape& of, int64_t first, int64_t second) {
-  return {of, {absl::Seconds(first), absl::Seconds(second)}};
+void Learn(ComputePace& pace, const ComputedShape& of, int64_t first, int64_t second) {
+  pace.Learn(of, {absl::Seconds(first), absl::Seconds(second)});
 }
 
 TEST(ComputePaceTest, KnowsNothingOfAnotherArithmetic) {
   ComputePace pace;
-  pace.Learn(Took(Square(16, at::kBFloat16), 1, 2));
-  const ComputingPrediction prediction = PredictFrom(pace.passes(), Square(16), Work);
+  Learn(pace, Square(16, at::kBFloat16), 1, 2);
+  const ComputingPrediction prediction = PredictFrom(pace.sizes(), Square(16), Work);
   EXPECT_THAT(prediction.modules, IsEmpty());
   EXPECT_FALSE(prediction.from.has_value());
 }
 
 TEST(ComputePaceTest, ScalesEachModuleByItsOwnWork) {
   ComputePace pace;
-  pace.Learn(Took(Square(16), 3, 4));
-  const ComputingPrediction prediction = PredictFrom(pace.passes(), Square(32), Work);
+  Learn(pace, Square(16), 3, 4);
+  const ComputingPrediction prediction = PredictFrom(pace.sizes(), Square(32), Work);
   EXPECT_THAT(prediction.modules, ElementsAre(absl::Seconds(3), absl::Seconds(16)));
   EXPECT_EQ(prediction.from, Square(16).shape);
 }
 
 TEST(ComputePaceTest, AModuleThatIsNotUsedTakesNoTime) {
   ComputePace pace;
-  pace.Learn({Square(16), {absl::Seconds(3)}});
+  pace.Learn(Square(16), {absl::Seconds(3)});
   const auto work = [](const ComputedShape&) -> std::vector<double> { return {10, 0}; };
-  EXPECT_THAT(PredictFrom(pace.passes(), Square(32), work).modules,
-              ElementsAre(absl::Seconds(3), absl::ZeroDuration()));
+  EXPECT_THAT(PredictFrom(pace.sizes(), Square(32), work).modules, ElementsAre(absl::Seconds(3), absl::ZeroDuration()));
 }
 
 TEST(ComputePaceTest, TheNearestSizeTells) {
   ComputePace pace;
-  pace.Learn(Took(Square(64), 1, 64));
-  pace.Learn(Took(Square(16), 1, 1));
-  pace.Learn(Took(Square(256), 1, 1000));
-  EXPECT_EQ(PredictFrom(pace.passes(), Square(64), Work).modules[1], absl::Seconds(64));
-  EXPECT_EQ(PredictFrom(pace.passes(), Square(48), Work).from, Square(64).shape);
+  Learn(pace, Square(64), 1, 64);
+  Learn(pace, Square(16), 1, 1);
+  Learn(pace, Square(256), 1, 1000);
+  EXPECT_EQ(PredictFrom(pace.sizes(), Square(64), Work).modules[1], absl::Seconds(64));
+  EXPECT_EQ(PredictFrom(pace.sizes(), Square(48), Work).from, Square(64).shape);
 }
 
-TEST(ComputePaceTest, OfOneSizeTheLaterPassesCountMore) {
+TEST(ComputePaceTest, OfOneSizeTheMedianOfTheLastPassesCounts) {
   ComputePace pace;
-  pace.Learn(Took(Square(16), 8, 8));
-  pace.Learn(Took(Square(16), 4, 4));
-  pace.Learn(Took(Square(16), 2, 2));
-  EXPECT_THAT(PredictFrom(pace.passes(), Square(16), Work).modules, ElementsAre(absl::Seconds(4), absl::Seconds(4)));
+  const auto predicted = [&] { return PredictFrom(pace.sizes(), Square(16), Work).modules; };
+  Learn(pace, Square(16), 90, 1);
+  Learn(pace, Square(16), 8, 5);
+  EXPECT_THAT(predicted(), ElementsAre(absl::Seconds(8), absl::Seconds(1))) << "of two the less";
+  Learn(pace, Square(16), 7, 6);
+  EXPECT_THAT(predicted(), ElementsAre(absl::Seconds(8), absl::Seconds(5)));
+  Learn(pace, Square(16), 2, 9);
+  EXPECT_THAT(predicted(), ElementsAre(absl::Seconds(7), absl::Seconds(6))) << "the first is forgotten";
 }
 
 TEST(ComputePaceTest, TheSizeThatWasComputedTheLongestAgoIsForgotten) {
   ComputePace pace;
-  for (size_t i = 0; i < ComputePace::kRemembered; ++i)
-    pace.Learn(Took(Square(16 * (static_cast<int64_t>(i) + 1)), 1, 1));
-  pace.Learn(Took(Square(16), 1, 1));
-  pace.Learn(Took(Square(1024), 1, 1));
-  ASSERT_EQ(pace.passes().size(), ComputePace::kRemembered);
-  EXPECT_EQ(pace.passes().front().of, Square(48));
+  for (size_t i = 0; i < ComputePace::kSizes; ++i) Learn(pace, Square(16 * (static_cast<int64_t>(i) + 1)), 1, 1);
+  Learn(pace, Square(16), 1, 1);
+  Learn(pace, Square(1024), 1, 1);
+  ASSERT_EQ(pace.sizes().size(), ComputePace::kSizes);
+  EXPECT_EQ(pace.sizes().front().of, Square(48));
 }
 
 }  // namespace
