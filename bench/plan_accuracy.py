@@ -4,7 +4,8 @@
 
 A server with budgets of 2 GiB for the device and 6 GiB for the host first measures its pace with a pass at 256x256 and one
 at 512x512. Then, of each way to ask, a plan is made before the first pass, and two passes follow: the plan's first pass is
-set against the first, its repeated one against the second. Two cases a way, in one run.
+set against the first, its repeated one against the second. Two cases a way, in one run. Each pass is at a timestep of its
+own, which the server has not seen, unless its way says that it has.
 
 What else the machine does slows passes and can't be predicted: so each way waits a while until little else runs, and
 what share of the processors others took stands beside each case.
@@ -35,6 +36,7 @@ class Way:
     batch: int = 1
     limit_gib: float | None = None
     riders: int = 1
+    known_timestep: bool = False
 
     def flags(self) -> list[str]:
         flags = ["--profile", self.profile, "--height", str(self.height), "--width", str(self.width),
@@ -47,6 +49,7 @@ class Way:
         parts += [f"batch {self.batch}"] if self.batch > 1 else []
         parts += [f"limit {self.limit_gib} GiB"] if self.limit_gib is not None else []
         parts += [f"{self.riders} riders"] if self.riders > 1 else []
+        parts += ["known timestep"] if self.known_timestep else []
         return ", ".join(parts)
 
 
@@ -57,10 +60,12 @@ WAYS = (
     Way("disk", 256, 384, prompt_tokens=128),
     Way("disk", 256, 256, limit_gib=1),
     Way("disk", 256, 256, riders=4),
+    Way("disk", 512, 512, known_timestep=True),
     Way("resident", 384, 384),
     Way("disk-fp8-device", 384, 384),
     Way("fp8-host", 256, 256),
     Way("dynamic", 256, 512),
+    Way("dynamic", 256, 512, known_timestep=True),
     Way("host-offload", 256, 256, batch=2),
 )
 
@@ -89,9 +94,21 @@ def predicted(planned: dict) -> Taken:
                  int(planned["memories"][0]["peak_bytes"]), seconds_of(planned["time"]))
 
 
-def measured(binaries: Path, way: Way) -> Taken:
+class Timesteps:
+    """Each is one that bfloat16 has, so that two of them are two in any dtype."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+    def of(self, way: Way) -> str:
+        self.used += not way.known_timestep
+        return str(self.used / 128)
+
+
+def measured(binaries: Path, way: Way, timesteps: Timesteps) -> Taken:
+    timestep = timesteps.of(way)
     with ThreadPoolExecutor(way.riders) as pool:
-        asked = [pool.submit(ditctl, binaries, "forward", *way.flags()) for _ in range(way.riders)]
+        asked = [pool.submit(ditctl, binaries, "forward", *way.flags(), "--timestep", timestep) for _ in range(way.riders)]
         stats = [each.result()["stats"] for each in asked]
     return Taken(sum(int(each["disk_read_bytes"]) for each in stats),
                  sum(int(each["device_copy_bytes"]) for each in stats),
@@ -193,16 +210,18 @@ def main() -> None:
             await_quiet(server.pid, arguments.patience)
             subprocess.run([arguments.bin / "ditctl", "forward", *WARM_UP[0].flags(), "--wait-seconds", "60"], check=True,
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            measured(arguments.bin, WARM_UP[1])
+            timesteps = Timesteps()
+            measured(arguments.bin, WARM_UP[1], timesteps)
             print("| asked | from disk, GiB | to the device, GiB | device peak, GiB | seconds | ratio of these | others |")
             print("|" + " --- |" * 7)
             cases = []
             for way in WAYS:
                 await_quiet(server.pid, arguments.patience)
-                plan = ditctl(arguments.bin, "plan", *way.flags(), "--riders", str(way.riders))
+                plan = ditctl(arguments.bin, "plan", *way.flags(), "--riders", str(way.riders),
+                              *["--known-timestep"] * way.known_timestep)
                 for name in ("first", "repeated"):
                     processors = Processors(server.pid)
-                    real = measured(arguments.bin, way)
+                    real = measured(arguments.bin, way, timesteps)
                     cases.append(Case(f"{way}: {name}", predicted(plan[f"{name}_pass"]), real, processors.others()))
                     print(line(cases[-1]), flush=True)
             summarize(cases)
