@@ -66,7 +66,9 @@ std::string PaceText(const v1::Pace& pace) {
       "times       rest on computing: ",
       pace.has_height() ? absl::StrCat("measured at ", pace.width(), "x", pace.height()) : unknown,
       ", disk: ", pace.has_disk_bytes_per_second() ? speed(pace.disk_bytes_per_second()) : unknown, ", copies: ",
-      pace.has_copy_bytes_per_second() ? speed(pace.copy_bytes_per_second()) : "not measured, taken as the disk", "\n");
+      pace.has_copy_bytes_per_second() ? speed(pace.copy_bytes_per_second()) : "not measured, taken as the disk",
+      pace.has_fresh_bytes_per_second() ? absl::StrCat(", fresh memory: ", speed(pace.fresh_bytes_per_second())) : "",
+      "\n");
 }
 
 std::string OfferText(const v1::Offer& offer) {

@@ -114,6 +114,9 @@ class Laps {
     }
     for (const Copy* target : load.targets) {
       if (IsHost(from) && !IsHost(target->key.memory)) lap_.device_copy_bytes += from_bytes;
+      if (request_.fresh_bytes_per_second) {
+        seconds += static_cast<double>(target->grown_bytes) / *request_.fresh_bytes_per_second;
+      }
       from = target->key.memory;
       from_bytes = bytes_in(target->key.form);
     }

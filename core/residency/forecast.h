@@ -26,6 +26,8 @@ struct ForecastRequest {
   double copy_bytes_per_second = 1e9;
   // And from copies in the device's own memory; nullopt: as from others.
   std::optional<double> own_copy_bytes_per_second;
+  // For so many bytes a second of memory that no copy had before, moving takes longer; nullopt: it does not.
+  std::optional<double> fresh_bytes_per_second;
 };
 
 // What a lap of all riders takes.

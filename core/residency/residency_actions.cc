@@ -92,6 +92,7 @@ void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
   for (const Copy* target : load.targets) {
     HoldLocked(*target);
     transfer.targets.push_back({buffer(*target), &forms_.form(target->key.form)});
+    transfer.fresh_bytes += target->grown_bytes;
   }
   const int device = DeviceOf(load.device);
   transfer.enqueued = [this, id = load.load, device, targets = load.targets](absl::Status status, TransferCost cost) {

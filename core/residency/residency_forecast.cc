@@ -37,6 +37,7 @@ absl::StatusOr<Forecast> ResidencyManager::ForecastRide(ModelId model, const Pro
     request.form_bytes = BytesInForms(*models_[static_cast<size_t>(model)], forms);
     request.disk_bytes_per_second = speeds.checkpoint.value_or(request.disk_bytes_per_second);
     request.copy_bytes_per_second = speeds.copies.value_or(request.disk_bytes_per_second);
+    request.fresh_bytes_per_second = speeds.fresh;
     const bool apart = !devices_[static_cast<size_t>(options.device)].device->computes_in_host_memory();
     if (apart) request.own_copy_bytes_per_second = std::numeric_limits<double>::infinity();
   }

@@ -45,7 +45,8 @@ class TransferEngine::Job {
 
   const Device* device() const { return transfer_.device; }
   bool ReadsCheckpoint() const { return !transfer_.source; }
-  int64_t bytes(size_t piece) const { return pieces_[piece].bytes; }
+  // Counts what the piece moves.
+  void Count(size_t piece, MovedBytes& moved) const;
 
   // Does one piece of all `jobs`, whose first one reads it, and returns those that it ended: Complete is to be called
   // once what they enqueued has passed.
@@ -105,6 +106,7 @@ class TransferEngine::Job {
   std::vector<CopyLayout> layouts_;  // Of the targets.
   bool read_in_place_ = false;       // Straight into the first target.
   std::vector<Piece> pieces_;
+  int64_t bytes_ = 0;    // Of all pieces.
   ProfilerRange range_;  // From when its targets are prepared until they are written.
   // Under the engine's mutex.
   size_t taken_ = 0;
@@ -137,6 +139,13 @@ TransferEngine::Job::Job(Transfer transfer) : transfer_(std::move(transfer)) {
   }
   if (pieces_.empty()) pieces_.emplace_back();  // A module without elements is moved by preparing its targets.
   own_pieces_ = pieces_.size();
+  for (const Piece& piece : pieces_) bytes_ += piece.bytes;
+}
+
+void TransferEngine::Job::Count(size_t piece, MovedBytes& moved) const {
+  const int64_t bytes = pieces_[piece].bytes;
+  (ReadsCheckpoint() ? moved.checkpoint : moved.copies) += bytes;
+  if (bytes_ > 0) moved.fresh += transfer_.fresh_bytes * bytes / bytes_;
 }
 
 bool TransferEngine::Job::CanLead(const Job& other) const {
@@ -252,7 +261,7 @@ std::vector<std::shared_ptr<TransferEngine::Job>> TransferEngine::Job::Do(Transf
       part.status = read.ok() ? jobs[i]->MoveRead(what, at, slot, part.moved) : read;
     }
   }
-  engine.CountRead(jobs, piece);  // Before anybody is told.
+  engine.CountMoved(jobs, piece);  // Before anybody is told.
   std::vector<std::shared_ptr<Job>> ended;
   for (size_t i = 0; i < jobs.size(); ++i) {
     if (jobs[i]->Finish(parts[i].status, std::move(parts[i].moved))) ended.push_back(jobs[i]);
@@ -407,10 +416,10 @@ void TransferEngine::Submit(Transfer transfer) {
   if (!job->AllTaken()) queue_.push_back(std::move(job));
 }
 
-BytesRead TransferEngine::read(const Device& device) const {
+MovedBytes TransferEngine::moved(const Device& device) const {
   const absl::MutexLock lock(&mutex_);
-  const auto found = read_.find(&device);
-  return found == read_.end() ? BytesRead{} : found->second;
+  const auto found = moved_.find(&device);
+  return found == moved_.end() ? MovedBytes{} : found->second;
 }
 
 std::vector<std::shared_ptr<TransferEngine::Job>> TransferEngine::NextPiece(size_t* piece) {
@@ -440,12 +449,9 @@ void TransferEngine::Run(Slot* slot) {
   }
 }
 
-void TransferEngine::CountRead(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece) {
+void TransferEngine::CountMoved(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece) {
   const absl::MutexLock lock(&mutex_);
-  for (const std::shared_ptr<Job>& job : jobs) {
-    BytesRead& read = read_[job->device()];
-    (job->ReadsCheckpoint() ? read.checkpoint : read.copies) += job->bytes(piece);
-  }
+  for (const std::shared_ptr<Job>& job : jobs) job->Count(piece, moved_[job->device()]);
 }
 
 }  // namespace ditserve

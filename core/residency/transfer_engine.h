@@ -54,6 +54,7 @@ struct Transfer {
   ModuleIndex module;
   std::optional<Source> source;  // Nullopt: the checkpoint.
   std::vector<Target> targets;
+  int64_t fresh_bytes = 0;  // Of the targets' memory, what was never written before.
   // Called once on a transfer thread, when everything is read and the device knows all that is to be written: what is
   // ordered behind the targets' events may begin. After an error their contents are undefined. May be null.
   absl::AnyInvocable<void(absl::Status, TransferCost) &&> enqueued;
@@ -79,7 +80,7 @@ class TransferEngine {
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // For the device so far, by piece.
-  BytesRead read(const Device& device) const ABSL_LOCKS_EXCLUDED(mutex_);
+  MovedBytes moved(const Device& device) const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Host bytes of the slots.
   int64_t staging_bytes() const { return StagingBytes(static_cast<int>(slots_.size())); }
@@ -101,13 +102,13 @@ class TransferEngine {
   void Run(Slot* slot);
   // Jobs that share their next piece; none when the engine stops.
   std::vector<std::shared_ptr<Job>> NextPiece(size_t* piece) ABSL_LOCKS_EXCLUDED(mutex_);
-  void CountRead(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece) ABSL_LOCKS_EXCLUDED(mutex_);
+  void CountMoved(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece) ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
 
   Arena* const host_;
   std::vector<Slot> slots_;
   mutable absl::Mutex mutex_;
-  std::map<const Device*, BytesRead> read_ ABSL_GUARDED_BY(mutex_);
+  std::map<const Device*, MovedBytes> moved_ ABSL_GUARDED_BY(mutex_);
   Jobs queue_ ABSL_GUARDED_BY(mutex_);  // With pieces that no thread has taken.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<Completions> completions_ = std::make_unique<Completions>();  // Of what is enqueued.

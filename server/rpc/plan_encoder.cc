@@ -19,6 +19,7 @@ void Encode(const PlannedPass& pass, const std::string& device, v1::PlannedPass&
 void Encode(const PlanPaces& paces, v1::Pace& proto) {
   if (paces.transfers.checkpoint) proto.set_disk_bytes_per_second(*paces.transfers.checkpoint);
   if (paces.transfers.copies) proto.set_copy_bytes_per_second(*paces.transfers.copies);
+  if (paces.transfers.fresh) proto.set_fresh_bytes_per_second(*paces.transfers.fresh);
   if (!paces.computed) return;
   proto.set_height(paces.computed->height);
   proto.set_width(paces.computed->width);

@@ -65,6 +65,21 @@ TEST_F(ForecastTest, ReadingOverlapsComputing) {
   EXPECT_EQ(computing->first.time, absl::Seconds(10 + 10 * 40)) << "the first module is read, and all are computed";
 }
 
+TEST_F(ForecastTest, MemoryThatNoCopyHadBeforeTakesLonger) {
+  Make(std::vector<int64_t>(10, 10), 1000);
+  ForecastRequest request = Of(Kept(), 1, 1);
+  request.fresh_bytes_per_second = 0.5;
+  const auto kept = Tell(request);
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  EXPECT_EQ(kept->first.time, absl::Seconds(100 + 200 + 1));
+  EXPECT_EQ(kept->repeated.time, absl::Seconds(10));
+  request.ride = Request(5);
+  const auto streamed = Tell(request);
+  ASSERT_TRUE(streamed.ok()) << streamed.status();
+  EXPECT_LT(streamed->first.time, absl::Seconds(100 + 200)) << "what passes is written where others were";
+  EXPECT_EQ(streamed->repeated.time, absl::Seconds(100 + 1));
+}
+
 TEST_F(ForecastTest, RidersShareWhatIsReadAndTakeTurnsComputing) {
   Make(std::vector<int64_t>(20, 10), 200);
   const auto forecast = Tell(Of(Request(5), 4, 10));

@@ -76,6 +76,21 @@ TEST(ResidencyManagerTest, TheDiskProfileLeavesNothingBehind) {
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).total_bytes(), 0);
 }
 
+TEST(ResidencyManagerTest, MemoryIsFreshWhereNoCopyWasBefore) {
+  Fixture fixture(2 * kModules);
+  const auto fresh = [&] { return fixture.transfers->moved(fixture.device).fresh; };
+  EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());
+  fixture.Settle();
+  const int64_t window = fixture.device.allocated_bytes(Memory::kDevice);
+  EXPECT_GT(window, 0);
+  EXPECT_LT(window, kModel);
+  EXPECT_EQ(fresh(), window);
+  EXPECT_THAT(Pass(fixture, Fixture::Disk()).Wait(), IsOk());
+  EXPECT_EQ(fresh(), window) << "another pass goes through what was there";
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_GE(fresh(), kModel - kCopy) << "what stays takes more, all but what was there";
+}
+
 TEST(ResidencyManagerTest, AResidentProfileReadsEachModuleOnce) {
   Fixture fixture(kModules);
   EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());

@@ -75,10 +75,11 @@ class TransferEngineTest : public ::testing::Test {
     return (IsHost(memory) ? host_ : of_device_)->Take(LayoutIn(memory, form).size_bytes);
   }
 
-  absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
+  absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets,
+                   int64_t fresh_bytes = 0) {
     absl::Notification done;
     absl::Status result;
-    Transfer transfer{device_.get(), weights_.get(), 1, std::move(source), std::move(targets)};
+    Transfer transfer{device_.get(), weights_.get(), 1, std::move(source), std::move(targets), fresh_bytes};
     transfer.enqueued = [&](const absl::Status&, TransferCost cost) { cost_ = cost; };
     transfer.done = [&](const absl::Status& status) {
       result = status;
@@ -135,6 +136,19 @@ TEST_F(TransferEngineTest, NeighboursAreReadTogetherStraightIntoTheCopy) {
   EXPECT_EQ(calls_.reads() - before, 2) << "6 MB, bias and weight, in pieces of 4 MiB";
   EXPECT_EQ(cost_.disk_read_bytes, weights_->module(1).stored_bytes);
   EXPECT_EQ(cost_.device_copy_bytes, 0);
+}
+
+TEST_F(TransferEngineTest, CountsWhatItMoves) {
+  Open(DType::kBFloat16);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16), other = MakeBuffer(Memory::kHost, DType::kBFloat16);
+  const CopyForm* const form = FormOf(DType::kBFloat16);
+  const int64_t bytes = weights_->module(1).stored_bytes;
+  EXPECT_THAT(Run(std::nullopt, {{&host, form}}, /*fresh_bytes=*/1000), IsOk());
+  EXPECT_EQ(transfers_->moved(*device_).checkpoint, bytes);
+  EXPECT_NEAR(transfers_->moved(*device_).fresh, 1000, 2) << "a share of each piece";
+  EXPECT_THAT(Run({{&host, form}}, {{&other, form}}), IsOk());
+  EXPECT_EQ(transfers_->moved(*device_).copies, bytes);
+  EXPECT_LE(transfers_->moved(*device_).fresh, 1000);
 }
 
 // What several transfers want of a module at a time. Reads stand still until a test lets them go.

@@ -43,6 +43,47 @@ TEST(TransferPaceTest, TellsCopiesFromTheCheckpointAndLeavesOutWhatIsMixed) {
   EXPECT_EQ(pace.speeds().copies, 700);
 }
 
+// Each waits from when the one before it had what it waited for.
+void Wait(TransferPace& pace, absl::Duration& now, MovedBytes& moved, const MovedBytes& more, absl::Duration time) {
+  pace.Begin(now, moved);
+  moved = {moved.checkpoint + more.checkpoint, moved.copies + more.copies, moved.fresh + more.fresh};
+  now += time;
+  pace.End(now, moved);
+}
+
+TEST(TransferPaceTest, TellsWhatFreshMemoryTakesFromWhatReadingTakes) {
+  TransferPace pace;
+  MovedBytes moved;
+  absl::Duration now;
+  Wait(pace, now, moved, {.checkpoint = 300, .fresh = 100}, absl::Seconds(5));  // Before anybody knows how fast one reads.
+  Wait(pace, now, moved, {.checkpoint = 100}, absl::Seconds(1));
+  Wait(pace, now, moved, {.checkpoint = 100, .fresh = 100}, absl::Seconds(3));
+  EXPECT_EQ(pace.speeds().checkpoint, 100);
+  EXPECT_EQ(pace.speeds().fresh, 200 / (2.0 + 2.0));
+  Wait(pace, now, moved, {.copies = 1000}, absl::Seconds(1));
+  Wait(pace, now, moved, {.copies = 1000, .fresh = 600}, absl::Seconds(5));
+  EXPECT_EQ(pace.speeds().copies, 1000);
+  EXPECT_EQ(pace.speeds().fresh, 800 / (2.0 + 2.0 + 4.0));
+}
+
+TEST(TransferPaceTest, WhereAllMemoryWasFreshThatIsHowFastOneReads) {
+  TransferPace pace;
+  MovedBytes moved;
+  absl::Duration now;
+  Wait(pace, now, moved, {.checkpoint = 100, .fresh = 100}, absl::Seconds(2));
+  EXPECT_EQ(pace.speeds().checkpoint, 50);
+  EXPECT_FALSE(pace.speeds().fresh.has_value());
+}
+
+TEST(TransferPaceTest, FreshMemoryThatTookNoLongerIsToldOfNothing) {
+  TransferPace pace;
+  MovedBytes moved;
+  absl::Duration now;
+  Wait(pace, now, moved, {.checkpoint = 100}, absl::Seconds(1));
+  Wait(pace, now, moved, {.checkpoint = 100, .fresh = 100}, absl::Seconds(1));
+  EXPECT_FALSE(pace.speeds().fresh.has_value());
+}
+
 TEST(TransferPaceTest, OlderReadsCountLess) {
   TransferPace pace;
   int64_t read = 0;

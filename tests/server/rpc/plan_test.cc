@@ -78,6 +78,7 @@ TEST_F(PlanTest, TellsPeaksBytesTimesAndOffers) {
   plan_->first.device.peak_bytes = 30;
   plan_->first.host.staging_bytes = 40;
   plan_->paces.transfers.checkpoint = 1e9;
+  plan_->paces.transfers.fresh = 2e9;
   plan_->paces.computed = ForwardShape{64, 48, {3}};
   plan_->offers.push_back({.profile = "resident", .equal_values = false, .repeated = {.disk_read_bytes = 5}});
   plan_->offers.push_back({.shape = ForwardShape{16, 16, {3}}});
@@ -100,6 +101,7 @@ TEST_F(PlanTest, TellsPeaksBytesTimesAndOffers) {
   EXPECT_EQ(first.memories(1).staging_bytes(), 40);
   EXPECT_EQ(told_.pace().disk_bytes_per_second(), 1e9);
   EXPECT_FALSE(told_.pace().has_copy_bytes_per_second());
+  EXPECT_EQ(told_.pace().fresh_bytes_per_second(), 2e9);
   EXPECT_EQ(told_.pace().width(), 48);
   ASSERT_EQ(told_.offers_size(), 2);
   EXPECT_EQ(told_.offers(0).profile(), "resident");
@@ -114,6 +116,7 @@ TEST_F(PlanTest, WhatWasNotMeasuredIsAbsent) {
   EXPECT_FALSE(told_.repeated_pass().has_time());
   EXPECT_FALSE(told_.repeated_pass().has_compute());
   EXPECT_FALSE(told_.pace().has_disk_bytes_per_second());
+  EXPECT_FALSE(told_.pace().has_fresh_bytes_per_second());
   EXPECT_FALSE(told_.pace().has_height());
 }
 

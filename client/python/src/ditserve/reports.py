@@ -156,6 +156,7 @@ class Pace:
     copy_bytes_per_second: float | None
     height: int | None
     width: int | None
+    fresh_bytes_per_second: float | None
 
 
 @dataclass(frozen=True)
