@@ -11,6 +11,9 @@
 namespace ditserve {
 namespace {
 
+// Where texts of --help begin: two spaces behind the longest flag, by which the manual pages tell them apart.
+constexpr size_t kHelpColumn = 32;
+
 // What is wrong with an argument that no flag takes.
 absl::Status Unexpected(const CLI::App& app, const std::string& argument) {
   if (!absl::StartsWith(argument, "-")) {
@@ -57,6 +60,7 @@ absl::Status ParseFlags(CLI::App& app, const std::vector<std::string>& arguments
   try {
     app.parse(words);
   } catch (const CLI::CallForHelp&) {
+    app.get_formatter()->column_width(kHelpColumn);
     *help = app.help();
   } catch (const CLI::ParseError& error) {
     return absl::InvalidArgumentError(error.what());

@@ -89,14 +89,14 @@ TEST_F(FlagsTest, HelpGoesBeforeUnknownFlagsAndShowsTheFlagsInOrder) {
   EXPECT_EQ(help,
             "Does it.\nUsage: ditctl do [OPTIONS] [WHAT]\n\n"
             "Positionals:\n"
-            "  WHAT                        a thing\n\n"
+            "  WHAT                          a thing\n\n"
             "Options:\n"
-            "  -h,--help                   Print this help message and exit\n"
-            "  --name NAME                 a name\n"
-            "  --count N                   how many\n"
-            "  --limit GIB                 at most\n"
-            "  --word WORD                 one of several\n"
-            "  --all                       everything\n\n");
+            "  -h,--help                     Print this help message and exit\n"
+            "  --name NAME                   a name\n"
+            "  --count N                     how many\n"
+            "  --limit GIB                   at most\n"
+            "  --word WORD                   one of several\n"
+            "  --all                         everything\n\n");
 }
 
 }  // namespace
