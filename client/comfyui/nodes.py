@@ -1,7 +1,7 @@
 """The loader, and the model that it gives.
 
 Its numerics are diffusers' (docs/python.md): ComfyUI's own where both sides of the picture are multiples of 32 pixels, but
-for the dtype in which it rotates queries and keys.
+for the dtypes in which it rotates queries and keys and takes the timestep.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class DitserveLoader:
     ) -> tuple[Any]:
         client = ditserve.Client(
             address,
-            token=Path(token_file).read_text().strip() if token_file else "",
+            token=lambda: Path(token_file).read_text().strip() if token_file else "",  # Tokens are renewed.
             tls=ditserve.Tls(Path(ca_file).read_bytes()) if ca_file else False,
         )
         served_model(client, model, "diffusers")
@@ -77,6 +77,9 @@ class RemotePatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
 
     def add_patches(self, *_: Any, **__: Any) -> Any:
         raise ValueError("patches of weights (LoRA): can't be done remotely")
+
+    def add_hook_patches(self, *_: Any, **__: Any) -> Any:
+        raise ValueError("patches of weights (LoRA as a hook): can't be done remotely")
 
     def clone(self, *arguments: Any, **keywords: Any) -> RemotePatcher:
         made = super().clone(*arguments, **keywords)
@@ -130,7 +133,7 @@ class RemoteDiffusionModel:
             "ref_latents": ref_latents,
             "additional_t_cond": additional_t_cond,
             **others,
-            **{name: told.get(name) for name in ("patches", "patches_replace")},
+            **{name: told.get(name) for name in ("patches", "patches_replace", "optimized_attention_override")},
         }
         for name, given in refused.items():
             if _does_something(given):

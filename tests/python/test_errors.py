@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 
@@ -227,6 +228,71 @@ def test_nobody_waits_for_a_server_after_the_call_was_cancelled(fake):
         assert raised == [errors.Cancelled]
 
 
+LATER = details(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", RetryInfo={"retry_delay": {"seconds": 3600}})
+
+
+def test_closing_a_client_ends_a_call_that_waits_to_be_sent_again(fake):
+    fake.answers = [LATER]
+    client = ditserve.Client(fake.address)
+    pending = client.begin_forward(*INPUTS.all)
+    raised = []
+
+    def wait():
+        try:
+            pending.result()
+        except BaseException as error:
+            raised.append(type(error))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while not pending.done():
+        time.sleep(0)
+    client.close()
+    thread.join(60)
+    assert raised == [errors.Cancelled]
+
+
+def test_what_was_answered_before_the_client_was_closed_can_be_read_afterwards(fake):
+    fake.answers = [ANSWER]
+    client = ditserve.Client(fake.address)
+    pending = client.begin_forward(*INPUTS.all)
+    while not pending.done():
+        time.sleep(0.01)
+    client.close()
+    assert pending.result().stats.riders == 1
+
+
+def test_closing_an_async_client_ends_calls_that_wait_to_be_sent_again(fake, loop):
+    fake.answers = [LATER]
+
+    async def close() -> None:
+        client = ditserve.AsyncClient(fake.address)
+        run = client.forward_stream(*INPUTS.all)
+        waiting = [asyncio.ensure_future(client.forward(*INPUTS.all)), asyncio.ensure_future(run.result())]
+        while len(fake.requests) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # They have been told.
+        await client.close()
+        for one in waiting:
+            with pytest.raises(errors.Cancelled):
+                await asyncio.wait_for(one, 60)
+        with pytest.raises(errors.Cancelled):
+            await run.result()
+
+    loop.run_until_complete(close())
+
+
+def test_an_async_watch_is_left_as_the_other_is(server, loop):
+    async def watch() -> None:
+        async with ditserve.AsyncClient(server.address) as client, client.watch(0.1) as residencies:
+            assert (await anext(residencies)).memories
+            assert (await anext(residencies)).memories
+        with pytest.raises(StopAsyncIteration):
+            await anext(residencies)
+
+    loop.run_until_complete(watch())
+
+
 def test_a_timeout_includes_asking_for_figures(fakes, loop):
     for fake in fakes:
         fake.answers = [None]
@@ -319,7 +385,9 @@ def test_who_is_cancelled_while_a_client_closes_is_cancelled(fake, loop):
             await asyncio.sleep(0)
         call.cancel()
         await client.close()
-        with pytest.raises(asyncio.CancelledError):
+        # Python before 3.11 does not tell that the task was cancelled too.
+        told = asyncio.CancelledError if sys.version_info >= (3, 11) else (asyncio.CancelledError, errors.Cancelled)
+        with pytest.raises(told):
             await call
 
     loop.run_until_complete(cancel())

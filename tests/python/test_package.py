@@ -73,6 +73,19 @@ def test_the_servers_command_is_one_that_it_takes(checkpoint, tmp_path, limit, m
     assert done.returncode == 0, done.stderr
 
 
+def test_the_server_is_told_the_devices_that_the_dict_names():
+    devices = yaml_line(serve(QwenImageDiT, "a", vram_config=VRAM_CONFIG), "device")
+    assert devices == "{name: ['cuda:0']}"
+    two = {**VRAM_CONFIG, "computation_device": "cuda:1"}
+    assert yaml_line(serve(QwenImageDiT, "a", vram_config=two), "device") == "{name: ['cuda:0', 'cuda:1']}"
+    here = {key: value.replace("cuda", "cpu") for key, value in VRAM_CONFIG.items()}
+    assert yaml_line(serve(QwenImageDiT, "a", vram_config=here), "device") is None
+
+
+def yaml_line(command: str, key: str) -> str | None:
+    return next((line.removeprefix(f"{key}: ") for line in command.splitlines() if line.startswith(f"{key}: ")), None)
+
+
 def test_what_diffsynth_was_not_told_is_not_in_the_servers_command():
     command = serve(QwenImageDiT, "a", vram_config={**VRAM_CONFIG, "offload_dtype": None, "offload_device": None})
     assert "    computation_device: cuda" in command

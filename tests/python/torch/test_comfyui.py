@@ -166,6 +166,7 @@ def test_cancel_ends_the_pass_at_the_server(comfy, remote, served):
     ({"guidance": torch.zeros(1)}, "guidance"),
     ({"transformer_options": {"patches": {"double_block": [print]}}}, "patches"),
     ({"transformer_options": {"patches_replace": {"dit": {("double_block", 0): print}}}}, "patches_replace"),
+    ({"transformer_options": {"optimized_attention_override": print}}, "optimized_attention_override"),
     ({"additional_t_cond": torch.zeros(1)}, "additional_t_cond"),
     ({"attention_mask": torch.zeros(1, 5)}, "attention_mask"),
 ])
@@ -206,3 +207,5 @@ def test_a_lora_is_refused_by_clones_too(comfy, served):
     for one in (patcher, patcher.clone(), patcher.clone().clone()):
         with pytest.raises(ValueError, match="LoRA"):
             one.add_patches({})
+        with pytest.raises(ValueError, match="LoRA as a hook"):
+            one.add_hook_patches(None, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -31,8 +32,21 @@ class Session:
     def __init__(self, servers: Servers, tls: Tls | bool, token: Token, retries: int) -> None:
         self._servers, self._token, self._retries = servers, token, retries
         self._channels = {address: connect(grpc, address, tls) for address in servers.addresses}
+        self._lock = threading.Lock()
+        self._calls: weakref.WeakSet[_UnderWay[Any]] = weakref.WeakSet()
+        self.closed = False
+
+    def register(self, call: _UnderWay[Any]) -> None:
+        """It is told when this is closed."""
+        with self._lock:
+            self._calls.add(call)
 
     def close(self) -> None:
+        self.closed = True
+        with self._lock:
+            calls = list(self._calls)
+        for call in calls:
+            call.closed()
         for channel in self._channels.values():
             channel.close()
 
@@ -72,6 +86,8 @@ class _UnderWay(Generic[T]):
         self._attempts: Attempts
         self._left = threading.Event()
         self._sent: Any = None
+        self._waits = False  # To be sent again.
+        session.register(self)
 
     def send(self, beside: str = "") -> Self:
         """Sends it, where it is neither sent nor cancelled; to the server of this address first, if one is named."""
@@ -94,13 +110,26 @@ class _UnderWay(Generic[T]):
         if self._sent is not None:
             self._sent.cancel()
 
+    def closed(self) -> None:
+        """The channels are about to be: who waits to be sent again is not."""
+        if self._waits:
+            self._left.set()
+
     def _try_again(self, failed: grpc.RpcError | grpc.FutureCancelledError) -> None:
         """Sends it again, if and when that is worth it. Errors: else, what the failure means."""
         if isinstance(failed, grpc.FutureCancelledError):
             raise Cancelled("the call was cancelled") from None
-        if self._left.wait(self._attempts.wait_after(error_of(failed))):
+        wait = self._attempts.wait_after(error_of(failed))
+        self._waits = True
+        if self._session.closed or self._left.wait(wait):
             raise Cancelled("the call was cancelled")
-        self._try()
+        self._waits = False
+        try:
+            self._try()
+        except ValueError:  # The channel was closed meanwhile.
+            if self._session.closed:
+                raise Cancelled("the call was cancelled") from None
+            raise
 
 
 class Pending(_UnderWay[T]):

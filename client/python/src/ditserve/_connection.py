@@ -20,6 +20,8 @@ _OPTIONS = [
     # A machine that is gone says nothing, and a pass may take minutes. The server asks as often.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # Older versions of gRPC stop asking after two times in which nothing else was sent.
+    ("grpc.max_pings_without_data", 0),
 ]
 
 

@@ -24,7 +24,8 @@ def serve(
 ) -> str:
     """Prints, and returns, what starts a server that holds a model as `load_model` with these arguments would.
 
-    Requests that say nothing else use the profile `load-model`. others: torch_dtype, device and use_disk_map, which a
+    Requests that say nothing else use the profile `load-model`. The server computes on the devices that vram_config names:
+    "cuda" is its first. others: torch_dtype, device and use_disk_map, which a
     vram_config says better.
 
     Errors: ValueError for a model that is none of ours, and for what a server can't be told.
@@ -38,10 +39,13 @@ def serve(
     types = keys.pop("module_map", {})
     profile = [f"    {key}: {value}" for key, value in keys.items()]
     profile += ["    module_map:", *(f"      {kind}: {wrapper}" for kind, wrapper in types.items())] if types else []
+    named = sorted({str(value) for key, value in keys.items() if key.endswith("_device") and str(value).startswith("cuda")})
+    devices = sorted({"cuda:0" if name == "cuda" else name for name in named})
+    device = [f"device: {{name: [{', '.join(f'{one!r}' for one in devices)}]}}"] if devices else []
     newline = "\n"  # Python before 3.12 has no backslash within braces.
     command = f"""\
 cat > ditserve.yaml <<'YAML'
-default_profile: load-model
+{newline.join([*device, "default_profile: load-model"])}
 profiles:
   load-model:
     description: As load_model was told

@@ -128,9 +128,28 @@ class AsyncClient:
         """Where every byte is."""
         return await self._session.ask(_requests.residency(), self._timeout)
 
-    def watch(self, interval: float = 1.0) -> AsyncGenerator[reports.Residency, None]:
-        """`residency` at once and then every `interval` seconds, 0.1 to 60, until it is closed or its task cancelled."""
-        return self._session.stream(_requests.watch(interval), None)
+    def watch(self, interval: float = 1.0) -> AsyncStream[reports.Residency]:
+        """`residency` at once and then every `interval` seconds, 0.1 to 60, until it is left or its task cancelled."""
+        return AsyncStream(self._session.stream(_requests.watch(interval), None))
+
+
+class AsyncStream(Generic[T]):
+    """Answers as they come. As a context manager it cancels what is left of it at the end."""
+
+    def __init__(self, answers: AsyncGenerator[T, None]) -> None:
+        self._answers = answers
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._answers.aclose()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        return await anext(self._answers)
 
 
 class AsyncRun(Generic[ProgressT, ResultT]):
@@ -139,21 +158,27 @@ class AsyncRun(Generic[ProgressT, ResultT]):
     def __init__(self, events: AsyncGenerator[ProgressT | ResultT, None], is_result: Callable[[Any], bool]) -> None:
         self._events, self._is_result = events, is_result
         self._result: ResultT | None = None
+        self._failed: DitserveError | None = None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._events.aclose()
+        self._failed = self._failed or Cancelled("the call was cancelled")
 
     def __aiter__(self) -> AsyncIterator[ProgressT]:
         return self
 
     async def __anext__(self) -> ProgressT:
-        event: Any = await anext(self._events)
-        if self._is_result(event):
-            self._result = event
-            event = await anext(self._events)
+        try:
+            event: Any = await anext(self._events)
+            if self._is_result(event):
+                self._result = event
+                event = await anext(self._events)
+        except DitserveError as failed:
+            self._failed = failed
+            raise
         return event  # type: ignore[no-any-return]
 
     async def result(self, *, bar: bool = False) -> ResultT:
@@ -162,7 +187,7 @@ class AsyncRun(Generic[ProgressT, ResultT]):
             async for progress in self:
                 show(progress)
         if self._result is None:
-            raise Internal("the stream ended without a result")
+            raise self._failed or Internal("the stream ended without a result")
         return self._result
 
 
@@ -172,10 +197,10 @@ class _Session:
     def __init__(self, servers: Servers, tls: Tls | bool, token: Token, retries: int) -> None:
         self._servers, self._tls, self._token, self._retries = servers, tls, token, retries
         self._channels: dict[str, Any] = {}
-        self._closed = False
+        self._closed = asyncio.Event()
 
     def _channel(self, address: str) -> Any:
-        if self._closed:
+        if self._closed.is_set():
             raise ValueError("the client is closed")
         # Made when it is used: it belongs to the event loop that runs then.
         if address not in self._channels:
@@ -183,7 +208,7 @@ class _Session:
         return self._channels[address]
 
     async def close(self) -> None:
-        self._closed = True
+        self._closed.set()
         for channel in list(self._channels.values()):
             await channel.close()
 
@@ -197,7 +222,7 @@ class _Session:
                     return call.read(answer)
                 except grpc.RpcError as failed:
                     wait = attempts.wait_after(error_of(failed))
-                await asyncio.sleep(wait)
+                await self._wait(wait)
 
     async def stream(self, call: Call[T], timeout: float | None) -> AsyncGenerator[T, None]:
         with self._ended_by_close():
@@ -213,7 +238,13 @@ class _Session:
                     wait = attempts.wait_after(error_of(failed))
                 finally:
                     sent.cancel()
-                await asyncio.sleep(wait)
+                await self._wait(wait)
+
+    async def _wait(self, seconds: float) -> None:
+        """Errors: Cancelled, if it is closed meanwhile."""
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
+            raise Cancelled("the call was cancelled")
 
     @contextmanager
     def _ended_by_close(self) -> Iterator[None]:
@@ -223,7 +254,7 @@ class _Session:
         except asyncio.CancelledError:
             # (Python before 3.11 does not tell whether the task was cancelled too.)
             cancelling = getattr(asyncio.current_task(), "cancelling", None)
-            if not self._closed or (cancelling is not None and cancelling()):
+            if not self._closed.is_set() or (cancelling is not None and cancelling()):
                 raise
             raise Cancelled("the call was cancelled") from None
 

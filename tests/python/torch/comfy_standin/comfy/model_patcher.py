@@ -10,5 +10,8 @@ class ModelPatcher:
         self.patches.update(patches)
         return list(patches)
 
+    def add_hook_patches(self, hook, patches, strength_patch=1.0, strength_model=1.0):
+        return list(patches)
+
     def clone(self):
         return ModelPatcher(self.model, self.load_device, self.offload_device)
