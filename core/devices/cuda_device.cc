@@ -104,10 +104,13 @@ class CudaDevice final : public Device {
   int64_t staging_bytes() const override { return kStagingBytes; }
   bool computes_in_host_memory() const override { return false; }
   absl::Status CanCompute(DType computation) const override {
-    if (computation != DType::kFloat8E4M3 || capability_ >= kFloat8Capability) return absl::OkStatus();
-    return absl::FailedPreconditionError(
-        absl::StrFormat("computing in float8_e4m3fn takes compute capability %d.%d, %s has %d.%d",
-                        kFloat8Capability / 10, kFloat8Capability % 10, name_, capability_ / 10, capability_ % 10));
+    int least = 0;
+    if (computation == DType::kBFloat16) least = kBFloat16Capability;
+    if (computation == DType::kFloat8E4M3) least = kFloat8Capability;
+    if (capability_ >= least) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrFormat("computing in %s takes compute capability %d.%d, %s has %d.%d",
+                                                         Name(computation), least / 10, least % 10, name_,
+                                                         capability_ / 10, capability_ % 10));
   }
   DType ArithmeticDType(DType computation) const override { return computation; }
   DType OperandDType(DType arithmetic, DType) const override { return arithmetic; }
@@ -306,8 +309,10 @@ class CudaDevice final : public Device {
     return conversion.source.dtype == conversion.target.dtype && conversion.through.empty();
   }
 
-  absl::StatusOr<EventPtr> EnqueueCopy(const Conversion& conversion, absl::Span<const EventPtr> after) const {
+  absl::StatusOr<EventPtr> EnqueueCopy(const Conversion& conversion, absl::Span<const EventPtr> after) const
+      ABSL_LOCKS_EXCLUDED(copies_mutex_) {
     const auto& [source, through, target, count] = conversion;
+    const absl::MutexLock lock(&copies_mutex_);
     DITSERVE_RETURN_IF_ERROR(OrderAfterAll(after, copies_));
     if (!IsCopy(conversion)) return ConvertBySlots(conversion);
     const int64_t bytes = count * SizeOf(source.dtype);
@@ -319,9 +324,9 @@ class CudaDevice final : public Device {
   // From the host's memory, in parts: the engine for copies brings each to a slot, and goes on with the next while a
   // kernel converts it. A kernel that read the host's memory itself would be as slow as the link, in the way of what is
   // computed, and copies would wait for it.
-  absl::StatusOr<EventPtr> ConvertBySlots(const Conversion& conversion) const ABSL_LOCKS_EXCLUDED(slots_mutex_) {
+  absl::StatusOr<EventPtr> ConvertBySlots(const Conversion& conversion) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
     const auto& [source, through, target, count] = conversion;
-    const absl::MutexLock lock(&slots_mutex_);
     EventPtr converted;
     for (int64_t done = 0; done < count;) {
       Conversion part = conversion;
@@ -334,7 +339,7 @@ class CudaDevice final : public Device {
     return converted;
   }
 
-  absl::StatusOr<EventPtr> ConvertBySlot(const Conversion& part) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(slots_mutex_) {
+  absl::StatusOr<EventPtr> ConvertBySlot(const Conversion& part) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) {
     EventPtr& in_use_until = in_use_until_[next_slot_];
     Conversion on_device = part;
     on_device.source.memory = memory_;
@@ -382,15 +387,18 @@ class CudaDevice final : public Device {
     return true;
   }
 
-  // The conversion by the host, in parts that the driver stages. Waits for the stream: it may write what is read here.
+  // The conversion by the host, in parts. Waits for the stream before, as it may write what is read here, and after
+  // each part: whether a copy of memory that is not pinned is done when its call returns CUDA leaves open.
   absl::Status CastOnHost(const Conversion& conversion, cudaStream_t stream) const {
     constexpr int64_t kPart = 1 << 18;  // Elements.
     const auto& [source, through, target, count] = conversion;
     const bool to_host = IsHost(target.memory);
     const DType copied = to_host ? source.dtype : target.dtype;
     std::vector<std::byte> staged(static_cast<size_t>(std::min(count, kPart) * SizeOf(copied)));
-    DITSERVE_RETURN_IF_ERROR(
-        faults_->WaitBy([stream] { return cudaStreamSynchronize(stream); }, "waiting for the device"));
+    const auto wait = [&] {
+      return faults_->WaitBy([stream] { return cudaStreamSynchronize(stream); }, "waiting for the device");
+    };
+    DITSERVE_RETURN_IF_ERROR(wait());
     for (int64_t at = 0; at < count; at += kPart) {
       const int64_t part = std::min(count - at, kPart);
       std::byte* const from = source.data + at * SizeOf(source.dtype);
@@ -400,13 +408,14 @@ class CudaDevice final : public Device {
           StatusOf(cudaMemcpyAsync(to_host ? staged.data() : to, to_host ? from : staged.data(),
                                    static_cast<size_t>(part * SizeOf(copied)), cudaMemcpyDefault, stream),
                    "copying what the host converts"));
+      DITSERVE_RETURN_IF_ERROR(wait());
       if (to_host) Cast(staged.data(), copied, through, to, target.dtype, part);
     }
     return absl::OkStatus();
   }
 
   absl::StatusOr<EventPtr> TimedCopy(const ElementSpan& source, const ElementSpan& target, int64_t bytes) const
-      ABSL_LOCKS_EXCLUDED(timed_mutex_) {
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(copies_mutex_) ABSL_LOCKS_EXCLUDED(timed_mutex_) {
     DITSERVE_ASSIGN_OR_RETURN(EventPtr begun, Record(copies_, kTimed));
     DITSERVE_RETURN_IF_ERROR(Copy(source, target, bytes));
     DITSERVE_ASSIGN_OR_RETURN(EventPtr ended, Record(copies_, kTimed));
@@ -434,8 +443,9 @@ class CudaDevice final : public Device {
     return kBytes - static_cast<int64_t>(reinterpret_cast<uintptr_t>(span.data + begin) % kBytes);
   }
 
-  // Of GPUs whose tensor cores multiply float8. (LibTorch's own check of it is that of its products.)
-  static constexpr int kFloat8Capability = 89;
+  // Of GPUs for which LibTorch has attention in bfloat16, and of those whose tensor cores multiply float8. (LibTorch's
+  // own check of that is that of its products.)
+  static constexpr int kBFloat16Capability = 80, kFloat8Capability = 89;
 
   const int index_;
   const Memory memory_;
@@ -459,11 +469,11 @@ class CudaDevice final : public Device {
   };
   static constexpr size_t kTimedCopies = 50;
 
-  // Held by one thread at a time that brings something through the slots. (A copy waits for the device where host
-  // memory could not be pinned.)
-  mutable absl::Mutex slots_mutex_;
-  mutable std::array<EventPtr, kSlots> in_use_until_ ABSL_GUARDED_BY(slots_mutex_);  // Of the slots.
-  mutable size_t next_slot_ ABSL_GUARDED_BY(slots_mutex_) = 0;
+  // Held by one thread at a time that gives the stream of copies something: what it waits for, the copy, and the events
+  // by which that is timed belong together. (A copy waits for the device where host memory could not be pinned.)
+  mutable absl::Mutex copies_mutex_;
+  mutable std::array<EventPtr, kSlots> in_use_until_ ABSL_GUARDED_BY(copies_mutex_);  // Of the slots.
+  mutable size_t next_slot_ ABSL_GUARDED_BY(copies_mutex_) = 0;
   mutable absl::Mutex timed_mutex_;
   mutable std::deque<Timed> timed_ ABSL_GUARDED_BY(timed_mutex_);
 };

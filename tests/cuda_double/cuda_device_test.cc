@@ -77,21 +77,27 @@ TEST_F(CudaDeviceTest, WhatGoesThroughADeviceComesBackRightAndNobodyWaitsButForE
   EXPECT_EQ(cuda_double::Calls("cudaMemcpyAsync"), 2 + 2) << "in parts that lie in one registered piece each";
 }
 
-TEST_F(CudaDeviceTest, ComputesInFloat8WhereTheGpuHasIt) {
-  for (const int sm : {80, 86, 89, 90, 100, 120}) {
+TEST_F(CudaDeviceTest, ComputesInBFloat16AndFloat8WhereTheGpuHasThem) {
+  for (const int sm : {75, 80, 86, 89, 90, 100, 120}) {
     cuda_double::Options options;
     options.sm = sm;
     cuda_double::Begin(options);
     const std::unique_ptr<Device> device = MakeCuda();
-    for (const DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
-      EXPECT_THAT(device->CanCompute(dtype), IsOk()) << sm;
+    for (const DType dtype : {DType::kFloat32, DType::kFloat16}) EXPECT_THAT(device->CanCompute(dtype), IsOk()) << sm;
+    if (sm >= 80) {
+      EXPECT_THAT(device->CanCompute(DType::kBFloat16), IsOk()) << sm;
+    } else {
+      EXPECT_THAT(device->CanCompute(DType::kBFloat16),
+                  StatusIs(absl::StatusCode::kFailedPrecondition,
+                           "computing in bfloat16 takes compute capability 8.0, cuda:0 has 7.5"));
     }
     if (sm >= 89) {
       EXPECT_THAT(device->CanCompute(DType::kFloat8E4M3), IsOk()) << sm;
     } else {
-      EXPECT_THAT(device->CanCompute(DType::kFloat8E4M3),
-                  StatusIs(absl::StatusCode::kFailedPrecondition,
-                           absl::StrCat("float8_e4m3fn takes compute capability 8.9, cuda:0 has 8.", sm % 10)));
+      EXPECT_THAT(
+          device->CanCompute(DType::kFloat8E4M3),
+          StatusIs(absl::StatusCode::kFailedPrecondition,
+                   absl::StrCat("float8_e4m3fn takes compute capability 8.9, cuda:0 has ", sm / 10, ".", sm % 10)));
     }
   }
 }

@@ -22,26 +22,16 @@ Runtime::FoundWork CopyOf(size_t bytes) {
   return [bytes](const std::vector<std::byte*>& found) { std::memcpy(found[0], found[1], bytes); };
 }
 
-// "API synchronization behavior" of the runtime's manual: pageable memory is read before the call returns, and written
-// before it returns; copies of the host's memory to the host's are done then; all others are late.
+// "API synchronization behavior" of the runtime's manual: of a copy between the device and pageable memory it leaves
+// open whether it is done when the call returns, so it is late as one of pinned memory; copies of the host's memory to
+// the host's are done then.
 cudaError_t Copy(Runtime& runtime, const char* place, void* target, const void* source, size_t bytes,
                  cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   const auto count = static_cast<int64_t>(bytes);
-  const Kind from = runtime.KindOf(source, count), to = runtime.KindOf(target, count);
-  if (from == Kind::kPageable && to == Kind::kDevice) {
-    const cudaError_t error = Synchronize(runtime, stream);
-    if (error != cudaSuccess) return error;
-    runtime.machine().HostReads(source, count, place);
-    const char* const begin = static_cast<const char*>(source);
-    return runtime.Enqueue(stream, place, {{target, count, true}},
-                           [staged = std::vector<char>(begin, begin + bytes)](const std::vector<std::byte*>& found) {
-                             std::memcpy(found[0], staged.data(), staged.size());
-                           });
-  }
   const cudaError_t error =
       runtime.Enqueue(stream, place, {{target, count, true}, {source, count, false}}, CopyOf(bytes));
-  const bool late = from == Kind::kDevice ? to != Kind::kPageable : to == Kind::kDevice;
+  const bool late = runtime.KindOf(source, count) == Kind::kDevice || runtime.KindOf(target, count) == Kind::kDevice;
   return error != cudaSuccess || late ? error : Synchronize(runtime, stream);
 }
 
