@@ -188,8 +188,15 @@ void ResidencyManager::GrantLocked(RiderState& rider, Pin pin, Deferred& deferre
 
 void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Deferred& deferred) {
   if (rider.admitted != nullptr) {
-    refusals_.emplace_back(
-        [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); });
+    Executor::Work refuse = [admitted = std::exchange(rider.admitted, nullptr), why]() mutable {
+      std::move(admitted)(why);
+    };
+    // A request is told at once; a lap by the executor, which is at the lap before it.
+    if (rider.policy->is_lap) {
+      deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(refuse), std::nullopt});
+      return;
+    }
+    refusals_.push_back(std::move(refuse));
     sooner_.Ring();
   } else if (rider.acquisition != nullptr) {
     rider.account.stall += clock_->Now() - rider.acquired;

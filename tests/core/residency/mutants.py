@@ -77,10 +77,8 @@ MUTANTS = [
     ("who leaves stays in the manager's books", [(RIDERS, "    left.splice(left.begin(), riders_, state);\n", "    static_cast<void>(state);\n")]),
     ("who begins to wait is not looked after", [(RIDERS, "if (!at_once || !actions_.empty()) ApplyLocked", "if (!actions_.empty()) ApplyLocked")]),
     ("a failed load is told as done", [(ACTIONS, "      failed_[load] = std::move(status);  // Until nothing is under way any more.\n      return;\n", "")]),
-    ("who was never admitted is told on the executor", [(ACTIONS,
-        "    refusals_.emplace_back(\n        [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); });\n    sooner_.Ring();\n",
-        "    Executor::Work end = [admitted = std::exchange(rider.admitted, nullptr), why]() mutable { std::move(admitted)(why); };\n"
-        "    deferred.posts.push_back({devices_[static_cast<size_t>(rider.device)].executor, std::move(end), Turn{}});\n")]),
+    ("who was never admitted is told on the executor", [(ACTIONS, "if (rider.policy->is_lap) {", "if (true) {")]),
+    ("a lap that ends before its turn is told beside the executor", [(ACTIONS, "if (rider.policy->is_lap) {", "if (false) {")]),
     ("a model stays while another is moved", [("core/residency/residency_manager.cc", "ridden || policy_.IsLoading(model)", "ridden || policy_.loads() > 0")]),
     ("nobody is told of a device that failed", [(ACTIONS, "if (!status.ok() && rider.device == device) policy_.Cancel(", "if (false) policy_.Cancel(")]),
     ("transfers are forgotten", [(ACTIONS, "    deferred = {};\n    const auto still_read", "    const auto still_read")]),

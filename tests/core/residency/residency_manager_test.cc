@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -62,6 +64,33 @@ TEST(ResidencyManagerTest, LapsComputeInOneMemoryAndTheLaterOnesMoveWhatTheyTake
   fixture.Settle();
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 0);
   EXPECT_THAT(Pass(fixture, Fixture::Disk(), options).Wait(), IsOk()) << "the place is free again";
+  fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, ALapThatEndsBeforeItsTurnIsToldByTheExecutor) {
+  Fixture fixture(6);
+  std::thread::id executor, told;
+  std::unique_ptr<Rider> next;
+  absl::Notification cancelled;
+  absl::Status why;
+  const auto join_and_cancel = [&](ModuleIndex module, Rider& rider) {
+    if (module != 0) return;
+    executor = std::this_thread::get_id();
+    auto joined = rider.JoinLap({}, std::nullopt, [&](absl::Status status) {
+      told = std::this_thread::get_id();
+      why = std::move(status);
+      cancelled.Notify();
+    });
+    ASSERT_THAT(joined, IsOk());
+    next = *std::move(joined);
+    next->Cancel(absl::UnavailableError("the device is lost"));
+  };
+  Pass pass(fixture, Fixture::Disk(), {}, join_and_cancel);
+  EXPECT_THAT(pass.Wait(), IsOk());
+  cancelled.WaitForNotification();
+  EXPECT_THAT(why, StatusIs(absl::StatusCode::kUnavailable, "the device is lost"));
+  EXPECT_EQ(told, executor);
+  next.reset();
   fixture.CheckInvariants();
 }
 
