@@ -447,7 +447,10 @@ QwenImageDiT::Prepared QwenImageDiT::Prepare(const ForwardInputs& inputs, at::Sc
     }
     const size_t timestep = IndexOf(timesteps, of_items[static_cast<size_t>(i)]);
     TORCH_INTERNAL_ASSERT(timestep < timesteps.size());
-    prepared.items.push_back({Patchify(inputs.latents[i], config_.patch_size).to(dtype),
+    // Copies, as inputs may go while the pass is under way: of one patch Patchify gives a view.
+    at::Tensor patches = Patchify(inputs.latents[i], config_.patch_size);
+    const bool is_view = patches.is_alias_of(inputs.latents);
+    prepared.items.push_back({patches.to(dtype, /*non_blocking=*/false, /*copy=*/is_view),
                               prompt.to(dtype, /*non_blocking=*/false, /*copy=*/true),
                               JointRotary(positions, rows, columns, config_.axes_dims_rope), timestep});
   }

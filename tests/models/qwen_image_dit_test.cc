@@ -259,6 +259,24 @@ TEST(QwenImageDiTTest, WaitsForLeasesThatComeLater) {
   EXPECT_TRUE(at::equal(pass.Result(), RunPass(model, inputs)));
 }
 
+// They may be a message's, which goes once the client has been told of a lost device. Of one patch the reordering of its
+// values is a view of them.
+TEST(QwenImageDiTTest, ReadsItsInputsBeforeItWaitsForTheFirstTime) {
+  const QwenImageDiT model(TinyConfig());
+  for (const int64_t side : {16, 48}) {
+    const ForwardInputs inputs = MakeInputs(model.config(), 2, side, side, 4);
+    const at::Tensor expected = RunPass(model, inputs);
+    FakeLeaseSource weights(model.modules(), DType::kFloat32);
+    weights.WaitForGive();
+    Task<at::Tensor> pass = model.Forward(inputs, at::kCPU, at::kFloat, weights);
+    pass.Start();
+    for (const at::Tensor& tensor : {inputs.latents, inputs.prompt_emb, inputs.timestep}) tensor.fill_(NAN);
+    while (weights.waiting()) weights.Give();
+    ASSERT_TRUE(pass.done());
+    EXPECT_TRUE(at::equal(pass.Result(), expected)) << side;
+  }
+}
+
 TEST(QwenImageDiTTest, APassThatIsDroppedWhileItWaitsLeavesNothing) {
   const QwenImageDiT model(TinyConfig());
   const ForwardInputs inputs = MakeInputs(model.config(), 1, 16, 16, 1);
