@@ -103,6 +103,12 @@ absl::Status CheckOptions(const Options& options) {
   if (options.resume.has_value() != (options.first_step > 0)) {
     return absl::InvalidArgumentError("--resume and --first-step go together");
   }
+  if (options.prompt_mask && !options.prompt_emb) {
+    return absl::InvalidArgumentError("--prompt-emb-mask needs --prompt-emb");
+  }
+  if (options.negative_mask && !options.negative_emb) {
+    return absl::InvalidArgumentError("--negative-emb-mask needs --negative-emb");
+  }
   if (options.latents_every > 0 && options.latents_output.empty() && options.preview.empty()) {
     return absl::InvalidArgumentError("--latents-every needs --save-latents or --preview");
   }

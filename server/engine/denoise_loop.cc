@@ -120,12 +120,19 @@ ForwardShape ShapeOf(const ForwardInputs& inputs, const Denoising& what) {
 }
 
 int64_t LoopBytes(const ForwardInputs& inputs, const Denoising& what) {
-  const auto width = inputs.prompt_emb.size(2) * static_cast<int64_t>(inputs.prompt_emb.element_size());
+  const ForwardShape shape = ShapeOf(inputs);
+  return LoopBytes(inputs, what, shape.height, shape.width);
+}
+
+int64_t LoopBytes(const ForwardInputs& inputs, const Denoising& what, int64_t height, int64_t width) {
+  const auto token_bytes = inputs.prompt_emb.size(2) * static_cast<int64_t>(inputs.prompt_emb.element_size());
   int64_t items = inputs.latents.size(0), tokens = inputs.prompt_emb.size(1);
   if (what.guidance) tokens = std::max(tokens, what.guidance->prompt_emb.size(1));
-  const int64_t latents = inputs.latents[0].numel() * static_cast<int64_t>(sizeof(float));
+  const ForwardShape own = ShapeOf(inputs);
+  const int64_t elements = inputs.latents[0].numel() * height * width / (own.height * own.width);
+  const int64_t latents = elements * static_cast<int64_t>(sizeof(float));
   if (what.guidance) items *= 2;
-  return items * (tokens * (width + 1) + kLatentsInFlight * latents);
+  return items * (tokens * (token_bytes + 1) + kLatentsInFlight * latents);
 }
 
 }  // namespace ditserve

@@ -68,8 +68,9 @@ Task<at::Tensor> DenoiseLoop(const QwenImageDiTConfig& config, const ForwardInpu
 // Of a pass of the loop that takes the most.
 ForwardShape ShapeOf(const ForwardInputs& inputs, const Denoising& what);
 
-// Bytes of host memory that a loop takes beside its passes.
+// Bytes of host memory that a loop takes beside its passes, or would for images of another size.
 int64_t LoopBytes(const ForwardInputs& inputs, const Denoising& what);
+int64_t LoopBytes(const ForwardInputs& inputs, const Denoising& what, int64_t height, int64_t width);
 
 }  // namespace ditserve
 

@@ -121,7 +121,9 @@ void ForwardRun::Begin(absl::AnyInvocable<void(absl::Status) &&> ended, absl::An
       });
     });
   }
-  if (!started.ok()) End(started);
+  if (started.ok()) return;
+  EndReading();
+  End(started);
 }
 
 absl::Status ForwardRun::BeginReading() {
@@ -166,7 +168,7 @@ Task<at::Tensor> ForwardRun::MakeLap(const ForwardInputs& inputs, int64_t lap) {
   lap_ = lap;
   const std::optional<StepCacheOptions>& step_cache = call_.denoising->step_cache;
   if (lap > 0) {
-    given_ = modulation_->Later(model_.dit->TimestepsOf(inputs, arithmetic_).front());
+    given_ = modulation_->Later(lap_timesteps_[static_cast<size_t>(lap)]);
   } else if (step_cache) {
     step_caches_ = model_.dit->MakeStepCaches(*step_cache, shape_, TorchDevice(*device_), arithmetic_);
   }
@@ -187,7 +189,8 @@ void ForwardRun::FindWhatLapsKeep() {
   at_step.activations = call_.inputs.activations;
   for (int64_t lap = 0; lap < timesteps.size(0); ++lap) {
     at_step.timestep = timesteps.narrow(0, lap, 1);
-    lap_keeps_.push_back(modulation_->Keeps(model_.dit->TimestepsOf(at_step, arithmetic_).front()));
+    lap_timesteps_.push_back(model_.dit->TimestepsOf(at_step, arithmetic_).front());
+    lap_keeps_.push_back(modulation_->Keeps(lap_timesteps_.back()));
   }
 }
 
@@ -209,11 +212,13 @@ void ForwardRun::NoteReused() {
 }
 
 void ForwardRun::JoinNextLap(int64_t lap) {
+  const auto at = static_cast<size_t>(lap);
+  lap_keeps_[at] = modulation_->Keeps(lap_timesteps_[at]);  // Another loop may have made it since.
   next_may_begin_.reset();
   std::optional<ModuleIndex> undecided;
   if (shape_.step_cache) undecided = model_.dit->FirstLeftOut(*shape_.step_cache);
   absl::StatusOr<std::unique_ptr<Rider>> next =
-      rider_->JoinLap(model_.Skips(lap_keeps_[static_cast<size_t>(lap)]), undecided,
+      rider_->JoinLap(model_.Skips(lap_keeps_[at]), undecided,
                       [self = shared_from_this()](absl::Status status) { self->NextLapMayBegin(std::move(status)); });
   if (!next.ok()) throw StatusError(next.status());
   next_rider_ = *std::move(next);

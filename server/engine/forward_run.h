@@ -143,7 +143,8 @@ class ForwardRun final : public ForwardHandle,
   std::optional<PassModulation> modulation_;
   Modulation given_;  // To the pass that is under way.
   // --- of a denoising loop
-  std::vector<bool> lap_keeps_;  // Whether there is room for the modulation of each.
+  std::vector<float> lap_timesteps_;  // Of each, as the model sees it.
+  std::vector<bool> lap_keeps_;       // Whether its modulation is kept.
   int64_t lap_ = 0;
   StepCaches step_caches_;  // Of each item; empty: there are none.
   std::vector<ReusedStep> reused_steps_;

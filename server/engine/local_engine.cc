@@ -474,6 +474,11 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
     const int device = DeviceOf(ShortageOf(rider.status())->memory);
     PlanCall refused{.shape = shape, .profile = profile};
     refused.known_timestep = modulations[way_to(device)].known();
+    if (denoising && devices_[static_cast<size_t>(device)].device->computes_in_host_memory()) {
+      refused.beside_bytes = [&](int64_t height, int64_t width) {
+        return LoopBytes(call->call().inputs, *denoising, height, width);
+      };
+    }
     return PlannerOf(device, call->model()).Refuse(rider.status(), refused);
   }
   if (!rider.ok()) return rider;

@@ -46,6 +46,12 @@ Modulation PassModulation::Begin(int64_t elements, const at::TensorOptions& opti
   return given;
 }
 
+bool PassModulation::Keeps(float timestep) {
+  ModulationCache::RowPtr& row = rows_[IndexOf(timestep)];
+  if (row == nullptr) row = cache_->Find(KeyOf(timestep));
+  return row != nullptr;
+}
+
 void PassModulation::Publish() {
   published_ = true;
   for (size_t i = 0; i < rows_.size(); ++i) {

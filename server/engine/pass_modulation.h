@@ -27,8 +27,9 @@ class PassModulation {
   // On the executor, before the first pass: what it is given. `elements`: as ModulationElements. `options`: of
   // activations, on the pass' device.
   Modulation Begin(int64_t elements, const at::TensorOptions& options);
-  // After Begin: whether a pass at this timestep, behind the first one, makes none.
-  bool Keeps(float timestep) const { return rows_[IndexOf(timestep)] != nullptr; }
+  // After Begin: whether a pass at this timestep, behind the first one, makes none. Asked again, it finds what others
+  // have published since.
+  bool Keeps(float timestep);
   // All operations of the first pass were issued: whoever comes finds what it made.
   void Publish();
   // For a later pass at this timestep.

@@ -2,6 +2,7 @@
 #define DITSERVE_SERVER_ENGINE_PLAN_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ struct PlanCall {
   Profile profile;
   int riders = 1;               // Such requests that come together.
   bool known_timestep = false;  // Their modulation is kept.
+  // Of the device's memory, what each takes beside its passes, by height and width; null: nothing.
+  std::function<int64_t(int64_t, int64_t)> beside_bytes;
   // What may be offered instead.
   std::vector<Profile> others;
 };

@@ -148,7 +148,9 @@ std::optional<ForwardShape> Planner::LargestSquare(const PlanCall& call, int rid
   int64_t fits = 0, most = std::max(call.shape.height, call.shape.width) / kStep;  // In steps.
   while (fits < most) {
     const int64_t middle = (fits + most + 1) / 2;
-    if (riders * model_.ActivationBytes(square(middle), ArithmeticOn(device_, call.profile)) > available) {
+    int64_t of_one = model_.ActivationBytes(square(middle), ArithmeticOn(device_, call.profile));
+    if (call.beside_bytes) of_one += call.beside_bytes(middle * kStep, middle * kStep);
+    if (riders * of_one > available) {
       most = middle - 1;
     } else {
       fits = middle;

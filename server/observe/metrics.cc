@@ -251,7 +251,7 @@ class MetricsImpl final : public Metrics {
                     .Register(registry_)) {
     // A series that begins with its first fault would not be seen to rise.
     for (const ModelInfo& model : engine->Models()) {
-      for (const char* rpc : {"Forward", "ForwardStream", "ModelInfer"}) {
+      for (const char* rpc : {"Forward", "ForwardStream", "ModelInfer", "Denoise"}) {
         for (const absl::StatusCode code : {absl::StatusCode::kOk, absl::StatusCode::kDataLoss,
                                             absl::StatusCode::kInternal, absl::StatusCode::kResourceExhausted}) {
           Ended(rpc, code, model.name);

@@ -107,6 +107,8 @@ TEST_F(DenoiseCommandTest, WhatDoesNotGoTogetherIsToldBeforeAnythingIsSent) {
   for (const auto& [flags, what] :
        {std::pair(std::vector<std::string>{"--resume", "x.npy"}, "--resume and --first-step go together"),
         {{"--first-step", "2"}, "--resume and --first-step go together"},
+        {{"--prompt-emb-mask", "x.npy"}, "--prompt-emb-mask needs --prompt-emb"},
+        {{"--negative-emb-mask", "x.npy"}, "--negative-emb-mask needs --negative-emb"},
         {{"--latents-every", "2"}, "--latents-every needs --save-latents or --preview"},
         {{"--save-latents", "x.npy"}, "--save-latents needs --latents-every"},
         {{"--preview", "x.npy"}, "--preview: expected a name that ends in .png, found 'x.npy'"},

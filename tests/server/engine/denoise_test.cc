@@ -44,6 +44,49 @@ TEST_F(DenoiseTest, AStepMovesTheModelOnceAndAfterTheFirstWithoutWhatMakesModula
   EXPECT_EQ(nothing->result->account.disk_read_bytes, 5 * all);
 }
 
+// The second begins while the first one makes what both could keep.
+TEST_F(DenoiseTest, EqualLoopsAtOnceShareTheModulationOfTheStepsToCome) {
+  const auto engine = MakeKeeping(1 << 20);
+  const QwenImageDiT& model = *engine->Models().front().model;
+  constexpr int kSteps = 8;
+  absl::Notification begun, go;
+  const auto first = Send(*engine, Loop(kSteps, 4.0), [&](const ForwardProgress& progress) {
+    if (progress.modules_done != 1) return;
+    begun.Notify();
+    go.WaitForNotification();
+  });
+  begun.WaitForNotification();
+  ForwardProgress last;
+  const auto second = Send(*engine, Loop(kSteps, 4.0), [&](const ForwardProgress& progress) { last = progress; });
+  go.Notify();
+  ASSERT_THAT(first->Wait(), IsOk());
+  ASSERT_THAT(second->Wait(), IsOk());
+  EXPECT_TRUE(at::equal(first->result->output, second->result->output));
+  // That of its first step, and of as many as it may have joined before the first one's first step ended.
+  const int used = model.modules_used(), made = static_cast<int>(model.modulation_modules().size());
+  EXPECT_EQ(last.modules_done, last.modules_total);
+  EXPECT_LE(last.modules_done, kSteps * used - (kSteps - 3) * made);
+}
+
+TEST_F(DenoiseTest, ARefusedLoopIsToldASizeAtWhichItRuns) {
+  const auto engine = MakeEngine(300 << 20);
+  const auto loop = [&](int64_t height, int64_t width) {
+    ForwardCall call = Loop(2, 4.0, "disk", 4);
+    call.inputs.latents = at::zeros({4, 16, height / 8, width / 8});
+    call.inputs.prompt_emb = at::zeros({1, 512, 64}).expand({4, -1, -1});
+    call.inputs.prompt_emb_mask = at::Tensor();
+    call.denoising->guidance->prompt_emb = call.inputs.prompt_emb;
+    call.denoising->guidance->prompt_emb_mask = at::Tensor();
+    return call;
+  };
+  const absl::Status refused = Send(*engine, loop(2048, 2048))->Wait().status();
+  ASSERT_THAT(refused, StatusIs(absl::StatusCode::kFailedPrecondition, "pixels fit"));
+  const std::string text(refused.message());
+  const size_t end = text.find(" pixels fit"), begin = text.rfind(' ', end - 1) + 1;
+  const int64_t side = std::stoll(text.substr(begin, end - begin));
+  EXPECT_THAT(Send(*engine, loop(side, side))->Wait(), IsOk()) << side;
+}
+
 TEST_F(DenoiseTest, ALoopGoesOnFromTheLatentsOfAnyStep) {
   const auto engine = MakeKeeping(1 << 20);
   ForwardCall whole = Loop(6, 4.0);

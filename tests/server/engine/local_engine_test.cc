@@ -262,6 +262,15 @@ TEST_F(LocalEngineTest, SaysWhatWouldFitInsteadOfWhatNeverCan) {
   EXPECT_THAT(flight->Wait(), StatusIs(absl::StatusCode::kFailedPrecondition, "pixels fit"));
 }
 
+TEST_F(LocalEngineTest, ACallWhoseFirstReportFailsIsTold) {
+  const auto engine = MakeEngine();
+  const auto flight =
+      Send(*engine, MakeCall(ProfileNamed("disk")), [](const ForwardProgress&) { throw std::bad_alloc(); });
+  EXPECT_TRUE(flight->ended.WaitForNotificationWithTimeout(absl::Seconds(60)));
+  EXPECT_FALSE(flight->result.ok());
+  Output(*engine, MakeCall(ProfileNamed("disk")));
+}
+
 TEST_F(LocalEngineTest, ARefusalDoesNotWaitForWhatIsComputed) {
   const auto engine = MakeEngine(16 << 20);
   absl::Notification computing, go;

@@ -82,6 +82,8 @@ TEST_F(MetricsTest, CountsCallsAndTimesThoseThatWereAnswered) {
   const std::string text = metrics_->Scrape(gate_);
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"OK\",model=\"tiny\",rpc=\"Forward\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"DATA_LOSS\",model=\"\",rpc=\"ForwardStream\"} 1\n"));
+  EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"DATA_LOSS\",model=\"tiny\",rpc=\"Denoise\"} 0\n"))
+      << "so that the first is seen to come";
   EXPECT_THAT(text, HasSubstr("ditserve_forward_duration_seconds_sum{model=\"tiny\",profile=\"disk\"} 3\n"));
   EXPECT_THAT(text, HasSubstr("ditserve_stage_duration_seconds_sum{model=\"tiny\",stage=\"stall\"} 2\n"));
   EXPECT_THAT(text,
