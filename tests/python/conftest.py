@@ -70,7 +70,7 @@ class Inputs:
         return self.latents, self.timestep, self.prompt_emb
 
 
-LONG = Inputs(side=2048)  # Of seconds.
+LONG = Inputs(side=3072)  # Of a second and more, on cores that are quick.
 
 
 def await_residency(address: str, condition: Callable[[ditserve.reports.Residency], bool]) -> None:

@@ -123,8 +123,8 @@ def test_the_loader_gives_a_model_that_samples(comfy, served, tmp_path):
     comfy.utils.shown.clear()
     (patcher,) = comfy.node.DitserveLoader().load(served.address, "disk", 0.0, token_file=str(tmp_path / "token"))
     assert patcher.model.memory_required([1]) == 0
-    picture = comfy.samplers.sample(patcher.model, noise(32, 32), *PROMPTS, 4.0, comfy.samplers.sigmas(2))
-    assert picture.shape == (1, 16, 1, 4, 4)
+    picture = comfy.samplers.sample(patcher.model, noise(1024, 1024), *PROMPTS, 4.0, comfy.samplers.sigmas(2))
+    assert picture.shape == (1, 16, 1, 128, 128)
     assert torch.isfinite(picture).all()
     shares = [value / total for value, total in comfy.utils.shown]
     assert 0.9 < max(shares) <= 1
