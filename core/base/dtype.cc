@@ -66,9 +66,7 @@ bool IsWeightDType(DType dtype) {
          dtype == DType::kFloat8E4M3;
 }
 
-DType ActivationDType(DType computation) {
-  return computation == DType::kFloat8E4M3 ? DType::kBFloat16 : computation;
-}
+DType ActivationDType(DType computation) { return computation == DType::kFloat8E4M3 ? DType::kBFloat16 : computation; }
 
 bool IsLossless(DType from, DType to) {
   if (from == to || to == DType::kFloat32) return true;

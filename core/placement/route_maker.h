@@ -31,8 +31,8 @@ class FormTable {
   std::vector<std::vector<bool>> leads_;  // Of each to each.
 };
 
-// Whether `device` can compute as `profile` says. Errors: FailedPrecondition of the field of a request that asks for it,
-// `profile` or `vram_config.computation_dtype`.
+// Whether `device` can compute as `profile` says. Errors: FailedPrecondition of the field of a request that asks for
+// it, `profile` or `vram_config.computation_dtype`.
 absl::Status CheckComputation(const Profile& profile, const Device& device);
 
 // The routes of all modules of `model` under `profile`, in execution order.

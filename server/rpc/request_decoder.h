@@ -46,8 +46,8 @@ class RequestDecoder {
   // `request` must outlive the call's inputs.
   absl::StatusOr<DecodedForward> Decode(const v1::ForwardRequest& request, const std::vector<ModelInfo>& models) const;
 
-  // Likewise. Nothing large that a message holds, or asks for, is copied or made before the loop is admitted: on a device
-  // that computes in host memory, to memory that is booked for it.
+  // Likewise. Nothing large that a message holds, or asks for, is copied or made before the loop is admitted: on a
+  // device that computes in host memory, to memory that is booked for it.
   absl::StatusOr<DecodedForward> DecodeDenoise(const v1::DenoiseRequest& request,
                                                const std::vector<ModelInfo>& models) const;
 

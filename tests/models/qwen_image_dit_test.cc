@@ -259,8 +259,8 @@ TEST(QwenImageDiTTest, WaitsForLeasesThatComeLater) {
   EXPECT_TRUE(at::equal(pass.Result(), RunPass(model, inputs)));
 }
 
-// They may be a message's, which goes once the client has been told of a lost device. Of one patch the reordering of its
-// values is a view of them.
+// They may be a message's, which goes once the client has been told of a lost device. Of one patch the reordering of
+// its values is a view of them.
 TEST(QwenImageDiTTest, ReadsItsInputsBeforeItWaitsForTheFirstTime) {
   const QwenImageDiT model(TinyConfig());
   for (const int64_t side : {16, 48}) {

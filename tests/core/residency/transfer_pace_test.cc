@@ -55,7 +55,8 @@ TEST(TransferPaceTest, TellsWhatFreshMemoryTakesFromWhatReadingTakes) {
   TransferPace pace;
   MovedBytes moved;
   absl::Duration now;
-  Wait(pace, now, moved, {.checkpoint = 300, .fresh = 100}, absl::Seconds(5));  // Before anybody knows how fast one reads.
+  Wait(pace, now, moved, {.checkpoint = 300, .fresh = 100},
+       absl::Seconds(5));  // Before anybody knows how fast one reads.
   Wait(pace, now, moved, {.checkpoint = 100}, absl::Seconds(1));
   Wait(pace, now, moved, {.checkpoint = 100, .fresh = 100}, absl::Seconds(3));
   EXPECT_EQ(pace.speeds().checkpoint, 100);
