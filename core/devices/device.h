@@ -82,6 +82,7 @@ class Device {
 
   // What operations of the calling thread make on the device they keep in `memory` from now on; null: they may make
   // nothing. Where they compute in host memory LibTorch takes what it needs of that.
+  // NOLINTNEXTLINE(performance-unnecessary-value-param): who overrides it keeps it.
   virtual void ComputeIn(std::shared_ptr<TensorMemory> /*memory*/) {}
 
   // Operations that are issued from now on begin after the event, on the device; the thread goes on.

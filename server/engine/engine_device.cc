@@ -55,7 +55,7 @@ void EngineDevice::Release() {
   if (runtime != nullptr) runtime->End();
 }
 
-absl::Status EngineDevice::BeginOperations() {
+absl::Status EngineDevice::BeginOperations() const {
   if (at::Device(device->name()).is_cuda()) FixCudaArithmetic();
   absl::Status status;
   absl::Notification done;

@@ -47,7 +47,7 @@ struct EngineDevice {
   std::unique_ptr<ModulationCache> modulation;
 
  private:
-  absl::Status BeginOperations();
+  absl::Status BeginOperations() const;
   absl::Status WarmUp(Arena* host, Ledger* ledger, const Clock* clock);
 };
 

@@ -369,7 +369,10 @@ void LocalEngineImpl::Add(const std::string& name, OpenedModel opened) {
   model->name = name;
   model->dit = std::move(opened.dit);
   model->device = at::Device(devices_.front().device->name()).type();
-  model->paces.resize(devices_.size());
+  {
+    const absl::MutexLock lock(&model->mutex);
+    model->paces.resize(devices_.size());
+  }
   model->stored_bytes = opened.stored_bytes;
   model->parameters = opened.weights->parameters();
   for (ModuleIndex i = 0; i < opened.weights->size(); ++i) {
