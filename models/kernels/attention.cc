@@ -15,7 +15,7 @@ namespace {
 // Scores are computed transposed, a panel of queries against some keys: the softmax then works on whole vectors, and
 // its result is the panel that the values are multiplied with. Panels stay in the first-level cache; a block of keys
 // and values, rearranged, in the second-level cache while all queries of a part pass by.
-constexpr int64_t kKeys = 252;        // A multiple of every tile's rows.
+constexpr int64_t kKeys = 252;        // At most: a multiple of the tile's rows.
 constexpr int64_t kQueries = 1024;    // Of a part, at most.
 constexpr int64_t kFewQueries = 128;  // Of a part, at least, where there are as many: rearranging keys must pay.
 
@@ -41,6 +41,7 @@ class Part {
         queries_(queries),
         panels_((queries + kernels.tile_columns - 1) / kernels.tile_columns),
         tokens_(inputs.k.rows),
+        keys_(kKeys / kernels.tile_rows * kernels.tile_rows),
         q_(inputs.q.data + first * inputs.q.stride + head * dim_),
         k_(inputs.k.data + head * dim_),
         v_(inputs.v.data + head * dim_),
@@ -53,8 +54,8 @@ class Part {
     PackQueries();
     std::fill_n(scratch_ + kMaximaAt, panels_ * width(), -std::numeric_limits<float>::infinity());
     std::fill_n(scratch_ + kTotalsAt, panels_ * width(), 0.0f);
-    for (int64_t key = 0; key < tokens_; key += kKeys) {
-      const int64_t keys = std::min(kKeys, tokens_ - key);
+    for (int64_t key = 0; key < tokens_; key += keys_) {
+      const int64_t keys = std::min(keys_, tokens_ - key);
       PackKeys(key, keys);
       PackValues(key, keys);
       for (int64_t panel = 0; panel < panels_; ++panel) AddKeys(panel, keys, key == 0);
@@ -65,7 +66,7 @@ class Part {
  private:
   static constexpr int64_t kInWord = sizeof(float) / sizeof(Element);
 
-  static int64_t LinesOf(int64_t depth) { return (depth + kInWord - 1) / kInWord; }
+  int64_t LinesOf(int64_t depth) const { return kernels_.Lines(depth, kInWord); }
   static const std::byte* Bytes(const Element* from) { return reinterpret_cast<const std::byte*>(from); }
 
   int64_t width() const { return kernels_.tile_columns; }
@@ -125,7 +126,7 @@ class Part {
   }
 
   const TileKernels& kernels_;
-  const int64_t dim_, queries_, panels_, tokens_;
+  const int64_t dim_, queries_, panels_, tokens_, keys_;
   const Element *const q_, *const k_, *const v_;
   const int64_t q_stride_, k_stride_, v_stride_;
   float* const scratch_;
@@ -142,6 +143,7 @@ void Attend(const TileKernels& kernels, const AttentionInputs<Element>& inputs, 
   const int64_t panels = (inputs.q.rows + kernels.tile_columns - 1) / kernels.tile_columns;
   std::atomic<int64_t> next = 0;
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    const TileScope scope(kernels);
     for (int64_t i = 0; (i = next++) < inputs.heads * parts;) {
       const int64_t head = i / parts, p = i % parts;
       const int64_t first = panels * p / parts * kernels.tile_columns;

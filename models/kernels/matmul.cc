@@ -12,20 +12,24 @@ namespace {
 // The roles of caches are those of BLIS (Van Zee and van de Geijn, 2015): a panel of the weight stays in the
 // first-level cache while a block of x's rows passes by, that block in the second-level cache while it meets all
 // panels, and the panels of a block of columns in the third-level cache while all rows pass by.
-constexpr int64_t kLines = 384;
-constexpr int64_t kColumns = 768;
-constexpr int64_t kRows = 144;  // A multiple of every tile's rows.
-
-// In bfloat16 what is added up so far cannot lie in y. It lies beside it, for so many rows at a time.
-constexpr int64_t kSumRows = 1032;
-
+//
 // What is where in a thread's scratch, in words.
-constexpr int64_t kWeightsAt = 0;                                         // Panels of [lines, tile_columns].
-constexpr int64_t kRowsAt = kWeightsAt + kLines * kColumns + kPackSlack;  // Tiles of [lines, tile_rows].
-constexpr int64_t kStartAt = kRowsAt + kLines * kRows + kPackSlack;       // For each column.
-constexpr int64_t kTileAt = kStartAt + kColumns;                          // [tile_rows, tile_columns]
-constexpr int64_t kSumsAt = kTileAt + kMaxTileRows * kMaxTileColumns;     // [rows, kColumns]
-static_assert(kSumsAt + kSumRows * kColumns <= kScratchFloats && kColumns % kMaxTileColumns == 0);
+struct Layout {
+  constexpr explicit Layout(const ProductBlocks& blocks)
+      : rows(blocks.lines * blocks.columns + kPackSlack),
+        start(rows + blocks.lines * blocks.rows + kPackSlack),
+        tile(start + blocks.columns),
+        sums(tile + kMaxTileRows * kMaxTileColumns),
+        end(sums + blocks.sum_rows * blocks.columns) {}
+
+  int64_t weights = 0;  // Panels of [lines, tile_columns].
+  int64_t rows;         // Tiles of [lines, tile_rows].
+  int64_t start;        // For each column.
+  int64_t tile;         // [tile_rows, tile_columns]
+  int64_t sums;         // [sum_rows, columns]. In bfloat16 what is added up so far cannot lie in y.
+  int64_t end;
+};
+static_assert(Layout(kProductBlocks).end <= kScratchFloats && Layout(kAmxProductBlocks).end <= kScratchFloats);
 
 // A part of the product: rows [row, row_end) and columns [column, column_end) of y.
 struct Part {
@@ -38,30 +42,32 @@ class Product {
  public:
   Product(const TileKernels& kernels, const Rows<Element>& x, const LinearParameters& linear, Element* y,
           int64_t y_stride)
-      : kernels_(kernels), x_(x), linear_(linear), y_(y), y_stride_(y_stride) {}
+      : kernels_(kernels), at_(kernels.blocks), x_(x), linear_(linear), y_(y), y_stride_(y_stride) {}
 
   void Compute(const Part& part) const {
     if constexpr (kSumsInY) {
       if (x_.rows < kernels_.few_rows) return ComputeFew(part);
     }
     float* const scratch = ThreadScratch();
-    for (int64_t column = part.column; column < part.column_end; column += kColumns) {
-      const int64_t columns = std::min(kColumns, part.column_end - column);
+    const ProductBlocks& blocks = kernels_.blocks;
+    const int64_t most_depth = blocks.lines * kInWord;
+    for (int64_t column = part.column; column < part.column_end; column += blocks.columns) {
+      const int64_t columns = std::min(blocks.columns, part.column_end - column);
       Start(column, columns, scratch);
-      for (int64_t k = 0; k < linear_.in; k += kDepth) {
-        const int64_t depth = std::min(kDepth, linear_.in - k), lines = (depth + kInWord - 1) / kInWord;
-        for (int64_t row = part.row; row < part.row_end; row += kRows) {
-          const int64_t rows = std::min(kRows, part.row_end - row);
+      for (int64_t k = 0; k < linear_.in; k += most_depth) {
+        const int64_t depth = std::min(most_depth, linear_.in - k), lines = kernels_.Lines(depth, kInWord);
+        for (int64_t row = part.row; row < part.row_end; row += blocks.rows) {
+          const int64_t rows = std::min(blocks.rows, part.row_end - row);
           PackRows(row, rows, k, depth, scratch);
           const Sums sums = SumsOf(row, row - part.row, column, scratch);
           for (int64_t c = 0; c < columns; c += kernels_.tile_columns) {
             const int64_t present = std::min(kernels_.tile_columns, columns - c);
-            float* const panel = scratch + kWeightsAt + c * lines;
+            float* const panel = scratch + at_.weights + c * lines;
             // Just before it is used for the first time.
             if (row == part.row) {
               kernels_.pack_weights(WeightAt(column + c, k), linear_.in, present, depth, panel);
             }
-            MultiplyPanel(panel, lines, k == 0 ? scratch + kStartAt + c : nullptr, rows, {sums.data + c, sums.stride},
+            MultiplyPanel(panel, lines, k == 0 ? scratch + at_.start + c : nullptr, rows, {sums.data + c, sums.stride},
                           present, scratch);
           }
           if constexpr (!kSumsInY) {
@@ -75,7 +81,6 @@ class Product {
  private:
   static constexpr bool kSumsInY = std::is_same_v<Element, float>;
   static constexpr int64_t kInWord = sizeof(float) / sizeof(Element);
-  static constexpr int64_t kDepth = kLines * kInWord;
 
   // Where the sums of some rows and columns are, until they are y.
   struct Sums {
@@ -85,7 +90,7 @@ class Product {
 
   Sums SumsOf(int64_t row, int64_t row_of_part, int64_t column, float* scratch) const {
     if constexpr (kSumsInY) return {y_ + row * y_stride_ + column, y_stride_};
-    return {scratch + kSumsAt + row_of_part * kColumns, kColumns};
+    return {scratch + at_.sums + row_of_part * kernels_.blocks.columns, kernels_.blocks.columns};
   }
 
   const std::byte* WeightAt(int64_t column, int64_t k) const {
@@ -97,15 +102,15 @@ class Product {
 
   // What the sums of these columns begin with.
   void Start(int64_t column, int64_t columns, float* scratch) const {
-    std::fill_n(scratch + kStartAt, columns, 0.0f);
-    if (linear_.bias != nullptr) kernels_.decode(BiasAt(column), columns, scratch + kStartAt);
+    std::fill_n(scratch + at_.start, columns, 0.0f);
+    if (linear_.bias != nullptr) kernels_.decode(BiasAt(column), columns, scratch + at_.start);
   }
 
   void PackRows(int64_t row, int64_t rows, int64_t k, int64_t depth, float* scratch) const {
-    const int64_t lines = (depth + kInWord - 1) / kInWord;
+    const int64_t lines = kernels_.Lines(depth, kInWord);
     for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
       kernels_.pack_rows(reinterpret_cast<const std::byte*>(x_.data + (row + r) * x_.stride + k), x_.stride,
-                         std::min(kernels_.tile_rows, rows - r), depth, scratch + kRowsAt + r * lines);
+                         std::min(kernels_.tile_rows, rows - r), depth, scratch + at_.rows + r * lines);
     }
   }
 
@@ -114,7 +119,7 @@ class Product {
                      int64_t present, float* scratch) const {
     const int64_t width = kernels_.tile_columns;
     for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
-      const float* const packed = scratch + kRowsAt + r * lines;
+      const float* const packed = scratch + at_.rows + r * lines;
       const int64_t tile_rows = std::min(kernels_.tile_rows, rows - r);
       float* const to = sums.data + r * sums.stride;
       if (present == width || !kSumsInY) {
@@ -122,7 +127,7 @@ class Product {
         continue;
       }
       // The last columns do not fill a tile: they are computed beside y.
-      float* const tile = scratch + kTileAt;
+      float* const tile = scratch + at_.tile;
       for (int64_t i = 0; i < tile_rows && start == nullptr; ++i) {
         std::copy_n(to + i * sums.stride, present, tile + i * width);
       }
@@ -144,6 +149,7 @@ class Product {
   }
 
   const TileKernels& kernels_;
+  const Layout at_;
   const Rows<Element> x_;
   const LinearParameters linear_;
   Element* const y_;
@@ -176,11 +182,12 @@ void Multiply(const TileKernels& kernels, const Rows<Element>& x, const LinearPa
   const int64_t threads = at::get_num_threads();
   Grid grid = GridFor(threads, x.rows, panels);
   // More parts than threads, taken one by one: whoever is interrupted, by a transfer say, holds up nobody.
-  grid.columns = std::max(grid.columns, panels * kernels.tile_columns / kColumns);
-  const int64_t sum_tiles = kSumRows / kernels.tile_rows;
+  grid.columns = std::max(grid.columns, panels * kernels.tile_columns / kernels.blocks.columns);
+  const int64_t sum_tiles = kernels.blocks.sum_rows / kernels.tile_rows;
   if (!std::is_same_v<Element, float>) grid.rows = std::max(grid.rows, (tiles + sum_tiles - 1) / sum_tiles);
   std::atomic<int64_t> next = 0;
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    const TileScope scope(kernels);
     for (int64_t i = 0; (i = next++) < grid.rows * grid.columns;) {
       const int64_t r = i / grid.columns, c = i % grid.columns;
       Part part;

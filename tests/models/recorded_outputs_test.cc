@@ -118,8 +118,8 @@ std::string HashOfAttention(Isa isa) {
 }
 
 std::string NameOf(Isa isa) {
-  static constexpr const char* kNames[] = {"portable", "avx2", "avx512",
-                                           "avx512"};  // The last differs in bfloat16 alone.
+  static constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512",
+                                           "avx512"};  // The last two differ in bfloat16 alone.
   return kNames[static_cast<size_t>(isa)];
 }
 

@@ -10,7 +10,7 @@
 namespace ditserve {
 
 inline std::string NameOfIsa(const ::testing::TestParamInfo<Isa>& isa) {
-  static constexpr const char* kNames[] = {"Portable", "Avx2", "Avx512", "Avx512BFloat16"};
+  static constexpr const char* kNames[] = {"Portable", "Avx2", "Avx512", "Avx512BFloat16", "AmxBFloat16"};
   return kNames[static_cast<size_t>(isa.param)];
 }
 
