@@ -36,9 +36,11 @@ int64_t MatmulFewRows(Isa isa);
 // The same in bfloat16, x, weight, bias and y, which are multiplied exactly and added up in float32, as VDPBF16PS does:
 // of each pair of neighbours along `in` the second one's product first, each rounded as it is added. Blocks of 768
 // along `in` are added up by themselves and then to the bias, in order; y is rounded at the end. Numbers too small for
-// a full mantissa may be taken as zero.
-// A row of y depends on its row of x alone and, but for such numbers, on whether `isa` fuses products with sums: not on
-// how many rows there are.
+// a full mantissa may be taken as zero. With kAmxBFloat16 they are added up as TDPBF16PS does it: of 32 along `in` the
+// even and the odd ones by themselves, in order, then the two sums, then that to what was added up before, which begins
+// with the bias.
+// A row of y depends on its row of x alone and, but for such numbers, on whether `isa` fuses products with sums or is
+// kAmxBFloat16: not on how many rows there are.
 void MultiplyBFloat16(const BFloat16Rows& x, const LinearParameters& linear, uint16_t* y, int64_t y_stride,
                       Isa isa = Isas().back());
 
