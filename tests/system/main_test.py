@@ -1,6 +1,7 @@
 """ditserve's main: flags, the check of a configuration, exit codes."""
 
 import json
+import os
 import socket
 import subprocess
 import unittest
@@ -92,6 +93,17 @@ class MainTest(ProgramTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(streams, [Path("/dev/null")] * 3)
         self.assertEqual(server.returncode, 0)
+
+    def test_threads_that_compute_look_out_briefly_where_nobody_says_how_long(self):
+        flags = ["--model", f"tiny={self.checkpoint}"]
+        for told, expected in ({}, {"GOMP_SPINCOUNT": "1000"}), ({"OMP_WAIT_POLICY": "active"},) * 2:
+            others = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+            with Server(self.folder, *flags, environment=others | told) as server:
+                process = Path(f"/proc/{server.process.pid}")
+                variables = (process / "environ").read_text().split("\0")
+                self.assertEqual((process / "comm").read_text(), "ditserve\n")
+            found = dict(variable.split("=", 1) for variable in variables if variable.startswith(("GOMP_", "OMP_WAIT")))
+            self.assertEqual(found, expected)
 
     def test_a_probe_tells_whether_the_server_is_ready(self):
         flags = ["--model", f"tiny={self.checkpoint}"]

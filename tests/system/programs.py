@@ -19,7 +19,7 @@ def tiny_checkpoint(folder: Path) -> Path:
 class Server:
     """A ditserve on a socket of its own, which serves once this is made."""
 
-    def __init__(self, folder: Path, *flags: str | Path, binaries: Path = BIN, before=None):
+    def __init__(self, folder: Path, *flags: str | Path, binaries: Path = BIN, before=None, environment=None):
         self.binaries = binaries
         self.address = f"unix:{folder}/socket"
         self.admin_address = f"unix:{folder}/admin"
@@ -27,7 +27,7 @@ class Server:
         self.process = subprocess.Popen(
             [binaries / "ditserve", "--listen", self.address, "--admin-listen", self.admin_address,
              "--metrics-listen", "none", *flags],
-            stdout=subprocess.PIPE, stderr=self.log, text=True, preexec_fn=before)
+            stdout=subprocess.PIPE, stderr=self.log, text=True, preexec_fn=before, env=environment)
         self.greeting = self.process.stdout.readline()
 
     def __enter__(self):
