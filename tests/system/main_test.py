@@ -96,7 +96,7 @@ class MainTest(ProgramTest):
 
     def test_threads_that_compute_look_out_briefly_where_nobody_says_how_long(self):
         flags = ["--model", f"tiny={self.checkpoint}"]
-        for told, expected in ({}, {"GOMP_SPINCOUNT": "1000"}), ({"OMP_WAIT_POLICY": "active"},) * 2:
+        for told, expected in ({}, {"GOMP_SPINCOUNT": "10000"}), ({"OMP_WAIT_POLICY": "active"},) * 2:
             others = {name: value for name, value in os.environ.items() if name not in {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
             with Server(self.folder, *flags, environment=others | told) as server:
                 process = Path(f"/proc/{server.process.pid}")
