@@ -3,7 +3,6 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -12,10 +11,17 @@
 #include <new>
 #include <utility>
 
+#include "absl/status/statusor.h"
+#include "core/devices/host_addresses.h"
+
 namespace ditserve {
 namespace {
 
-constexpr size_t kHugePageBytes = 2 << 20;
+// From a huge page on. Malloc would take as much more of the last page, and keep some of what it is given back.
+constexpr size_t kMappedBytes = 2 << 20;
+
+// What is held beside as much as was in use at one time: so small passes, of which it is much, need no fresh memory.
+constexpr int64_t kSpareBytes = 8 << 20;
 
 // What the thread's tensors live in; null: LibTorch's own memory.
 thread_local const std::shared_ptr<ActivationMemory>* current = nullptr;
@@ -27,17 +33,32 @@ struct alignas(ActivationMemory::kAlignment) Header {
 };
 static_assert(sizeof(Header) == ActivationMemory::kAlignment);
 
+// Of a block that is mapped by itself: its header, its data, and the rest of the last page.
+int64_t MappingBytes(size_t bytes) {
+  const auto needed = static_cast<int64_t>(sizeof(Header) + bytes);
+  return (needed + kHostPageBytes - 1) / kHostPageBytes * kHostPageBytes;
+}
+
+std::byte* Map(int64_t bytes) {
+  const absl::StatusOr<std::byte*> block = ReserveHostAddresses(bytes);
+  if (!block.ok()) throw std::bad_alloc();
+  if (CommitHostMemory(*block, bytes).ok()) return *block;
+  ReleaseHostAddresses(*block, bytes);
+  throw std::bad_alloc();
+}
+
 // Uninitialized memory for a header and, behind it, `bytes` of data; returns where the data begin.
 std::byte* AllocateFresh(size_t bytes) {
-  // Aligned to huge pages: writing it for the first time then faults once in 2 MiB, not once in 4 KiB.
-  const size_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : ActivationMemory::kAlignment;
+  if (bytes >= kMappedBytes) return Map(MappingBytes(bytes)) + sizeof(Header);
   void* block = nullptr;
-  if (posix_memalign(&block, alignment, sizeof(Header) + bytes) != 0) throw std::bad_alloc();
-  if (alignment == kHugePageBytes) madvise(block, sizeof(Header) + bytes, MADV_HUGEPAGE);  // A hint.
+  if (posix_memalign(&block, ActivationMemory::kAlignment, sizeof(Header) + bytes) != 0) throw std::bad_alloc();
   return static_cast<std::byte*>(block) + sizeof(Header);
 }
 
-void FreeFresh(std::byte* data) { std::free(data - sizeof(Header)); }
+void FreeFresh(std::byte* data, size_t bytes) {
+  std::byte* const block = data - sizeof(Header);
+  bytes >= kMappedBytes ? ReleaseHostAddresses(block, MappingBytes(bytes)) : std::free(block);
+}
 
 void FreeData(void* pointer) {
   if (pointer == nullptr) return;
@@ -46,7 +67,7 @@ void FreeData(void* pointer) {
   const std::shared_ptr<ActivationMemory> memory = std::move(header->memory);
   const size_t bytes = header->bytes;
   header->~Header();
-  if (memory == nullptr) return FreeFresh(data);
+  if (memory == nullptr) return FreeFresh(data, bytes);
   memory->Free(data, bytes);
 }
 
@@ -99,7 +120,8 @@ std::byte* ActivationMemory::Allocate(size_t bytes) {
     spares_.erase(spare);
     spare_bytes_ -= size;
   } else {
-    ReleaseSpares(limit_bytes_ - used_bytes_ - size);
+    const int64_t held_bytes = std::min(std::max(peak_bytes_, used_bytes_ + size) + kSpareBytes, limit_bytes_);
+    ReleaseSpares(held_bytes - used_bytes_ - size);
     data = AllocateFresh(bytes);
   }
   used_bytes_ += size;
@@ -129,7 +151,7 @@ int64_t ActivationMemory::peak_bytes() const {
 void ActivationMemory::ReleaseSpares(int64_t at_most_bytes) {
   while (spare_bytes_ > at_most_bytes) {
     const auto largest = std::prev(spares_.end());
-    FreeFresh(largest->second);
+    FreeFresh(largest->second, largest->first);
     spare_bytes_ -= static_cast<int64_t>(largest->first);
     spares_.erase(largest);
   }

@@ -11,8 +11,9 @@
 
 namespace ditserve {
 
-// Host memory for the activations of one pass: never more than was reserved for it, and what one operation leaves the
-// next one gets, because writing to fresh memory costs more than many an operation.
+// Host memory for the activations of one pass: never more than was reserved for it, nor much more than was in use at
+// one time; and what one operation leaves the next one gets, because writing to fresh memory costs more than many an
+// operation.
 //
 // LibTorch's allocator for the CPU asks it while a Scope is alive on the thread, once InstallAllocator was called.
 //

@@ -53,16 +53,33 @@ void ForRows(const at::Tensor& x, Step step) {
   for (int64_t begin = 0; begin < x.size(0); begin += at_a_time) step(begin, std::min(at_a_time, x.size(0) - begin));
 }
 
-// Calls `step(begin, count)` for pieces of x's rows of equal size, of so many that rearranging the weights anew weighs
-// little.
-template <typename Step>
-void ForProductRows(const at::Tensor& x, Step step) {
+struct RowRange {
+  int64_t begin, count;
+};
+
+// Pieces of the rows of a product, of so many that rearranging the weights anew weighs little. Each but the first has
+// up to `wider` times as many as that: so what is computed on the way to or from rows that are so much wider lies in
+// those before its own, which hold nothing yet, or nothing any more, and only beside the first piece it takes memory.
+std::vector<RowRange> ProductPieces(int64_t rows, int64_t wider) {
   constexpr int64_t kRows = 1032;
-  const int64_t rows = x.size(0), pieces = (rows + kRows - 1) / kRows;
-  for (int64_t i = 0; i < pieces; ++i) {
-    const int64_t begin = rows * i / pieces;
-    step(begin, rows * (i + 1) / pieces - begin);
+  const int64_t others = (rows - 1) / kRows, parts = wider * others + 1;
+  const int64_t first = (rows + parts - 1) / parts;
+  std::vector<RowRange> pieces = {{0, first}};
+  for (int64_t i = 0; i < others; ++i) {
+    const int64_t begin = pieces.back().begin + pieces.back().count, end = first + (rows - first) * (i + 1) / others;
+    pieces.push_back({begin, end - begin});
   }
+  return pieces;
+}
+
+int64_t WiderTimes(const at::Tensor& wide, const at::Tensor& narrow) {
+  return std::max<int64_t>(1, wide.size(1) / narrow.size(1));
+}
+
+// A matrix in the memory of `free`, whose values nobody needs; of its own where that is too small.
+at::Tensor MatrixIn(const at::Tensor& free, int64_t rows, int64_t columns) {
+  if (free.numel() < rows * columns || !free.is_contiguous()) return at::empty({rows, columns}, free.options());
+  return free.view({-1}).narrow(0, 0, rows * columns).view({rows, columns});
 }
 
 // Whether our products and our attention can read or write it, as elements of such a dtype. They allocate nothing.
@@ -140,6 +157,22 @@ void CountElements(const at::Tensor& x, double times) {
 // Whether a product may be added without being rounded first. The references round it: below float32 that shows, and in
 // float32 it is less than what sums in another order change.
 bool FusesMultiplyAdd(const at::Tensor& x) { return x.scalar_type() == at::kFloat; }
+
+void ModulatedLayerNormInto(const at::Tensor& x, const at::Tensor& scale, const at::Tensor& shift,
+                            const at::Tensor& target) {
+  CountElements(x, 2);
+  const at::Tensor factor = scale.add(1);
+  ForRows(x, [&](int64_t begin, int64_t count) {
+    const at::Tensor rows = x.narrow(0, begin, count);
+    const at::Tensor normed = LayerNorm(rows);
+    at::Tensor result = target.narrow(0, begin, count);
+    if (FusesMultiplyAdd(rows)) {
+      at::addcmul_out(result, shift, normed, factor);
+    } else {
+      at::mul_out(result, normed, factor).add_(shift);
+    }
+  });
+}
 
 // x / rms(x) over the last dimension in one kernel, which computes in float32 and rounds what it returns, as the
 // references do before they multiply with weights.
@@ -231,19 +264,8 @@ void RmsNormInPlace(const Batch& x, const Weights& norm) {
 Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift) {
   Batch out;
   for (size_t i = 0; i < x.size(); ++i) {
-    CountElements(x[i], 2);
-    const at::Tensor target = at::empty_like(x[i]), factor = scale[i].add(1);
-    ForRows(x[i], [&](int64_t begin, int64_t count) {
-      const at::Tensor rows = x[i].narrow(0, begin, count);
-      const at::Tensor normed = LayerNorm(rows);
-      at::Tensor result = target.narrow(0, begin, count);
-      if (FusesMultiplyAdd(rows)) {
-        at::addcmul_out(result, shift[i], normed, factor);
-      } else {
-        at::mul_out(result, normed, factor).add_(shift[i]);
-      }
-    });
-    out.push_back(target);
+    out.push_back(at::empty_like(x[i]));
+    ModulatedLayerNormInto(x[i], scale[i], shift[i], out[i]);
   }
   return out;
 }
@@ -252,11 +274,15 @@ Batch ModulatedLinear(const Batch& x, const Batch& scale, const Batch& shift, co
   if (IsOnCuda(x.front())) return Linear(ModulatedLayerNorm(x, scale, shift), linear);
   Batch out;
   for (size_t i = 0; i < x.size(); ++i) {
-    out.push_back(at::empty({x[i].size(0), linear.weight().size(0)}, x[i].options()));
-    ForProductRows(x[i], [&](int64_t begin, int64_t count) {
-      const Batch normed = ModulatedLayerNorm({x[i].narrow(0, begin, count)}, {scale[i]}, {shift[i]});
-      LinearInto(normed, linear, {out[i].narrow(0, begin, count)});
-    });
+    const at::Tensor product = at::empty({x[i].size(0), linear.weight().size(0)}, x[i].options());
+    std::vector<RowRange> pieces = ProductPieces(x[i].size(0), WiderTimes(product, x[i]));
+    std::reverse(pieces.begin(), pieces.end());
+    for (const auto& [begin, count] : pieces) {
+      const at::Tensor normed = MatrixIn(product.narrow(0, 0, begin), count, x[i].size(1));
+      ModulatedLayerNormInto(x[i].narrow(0, begin, count), scale[i], shift[i], normed);
+      LinearInto({normed}, linear, {product.narrow(0, begin, count)});
+    }
+    out.push_back(product);
   }
   return out;
 }
@@ -296,9 +322,11 @@ void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
 void AddGatedLinear(const Batch& x, const Batch& gate, const Batch& y, const Weights& linear) {
   if (IsOnCuda(x.front())) return AddGated(x, gate, Linear(y, linear));
   for (size_t i = 0; i < x.size(); ++i) {
-    ForProductRows(x[i], [&](int64_t begin, int64_t count) {
-      AddGated({x[i].narrow(0, begin, count)}, {gate[i]}, Linear({y[i].narrow(0, begin, count)}, linear));
-    });
+    for (const auto& [begin, count] : ProductPieces(x[i].size(0), WiderTimes(y[i], x[i]))) {
+      const at::Tensor product = MatrixIn(y[i].narrow(0, 0, begin), count, x[i].size(1));
+      LinearInto({y[i].narrow(0, begin, count)}, linear, {product});
+      AddGated({x[i].narrow(0, begin, count)}, {gate[i]}, {product});
+    }
   }
 }
 

@@ -42,7 +42,7 @@ void GeluInPlace(const Batch& x, Numerics numerics);
 // x += gate * y, where y may be overwritten. gate: shape [1, channels].
 void AddGated(const Batch& x, const Batch& gate, const Batch& y);
 
-// x += gate * Linear(y). On a CPU the product's rows are there some at a time.
+// x += gate * Linear(y), where y may be overwritten. On a CPU the product's rows are there some at a time.
 void AddGatedLinear(const Batch& x, const Batch& gate, const Batch& y, const Weights& linear);
 
 // Turns neighbouring channels of each head as complex numbers, in float32 and in place.

@@ -7,6 +7,8 @@
 
 #include <thread>
 
+#include "core/devices/host_memory.h"
+
 namespace ditserve {
 namespace {
 
@@ -18,6 +20,7 @@ class ActivationMemoryTest : public ::testing::Test {
 };
 
 at::Tensor Bytes(int64_t bytes) { return at::empty({bytes}, at::kByte); }
+at::Tensor Written(int64_t bytes) { return at::full({bytes}, 7, at::kByte); }
 
 TEST_F(ActivationMemoryTest, CountsTheTensorsOfItsScopeAlone) {
   const auto memory = std::make_shared<ActivationMemory>(kLimit);
@@ -52,6 +55,24 @@ TEST_F(ActivationMemoryTest, LetsGoOfSparesForOtherSizes) {
   const ActivationMemory::Scope scope(memory);
   for (int64_t bytes = 600; bytes <= kLimit; bytes += 100) EXPECT_EQ(Bytes(bytes).numel(), bytes);
   EXPECT_EQ(memory->peak_bytes(), kLimit);
+}
+
+// What spares take is there as memory of the process is.
+TEST_F(ActivationMemoryTest, HoldsLittleMoreThanWasInUseAtOneTime) {
+  constexpr int64_t kMiB = 1 << 20;
+  const auto memory = std::make_shared<ActivationMemory>(1000 * kMiB);
+  const ActivationMemory::Scope scope(memory);
+  const int64_t before = OwnHostMemoryBytes();
+  for (const int64_t bytes : {40 * kMiB, 48 * kMiB, 44 * kMiB, 36 * kMiB}) Written(bytes);
+  EXPECT_LE(OwnHostMemoryBytes() - before, (48 + 8 + 4) * kMiB);
+}
+
+// Malloc would keep of blocks of this size, once it has been given one back.
+TEST_F(ActivationMemoryTest, WhatIsLetGoOfGoesBackToTheSystem) {
+  constexpr int64_t kMiB = 1 << 20;
+  const int64_t before = OwnHostMemoryBytes();
+  for (int i = 0; i < 3; ++i) Written(20 * kMiB);
+  EXPECT_LE(OwnHostMemoryBytes() - before, 4 * kMiB);
 }
 
 TEST_F(ActivationMemoryTest, LivesAsLongAsItsTensors) {

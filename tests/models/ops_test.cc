@@ -39,6 +39,17 @@ at::Tensor Seeded(const std::string& name, at::IntArrayRef shape, at::ScalarType
   return tensor.to(dtype);
 }
 
+// Of a Linear whose tensors live as long.
+Weights WeightsOf(const Batch& parameters) {
+  ModuleSpec module;
+  LeasedTensors leased;
+  for (const at::Tensor& parameter : parameters) {
+    module.parameters.push_back({"", parameter.sizes().vec()});
+    leased.push_back({static_cast<const std::byte*>(parameter.const_data_ptr()), DTypeOf(parameter.scalar_type())});
+  }
+  return Weights(Lease(std::move(leased), nullptr), module, at::kCPU);
+}
+
 // Both references write x * (1 + scale) + shift and x + gate * y, and each operation rounds.
 TEST(OpsTest, ModulationRoundsTheProductAndTheSum) {
   const c10::InferenceMode no_autograd;
@@ -61,33 +72,41 @@ TEST(OpsTest, AGateRoundsTheProductAndTheSum) {
   }
 }
 
-// Their normed and their multiplied rows are not all there at a time.
+// An MLP's two products: of their normed and their multiplied rows few are there beside the hidden layer.
 TEST(OpsTest, ProductsThatAreModulatedTakeLittleMemoryBesideAndHaveTheBitsOfTheWhole) {
   const c10::InferenceMode no_autograd;
   ActivationMemory::InstallAllocator();
-  constexpr int64_t kRows = 5000, kWidth = 192;
+  constexpr int64_t kRows = 5000, kWidth = 192, kHidden = 4 * kWidth;
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     const at::Tensor x = Seeded("x", {kRows, kWidth}, dtype), mod = Seeded("mod", {1, 3 * kWidth}, dtype);
     const Batch scale = Chunk({mod}, 3, 0), shift = Chunk({mod}, 3, 1), gate = Chunk({mod}, 3, 2);
-    const Batch parameters = {Seeded("weight", {kWidth, kWidth}, dtype), Seeded("bias", {kWidth}, dtype)};
-    ModuleSpec module;
-    LeasedTensors leased;
-    for (const at::Tensor& parameter : parameters) {
-      module.parameters.push_back({"", parameter.sizes().vec()});
-      leased.push_back({static_cast<const std::byte*>(parameter.const_data_ptr()), DTypeOf(dtype)});
-    }
-    const Weights linear(Lease(std::move(leased), nullptr), module, at::kCPU);
-    const at::Tensor expected = Linear(ModulatedLayerNorm({x}, scale, shift), linear)[0], expected_sum = x.clone();
-    AddGated({expected_sum}, gate, Linear({expected}, linear));
+    const Batch in_parameters = {Seeded("in.weight", {kHidden, kWidth}, dtype), Seeded("in.bias", {kHidden}, dtype)};
+    const Batch out_parameters = {Seeded("out.weight", {kWidth, kHidden}, dtype), Seeded("out.bias", {kWidth}, dtype)};
+    const Weights in = WeightsOf(in_parameters), out = WeightsOf(out_parameters);
+    const at::Tensor expected = Linear(ModulatedLayerNorm({x}, scale, shift), in)[0], expected_sum = x.clone();
+    AddGated({expected_sum}, gate, Linear({expected}, out));
 
-    const int64_t bytes = static_cast<int64_t>(x.nbytes());
-    const auto memory = std::make_shared<ActivationMemory>(bytes + bytes / 2);
+    const auto x_bytes = static_cast<int64_t>(x.nbytes());
+    const auto memory = std::make_shared<ActivationMemory>(4 * x_bytes + x_bytes / 4);
     const ActivationMemory::Scope scope(memory);
-    const at::Tensor product = ModulatedLinear({x}, scale, shift, linear)[0];
+    const at::Tensor product = ModulatedLinear({x}, scale, shift, in)[0];
     EXPECT_TRUE(at::equal(product, expected)) << dtype;
-    AddGatedLinear({x}, gate, {product}, linear);
+    AddGatedLinear({x}, gate, {product}, out);
     EXPECT_TRUE(at::equal(x, expected_sum)) << dtype;
   }
+}
+
+// As a layer is that is no wider than its input: what it makes finds no room in rows that are not needed any more.
+TEST(OpsTest, ProductsAreAddedWhateverTheWidthOfTheirInput) {
+  const c10::InferenceMode no_autograd;
+  constexpr int64_t kRows = 2500, kWidth = 64;
+  const at::Tensor x = Seeded("x", {kRows, kWidth}, at::kFloat), y = Seeded("y", {kRows, kWidth}, at::kFloat);
+  const Batch gate = {Seeded("gate", {1, kWidth}, at::kFloat)};
+  const Batch parameters = {Seeded("weight", {kWidth, kWidth}, at::kFloat), Seeded("bias", {kWidth}, at::kFloat)};
+  const at::Tensor expected = x.clone();
+  AddGated({expected}, gate, Linear({y}, WeightsOf(parameters)));
+  AddGatedLinear({x}, gate, {y}, WeightsOf(parameters));
+  EXPECT_TRUE(at::equal(x, expected));
 }
 
 // As both references do: diffusers' transformer has a function that rounds the frequencies too, and calls another.

@@ -490,6 +490,19 @@ TEST(QwenImageDiTTest, TheActivationPeakIsWhatAPassTakes) {
   }
 }
 
+// Of the MLP of the image: x, the hidden layer that is four times as wide, and little beside.
+TEST(QwenImageDiTTest, TheActivationPeakIsThatOfTheHiddenLayer) {
+  QwenImageDiTConfig config;
+  config.num_layers = 2;
+  const QwenImageDiT model(config);
+  constexpr int64_t kTokens = 64 * 64, kTextTokens = 5, kWidth = 3072, kKernels = 8 << 20;
+  // A thirteenth of the rows at a time, and the rotary embedding of all.
+  constexpr int64_t kBeside = (kTokens / 13 + 1) * kWidth * 4 + (kTokens + kTextTokens) * 64 * 8;
+  const int64_t peak = model.ActivationPeakBytes({1024, 1024, {kTextTokens}}, at::kFloat) - kKernels;
+  EXPECT_GE(peak, 5 * kTokens * kWidth * 4 + kBeside);
+  EXPECT_LE(peak, 5 * kTokens * kWidth * 4 + kBeside + (1 << 20)) << "text and modulation";
+}
+
 // Where a model is narrow, nothing takes as much as its output: each item's, all together, and these in the latents'
 // dtype.
 TEST(QwenImageDiTTest, TheActivationPeakHasTheOutputInTheLatentsDtype) {
