@@ -144,8 +144,10 @@ absl::Status Arena::Commit(Buffer& part) {
   DITSERVE_RETURN_IF_ERROR(WaitForAll(part.displaced_in_use_until_));
   part.displaced_in_use_until_.clear();
   const std::vector<ArenaRange> displaced = std::exchange(part.displaced_, {});
-  // Huge pages stay whole if they come to lie where one begins.
+  // Huge pages stay whole if they come to lie where one begins. What lies between them would be small pages wherever it
+  // is: a large part has as much fresh memory instead.
   const auto [whole, rest] = SplitByHugePages(displaced);
+  const bool renews = part.range_.size_bytes >= kHugePageBytes;
   absl::Status status;
   int64_t given = 0;
   const auto move = [&](const ArenaRange& range) {
@@ -155,12 +157,17 @@ absl::Status Arena::Commit(Buffer& part) {
     if (status.ok()) given += range.size_bytes;
   };
   for (const ArenaRange& range : whole) move(range);
-  const int64_t fresh = part.range_.size_bytes - SizeOf(displaced);
+  for (const ArenaRange& range : rest) {
+    if (renews) device_->Decommit(memory_, begin_ + range.offset_bytes, range.size_bytes);
+  }
+  const int64_t fresh = part.range_.size_bytes - SizeOf(whole) - (renews ? 0 : SizeOf(rest));
   if (status.ok() && fresh > 0) {
     status = device_->Commit(memory_, part.data() + given, fresh);
     if (status.ok()) given += fresh;
   }
-  for (const ArenaRange& range : rest) move(range);
+  for (const ArenaRange& range : rest) {
+    if (!renews) move(range);
+  }
   PutAddresses(displaced);
   if (!status.ok() && given > 0) device_->Decommit(memory_, part.data(), given);
   part.has_memory_ = status.ok();

@@ -1,6 +1,7 @@
 #include "core/placement/copy_form.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 
 namespace ditserve {
@@ -13,6 +14,15 @@ constexpr int64_t kParameterAlignment = 256;
 constexpr int64_t kPageBytes = Checkpoint::kReadAlignment;
 
 int64_t RoundUp(int64_t bytes, int64_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+// What a copy takes has at most a thousandth of waste, and few different sizes. So copies that differ by little more
+// than a bias can use each other's memory, and four that of one with four times the weight, and none of it is left
+// over.
+int64_t SizeFor(int64_t bytes) {
+  constexpr uint64_t kStepsToTwice = 1024;
+  const auto step = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes)) / kStepsToTwice);
+  return RoundUp(bytes, std::max(step, kPageBytes));
+}
 
 // Whether the stored bytes are what a copy in `form` holds, at addresses that operations can read.
 bool IsUsableAsStored(const ModelWeights::Module& module, const CopyForm& form) {
@@ -36,6 +46,7 @@ CopyLayout LayoutAsStored(const ModelWeights::Module& module) {
     // The same wherever it lies in its first page, so that modules of a shape can use each other's memory.
     if (run.begin_bytes != page) layout.size_bytes += kPageBytes;
   }
+  layout.size_bytes = SizeFor(layout.size_bytes);
   return layout;
 }
 
@@ -58,7 +69,7 @@ CopyLayout LayoutOf(const ModelWeights::Module& module, const CopyForm& form, bo
       place.scales_offset_bytes = append(ScaleCount(*encoding.scales, shape), encoding.scales->dtype);
     }
   }
-  layout.size_bytes = RoundUp(layout.size_bytes, kPageBytes);
+  layout.size_bytes = SizeFor(layout.size_bytes);
   return layout;
 }
 

@@ -25,7 +25,7 @@ struct CopyLayout {
     std::optional<int64_t> scales_offset_bytes;  // Nullopt: it has none.
   };
   absl::InlinedVector<Place, 2> places;  // Of a weight and perhaps a bias. In the order of ModuleSpec::parameters.
-  int64_t size_bytes = 0;                // A multiple of 4096: what the copy really takes, scales included.
+  int64_t size_bytes = 0;  // A multiple of 4096: what the copy really takes, scales and rounding included.
   // Each run of parameters lies as in its shard, at the same place of a page: it can be read straight into the copy.
   // Never in a device's own memory. Parameters then lie at multiples of their elements' size and no more.
   bool as_stored = false;

@@ -107,11 +107,11 @@ TEST_F(ArenaTest, WhereNoHoleIsEnoughHolesGiveTheirMemoryToFreshAddresses) {
 class HugePagesTest : public ::testing::Test {
  protected:
   // Notes what is moved to where a huge page does not begin as it did.
-  class MovedDevice final : public FakeDevice {
+  class MovedDevice final : public WatchedDevice {
    public:
     absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) override {
       (IsInStep(from, to) ? whole : broken) += bytes;
-      return FakeDevice::Move(memory, from, to, bytes);
+      return WatchedDevice::Move(memory, from, to, bytes);
     }
     int64_t whole = 0, broken = 0;
 
@@ -136,15 +136,26 @@ TEST_F(HugePagesTest, ALargePartBeginsWithOne) {
   EXPECT_EQ(next.data() - small.data(), kPage) << "the addresses before it are used";
 }
 
-TEST_F(HugePagesTest, TheyAreMovedWhole) {
+TEST_F(HugePagesTest, TheyAreMovedWholeAndWhatIsBetweenThemIsFresh) {
   Buffer first = TakePrepared(2 * kHuge + kPage), second = TakePrepared(kHuge + 3 * kPage),
          between = TakePrepared(kPage);
   first = Buffer();
   second = Buffer();
+  device_.Allow(4 * kHuge + kPage);
   const Buffer part = TakePrepared(4 * kHuge);
   EXPECT_EQ(device_.whole, 3 * kHuge);
-  EXPECT_EQ(device_.broken, 4 * kPage);
+  EXPECT_EQ(device_.broken, 0);
   EXPECT_EQ(arena_->committed_bytes(), 4 * kHuge + kPage);
+  EXPECT_EQ(device_.allocated_bytes(Memory::kDevice), 4 * kHuge + kPage);
+}
+
+TEST_F(HugePagesTest, SmallPartsTakeWhatIsBetweenThem) {
+  Buffer first = TakePrepared(2 * kPage), between = TakePrepared(kPage), second = TakePrepared(2 * kPage),
+         after = TakePrepared(kPage);
+  first = Buffer();
+  second = Buffer();
+  const Buffer part = TakePrepared(4 * kPage);
+  EXPECT_EQ(device_.whole + device_.broken, 4 * kPage);
 }
 
 TEST_F(ArenaTest, MemoryThatCannotBeMovedIsGoneWithTheHolesThatHadIt) {

@@ -10,7 +10,7 @@
 namespace ditserve {
 
 // Sees at every moment that no more memory is given than was allowed.
-class WatchedDevice final : public FakeDevice {
+class WatchedDevice : public FakeDevice {
  public:
   void Allow(int64_t bytes) { allowed_bytes_ = bytes; }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {

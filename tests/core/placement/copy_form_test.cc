@@ -116,6 +116,20 @@ TEST(CopyFormTest, InHostMemoryItLiesAsStoredOnlyIfEveryParameterIs) {
   EXPECT_FALSE(Linear().In({{In(DType::kFloat32), In(DType::kBFloat16)}}, /*in_host_memory=*/true).as_stored);
 }
 
+// As those of a transformer's block are: else the memory that one leaves would miss a page that the next one needs.
+TEST(CopyFormTest, FourCopiesTakeAsMuchAsOneOfFourTimesTheWeightWhateverTheBiasIs) {
+  const Stored attention(DType::kBFloat16, {{3072, 3072}, {3072}}), in(DType::kBFloat16, {{12288, 3072}, {12288}}),
+      out(DType::kBFloat16, {{3072, 12288}, {3072}});
+  for (const bool in_host_memory : {false, true}) {
+    const auto bytes = [&](const Stored& module) {
+      return module.In({{In(DType::kBFloat16), In(DType::kBFloat16)}}, in_host_memory).size_bytes;
+    };
+    EXPECT_EQ(bytes(in), bytes(out));
+    EXPECT_EQ(4 * bytes(attention), bytes(out));
+    EXPECT_LE(bytes(out), (int64_t{12288} * 3072 + 3072) * 2 * 1001 / 1000);
+  }
+}
+
 TEST(CopyFormTest, WhatHasScalesDoesNotLieAsStored) {
   const Stored fp8(DType::kFloat8E4M3, {{33, 100}, {33}});
   EXPECT_TRUE(fp8.In({{In(DType::kFloat8E4M3), In(DType::kFloat8E4M3)}}, /*in_host_memory=*/true).as_stored);
