@@ -111,9 +111,11 @@ void Room::ReserveFor(DeviceState& device, const PolicyRider* rider) {
 
 int64_t Room::TakeCached(Memory memory, int64_t bytes) {
   MemoryBudget& budget = Budget(memory);
-  // What the cache has less of lies in pieces, which cost more than fresh memory does: so the cache stays below the
-  // largest copy where the budget is no reason to use it up.
-  const bool grows = budget.cached_bytes < bytes && budget.used_bytes() + bytes <= budget.force_bytes();
+  // What the cache has less of lies in pieces. In a device's own memory those cost more than fresh memory does: so
+  // there the cache stays below the largest copy where the budget is no reason to use it up.
+  const bool in_host_memory = !IsHost(memory) && devices_[Index(memory) - 1].in_host_memory;
+  const bool is_too_small = budget.cached_bytes < bytes && !in_host_memory;
+  const bool grows = is_too_small && budget.used_bytes() + bytes <= budget.force_bytes();
   const int64_t reused = grows ? 0 : std::min(bytes, budget.cached_bytes);
   budget.cached_bytes -= reused;
   return reused;

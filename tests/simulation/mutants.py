@@ -179,7 +179,7 @@ COSTS = [
     ("the nearest copies are doomed", [("room.cc", "a.next_use > b.next_use :", "a.next_use < b.next_use :")]),
     ("the nearest copies are evicted", [("room.cc", "return a.next_use > b.next_use;", "return a.next_use < b.next_use;")]),
     ("riders do not go together", [("sweeps.cc", "  if (!behind.riding() ||", "  if (true || !behind.riding() ||")]),
-    ("a cache that is too small is used up", [("room.cc", "const bool grows = budget", "const bool grows = false && budget")]),
+    ("a cache that is too small is used up", [("room.cc", "const bool grows = is_too_small", "const bool grows = false && is_too_small")]),
     ("what is loaded ahead counts twice", [("loads.cc", "*itinerary.limit_bytes - room_.DeviceUse(itinerary.device));",
                                             "*itinerary.limit_bytes - room_.DeviceUse(itinerary.device) - ahead_bytes);")]),
     ("what one profile lets stay is there for it alone", [("keep_plan.cc", "return stays(Tier::kDevice) ||", "return false && stays(Tier::kDevice) &&")]),

@@ -423,5 +423,15 @@ TEST_F(PolicyRoomTest, ACacheThatIsTooSmallIsUsedUpWhereTheBudgetDoesNot) {
   EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 0);
 }
 
+// There pages are moved, and what is left unused would be memory of the process that nothing is in.
+TEST_F(PolicyRoomTest, InHostMemoryACacheThatIsTooSmallIsUsedUp) {
+  in_host_memory_ = true;
+  Make({10, 6}, kPlenty);
+  Lap(Join(Request(1)));
+  Join(RequestOther(20, 1));
+  EXPECT_EQ(Take<StartLoad>().at(0).targets.back()->grown_bytes, 4);
+  EXPECT_EQ(policy_->budget(Memory::kDevice).cached_bytes, 0);
+}
+
 }  // namespace
 }  // namespace ditserve
