@@ -22,6 +22,9 @@ using InputTensor = inference::ModelInferRequest::InferInputTensor;
 
 constexpr int64_t kLatentPixels = 8;  // Pixels of an image that a latent stands for, a side.
 
+// Parsed it takes many times its bytes. One that says everything has a kilobyte.
+constexpr size_t kMostJsonBytes = 16 << 10;
+
 constexpr std::array<std::pair<absl::string_view, v1::Dtype>, 7> kDatatypes = {{{"FP32", v1::DTYPE_FLOAT32},
                                                                                 {"BF16", v1::DTYPE_BFLOAT16},
                                                                                 {"FP16", v1::DTYPE_FLOAT16},
@@ -77,7 +80,8 @@ v1::Tensor* FieldFor(const std::string& name, v1::ForwardRequest& request) {
   return nullptr;
 }
 
-absl::Status DecodeInput(const InputTensor& input, const std::string* raw, v1::ForwardRequest& request) {
+// Takes the elements out of `input`, or `raw`, if it is not null.
+absl::Status DecodeInput(InputTensor& input, std::string* raw, v1::ForwardRequest& request) {
   v1::Tensor* const tensor = FieldFor(input.name(), request);
   if (tensor == nullptr) {
     return FieldError("inputs", absl::StrCat("unknown input ", Quoted(input.name()),
@@ -100,10 +104,11 @@ absl::Status DecodeInput(const InputTensor& input, const std::string* raw, v1::F
   tensor->set_dtype(datatype->second);
   *tensor->mutable_shape() = input.shape();
   if (raw != nullptr) {
-    tensor->set_data(*raw);
+    tensor->mutable_data()->swap(*raw);
     return absl::OkStatus();
   }
   const absl::Status appended = AppendContents(input.contents(), *tensor);
+  input.clear_contents();
   return appended.ok() ? appended
                        : FieldError(absl::StrCat(input.name(), ".contents"),
                                     absl::StrCat(input.datatype(), " ", appended.message()));
@@ -156,6 +161,10 @@ absl::StatusOr<v1::Priority> PriorityOf(const InferParameter& parameter) {
 
 absl::StatusOr<v1::VramConfig> VramConfigOf(const InferParameter& parameter) {
   DITSERVE_ASSIGN_OR_RETURN(const std::string json, StringOf("vram_config", parameter));
+  if (json.size() > kMostJsonBytes) {
+    return FieldError("parameters.vram_config",
+                      absl::StrCat("has ", json.size(), " bytes, expected at most ", kMostJsonBytes));
+  }
   v1::VramConfig config;
   const auto parsed = google::protobuf::util::JsonStringToMessage(json, &config);
   if (parsed.ok()) return config;
@@ -195,7 +204,7 @@ absl::Status DecodeParameter(const std::string& name, const InferParameter& para
   return absl::OkStatus();
 }
 
-absl::Status DecodeInputs(const inference::ModelInferRequest& request, v1::ForwardRequest& forward) {
+absl::Status DecodeInputs(inference::ModelInferRequest& request, v1::ForwardRequest& forward) {
   const int inputs = request.inputs_size();
   const int raws = request.raw_input_contents_size();
   if (raws != 0 && raws != inputs) {
@@ -203,8 +212,8 @@ absl::Status DecodeInputs(const inference::ModelInferRequest& request, v1::Forwa
                       absl::StrCat("has ", raws, " elements beside ", inputs, " inputs, expected as many, or none"));
   }
   for (int i = 0; i < inputs; ++i) {
-    const std::string* const raw = raws == 0 ? nullptr : &request.raw_input_contents(i);
-    DITSERVE_RETURN_IF_ERROR(DecodeInput(request.inputs(i), raw, forward));
+    std::string* const raw = raws == 0 ? nullptr : request.mutable_raw_input_contents(i);
+    DITSERVE_RETURN_IF_ERROR(DecodeInput(*request.mutable_inputs(i), raw, forward));
   }
   for (const auto& [name, given] : {std::pair("latents", forward.has_latents()),
                                     {"timestep", forward.has_timestep()},
@@ -253,7 +262,7 @@ absl::Status CheckModelVersion(const std::string& version) {
                     absl::StatusCode::kNotFound);
 }
 
-absl::StatusOr<v1::ForwardRequest> DecodeInference(const inference::ModelInferRequest& request) {
+absl::StatusOr<v1::ForwardRequest> DecodeInference(inference::ModelInferRequest& request) {
   DITSERVE_RETURN_IF_ERROR(CheckModelVersion(request.model_version()));
   DITSERVE_RETURN_IF_ERROR(CheckOutputs(request));
   v1::ForwardRequest forward;

@@ -23,9 +23,10 @@ absl::Status CheckModelVersion(const std::string& version);
 
 // A request of the Open Inference Protocol, version 2, as one of ours: inputs are tensors by the names of
 // ForwardRequest's fields, `parameters` the rest of its fields. Height and width follow from the latents where they are
-// not given. Values are left to RequestDecoder to check. Errors: InvalidArgument that names the input or parameter
-// ("parameters.join"); as CheckModelVersion.
-absl::StatusOr<v1::ForwardRequest> DecodeInference(const inference::ModelInferRequest& request);
+// not given. The tensors' bytes are taken out of `request`, so that they are there once. Values are left to
+// RequestDecoder to check. Errors: InvalidArgument that names the input or parameter ("parameters.join"); as
+// CheckModelVersion.
+absl::StatusOr<v1::ForwardRequest> DecodeInference(inference::ModelInferRequest& request);
 
 }  // namespace ditserve
 

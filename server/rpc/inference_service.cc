@@ -126,15 +126,17 @@ grpc::ServerUnaryReactor* InferenceService::ModelInfer(grpc::CallbackServerConte
                                                        const inference::ModelInferRequest* request,
                                                        inference::ModelInferResponse* response) {
   const auto forward = std::make_shared<v1::ForwardRequest>();  // The answer keeps it.
+  // gRPC made it for this call, and reads it no more; it is told as constant all the same.
+  auto& own = const_cast<inference::ModelInferRequest&>(*request);
   return calls_.Serve(
-      context, "ModelInfer", [&] { return Decode(*request, *forward, *response); },
+      context, "ModelInfer", [&] { return Decode(own, *forward, *response); },
       [forward, response](ForwardResult result, const OutputForm& form) {
         return EncodeInference(std::move(result), form, *response);
       });
 }
 
 // The request, as one of ours, and what of its response is known before it is answered.
-absl::StatusOr<const v1::ForwardRequest*> InferenceService::Decode(const inference::ModelInferRequest& request,
+absl::StatusOr<const v1::ForwardRequest*> InferenceService::Decode(inference::ModelInferRequest& request,
                                                                    v1::ForwardRequest& forward,
                                                                    inference::ModelInferResponse& response) const {
   DITSERVE_ASSIGN_OR_RETURN(forward, DecodeInference(request));

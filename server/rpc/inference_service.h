@@ -43,8 +43,7 @@ class InferenceService final : public inference::GRPCInferenceService::CallbackS
 
  private:
   absl::StatusOr<bool> IsReady(const inference::ModelReadyRequest& request) const;
-  absl::StatusOr<const v1::ForwardRequest*> Decode(const inference::ModelInferRequest& request,
-                                                   v1::ForwardRequest& forward,
+  absl::StatusOr<const v1::ForwardRequest*> Decode(inference::ModelInferRequest& request, v1::ForwardRequest& forward,
                                                    inference::ModelInferResponse& response) const;
   absl::Status Describe(const inference::ModelMetadataRequest& request,
                         inference::ModelMetadataResponse& response) const;

@@ -7,6 +7,7 @@
 
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "server/rpc/inference_decoder.h"
 #include "server/rpc/tensor_codec.h"
 #include "tests/server/server_fixture.h"
 
@@ -177,6 +178,19 @@ TEST_F(InferenceServiceTest, TakesElementsThatAreToldOneByOne) {
   EXPECT_THAT(Infer(request), IsServed());
 }
 
+TEST_F(InferenceServiceTest, HoldsTensorsOnce) {
+  ModelInferRequest request = request_;
+  const char* const bytes = request.raw_input_contents(0).data();
+  const absl::StatusOr<v1::ForwardRequest> raw = DecodeInference(request);
+  ASSERT_TRUE(raw.ok());
+  EXPECT_EQ(raw->latents().data().data(), bytes);
+  request = request_;
+  request.clear_raw_input_contents();
+  request.mutable_inputs(0)->mutable_contents()->add_fp32_contents(1);
+  ASSERT_TRUE(DecodeInference(request).ok());
+  EXPECT_FALSE(request.inputs(0).has_contents());
+}
+
 TEST_F(InferenceServiceTest, TakesTheSizeThatKServesClientsSendBesideRawBytes) {
   engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
   ModelInferRequest request = request_;
@@ -204,6 +218,10 @@ TEST_F(InferenceServiceTest, RefusesWhatItCannotSayNamingIt) {
       {"parameters.vram_limit_gib", parameter("vram_limit_gib", string("1"))},
       {"parameters.vram_config", parameter("vram_config", string("{\"offload\": 1}"))},
       {"parameters.vram_config", parameter("vram_config", string("[1"))},
+      {"parameters.vram_config",
+       [](ModelInferRequest& request) {
+         (*request.mutable_parameters())["vram_config"].set_string_param("{" + std::string(16 << 10, ' ') + "}");
+       }},
       {"parameters.vram_config",
        [](ModelInferRequest& request) {
          (*request.mutable_parameters())["vram_config"].set_string_param("{}");
