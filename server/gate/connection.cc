@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/error_details.h"
 #include "server/gate/connection_events.h"
 
 namespace ditserve {
@@ -81,6 +82,10 @@ uint64_t Connection::Ready(const Call& call) const {
 
 void Connection::PassOn(Call& call) {
   while (const std::optional<const uint8_t*> prefix = call.request.Find(call.counted, kPrefixBytes)) {
+    // What is held of the first would be counted no more.
+    if (call.counted > 0 && !call.admitted->method->is_stream) {
+      return Refuse(call, FieldError("request", "is several messages, expected one"));
+    }
     // A kilobyte that becomes a gigabyte can't be counted; and tensors hardly shrink.
     if (**prefix != 0) return Refuse(call, absl::UnimplementedError("compressed messages are not taken"));
     const uint8_t* const length = *prefix + 1;

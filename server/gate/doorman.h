@@ -21,6 +21,7 @@ struct Method {
   std::optional<Scope> scope;     // That a token must have; none: nobody is asked for a token.
   int64_t max_message_bytes = 0;  // Of what the client sends.
   bool is_probe = false;          // Is answered at once, and still when there are too many calls.
+  bool is_stream = false;         // The client may send several messages.
 };
 using Methods = std::map<std::string, Method, std::less<>>;  // By path: "/package.Service/Method".
 

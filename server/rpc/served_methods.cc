@@ -21,13 +21,16 @@ void Add(const google::protobuf::FileDescriptor& file, Scope scope, int64_t max_
   for (int s = 0; s < file.service_count(); ++s) {
     const google::protobuf::ServiceDescriptor& service = *file.service(s);
     for (int m = 0; m < service.method_count(); ++m) {
-      methods[absl::StrCat("/", service.full_name(), "/", service.method(m)->name())] = {scope, max_message_bytes};
+      const google::protobuf::MethodDescriptor& method = *service.method(m);
+      methods[absl::StrCat("/", service.full_name(), "/", method.name())] = {
+          .scope = scope, .max_message_bytes = max_message_bytes, .is_stream = method.client_streaming()};
     }
   }
 }
 
 void AddReflection(Methods& methods) {
-  methods["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"] = {Scope::kRead, kShortMessageBytes};
+  methods["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"] = {
+      .scope = Scope::kRead, .max_message_bytes = kShortMessageBytes, .is_stream = true};
 }
 
 }  // namespace

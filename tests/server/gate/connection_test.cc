@@ -12,7 +12,7 @@
 namespace ditserve {
 namespace {
 
-constexpr char kInfer[] = "/s/Infer";
+constexpr char kInfer[] = "/s/Infer", kStream[] = "/s/Stream";
 
 class ConnectionTest : public ::testing::Test {
  protected:
@@ -27,7 +27,9 @@ class ConnectionTest : public ::testing::Test {
     world_.client().Send(RawHttp2::FrameBytes(type, flags, stream, payload));
     world_.Settle();
   }
-  void Call(uint32_t stream) { Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders, stream, RawHttp2::Call(kInfer)); }
+  void Call(uint32_t stream, const char* path = kInfer) {
+    Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders, stream, RawHttp2::Call(path));
+  }
   // The first bytes of a message; all of them where it is short.
   void Begin(uint32_t stream, size_t message_bytes) {
     const std::string begun(std::min<size_t>(message_bytes, 100), 'm');
@@ -35,14 +37,17 @@ class ConnectionTest : public ::testing::Test {
   }
   void Reset(uint32_t stream) { Send(RawHttp2::kReset, 0, stream, RawHttp2::Number(NGHTTP2_CANCEL)); }
 
-  ConnectionWorld world_{{{kInfer, {Scope::kInfer, 200'000}}}, {.max_calls = 4, .message_bytes = 200'000}, nullptr};
+  ConnectionWorld world_{
+      {{kInfer, {Scope::kInfer, 200'000}}, {kStream, {Scope::kInfer, 200'000, false, /*is_stream=*/true}}},
+      {.max_calls = 4, .message_bytes = 200'000},
+      nullptr};
 };
 
 TEST_F(ConnectionTest, ACallThatTheServerHasEndedIsNotOpenedAgainForAMessageThatWaitedForRoom) {
   Send(RawHttp2::kSettings, 0, 0, std::string("\0\4\0\0\0\0", 6));  // A window of no bytes: the gate keeps answers.
   Call(1);
   Begin(1, 150'000);
-  Call(3);
+  Call(3, kStream);
   Begin(3, 100);
   Begin(3, 100'000);  // Waits.
   ASSERT_EQ(world_.server()->calls().size(), 2u);
@@ -54,6 +59,17 @@ TEST_F(ConnectionTest, ACallThatTheServerHasEndedIsNotOpenedAgainForAMessageThat
   Reset(1);  // Now there is room.
   EXPECT_THAT(world_.Check(), IsOk());
   EXPECT_EQ(world_.server()->calls_seen(), 2);
+}
+
+TEST_F(ConnectionTest, ASecondMessageIsRefusedWhereOneIsTakenForTheFirstIsHeldStill) {
+  Call(1);
+  Send(RawHttp2::kData, 0, 1, '\0' + RawHttp2::Number(70'000));
+  for (int i = 0; i < 7; ++i) Send(RawHttp2::kData, 0, 1, std::string(10'000, 'm'));
+  EXPECT_EQ(world_.doorman().message_bytes(), 70'000);
+  ASSERT_EQ(world_.server()->calls().size(), 1u);
+  Begin(1, 1);
+  EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "several messages, expected one"));
+  EXPECT_EQ(world_.server()->calls().size(), 0u);
 }
 
 }  // namespace

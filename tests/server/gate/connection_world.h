@@ -177,7 +177,7 @@ class ConnectionWorld {
     for (const auto& [id, call] : server_->calls()) {
       const auto method = methods_.find(call.Path());
       if (method == methods_.end()) return absl::InternalError("gRPC has a call of a method that is not served");
-      DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, MessageUnderWay(call.request));
+      DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, MessageUnderWay(call.request, method->second.is_stream));
       if (bytes > method->second.max_message_bytes) return absl::InternalError("gRPC has a message that is too long");
       if (!method->second.is_probe) ++calls;
       if (bytes > Doorman::kSmallMessageBytes) message_bytes += bytes;
@@ -188,10 +188,11 @@ class ConnectionWorld {
   }
 
   // Bytes of a request's last message, whether or not all of them have come.
-  static absl::StatusOr<int64_t> MessageUnderWay(const std::string& request) {
+  static absl::StatusOr<int64_t> MessageUnderWay(const std::string& request, bool is_stream) {
     constexpr size_t kPrefixBytes = 5;
     int64_t bytes = 0;
     for (size_t at = 0; at + kPrefixBytes <= request.size(); at += kPrefixBytes + static_cast<size_t>(bytes)) {
+      if (at > 0 && !is_stream) return absl::InternalError("gRPC has a second message of a call that has one");
       if (request[at] != 0) return absl::InternalError("gRPC has a compressed message");
       bytes = 0;
       for (size_t i = 1; i < kPrefixBytes; ++i) bytes = bytes << 8 | static_cast<uint8_t>(request[at + i]);
