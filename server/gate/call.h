@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "server/gate/doorman.h"
 #include "server/gate/http2_session.h"
+#include "server/gate/message_walk.h"
 
 namespace ditserve {
 
@@ -44,7 +45,9 @@ struct Call {
   bool is_refused = false;
 
   PassingBytes request;
-  uint64_t counted = 0;  // Bytes of the request up to the end of the last message that was counted.
+  uint64_t counted = 0;             // Bytes of the request up to the end of the last message that was counted.
+  uint64_t walked = 0;              // Bytes of the request that have been looked at.
+  std::optional<MessageWalk> walk;  // Of that message.
   bool request_ended = false;
   std::optional<absl::Duration> waits_since;  // For room for its message.
 
@@ -52,6 +55,11 @@ struct Call {
   Headers trailers;
   bool response_begun = false;
   bool response_ended = false;
+
+  // A message of so many bytes behind its prefix is counted, and next.
+  void BeginMessage(size_t prefix_bytes, int64_t bytes);
+  // Looks at what has come of it. Errors: as MessageWalk.
+  absl::Status Walk();
 
   // Nobody wants more of the request.
   bool is_over() const { return is_refused || (was_opened && server_id == 0); }

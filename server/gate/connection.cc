@@ -77,10 +77,11 @@ void Connection::OnRequestEnd(Call& call) {
 uint64_t Connection::Ready(const Call& call) const {
   // Half a prefix is the server's to complain of.
   const bool is_cut = call.request_ended && call.request.received() - call.counted < kPrefixBytes;
-  return is_cut ? call.request.received() : call.counted;
+  return is_cut ? call.request.received() : call.walked;
 }
 
 void Connection::PassOn(Call& call) {
+  if (const absl::Status walked = call.Walk(); !walked.ok()) return Refuse(call, walked);
   while (const std::optional<const uint8_t*> prefix = call.request.Find(call.counted, kPrefixBytes)) {
     // What is held of the first would be counted no more.
     if (call.counted > 0 && !call.admitted->method->is_stream) {
@@ -97,10 +98,11 @@ void Connection::PassOn(Call& call) {
       break;
     }
     call.waits_since.reset();
-    call.counted += kPrefixBytes + bytes;
     if (bytes > kFirstWindowBytes) {
       nghttp2_session_set_local_window_size(client_->get(), NGHTTP2_FLAG_NONE, call.client_id, kMessageWindowBytes);
     }
+    call.BeginMessage(kPrefixBytes, bytes);
+    if (const absl::Status walked = call.Walk(); !walked.ok()) return Refuse(call, walked);
   }
   if (call.server_id != 0) {
     nghttp2_session_resume_data(server_->get(), call.server_id);

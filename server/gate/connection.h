@@ -77,7 +77,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // How much of the request the server may have, from its beginning.
   uint64_t Ready(const Call& call) const;
-  // Sends on what is counted, and opens the call at the server if it is not.
+  // Sends on what is counted and was looked at, and opens the call at the server if it is not.
   void PassOn(Call& call);
   void OpenAtServer(Call& call);
   // Ends the call with an error of the gate's.

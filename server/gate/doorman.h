@@ -14,6 +14,10 @@
 #include "server/gate/access.h"
 #include "server/gate/quota.h"
 
+namespace google::protobuf {
+class Descriptor;
+}
+
 namespace ditserve {
 
 // A method that is served.
@@ -22,6 +26,8 @@ struct Method {
   int64_t max_message_bytes = 0;  // Of what the client sends.
   bool is_probe = false;          // Is answered at once, and still when there are too many calls.
   bool is_stream = false;         // The client may send several messages.
+  // What the client sends; null: its bytes are not looked at. Must outlive the gate.
+  const google::protobuf::Descriptor* message = nullptr;
 };
 using Methods = std::map<std::string, Method, std::less<>>;  // By path: "/package.Service/Method".
 

@@ -10,6 +10,7 @@
 #include "ditserve/v1/residency_service.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
 #include "google/protobuf/descriptor.h"
+#include "grpc/health/v1/health.pb.h"
 #include "inference/grpc_service.pb.h"
 
 namespace ditserve {
@@ -17,20 +18,25 @@ namespace {
 
 constexpr int64_t kShortMessageBytes = Doorman::kSmallMessageBytes;
 
-void Add(const google::protobuf::FileDescriptor& file, Scope scope, int64_t max_message_bytes, Methods& methods) {
+void Add(const google::protobuf::FileDescriptor& file, std::optional<Scope> scope, int64_t max_message_bytes,
+         Methods& methods) {
   for (int s = 0; s < file.service_count(); ++s) {
     const google::protobuf::ServiceDescriptor& service = *file.service(s);
     for (int m = 0; m < service.method_count(); ++m) {
       const google::protobuf::MethodDescriptor& method = *service.method(m);
-      methods[absl::StrCat("/", service.full_name(), "/", method.name())] = {
-          .scope = scope, .max_message_bytes = max_message_bytes, .is_stream = method.client_streaming()};
+      methods[absl::StrCat("/", service.full_name(), "/", method.name())] = {.scope = scope,
+                                                                             .max_message_bytes = max_message_bytes,
+                                                                             .is_stream = method.client_streaming(),
+                                                                             .message = method.input_type()};
     }
   }
 }
 
 void AddReflection(Methods& methods) {
-  methods["/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"] = {
-      .scope = Scope::kRead, .max_message_bytes = kShortMessageBytes, .is_stream = true};
+  // Of gRPC's own library, whose headers do not have it.
+  const auto* const service =
+      google::protobuf::DescriptorPool::generated_pool()->FindServiceByName("grpc.reflection.v1alpha.ServerReflection");
+  Add(*service->file(), Scope::kRead, kShortMessageBytes, methods);
 }
 
 }  // namespace
@@ -42,7 +48,9 @@ Methods ClientMethods(int64_t max_message_bytes) {
   Add(*v1::ListModelsRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);
   Add(*v1::GetResidencyRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);
   Add(*inference::ModelInferRequest::descriptor()->file(), Scope::kRead, kShortMessageBytes, methods);
-  methods["/inference.GRPCInferenceService/ModelInfer"] = {Scope::kInfer, max_message_bytes};
+  Method& infer = methods["/inference.GRPCInferenceService/ModelInfer"];
+  infer.scope = Scope::kInfer;
+  infer.max_message_bytes = max_message_bytes;
   AddReflection(methods);
   return methods;
 }
@@ -55,8 +63,10 @@ Methods AdminMethods() {
 }
 
 Methods HealthMethods() {
-  return {{"/grpc.health.v1.Health/Check", {std::nullopt, kShortMessageBytes, /*is_probe=*/true}},
-          {"/grpc.health.v1.Health/Watch", {std::nullopt, kShortMessageBytes}}};
+  Methods methods;
+  Add(*grpc::health::v1::HealthCheckRequest::descriptor()->file(), std::nullopt, kShortMessageBytes, methods);
+  methods["/grpc.health.v1.Health/Check"].is_probe = true;
+  return methods;
 }
 
 }  // namespace ditserve

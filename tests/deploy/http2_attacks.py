@@ -19,12 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from http2_connection import (CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, PING, PRIORITY,
-                              Connection, HealthClient, Target, frame, hpack_literal, hpack_reference, rst_stream,
-                              settings, window_update)
+from http2_connection import (CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, MAX_FRAME, PING,
+                              PRIORITY, Connection, HealthClient, Target, frame, hpack_literal, hpack_reference,
+                              rst_stream, settings, window_update)
 
 BATCH = 100  # Frames that are sent at one time.
-MAX_FRAME = 16384
 FIRST_DYNAMIC_INDEX = 62
 
 

@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
 INITIAL_WINDOW_SIZE = 0x4
+DEFAULT_WINDOW, MAX_FRAME = 65535, 16384
 ERRORS = ("NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR SETTINGS_TIMEOUT STREAM_CLOSED FRAME_SIZE_ERROR "
           "REFUSED_STREAM CANCEL COMPRESSION_ERROR CONNECT_ERROR ENHANCE_YOUR_CALM INADEQUATE_SECURITY HTTP_1_1_REQUIRED"
           ).split()
@@ -107,6 +109,7 @@ class Connection:
         self._received = bytearray()
         self._answers = b""  # What is due to the peer's frames.
         self.last_stream = 0
+        self._windows = defaultdict(lambda: DEFAULT_WINDOW)  # Of the streams; 0: of all.
         self._socket: socket.socket | None = None
         try:
             self._socket = socket.create_connection((self.target.host, self.target.port), timeout=WAIT_SECONDS)
@@ -153,6 +156,19 @@ class Connection:
                 self._receive()  # It may have said why.
                 self.fate.end = self.fate.end or f"closed: {error.strerror or error}"
         return self.is_open
+
+    def send_message(self, stream: int, message: bytes) -> None:
+        """A gRPC message, the last of its stream, as far as the peer's windows allow; ends with the stream or connection."""
+        left, fate = memoryview(struct.pack(">BI", 0, len(message)) + message), self.fate
+        while left and self.is_open and not fate.answered and not fate.reset:
+            size = min(len(left), MAX_FRAME, self._windows[0], self._windows[stream])
+            if not size:
+                self.await_frames(lambda: fate.answered or fate.reset or min(self._windows[0], self._windows[stream]) > 0)
+                continue
+            self._windows[0] -= size
+            self._windows[stream] -= size
+            self.send(frame(DATA, END_STREAM if size == len(left) else 0, stream, bytes(left[:size])))
+            left = left[size:]
 
     def poll(self) -> None:
         """Takes what has come, without waiting."""
@@ -209,6 +225,8 @@ class Connection:
             self.fate.answered += 1
         elif kind == RST_STREAM:
             self.fate.reset += 1
+        elif kind == WINDOW_UPDATE:
+            self._windows[stream] += int.from_bytes(payload, "big")
         elif kind == GOAWAY:
             code = int.from_bytes(payload[4:8], "big")
             name = ERRORS[code] if code < len(ERRORS) else str(code)

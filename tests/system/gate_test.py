@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from programs import Server, tiny_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "deploy"))
 from http2_attacks import ATTACKS, Attacker, HealthWatch, client_context, endpoint, memory_bytes  # noqa: E402
-from http2_connection import PREFACE, HealthClient, Target, settings  # noqa: E402
+from http2_connection import END_HEADERS, HEADERS, PREFACE, Connection, HealthClient, Target, frame, settings  # noqa: E402
 from tls_attacks import TLS_ATTACKS  # noqa: E402
 
 TOKEN = "0123456789abcdef"
 FORWARD = "/ditserve.v1.TransformerService/Forward"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
 MOST_GROWTH = 64 << 20
 
 
@@ -34,6 +36,23 @@ def certificates(folder: Path) -> None:
     (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-out", "server.pem", "-days", "1",
             "-extfile", "names")
+
+
+def field(number: int, value: bytes) -> bytes:
+    """Of a protobuf message, told with its length."""
+    length, size = bytearray(), len(value)
+    while size >= 128:
+        length.append(size % 128 | 128)
+        size //= 128
+    return bytes([number << 3 | 2, *length, size]) + value
+
+
+def growing_messages(size: int) -> list[bytes]:
+    """ModelInferRequests of twice that many bytes. The first half is a tensor, the second becomes many times as much when it
+    is parsed: unknown fields, groups, empty objects and strings, a list of integers."""
+    units = b"\x78\x01", b"\x7a\x00", b"\x7b\x7c", b"\x2a\x00", b"\x3a\x00"
+    rests = [unit * (size // len(unit)) for unit in units] + [field(5, field(5, field(3, bytes(size))))]
+    return [field(7, bytes(size)) + rest for rest in rests]
 
 
 class GateTest(unittest.TestCase):
@@ -122,6 +141,27 @@ class GateTest(unittest.TestCase):
                         connection.sendall(PREFACE + settings({}))
                         self.assertTrue(connection.recv(9))
                         session = connection.session
+
+    def test_messages_that_grow_when_they_are_parsed_take_no_more_than_twice_their_bytes(self):
+        messages = growing_messages(8 << 20)
+        with self.serving() as (server, address):
+            self.assert_forwards(server)
+            before = memory_bytes(server.process.pid, "VmHWM")
+
+            def send(message: bytes) -> int:
+                with Connection(Target(*address, path=INFER)) as connection:
+                    stream = connection.next_stream()
+                    connection.send(frame(HEADERS, END_HEADERS, stream, connection.target.headers()))
+                    connection.send_message(stream, message)
+                    connection.await_frames(lambda: connection.fate.answered > 0)
+                    return connection.fate.answered
+
+            with ThreadPoolExecutor(len(messages)) as pool:
+                self.assertEqual(list(pool.map(send, messages)), [1] * len(messages))
+            growth = memory_bytes(server.process.pid, "VmHWM") - before
+            print(f"{sum(map(len, messages)) / 2**20:.0f} MiB of messages: {growth / 2**20:.0f} MiB more than {before / 2**20:.0f}")
+            self.assertLess(growth, sum(2 * len(message) + (1 << 20) for message in messages))
+            self.assert_forwards(server)
 
     def test_it_serves_again_after_its_descriptors_ran_out(self):
         def few_descriptors():

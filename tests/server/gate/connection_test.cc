@@ -5,6 +5,7 @@
 #include <iterator>
 #include <string>
 
+#include "inference/grpc_service.pb.h"
 #include "tests/server/gate/connection_world.h"
 #include "tests/testing/raw_http2.h"
 #include "tests/testing/status_matchers.h"
@@ -12,7 +13,7 @@
 namespace ditserve {
 namespace {
 
-constexpr char kInfer[] = "/s/Infer", kStream[] = "/s/Stream";
+constexpr char kInfer[] = "/s/Infer", kStream[] = "/s/Stream", kWalked[] = "/s/Walked";
 
 class ConnectionTest : public ::testing::Test {
  protected:
@@ -32,16 +33,28 @@ class ConnectionTest : public ::testing::Test {
   }
   // The first bytes of a message; all of them where it is short.
   void Begin(uint32_t stream, size_t message_bytes) {
-    const std::string begun(std::min<size_t>(message_bytes, 100), 'm');
+    Begin(stream, message_bytes, std::string(std::min<size_t>(message_bytes, 100), 'm'));
+  }
+  // A message of so many bytes that begins with `begun`.
+  void Begin(uint32_t stream, size_t message_bytes, const std::string& begun) {
     Send(RawHttp2::kData, 0, stream, '\0' + RawHttp2::Number(message_bytes) + begun);
   }
   void Reset(uint32_t stream) { Send(RawHttp2::kReset, 0, stream, RawHttp2::Number(NGHTTP2_CANCEL)); }
 
-  ConnectionWorld world_{
-      {{kInfer, {Scope::kInfer, 200'000}}, {kStream, {Scope::kInfer, 200'000, false, /*is_stream=*/true}}},
-      {.max_calls = 4, .message_bytes = 200'000},
-      nullptr};
+  const google::protobuf::Descriptor* const type_ = inference::ModelInferRequest::descriptor();
+  ConnectionWorld world_{{{kInfer, {Scope::kInfer, 200'000}},
+                          {kStream, {Scope::kInfer, 200'000, false, /*is_stream=*/true}},
+                          {kWalked, {Scope::kInfer, 200'000, false, /*is_stream=*/true, type_}}},
+                         {.max_calls = 4, .message_bytes = 200'000},
+                         nullptr};
 };
+
+// Empty inputs of a ModelInferRequest.
+std::string Inputs(int count) {
+  std::string fields;
+  for (int i = 0; i < count; ++i) fields += std::string("\x2a\0", 2);
+  return fields;
+}
 
 TEST_F(ConnectionTest, ACallThatTheServerHasEndedIsNotOpenedAgainForAMessageThatWaitedForRoom) {
   Send(RawHttp2::kSettings, 0, 0, std::string("\0\4\0\0\0\0", 6));  // A window of no bytes: the gate keeps answers.
@@ -63,13 +76,46 @@ TEST_F(ConnectionTest, ACallThatTheServerHasEndedIsNotOpenedAgainForAMessageThat
 
 TEST_F(ConnectionTest, ASecondMessageIsRefusedWhereOneIsTakenForTheFirstIsHeldStill) {
   Call(1);
-  Send(RawHttp2::kData, 0, 1, '\0' + RawHttp2::Number(70'000));
+  Begin(1, 70'000, "");
   for (int i = 0; i < 7; ++i) Send(RawHttp2::kData, 0, 1, std::string(10'000, 'm'));
   EXPECT_EQ(world_.doorman().message_bytes(), 70'000);
   ASSERT_EQ(world_.server()->calls().size(), 1u);
   Begin(1, 1);
   EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "several messages, expected one"));
   EXPECT_EQ(world_.server()->calls().size(), 0u);
+}
+
+TEST_F(ConnectionTest, AMessageOfTooManyFieldsIsRefusedWhileItComesAndItsCallTakenBack) {
+  Call(1, kWalked);
+  Begin(1, 150'000, Inputs(MessageWalk::kMostFields));
+  EXPECT_THAT(world_.refused(), IsOk());
+  ASSERT_EQ(world_.server()->calls().size(), 1u);
+  Send(RawHttp2::kData, 0, 1, Inputs(1).substr(0, 1));
+  EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "inputs: is field 1025 of the message"));
+  EXPECT_EQ(world_.server()->calls().size(), 0u);
+  EXPECT_EQ(world_.doorman().calls(), 0);
+  EXPECT_EQ(world_.doorman().message_bytes(), 0);
+  Send(RawHttp2::kData, 0, 1, Inputs(1000));
+  EXPECT_THAT(world_.Check(), IsOk());
+}
+
+TEST_F(ConnectionTest, WhatCameOfAMessageThatWaitedForRoomIsLookedAtBeforeItGoesOn) {
+  Call(1);
+  Begin(1, 150'000);
+  Call(3, kWalked);
+  Begin(3, 100'000, Inputs(MessageWalk::kMostFields + 1));
+  EXPECT_THAT(world_.refused(), IsOk());
+  Reset(1);  // Now there is room.
+  EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "inputs: is field 1025 of the message"));
+  EXPECT_EQ(world_.server()->calls_seen(), 1);
+}
+
+TEST_F(ConnectionTest, EachMessageOfACallIsLookedAtByItself) {
+  Call(1, kWalked);
+  const std::string most = Inputs(MessageWalk::kMostFields);
+  Begin(1, most.size(), most + '\0' + RawHttp2::Number(most.size()) + most);
+  EXPECT_THAT(world_.refused(), IsOk());
+  EXPECT_EQ(world_.server()->calls().begin()->second.request.size(), 2 * (most.size() + 5));
 }
 
 }  // namespace

@@ -167,12 +167,14 @@ TEST_F(GateTest, DoesNotStartWithCertificatesThatCantBeUsed) {
   }
 }
 
-// Calls a method by its path, without a message.
-grpc::Status CallMethod(const std::shared_ptr<grpc::Channel>& channel, const std::string& path) {
+// Calls a method by its path, with a message of these bytes.
+grpc::Status CallMethod(const std::shared_ptr<grpc::Channel>& channel, const std::string& path,
+                        const std::string& bytes = "") {
   grpc::GenericStub stub(channel);
   grpc::CompletionQueue queue;
   grpc::ClientContext context;
-  const auto call = stub.PrepareUnaryCall(&context, path, grpc::ByteBuffer(), &queue);
+  const grpc::Slice slice(bytes);
+  const auto call = stub.PrepareUnaryCall(&context, path, grpc::ByteBuffer(&slice, 1), &queue);
   grpc::ByteBuffer response;
   grpc::Status status;
   call->StartCall();
@@ -321,6 +323,43 @@ TEST_F(GateTest, RefusesCompressedMessages) {
   EXPECT_THAT(transformer_->Forward(&context, LargeRequest(1'000'000), &response),
               Refused(StatusCode::UNIMPLEMENTED, "compressed messages are not taken"));
   EXPECT_EQ(engine_.submitted(), 0u);
+}
+
+// The field that a refused message is wrong in.
+std::string FieldOf(const grpc::Status& status) {
+  google::rpc::Status rich;
+  google::rpc::BadRequest bad_request;
+  rich.ParseFromString(status.error_details());
+  for (const google::protobuf::Any& detail : rich.details()) detail.UnpackTo(&bad_request);
+  return bad_request.field_violations_size() == 1 ? bad_request.field_violations(0).field() : "";
+}
+
+TEST_F(GateTest, RefusesAMessageThatWouldTakeManyTimesItsBytesBeforeGrpcParsesIt) {
+  const auto times = [](int count, const std::string& text) {
+    std::string repeated;
+    for (int i = 0; i < count; ++i) repeated += text;
+    return repeated;
+  };
+  const std::string inputs = times(1'000'000, std::string("\x2a\0", 2));
+  EXPECT_EQ(FieldOf(CallMethod(channel_, "/inference.GRPCInferenceService/ModelInfer", inputs)), "inputs");
+  const std::string unknown = times(30'000, "\x78\x01");  // 15: 1
+  for (const auto& [channel, methods] :
+       {std::pair(channel_, ClientMethods(1)), std::pair(admin_channel_, AdminMethods())}) {
+    for (const auto& [path, method] : methods) {
+      const grpc::Status status = CallMethod(channel, path, unknown);
+      EXPECT_THAT(status, Refused(StatusCode::INVALID_ARGUMENT, "expected at most 1024")) << path;
+      EXPECT_EQ(FieldOf(status), path == "/ditserve.v1.DenoiseService/Denoise" ? "vram_limit_gib" : "request") << path;
+    }
+  }
+  const auto clients = static_cast<int64_t>(ClientMethods(1).size());
+  EXPECT_EQ(server_->gate().Figures().doors[0].refused[absl::StatusCode::kInvalidArgument], clients + 1);
+  EXPECT_THAT(observer_.codes(), ::testing::IsEmpty());
+}
+
+TEST_F(GateTest, RefusesAMessageThatIsNotInProtobufsWireFormat) {
+  const grpc::Status status = CallMethod(channel_, "/ditserve.v1.TransformerService/Forward", "\x12\x03\x1a\x05");
+  EXPECT_THAT(status, Refused(StatusCode::INVALID_ARGUMENT, "latents: has 3 bytes, more than what holds it"));
+  EXPECT_EQ(FieldOf(status), "latents");
 }
 
 TEST_F(GateTest, AnswersHealthAloneWhereThatIsServed) {
