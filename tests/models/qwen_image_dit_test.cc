@@ -500,7 +500,7 @@ TEST(QwenImageDiTTest, TheActivationPeakIsThatOfTheHiddenLayer) {
   constexpr int64_t kBeside = (kTokens / 13 + 1) * kWidth * 4 + (kTokens + kTextTokens) * 64 * 8;
   const int64_t peak = model.ActivationPeakBytes({1024, 1024, {kTextTokens}}, at::kFloat) - kKernels;
   EXPECT_GE(peak, 5 * kTokens * kWidth * 4 + kBeside);
-  EXPECT_LE(peak, 5 * kTokens * kWidth * 4 + kBeside + (1 << 20)) << "text and modulation";
+  EXPECT_LE(peak, 5 * kTokens * kWidth * 4 + kBeside + (3 << 20)) << "latents, text and modulation";
 }
 
 // Where a model is narrow, nothing takes as much as its output: each item's, all together, and these in the latents'
