@@ -228,6 +228,29 @@ def test_nobody_waits_for_a_server_after_the_call_was_cancelled(fake):
         assert raised == [errors.Cancelled]
 
 
+def test_a_call_is_done_when_it_is_refused_and_sent_again_when_it_is_waited_for(fake):
+    fake.answers = [FULL, ANSWER]
+    with ditserve.Client(fake.address) as client:
+        pending = client.begin_forward(*INPUTS.all, at_once=False)
+        assert not pending.done()
+        pending.send()
+        while not pending.done():
+            time.sleep(0)
+        assert len(fake.requests) == 1
+        assert pending.result().stats.riders == 1
+        assert pending.done()
+        assert len(fake.requests) == 2
+
+
+def test_a_call_that_was_cancelled_before_it_was_sent_is_done(fake):
+    with ditserve.Client(fake.address) as client:
+        pending = client.begin_forward(*INPUTS.all, at_once=False)
+        pending.cancel()
+        assert pending.done()
+        with pytest.raises(errors.Cancelled):
+            pending.result()
+
+
 LATER = details(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", RetryInfo={"retry_delay": {"seconds": 3600}})
 
 

@@ -1,5 +1,7 @@
 """Arrays become the API's tensors and come back as they were."""
 
+import platform
+import subprocess
 import sys
 import tracemalloc
 
@@ -91,6 +93,21 @@ def test_a_tensor_takes_the_message_and_the_array_and_no_more(stream):
     output = _tensors.tensor(1, latents, "output")
     answer = b"".join(_wire.field(2, output) if stream else output)
     assert peak_bytes(lambda: call.read(answer)) < 1.01 * latents.nbytes + 20_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's allocator")
+def test_messages_are_written_into_memory_that_is_there():
+    program = """
+import resource, ditserve
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    message = b"x" * (4 << 20)
+    copy = message + b"x"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(max([faults() for _ in range(5)][1:]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 100  # Of 4 KiB; a message has 1024.
 
 
 @pytest.mark.parametrize("path", [_requests._PROGRESS_TENSOR, _requests._RESULT_TENSOR])

@@ -148,8 +148,11 @@ class Pending(_UnderWay[T]):
         return self._session.send(self._call, self._attempts)
 
     def done(self) -> bool:
-        """Whether an answer, or an error, is there."""
-        return self._sent is not None and bool(self._sent.done())
+        """Whether nothing is under way: there is an answer, an error, or a refusal, after which `result` may send it again.
+
+        False before it is sent, True once it is cancelled.
+        """
+        return self._left.is_set() or (self._sent is not None and bool(self._sent.done()))
 
     def result(self) -> T:
         """Sends it, where it is not sent yet, and waits for the answer. Errors: see Client."""
