@@ -1,8 +1,10 @@
 #include "server/gate/byte_stream.h"
 
+#include <array>
 #include <asio/post.hpp>
 #include <asio/ssl/stream.hpp>
 #include <asio/write.hpp>
+#include <cstdint>
 #include <utility>
 
 namespace ditserve {
@@ -15,17 +17,27 @@ void CloseSocket(Socket& socket) {
 
 class PlainStream final : public ByteStream {
  public:
-  explicit PlainStream(Socket socket) : socket_(std::move(socket)) {}
+  PlainStream(Socket socket, asio::mutable_buffer input) : socket_(std::move(socket)), input_(input) {
+    asio::error_code ignored;  // Of a socket that is closed: reading finds it.
+    socket_.non_blocking(true, ignored);
+  }
 
   void Handshake(std::function<void(asio::error_code)> done) override {
     asio::post(socket_.get_executor(), [done = std::move(done)] { done({}); });
   }
-  void Read(asio::mutable_buffer buffer, Done done) override { socket_.async_read_some(buffer, std::move(done)); }
+  void Read(Got got) override {
+    socket_.async_wait(Socket::wait_read, [this, got = std::move(got)](asio::error_code error) mutable {
+      const size_t bytes = error ? 0 : socket_.read_some(input_, error);
+      if (error == asio::error::would_block) return Read(std::move(got));
+      got(error, asio::buffer(input_, bytes));
+    });
+  }
   void Write(asio::const_buffer buffer, Done done) override { asio::async_write(socket_, buffer, std::move(done)); }
   void Close() override { CloseSocket(socket_); }
 
  private:
   Socket socket_;
+  const asio::mutable_buffer input_;
 };
 
 // What TLS reads from. While a handshake lasts each read is a turn: what it brings may take milliseconds to compute,
@@ -71,18 +83,25 @@ class TlsStream final : public ByteStream {
       done(error);
     });
   }
-  void Read(asio::mutable_buffer buffer, Done done) override { stream_.async_read_some(buffer, std::move(done)); }
+  void Read(Got got) override {
+    stream_.async_read_some(asio::buffer(input_), [this, got = std::move(got)](asio::error_code error, size_t bytes) {
+      got(error, asio::buffer(input_, bytes));
+    });
+  }
   void Write(asio::const_buffer buffer, Done done) override { asio::async_write(stream_, buffer, std::move(done)); }
   void Close() override { CloseSocket(stream_.next_layer().socket()); }
 
  private:
   const std::shared_ptr<asio::ssl::context> context_;
   asio::ssl::stream<HandshakeSocket> stream_;
+  std::array<uint8_t, 16 << 10> input_;  // A record.
 };
 
 }  // namespace
 
-std::unique_ptr<ByteStream> MakePlainStream(Socket socket) { return std::make_unique<PlainStream>(std::move(socket)); }
+std::unique_ptr<ByteStream> MakePlainStream(Socket socket, asio::mutable_buffer input) {
+  return std::make_unique<PlainStream>(std::move(socket), input);
+}
 
 std::unique_ptr<ByteStream> MakeTlsStream(Socket socket, std::shared_ptr<asio::ssl::context> context, Turns* turns) {
   return std::make_unique<TlsStream>(std::move(socket), std::move(context), turns);

@@ -113,10 +113,10 @@ void Connection::PassOn(Call& call) {
 
 void Connection::OpenAtServer(Call& call) {
   if (server_ == nullptr) {
-    absl::StatusOr<Socket> socket = host_.connect_server();
-    if (!socket.ok()) return Refuse(call, socket.status());
-    server_ = std::make_unique<Http2Session>(Http2Session::Side::kClient, MakePlainStream(*std::move(socket)),
-                                             ServerCallbacks(), this, weak_from_this(),
+    absl::StatusOr<std::unique_ptr<ByteStream>> stream = host_.connect_server();
+    if (!stream.ok()) return Refuse(call, stream.status());
+    server_ = std::make_unique<Http2Session>(Http2Session::Side::kClient, *std::move(stream), ServerCallbacks(), this,
+                                             weak_from_this(),
                                              Http2Session::Events{[this] { Flush(); }, [this] { Close(); }});
     nghttp2_session_set_local_window_size(server_->get(), NGHTTP2_FLAG_NONE, 0, kConnectionWindowBytes);
     server_->Start({{NGHTTP2_SETTINGS_ENABLE_PUSH, 0}, {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, kResponseWindowBytes}});

@@ -27,7 +27,7 @@ struct ConnectionHost {
   const Clock* clock = nullptr;
   GateTimeouts timeouts;
   // The gate's end of a new connection to the gRPC server. Errors: Unavailable.
-  std::function<absl::StatusOr<Socket>()> connect_server;
+  std::function<absl::StatusOr<std::unique_ptr<ByteStream>>()> connect_server;
   // The trailers that tell a client of an error.
   std::function<Headers(const absl::Status&)> trailers;
   // A call was refused.

@@ -67,19 +67,19 @@ void Door::Accept(Socket socket) {
   *slot = connection;
   connections_.insert(connection);
   connection->Start(certificates_ == nullptr
-                        ? MakePlainStream(std::move(socket))
+                        ? MakePlainStream(std::move(socket), asio::buffer(input_))
                         : MakeTlsStream(std::move(socket), certificates_->context(), &handshakes_));
   Count();
 }
 
-absl::StatusOr<Socket> Door::ConnectServer() {
+absl::StatusOr<std::unique_ptr<ByteStream>> Door::ConnectServer() {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) {
     return absl::UnavailableError(absl::StrCat("no connection to the server: ", std::strerror(errno)));
   }
   Socket socket(io_, asio::generic::stream_protocol(AF_UNIX, 0), ends[0]);
   gate_.connect_server(ends[1]);
-  return socket;
+  return MakePlainStream(std::move(socket), asio::buffer(input_));
 }
 
 void Door::RetryMessages() {

@@ -1,8 +1,10 @@
 #ifndef DITSERVE_SERVER_GATE_DOOR_H_
 #define DITSERVE_SERVER_GATE_DOOR_H_
 
+#include <array>
 #include <asio/io_context.hpp>
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -44,7 +46,7 @@ class Door {
        const Clock* clock, std::function<void()> changed);
 
   void Accept(Socket socket);
-  absl::StatusOr<Socket> ConnectServer();
+  absl::StatusOr<std::unique_ptr<ByteStream>> ConnectServer();
   void RetryMessages();
   // Connections come and go while each is asked.
   template <typename Ask>
@@ -58,6 +60,8 @@ class Door {
   const std::function<void()> changed_;
   Doorman doorman_;
   Turns handshakes_;
+  // Of every stream without TLS. Half a socket's buffer: each read wakes gRPC, or the client.
+  std::array<uint8_t, 64 << 10> input_;
   ConnectionHost host_;
   std::unique_ptr<Listener> listener_;
   const std::string name_;

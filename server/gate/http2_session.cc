@@ -62,10 +62,10 @@ void Http2Session::Start(const std::vector<nghttp2_settings_entry>& settings) {
 
 void Http2Session::Read() {
   if (has_ended_) return;
-  bytes_->Read(asio::buffer(input_), [this, owner = owner_.lock()](asio::error_code error, size_t bytes) {
+  bytes_->Read([this, owner = owner_.lock()](asio::error_code error, asio::const_buffer input) {
     if (error || has_ended_) return End();
-    bytes_read_ += bytes;
-    const ssize_t consumed = nghttp2_session_mem_recv(get(), input_.data(), bytes);
+    bytes_read_ += input.size();
+    const ssize_t consumed = nghttp2_session_mem_recv(get(), static_cast<const uint8_t*>(input.data()), input.size());
     events_.moved();  // Also what tells the other side why it is given up.
     if (consumed < 0) return End();
     Read();

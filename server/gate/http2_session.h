@@ -3,7 +3,6 @@
 
 #include <nghttp2/nghttp2.h>
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -64,7 +63,6 @@ class Http2Session {
   const std::unique_ptr<ByteStream> bytes_;
   const Events events_;
   std::unique_ptr<nghttp2_session, Free> session_;
-  std::array<uint8_t, 16 << 10> input_;
   std::string output_;
   bool has_begun_ = false;  // The handshake is done.
   bool has_ended_ = false;

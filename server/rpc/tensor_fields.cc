@@ -2,6 +2,7 @@
 
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -25,10 +26,20 @@ int64_t FirstNonFinite(const at::Tensor& tensor) {
   const Bits exponent = static_cast<Bits>(ExponentBits(tensor.scalar_type()));
   const auto* data = static_cast<const char*>(tensor.const_data_ptr());
   const int64_t count = tensor.numel();
-  for (int64_t i = 0; i < count; ++i) {
+  const auto is_finite = [=](int64_t i) {
     Bits bits;
     std::memcpy(&bits, data + i * sizeof(Bits), sizeof(Bits));
-    if ((bits & exponent) == exponent) return i;
+    return (bits & exponent) != exponent;
+  };
+  // A loop that ends early is no loop of vectors.
+  constexpr int64_t kBlock = 1024;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, count);
+    Bits all = 1;
+    for (int64_t i = begin; i < end; ++i) all &= static_cast<Bits>(is_finite(i));
+    for (int64_t i = begin; all == 0 && i < end; ++i) {
+      if (!is_finite(i)) return i;
+    }
   }
   return count;
 }

@@ -240,6 +240,15 @@ def test_errors_name_the_field(either):
     assert missing.value.field == "profile"
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize("element", [0, 1023, 1024, 3 * 3584 - 1])
+def test_the_first_element_that_is_no_number_is_named(client, element, kind):
+    inputs = Inputs(dtype=kind)
+    inputs.prompt_emb.reshape(-1)[element:] = np.inf
+    with pytest.raises(errors.InvalidArgument, match=f"prompt_emb.data: element {element} is NaN or infinite"):
+        client.forward(*inputs.all)
+
+
 def test_what_can_never_fit_is_told_with_what_it_takes(serve):
     server = serve("--device-budget", "32MiB")
     with ditserve.Client(server.address) as client:

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <asio/buffer.hpp>
 #include <asio/io_context.hpp>
 #include <asio/post.hpp>
@@ -43,6 +44,8 @@ class ClientDouble {
   const std::string& received() const { return received_; }
 
  private:
+  static constexpr size_t kMostInputBytes = 16 << 10;  // That are told at once.
+
   class Stream final : public ByteStream {
    public:
     explicit Stream(ClientDouble& client) : client_(client) {}
@@ -50,51 +53,54 @@ class ClientDouble {
     void Handshake(std::function<void(asio::error_code)> done) override {
       asio::post(client_.io_, [done = std::move(done)] { done({}); });
     }
-    void Read(asio::mutable_buffer buffer, Done done) override {
-      client_.read_ = {buffer.data(), buffer.size(), std::move(done)};
+    void Read(Got got) override {
+      client_.got_ = std::move(got);
       client_.Move();
     }
     void Write(asio::const_buffer buffer, Done done) override {
-      client_.write_ = {const_cast<void*>(buffer.data()), buffer.size(), std::move(done)};  // It is only read.
+      client_.unread_ = buffer;
+      client_.written_ = std::move(done);
       client_.Move();
     }
     void Close() override {
-      client_.End(client_.read_, asio::error::operation_aborted, 0);
-      client_.End(client_.write_, asio::error::operation_aborted, 0);
+      client_.Give("", asio::error::operation_aborted);
+      client_.EndWrite(asio::error::operation_aborted, 0);
     }
 
    private:
     ClientDouble& client_;
   };
 
-  struct Operation {
-    void* data = nullptr;
-    size_t bytes = 0;
-    ByteStream::Done done;  // Empty: none is under way.
-  };
-
   void Move() {
-    if (read_.done && !sent_.empty()) {
-      const size_t bytes = std::min(read_.bytes, sent_.size());
-      sent_.copy(static_cast<char*>(read_.data), bytes);
-      sent_.erase(0, bytes);
-      End(read_, {}, bytes);
+    if (got_ && !sent_.empty()) {
+      Give(sent_.substr(0, kMostInputBytes), {});
+      sent_.erase(0, kMostInputBytes);
     }
-    if (write_.done && reads_) {
-      received_.append(static_cast<const char*>(write_.data), write_.bytes);
-      End(write_, {}, write_.bytes);
+    if (written_ && reads_) {
+      received_.append(static_cast<const char*>(unread_.data()), unread_.size());
+      EndWrite({}, unread_.size());
     }
   }
 
-  void End(Operation& operation, asio::error_code error, size_t bytes) {
-    if (!operation.done) return;
-    asio::post(io_, [done = std::exchange(operation, {}).done, error, bytes] { done(error, bytes); });
+  void Give(std::string bytes, asio::error_code error) {
+    if (!got_) return;
+    asio::post(io_, [got = std::exchange(got_, nullptr), bytes = std::move(bytes), error] {
+      got(error, asio::buffer(bytes));
+    });
+  }
+
+  void EndWrite(asio::error_code error, size_t bytes) {
+    if (!written_) return;
+    asio::post(io_, [done = std::exchange(written_, nullptr), error, bytes] { done(error, bytes); });
   }
 
   asio::io_context& io_;
   bool reads_ = true;
   std::string sent_, received_;
-  Operation read_, write_;
+  asio::const_buffer unread_;  // What is being written.
+  // Of what is under way; empty where nothing is.
+  ByteStream::Got got_;
+  ByteStream::Done written_;
 };
 
 // One connection with all that it touches, on this thread and a clock that stands still: a client, a doorman, gRPC.
@@ -160,7 +166,7 @@ class ConnectionWorld {
   }
 
  private:
-  absl::StatusOr<Socket> ConnectServer() {
+  absl::StatusOr<std::unique_ptr<ByteStream>> ConnectServer() {
     int ends[2];
     if (server_ != nullptr || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) != 0) {
       return absl::InternalError("a connection has one to the server");
@@ -168,7 +174,7 @@ class ConnectionWorld {
     const asio::generic::stream_protocol protocol(AF_UNIX, 0);
     server_ = std::make_shared<GrpcDouble>();
     server_->Start(Socket(io_, protocol, ends[1]));
-    return Socket(io_, protocol, ends[0]);
+    return MakePlainStream(Socket(io_, protocol, ends[0]), asio::buffer(input_));
   }
 
   // What gRPC has to do with is served here, and counted.
@@ -202,6 +208,7 @@ class ConnectionWorld {
 
   asio::io_context io_{1};
   FakeClock clock_;
+  std::array<uint8_t, 16 << 10> input_;
   const Methods methods_;
   Doorman doorman_;
   ConnectionHost host_;

@@ -4,6 +4,7 @@
 #include <nghttp2/nghttp2.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -36,9 +37,9 @@ class GrpcDouble : public std::enable_shared_from_this<GrpcDouble> {
   };
 
   void Start(Socket socket) {
-    session_ = std::make_unique<Http2Session>(Http2Session::Side::kServer, MakePlainStream(std::move(socket)),
-                                              Callbacks(), this, weak_from_this(),
-                                              Http2Session::Events{[this] { session_->Flush(); }, [] {}});
+    session_ = std::make_unique<Http2Session>(
+        Http2Session::Side::kServer, MakePlainStream(std::move(socket), asio::buffer(input_)), Callbacks(), this,
+        weak_from_this(), Http2Session::Events{[this] { session_->Flush(); }, [] {}});
     session_->Start({});
   }
   void Close() { session_->Close(); }
@@ -159,6 +160,7 @@ class GrpcDouble : public std::enable_shared_from_this<GrpcDouble> {
     return callbacks;
   }
 
+  std::array<uint8_t, 16 << 10> input_;
   std::unique_ptr<Http2Session> session_;
   std::map<int32_t, Call> calls_;
   int calls_seen_ = 0;
