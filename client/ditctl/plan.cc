@@ -65,8 +65,8 @@ std::string PaceText(const v1::Pace& pace) {
   return absl::StrCat(
       "times       rest on computing: ",
       pace.has_height() ? absl::StrCat("measured at ", pace.width(), "x", pace.height()) : unknown,
-      ", disk: ", pace.has_disk_bytes_per_second() ? speed(pace.disk_bytes_per_second()) : unknown, ", copies: ",
-      pace.has_copy_bytes_per_second() ? speed(pace.copy_bytes_per_second()) : "not measured, taken as the disk",
+      ", disk: ", pace.has_disk_bytes_per_second() ? speed(pace.disk_bytes_per_second()) : unknown,
+      ", copies: ", pace.has_copy_bytes_per_second() ? speed(pace.copy_bytes_per_second()) : unknown,
       pace.has_fresh_bytes_per_second() ? absl::StrCat(", fresh memory: ", speed(pace.fresh_bytes_per_second())) : "",
       "\n");
 }

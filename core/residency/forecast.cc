@@ -42,15 +42,17 @@ class Laps {
   struct Load {
     LoadId id;
     absl::Duration arrives;
+    double share;  // Of the processors that compute, until then.
   };
 
   // What is due next happens.
   absl::Status Step() {
     const absl::Duration arrives = loads_.empty() ? absl::InfiniteDuration() : loads_.front().arrives;
-    const absl::Duration computed = computing_ == nullptr ? absl::InfiniteDuration() : computed_;
-    const absl::Duration next = std::min({arrives, computed, policy_.NextTick()});
+    const double pace = loads_.empty() ? 1 : 1 - loads_.front().share;
+    const absl::Duration computed = computing_ == nullptr ? absl::InfiniteDuration() : ComputedAt(pace);
+    const absl::Duration next = std::max(now_, std::min({arrives, computed, policy_.NextTick()}));
     if (next == absl::InfiniteDuration()) return Stuck();
-    now_ = std::max(now_, next);
+    left_ -= (next - std::exchange(now_, next)) * pace;
     if (arrives == next) {
       const LoadId load = loads_.front().id;
       loads_.pop_front();
@@ -64,6 +66,8 @@ class Laps {
     Apply();
     return absl::OkStatus();
   }
+
+  absl::Duration ComputedAt(double pace) const { return left_ > absl::ZeroDuration() ? now_ + left_ / pace : now_; }
 
   // Nothing is due, and somebody waits.
   absl::Status Stuck() const {
@@ -114,14 +118,18 @@ class Laps {
     }
     for (const Copy* target : load.targets) {
       if (IsHost(from) && !IsHost(target->key.memory)) lap_.device_copy_bytes += from_bytes;
-      if (request_.fresh_bytes_per_second) {
-        seconds += static_cast<double>(target->grown_bytes) / *request_.fresh_bytes_per_second;
-      }
       from = target->key.memory;
       from_bytes = bytes_in(target->key.form);
     }
-    link_free_ = std::max(link_free_, now_) + absl::Seconds(seconds);
-    loads_.push_back({load.load, link_free_});
+    const absl::Duration work = request_.work ? request_.work(load) : absl::ZeroDuration();
+    const absl::Duration takes = absl::Seconds(seconds) + work / request_.load_processors;
+    link_free_ = std::max(link_free_, now_) + takes;
+    loads_.push_back({load.load, link_free_, ShareOf(work, takes)});
+  }
+
+  double ShareOf(absl::Duration work, absl::Duration takes) const {
+    if (request_.computing_processors == 0 || work == absl::ZeroDuration()) return 0;
+    return std::min(1.0, absl::FDivDuration(work, takes) / request_.computing_processors);
   }
 
   void Acquire(Rider& rider) {
@@ -141,8 +149,8 @@ class Laps {
       if (before) computing_ = &rider;
     }
     if (computing_ == nullptr) return;
-    took_ = ComputingOf(*computing_->policy);
-    computed_ = now_ + took_;
+    begun_ = now_;
+    left_ = ComputingOf(*computing_->policy);
   }
 
   // Where it is not known, as long as reading: then as much is there ahead as there ever is.
@@ -154,8 +162,8 @@ class Laps {
 
   void EndComputing() {
     Rider& rider = *std::exchange(computing_, nullptr);
-    lap_.computing += took_;
-    policy_.Release(*rider.policy, *std::exchange(rider.lease, std::nullopt), took_, now_, actions_);
+    lap_.computing += now_ - begun_;
+    policy_.Release(*rider.policy, *std::exchange(rider.lease, std::nullopt), now_ - begun_, now_, actions_);
     if (!rider.policy->passed_all()) return Acquire(rider);
     policy_.Leave(*rider.policy, now_, actions_);
     riders_.remove_if([&rider](const Rider& each) { return &each == &rider; });
@@ -190,7 +198,7 @@ class Laps {
   std::list<Rider> riders_;
   std::deque<Load> loads_;
   Rider* computing_ = nullptr;
-  absl::Duration computed_, took_;
+  absl::Duration begun_, left_;  // Of what is computed, what it takes by itself.
   ForecastLap lap_;
 };
 

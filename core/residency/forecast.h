@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -17,17 +18,20 @@ namespace ditserve {
 struct ForecastRequest {
   Policy::JoinRequest ride;
   int riders = 1;  // That begin together, all alike.
-  // What the executor takes for each module; empty: it is not known, and times tell nothing.
+  // What the executor takes for each module by itself; empty: it is not known, and times tell nothing.
   std::vector<absl::Duration> computing;
   // Bytes of each module in each form, by module and form.
   std::vector<std::vector<int64_t>> form_bytes;
-  // How fast modules are made from the checkpoint, and from copies, bytes of what is read a second.
+  // How fast bytes come from the checkpoint, and from copies, a second, beside the work that there is with them.
   double disk_bytes_per_second = 1e9;
   double copy_bytes_per_second = 1e9;
   // And from copies in the device's own memory; nullopt: as from others.
   std::optional<double> own_copy_bytes_per_second;
-  // For so many bytes a second of memory that no copy had before, moving takes longer; nullopt: it does not.
-  std::optional<double> fresh_bytes_per_second;
+  // The processor time of a load; null: none. Loads are worked at by `load_processors` at a time.
+  std::function<absl::Duration(const StartLoad&)> work;
+  int load_processors = 1;
+  // All of these compute, and work that is done meanwhile holds them up; 0: what computes does nothing else.
+  int computing_processors = 0;
 };
 
 // What a lap of all riders takes.
@@ -39,7 +43,7 @@ struct ForecastLap {
   int64_t copy_read_bytes = 0;    // Of copies that others were made from.
   int most_riders = 0;            // Admitted at one time.
   absl::Duration time;            // Until the last of them is done.
-  absl::Duration computing;       // Of that, the executor's.
+  absl::Duration computing;       // Of that, the executor's, and what held it up.
 };
 
 struct Forecast {
@@ -49,7 +53,10 @@ struct Forecast {
 
 // Has `policy` decide two laps that nobody else rides, in a time that passes for this alone. What moves where, when,
 // and beside what follows from the policy itself, so that no second description of it can be wrong. Loads are read one
-// after the other at the speeds given; one module is computed at a time.
+// after the other at the speeds given, and each takes as much longer as there is work with it; one module is computed
+// at a time. Where computing has all processors, a load that is under way takes its work's share of them: who waits is
+// held up by nothing, and no processor does more than one thing at a time. So `computing` is of modules that nothing
+// held up; the lap's has both.
 //
 // `policy`: a trial of what serves (see Policy's second constructor); it is spent. Pure: no thread, file or device.
 // Errors: as Policy::Join; ResourceExhausted while other processes leave no room for it; Internal if the policy leaves

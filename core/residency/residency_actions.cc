@@ -91,8 +91,7 @@ void ResidencyManager::StartLocked(const StartLoad& load, Deferred& deferred) {
   if (load.source != nullptr) transfer.source = {buffer(*load.source), &forms_.form(load.source->key.form)};
   for (const Copy* target : load.targets) {
     HoldLocked(*target);
-    transfer.targets.push_back({buffer(*target), &forms_.form(target->key.form)});
-    transfer.fresh_bytes += target->grown_bytes;
+    transfer.targets.push_back({buffer(*target), &forms_.form(target->key.form), target->grown_bytes});
   }
   const int device = DeviceOf(load.device);
   transfer.enqueued = [this, id = load.load, device, targets = load.targets](absl::Status status, TransferCost cost) {

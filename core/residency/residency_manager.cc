@@ -55,7 +55,7 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
           Granules(arenas_)),
       force_bytes_(arenas_.size()),
       moved_(devices_.size()),
-      paces_(devices_.size()),
+      paces_(devices_.size(), TransferPace(transfers->processors_at_work())),
       leases_(devices_.size()),
       computed_until_(devices_.size()) {
   const absl::MutexLock lock(&mutex_);
@@ -115,7 +115,7 @@ ModelId ResidencyManager::AddModel(std::unique_ptr<ModelWeights> weights) {
 
 absl::Status ResidencyManager::RemoveModel(ModelId model) {
   Deferred deferred;
-  std::unique_ptr<ModelWeights> removed;  // Its files are closed without the mutex.
+  std::shared_ptr<const ModelWeights> removed;  // Its files are closed without the mutex.
   {
     const absl::MutexLock lock(&mutex_);
     const bool ridden =

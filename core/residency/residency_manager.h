@@ -117,8 +117,9 @@ class ResidencyManager {
 
   // What `riders` such requests would take if they came now, together, and nobody else rode. `computing`: what the
   // executor takes for each module, empty if that is not known. While the checkpoint has no measured speed it is
-  // taken to be a gigabyte a second; while copies have none they are taken to be as slow as the checkpoint. Changes
-  // nothing. Errors: as Join and ForecastLaps.
+  // taken to be a gigabyte a second; while copies to a device with memory of its own have none they are taken to be as
+  // slow as the checkpoint. Of what was never done in host memory a little is tried. Changes nothing. Errors: as Join
+  // and ForecastLaps.
   absl::StatusOr<Forecast> ForecastRide(ModelId model, const Profile& profile, const RideOptions& options, int riders,
                                         std::vector<absl::Duration> computing) const ABSL_LOCKS_EXCLUDED(mutex_);
   // How fast weights move to a device, as measured so far.
@@ -233,6 +234,8 @@ class ResidencyManager {
   void FailedLocked(LoadId load, const std::vector<Copy*>& targets, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  // Sets what loads take in `request`, but their work.
+  void SetSpeeds(int device, ForecastRequest& request) const ABSL_LOCKS_EXCLUDED(mutex_);
   // `forms`, here and below: the manager's, or a copy of them.
   Policy::JoinRequest RequestLocked(ModelId model, const Profile& profile, const RideOptions& options,
                                     FormTable& forms) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -262,7 +265,7 @@ class ResidencyManager {
   FormTable forms_ ABSL_GUARDED_BY(mutex_);
   Policy policy_ ABSL_GUARDED_BY(mutex_);
   Actions actions_ ABSL_GUARDED_BY(mutex_);  // Of the event that is being applied.
-  std::vector<std::unique_ptr<ModelWeights>> models_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::shared_ptr<const ModelWeights>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<RiderState> riders_ ABSL_GUARDED_BY(mutex_);
   absl::flat_hash_map<const PolicyRider*, RiderState*> states_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Holding>> holdings_ ABSL_GUARDED_BY(mutex_);    // By Copy::id.

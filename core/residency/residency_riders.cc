@@ -43,7 +43,7 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
     } else if (!*pin) {
       rider->acquisition = std::exchange(done, nullptr);
       const auto device = static_cast<size_t>(rider->device);
-      if (leases_[device] == 0) paces_[device].Begin(rider->acquired, transfers_->moved(*on.device));
+      if (leases_[device] == 0) paces_[device].Begin(rider->acquired, transfers_->transferred(*on.device));
     } else if (on.executor->HasBefore(TurnOf(*rider))) {
       rider->acquisition = std::exchange(done, nullptr);
       GrantLocked(*rider, **std::move(pin), deferred);  // After the others.
@@ -64,7 +64,7 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
 Lease ResidencyManager::MakeLease(RiderState& rider, Pin pin) {
   const auto device = static_cast<size_t>(rider.device);
   rider.leased = clock_->Now();
-  if (leases_[device]++ == 0) paces_[device].End(rider.leased, transfers_->moved(*devices_[device].device));
+  if (leases_[device]++ == 0) paces_[device].End(rider.leased, transfers_->transferred(*devices_[device].device));
   const auto& tensors = holdings_[static_cast<size_t>(pin.copy()->id)]->tensors;
   // Two pointers: no more is held without an allocation.
   return Lease(tensors,

@@ -1,13 +1,16 @@
 #include "core/residency/transfer_engine.h"
 
+#include <pthread.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cassert>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/processor_time.h"
 #include "core/base/profiler_range.h"
 #include "core/base/status_macros.h"
 
@@ -46,7 +49,7 @@ class TransferEngine::Job {
   const Device* device() const { return transfer_.device; }
   bool ReadsCheckpoint() const { return !transfer_.source; }
   // Counts what the piece moves.
-  void Count(size_t piece, MovedBytes& moved) const;
+  void Count(size_t piece, Transferred& done) const;
 
   // Does one piece of all `jobs`, whose first one reads it, and returns those that it ended: Complete is to be called
   // once what they enqueued has passed.
@@ -74,23 +77,27 @@ class TransferEngine::Job {
   struct Moved {
     TransferCost cost;
     std::vector<Events> written;  // By target: conversions that write it.
+    std::vector<Work> work;
   };
   enum class Stage : uint8_t { kNew, kPreparing, kPrepared };
 
-  bool IsReadInPlace() const;
   void CutSource();
   void CutRun(const ModelWeights::Run& run);
   // The elements of a segment in a copy.
   static ElementSpan SpanIn(const Buffer& buffer, const CopyLayout& layout, const CopyForm& form,
                             const Segment& segment);
   ElementSpan SpanIn(size_t target, const Segment& segment) const;
+  // Of a target's fresh memory, the share of so many bytes that are read.
+  int64_t FreshBytes(size_t target, int64_t read_bytes) const {
+    return transfer_.targets[target].fresh_bytes * read_bytes / bytes_;
+  }
   absl::Status PrepareTargets();
   // Targets are prepared by the first thread that comes, so that no lock is held meanwhile; the others wait for it.
   absl::Status Begin() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status MoveFromSource(const Piece& piece, Moved& moved);
   // Reads the piece, once nobody reads the slot any more, and sets `at` to where its first byte then is: in the slot,
   // or in the first target.
-  absl::Status Read(const Piece& piece, Slot& slot, std::byte** at);
+  absl::Status Read(const Piece& piece, Slot& slot, std::byte** at, Moved& moved);
   absl::Status MoveRead(const Piece& piece, std::byte* at, Slot& slot, Moved& moved);
   // Takes the segment through the targets that `from` is not in yet, and appends to `readers` what reads `from`.
   absl::Status Convert(const Segment& segment, ElementSpan from, EventPtr written, Events& readers, Moved& moved);
@@ -104,7 +111,7 @@ class TransferEngine::Job {
   Transfer transfer_;
   std::optional<CopyLayout> source_layout_;
   std::vector<CopyLayout> layouts_;  // Of the targets.
-  bool read_in_place_ = false;       // Straight into the first target.
+  TransferPath path_;
   std::vector<Piece> pieces_;
   int64_t bytes_ = 0;    // Of all pieces.
   ProfilerRange range_;  // From when its targets are prepared until they are written.
@@ -129,12 +136,16 @@ TransferEngine::Job::Job(Transfer transfer) : transfer_(std::move(transfer)) {
                         [](const Encoding& encoding) { return encoding.scales.has_value(); }));
     return LayoutOf(module, form, transfer_.device->IsInHostMemory(buffer.memory()));
   };
-  for (const Transfer::Target& target : transfer_.targets) layouts_.push_back(layout(*target.buffer, *target.form));
+  std::vector<const CopyForm*> forms;
+  for (const Transfer::Target& target : transfer_.targets) {
+    layouts_.push_back(layout(*target.buffer, *target.form));
+    forms.push_back(target.form);
+  }
+  path_ = PathOf(module, transfer_.source ? transfer_.source->form : nullptr, forms, layouts_.front().as_stored);
   if (transfer_.source) {
     source_layout_ = layout(*transfer_.source->buffer, *transfer_.source->form);
     CutSource();
   } else {
-    read_in_place_ = IsReadInPlace();
     for (const ModelWeights::Run& run : module.runs) CutRun(run);
   }
   if (pieces_.empty()) pieces_.emplace_back();  // A module without elements is moved by preparing its targets.
@@ -142,26 +153,14 @@ TransferEngine::Job::Job(Transfer transfer) : transfer_(std::move(transfer)) {
   for (const Piece& piece : pieces_) bytes_ += piece.bytes;
 }
 
-void TransferEngine::Job::Count(size_t piece, MovedBytes& moved) const {
-  const int64_t bytes = pieces_[piece].bytes;
-  (ReadsCheckpoint() ? moved.checkpoint : moved.copies) += bytes;
-  if (bytes_ > 0) moved.fresh += transfer_.fresh_bytes * bytes / bytes_;
+void TransferEngine::Job::Count(size_t piece, Transferred& done) const {
+  (ReadsCheckpoint() ? done.checkpoint_bytes : done.copy_bytes) += pieces_[piece].bytes;
 }
 
 bool TransferEngine::Job::CanLead(const Job& other) const {
-  const auto through_slot = [](const Job& job) { return job.ReadsCheckpoint() && !job.read_in_place_; };
+  const auto through_slot = [](const Job& job) { return job.ReadsCheckpoint() && !job.path_.read_in_place; };
   return through_slot(*this) && through_slot(other) && transfer_.model == other.transfer_.model &&
          transfer_.module == other.transfer_.module && own_pieces_ == pieces_.size() && !AllTaken();
-}
-
-bool TransferEngine::Job::IsReadInPlace() const {
-  const ModelWeights::Module& module = transfer_.model->module(transfer_.module);
-  if (!layouts_.front().as_stored) return false;
-  for (size_t i = 0; i < module.stored.size(); ++i) {
-    const Precision stored(module.stored[i]->dtype);
-    if (!stored.RoundingsTo(transfer_.targets.front().form->encodings[i].values).empty()) return false;
-  }
-  return true;
 }
 
 void TransferEngine::Job::CutSource() {
@@ -251,7 +250,7 @@ std::vector<std::shared_ptr<TransferEngine::Job>> TransferEngine::Job::Do(Transf
     if (sharers > 0) parts.front().status = first.MoveFromSource(what, parts.front().moved);
   } else if (sharers > 0 && !what.segments.empty()) {
     std::byte* at = nullptr;
-    const absl::Status read = first.Read(what, slot, &at);
+    const absl::Status read = first.Read(what, slot, &at, parts.front().moved);
     int64_t unpaid = what.bytes;
     for (size_t i = 0; i < jobs.size(); ++i) {
       Part& part = parts[i];
@@ -261,7 +260,9 @@ std::vector<std::shared_ptr<TransferEngine::Job>> TransferEngine::Job::Do(Transf
       part.status = read.ok() ? jobs[i]->MoveRead(what, at, slot, part.moved) : read;
     }
   }
-  engine.CountMoved(jobs, piece);  // Before anybody is told.
+  std::vector<Work> work;
+  for (Part& part : parts) std::move(part.moved.work.begin(), part.moved.work.end(), std::back_inserter(work));
+  engine.Count(jobs, piece, work);  // Before anybody is told.
   std::vector<std::shared_ptr<Job>> ended;
   for (size_t i = 0; i < jobs.size(); ++i) {
     if (jobs[i]->Finish(parts[i].status, std::move(parts[i].moved))) ended.push_back(jobs[i]);
@@ -288,42 +289,47 @@ absl::Status TransferEngine::Job::MoveFromSource(const Piece& piece, Moved& move
   return absl::OkStatus();
 }
 
-absl::Status TransferEngine::Job::Read(const Piece& piece, Slot& slot, std::byte** at) {
+absl::Status TransferEngine::Job::Read(const Piece& piece, Slot& slot, std::byte** at, Moved& moved) {
   DITSERVE_RETURN_IF_ERROR(WaitForAll(slot.readers));
   slot.readers.clear();
   const Segment& first = piece.segments.front();
   const StoredTensor& stored = *transfer_.model->module(transfer_.module).stored[first.parameter];
   const int64_t begin = first.begin * SizeOf(stored.dtype);
   const int64_t in_page = (stored.offset_bytes + begin) % kPageBytes;
-  std::byte* const pages = read_in_place_ ? SpanIn(0, first).data - in_page : slot.buffer.data();
+  std::byte* const pages = path_.read_in_place ? SpanIn(0, first).data - in_page : slot.buffer.data();
   const int64_t size = PageOf(in_page + piece.bytes + kPageBytes - 1);
   *at = pages + in_page;
-  return transfer_.model->checkpoint()
-      .Read(stored, begin, piece.bytes, absl::MakeSpan(pages, static_cast<size_t>(size)))
-      .status();
+  const int64_t fresh_bytes = path_.read_in_place ? FreshBytes(0, piece.bytes) : 0;
+  const absl::Duration begun = ProcessorTime();
+  absl::Status read = transfer_.model->checkpoint()
+                          .Read(stored, begin, piece.bytes, absl::MakeSpan(pages, static_cast<size_t>(size)))
+                          .status();
+  moved.work.push_back({TransferStep(), {piece.bytes, fresh_bytes, ProcessorTime() - begun}});
+  return read;
 }
 
 absl::Status TransferEngine::Job::Convert(const Segment& segment, ElementSpan from, EventPtr written, Events& readers,
                                           Moved& moved) {
-  const StoredTensor& stored = *transfer_.model->module(transfer_.module).stored[segment.parameter];
-  Precision precision(stored.dtype);
-  if (transfer_.source) precision = transfer_.source->form->encodings[segment.parameter].values;
+  const int64_t read_bytes = segment.count * SizeOf(from.dtype);
   for (size_t i = 0; i < transfer_.targets.size(); ++i) {
     const Transfer::Target& target = transfer_.targets[i];
     const ElementSpan to = SpanIn(i, segment);
-    const Precision& later = target.form->encodings[segment.parameter].values;
-    const bool is_there = i == 0 && read_in_place_;
-    if (!is_there) {
+    if (i > 0 || !path_.read_in_place) {
       Events after = target.buffer->in_use_until();
       if (written != nullptr) after.push_back(std::move(written));
-      const std::vector<DType> through = precision.RoundingsTo(later);
+      const TransferStep& step = path_.steps[i][static_cast<size_t>(segment.parameter)];
+      const auto through = absl::MakeSpan(step).subspan(1, step.size() - 2);
+      const absl::Duration begun = ProcessorTime();
       DITSERVE_ASSIGN_OR_RETURN(written, transfer_.device->Enqueue({from, through, to, segment.count}, after));
+      if (transfer_.device->IsInHostMemory(to.memory)) {
+        const int64_t bytes = segment.count * SizeOf(from.dtype);
+        moved.work.push_back({step, {bytes, FreshBytes(i, read_bytes), ProcessorTime() - begun}});
+      }
       if (written != nullptr) moved.written[i].push_back(written);
       if (written != nullptr && i == 0) readers.push_back(written);
     }
     if (IsHost(from.memory) && !IsHost(to.memory)) moved.cost.device_copy_bytes += segment.count * SizeOf(from.dtype);
     from = to;
-    precision = later;
   }
   return absl::OkStatus();
 }
@@ -393,7 +399,10 @@ absl::StatusOr<std::unique_ptr<TransferEngine>> TransferEngine::Make(Arena* host
 }
 
 TransferEngine::TransferEngine(Arena* host, std::vector<Slot> slots) : host_(host), slots_(std::move(slots)) {
-  for (Slot& slot : slots_) threads_.emplace_back([this, &slot] { Run(&slot); });
+  for (Slot& slot : slots_) {
+    threads_.emplace_back([this, &slot] { Run(&slot); });
+    pthread_getcpuclockid(threads_.back().native_handle(), &thread_clocks_.emplace_back());
+  }
 }
 
 TransferEngine::~TransferEngine() {
@@ -416,10 +425,25 @@ void TransferEngine::Submit(Transfer transfer) {
   if (!job->AllTaken()) queue_.push_back(std::move(job));
 }
 
-MovedBytes TransferEngine::moved(const Device& device) const {
+Transferred TransferEngine::transferred(const Device& device) const {
+  Transferred of_device;
+  {
+    const absl::MutexLock lock(&mutex_);
+    if (const auto found = transferred_.find(&device); found != transferred_.end()) of_device = found->second;
+  }
+  of_device.work = processor_time();
+  return of_device;
+}
+
+absl::Duration TransferEngine::processor_time() const {
+  absl::Duration taken;
+  for (const clockid_t clock : thread_clocks_) taken += ProcessorTime(clock);
+  return taken;
+}
+
+TransferWork TransferEngine::work() const {
   const absl::MutexLock lock(&mutex_);
-  const auto found = moved_.find(&device);
-  return found == moved_.end() ? MovedBytes{} : found->second;
+  return work_;
 }
 
 std::vector<std::shared_ptr<TransferEngine::Job>> TransferEngine::NextPiece(size_t* piece) {
@@ -449,9 +473,10 @@ void TransferEngine::Run(Slot* slot) {
   }
 }
 
-void TransferEngine::CountMoved(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece) {
+void TransferEngine::Count(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece, const std::vector<Work>& work) {
   const absl::MutexLock lock(&mutex_);
-  for (const std::shared_ptr<Job>& job : jobs) job->Count(piece, moved_[job->device()]);
+  for (const std::shared_ptr<Job>& job : jobs) job->Count(piece, transferred_[job->device()]);
+  for (const Work& each : work) work_.Add(each.step, each.took);
 }
 
 }  // namespace ditserve

@@ -1,7 +1,9 @@
 #ifndef DITSERVE_CORE_RESIDENCY_TRANSFER_ENGINE_H_
 #define DITSERVE_CORE_RESIDENCY_TRANSFER_ENGINE_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <ctime>
 #include <deque>
 #include <map>
 #include <memory>
@@ -21,6 +23,7 @@
 #include "core/memory/ledger.h"
 #include "core/placement/copy_form.h"
 #include "core/residency/transfer_pace.h"
+#include "core/residency/transfer_work.h"
 #include "core/storage/model_weights.h"
 
 namespace ditserve {
@@ -47,6 +50,7 @@ struct Transfer {
   struct Target {
     Buffer* buffer;
     const CopyForm* form;
+    int64_t fresh_bytes = 0;  // Of its memory, what was never written before.
   };
 
   Device* device;  // In whose memory and the host's the copies are.
@@ -54,7 +58,6 @@ struct Transfer {
   ModuleIndex module;
   std::optional<Source> source;  // Nullopt: the checkpoint.
   std::vector<Target> targets;
-  int64_t fresh_bytes = 0;  // Of the targets' memory, what was never written before.
   // Called once on a transfer thread, when everything is read and the device knows all that is to be written: what is
   // ordered behind the targets' events may begin. After an error their contents are undefined. May be null.
   absl::AnyInvocable<void(absl::Status, TransferCost) &&> enqueued;
@@ -79,8 +82,15 @@ class TransferEngine {
 
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // For the device so far, by piece.
-  MovedBytes moved(const Device& device) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // For the device so far, by piece; `work` is for all of them.
+  Transferred transferred(const Device& device) const ABSL_LOCKS_EXCLUDED(mutex_);
+  // The processor time of its threads so far.
+  absl::Duration processor_time() const;
+  // The same by what they did, as far as it was in memory that files can be read into.
+  TransferWork work() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // That the machine has. Its threads find as many, where nobody computes, as there are threads, or all.
+  int processors() const { return processors_; }
+  int processors_at_work() const { return std::min(processors_, static_cast<int>(threads_.size())); }
 
   // Host bytes of the slots.
   int64_t staging_bytes() const { return StagingBytes(static_cast<int>(slots_.size())); }
@@ -102,17 +112,26 @@ class TransferEngine {
   void Run(Slot* slot);
   // Jobs that share their next piece; none when the engine stops.
   std::vector<std::shared_ptr<Job>> NextPiece(size_t* piece) ABSL_LOCKS_EXCLUDED(mutex_);
-  void CountMoved(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece) ABSL_LOCKS_EXCLUDED(mutex_);
+  // What a thread did to bytes.
+  struct Work {
+    TransferStep step;
+    TimedBytes took;
+  };
+  void Count(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece, const std::vector<Work>& work)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
 
   Arena* const host_;
+  const int processors_ = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   std::vector<Slot> slots_;
   mutable absl::Mutex mutex_;
-  std::map<const Device*, MovedBytes> moved_ ABSL_GUARDED_BY(mutex_);
+  std::map<const Device*, Transferred> transferred_ ABSL_GUARDED_BY(mutex_);
+  TransferWork work_ ABSL_GUARDED_BY(mutex_);
   Jobs queue_ ABSL_GUARDED_BY(mutex_);  // With pieces that no thread has taken.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::unique_ptr<Completions> completions_ = std::make_unique<Completions>();  // Of what is enqueued.
   std::vector<std::thread> threads_;
+  std::vector<clockid_t> thread_clocks_;  // As long as they live.
 };
 
 }  // namespace ditserve

@@ -5,17 +5,18 @@
 #include <optional>
 
 #include "absl/time/time.h"
+#include "core/residency/transfer_work.h"
 
 namespace ditserve {
 
-// Bytes that transfers have moved so far.
-struct MovedBytes {
-  int64_t checkpoint = 0;  // Read from it.
-  int64_t copies = 0;      // Read from copies.
-  int64_t fresh = 0;       // Of memory that was written for the first time.
+// What transfers have done so far.
+struct Transferred {
+  int64_t checkpoint_bytes = 0;  // Read from it.
+  int64_t copy_bytes = 0;        // Read from copies.
+  absl::Duration work;           // Processor time.
 };
 
-// Bytes a second; nullopt: none were read while it could be measured.
+// Bytes a second where moving is what takes the time; nullopt: none were read while it could be measured.
 struct TransferSpeeds {
   std::optional<double> checkpoint;
   std::optional<double> copies;
@@ -23,44 +24,31 @@ struct TransferSpeeds {
   std::optional<double> fresh;
 };
 
-// How fast weights move where moving is what takes the time: while a rider waits for them and nobody computes. Beside
-// computing they are slower, and nobody waits.
+// How long a checkpoint lets one wait for its bytes, while a rider waits for them and nobody computes, beside the work
+// that transfers have with them: TransferWork knows that, and the two add up. Beside computing the checkpoint may be
+// slower, and nobody waits.
 //
 // Thread safety: thread-compatible.
 class TransferPace {
  public:
-  // Of older ones, half counts each time that so much more was read.
-  static constexpr int64_t kRememberedBytes = int64_t{4} << 30;
+  // `processors`: on how many transfers work at a time.
+  explicit TransferPace(int processors) : processors_(processors) {}
 
   // From now on everybody waits.
-  void Begin(absl::Duration now, const MovedBytes& moved);
+  void Begin(absl::Duration now, const Transferred& done);
   // From now on somebody computes.
-  void End(absl::Duration now, const MovedBytes& moved);
+  void End(absl::Duration now, const Transferred& done);
   // It was not transfers that were waited for.
   void Drop() { since_.reset(); }
 
-  TransferSpeeds speeds() const;
+  // Seconds a byte; nullopt: nothing was waited for.
+  std::optional<double> checkpoint() const;
 
  private:
-  struct Sum {
-    int64_t bytes = 0;
-    int64_t fresh_bytes = 0;
-    absl::Duration time;
-    void Add(int64_t more_bytes, int64_t more_fresh_bytes, absl::Duration more_time);
-    std::optional<double> speed() const;
-  };
-  // What was read from one place.
-  struct Reads {
-    Sum used;   // While no fresh memory was written,
-    Sum fresh;  // and while some was.
-    Sum& Of(int64_t fresh_bytes) { return fresh_bytes > 0 ? fresh : used; }
-    // Where all memory was fresh, nobody can say what of the time that took.
-    std::optional<double> speed() const { return used.speed() ? used.speed() : fresh.speed(); }
-  };
-
+  int processors_;
   std::optional<absl::Duration> since_;
-  MovedBytes moved_;  // Then.
-  Reads checkpoint_, copies_;
+  Transferred done_;  // Then.
+  TimedBytes checkpoint_;
 };
 
 }  // namespace ditserve

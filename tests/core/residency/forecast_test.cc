@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <limits>
+
 #include "tests/core/residency/policy_fixture.h"
 
 namespace ditserve {
@@ -65,19 +67,56 @@ TEST_F(ForecastTest, ReadingOverlapsComputing) {
   EXPECT_EQ(computing->first.time, absl::Seconds(10 + 10 * 40)) << "the first module is read, and all are computed";
 }
 
-TEST_F(ForecastTest, MemoryThatNoCopyHadBeforeTakesLonger) {
+TEST_F(ForecastTest, WorkWithLoadsTakesTheirProcessorsTime) {
   Make(std::vector<int64_t>(10, 10), 1000);
   ForecastRequest request = Of(Kept(), 1, 1);
-  request.fresh_bytes_per_second = 0.5;
+  request.work = [](const StartLoad& load) { return 4 * absl::Seconds(load.targets.front()->grown_bytes); };
+  request.load_processors = 2;
   const auto kept = Tell(request);
   ASSERT_TRUE(kept.ok()) << kept.status();
   EXPECT_EQ(kept->first.time, absl::Seconds(100 + 200 + 1));
+  EXPECT_EQ(kept->first.computing, absl::Seconds(10)) << "which has others";
   EXPECT_EQ(kept->repeated.time, absl::Seconds(10));
   request.ride = Request(5);
   const auto streamed = Tell(request);
   ASSERT_TRUE(streamed.ok()) << streamed.status();
   EXPECT_LT(streamed->first.time, absl::Seconds(100 + 200)) << "what passes is written where others were";
   EXPECT_EQ(streamed->repeated.time, absl::Seconds(100 + 1));
+}
+
+// Of a load's 10 s, 6 processor seconds are 0.3 of the two that compute.
+TEST_F(ForecastTest, WorkThatNobodyWaitsForHoldsComputingUp) {
+  Make(std::vector<int64_t>(10, 10), 1000);
+  const auto tell = [&](int64_t seconds_a_module) {
+    ForecastRequest request = Of(Request(5), 1, seconds_a_module);
+    request.disk_bytes_per_second = 10 / 7.0;
+    request.work = [](const StartLoad&) { return absl::Seconds(6); };
+    request.load_processors = request.computing_processors = 2;
+    return Tell(request);
+  };
+  const auto computing = tell(40);
+  ASSERT_TRUE(computing.ok()) << computing.status();
+  EXPECT_EQ(computing->first.computing, absl::Seconds(10 * 40 + 9 * 6 / 2)) << "all but the first load's";
+  EXPECT_EQ(computing->first.time, absl::Seconds(10) + computing->first.computing);
+  const auto moving = tell(7);
+  ASSERT_TRUE(moving.ok()) << moving.status();
+  EXPECT_EQ(moving->first.computing, absl::Seconds(9 * 10 + 7));
+  EXPECT_EQ(moving->first.time, absl::Seconds(10 * 10 + 7)) << "it is through when the next one has come";
+  const auto waiting = tell(2);
+  ASSERT_TRUE(waiting.ok()) << waiting.status();
+  EXPECT_EQ(waiting->first.time, absl::Seconds(10 * 10 + 2)) << "what is done while it waits is free";
+}
+
+TEST_F(ForecastTest, NoProcessorDoesTwoThingsAtATime) {
+  Make(std::vector<int64_t>(10, 10), 1000);
+  ForecastRequest request = Of(Kept(), 1, 10);
+  request.disk_bytes_per_second = std::numeric_limits<double>::infinity();
+  request.work = [](const StartLoad&) { return absl::Seconds(8); };
+  request.load_processors = request.computing_processors = 2;
+  const auto kept = Tell(request);
+  ASSERT_TRUE(kept.ok()) << kept.status();
+  EXPECT_EQ(kept->first.time, absl::Seconds(10 * 10 + 10 * 8 / 2));
+  EXPECT_EQ(kept->repeated.time, absl::Seconds(10 * 10));
 }
 
 TEST_F(ForecastTest, RidersShareWhatIsReadAndTakeTurnsComputing) {

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -75,11 +76,10 @@ class TransferEngineTest : public ::testing::Test {
     return (IsHost(memory) ? host_ : of_device_)->Take(LayoutIn(memory, form).size_bytes);
   }
 
-  absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets,
-                   int64_t fresh_bytes = 0) {
+  absl::Status Run(std::optional<Transfer::Source> source, std::vector<Transfer::Target> targets) {
     absl::Notification done;
     absl::Status result;
-    Transfer transfer{device_.get(), weights_.get(), 1, std::move(source), std::move(targets), fresh_bytes};
+    Transfer transfer{device_.get(), weights_.get(), 1, std::move(source), std::move(targets)};
     transfer.enqueued = [&](const absl::Status&, TransferCost cost) { cost_ = cost; };
     transfer.done = [&](const absl::Status& status) {
       result = status;
@@ -143,12 +143,38 @@ TEST_F(TransferEngineTest, CountsWhatItMoves) {
   Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16), other = MakeBuffer(Memory::kHost, DType::kBFloat16);
   const CopyForm* const form = FormOf(DType::kBFloat16);
   const int64_t bytes = weights_->module(1).stored_bytes;
-  EXPECT_THAT(Run(std::nullopt, {{&host, form}}, /*fresh_bytes=*/1000), IsOk());
-  EXPECT_EQ(transfers_->moved(*device_).checkpoint, bytes);
-  EXPECT_NEAR(transfers_->moved(*device_).fresh, 1000, 2) << "a share of each piece";
+  EXPECT_THAT(Run(std::nullopt, {{&host, form}}), IsOk());
+  EXPECT_EQ(transfers_->transferred(*device_).checkpoint_bytes, bytes);
+  EXPECT_EQ(transfers_->transferred(*device_).copy_bytes, 0);
   EXPECT_THAT(Run({{&host, form}}, {{&other, form}}), IsOk());
-  EXPECT_EQ(transfers_->moved(*device_).copies, bytes);
-  EXPECT_LE(transfers_->moved(*device_).fresh, 1000);
+  EXPECT_EQ(transfers_->transferred(*device_).checkpoint_bytes, bytes);
+  EXPECT_EQ(transfers_->transferred(*device_).copy_bytes, bytes);
+}
+
+TEST_F(TransferEngineTest, TellsWhatItsThreadsWorkByWhatTheyDo) {
+  Open(DType::kBFloat16);
+  Buffer host = MakeBuffer(Memory::kHost, DType::kBFloat16), narrow = MakeBuffer(Memory::kHost, DType::kFloat8E4M3);
+  Buffer on_device = MakeBuffer(Memory::kDevice, DType::kFloat8E4M3);
+  const CopyForm *const stored = FormOf(DType::kBFloat16), *const rounded = FormOf(DType::kFloat8E4M3);
+  const int64_t bytes = weights_->module(1).stored_bytes;
+  const TransferStep read, round = {DType::kBFloat16, DType::kFloat8E4M3, DType::kFloat8E4M3};
+  EXPECT_THAT(Run(std::nullopt, {{&host, stored, /*fresh_bytes=*/1000000}}), IsOk());
+  EXPECT_THAT(Run({{&host, stored}}, {{&narrow, rounded, 500000}, {&on_device, rounded, 300000}}), IsOk());
+  absl::Duration told;
+  std::map<TransferStep, std::pair<int64_t, int64_t>> found;  // Bytes, fresh ones.
+  const TransferWork work = transfers_->work();
+  for (const auto& [step, times] : work.steps()) {
+    EXPECT_EQ(times.used.bytes, 0);
+    found[step] = {times.fresh.bytes, times.fresh.fresh_bytes};
+    told += times.fresh.time;
+  }
+  ASSERT_EQ(found.size(), 2u) << "what is enqueued to a device the device does";
+  EXPECT_EQ(found[read].first, bytes);
+  EXPECT_NEAR(found[read].second, 1000000, 2) << "a share of each piece";
+  EXPECT_EQ(found[round].first, bytes);
+  EXPECT_NEAR(found[round].second, 500000, 2);
+  EXPECT_GT(told, absl::ZeroDuration());
+  EXPECT_LE(told, transfers_->processor_time());
 }
 
 // What several transfers want of a module at a time. Reads stand still until a test lets them go.

@@ -5,99 +5,59 @@
 namespace ditserve {
 namespace {
 
-TEST(TransferPaceTest, KnowsNothingBeforeSomethingWasRead) {
-  TransferPace pace;
-  pace.Begin(absl::Seconds(1), {0, 0});
-  pace.End(absl::Seconds(2), {0, 0});
-  EXPECT_FALSE(pace.speeds().checkpoint.has_value());
-  EXPECT_FALSE(pace.speeds().copies.has_value());
-}
-
-TEST(TransferPaceTest, CountsOnlyWhatIsReadWhileEverybodyWaits) {
-  TransferPace pace;
-  pace.Begin(absl::Seconds(1), {0, 0});
-  pace.End(absl::Seconds(2), {100, 0});
-  pace.Begin(absl::Seconds(9), {900, 0});  // Beside computing.
-  pace.End(absl::Seconds(10), {1200, 0});
-  EXPECT_EQ(pace.speeds().checkpoint, 200);
-  EXPECT_FALSE(pace.speeds().copies.has_value());
-}
-
-TEST(TransferPaceTest, AWaitThatWasNotForTransfersDoesNotCount) {
-  TransferPace pace;
-  pace.Begin(absl::Seconds(1), {0, 0});
-  pace.Drop();
-  pace.End(absl::Seconds(50), {100, 0});
-  EXPECT_FALSE(pace.speeds().checkpoint.has_value());
-}
-
-TEST(TransferPaceTest, TellsCopiesFromTheCheckpointAndLeavesOutWhatIsMixed) {
-  TransferPace pace;
-  pace.Begin(absl::Seconds(0), {0, 0});
-  pace.End(absl::Seconds(1), {100, 0});
-  pace.Begin(absl::Seconds(1), {100, 0});
-  pace.End(absl::Seconds(2), {100, 700});
-  pace.Begin(absl::Seconds(2), {100, 700});
-  pace.End(absl::Seconds(3), {400, 800});
-  EXPECT_EQ(pace.speeds().checkpoint, 100);
-  EXPECT_EQ(pace.speeds().copies, 700);
-}
-
 // Each waits from when the one before it had what it waited for.
-void Wait(TransferPace& pace, absl::Duration& now, MovedBytes& moved, const MovedBytes& more, absl::Duration time) {
-  pace.Begin(now, moved);
-  moved = {moved.checkpoint + more.checkpoint, moved.copies + more.copies, moved.fresh + more.fresh};
-  now += time;
-  pace.End(now, moved);
+class TransferPaceTest : public ::testing::Test {
+ protected:
+  void Wait(const Transferred& more, absl::Duration time) {
+    pace_.Begin(now_, done_);
+    done_ = {done_.checkpoint_bytes + more.checkpoint_bytes, done_.copy_bytes + more.copy_bytes,
+             done_.work + more.work};
+    now_ += time;
+    pace_.End(now_, done_);
+  }
+
+  TransferPace pace_{2};
+  Transferred done_;
+  absl::Duration now_ = absl::Seconds(1);
+};
+
+TEST_F(TransferPaceTest, KnowsNothingBeforeSomethingWasRead) {
+  Wait({}, absl::Seconds(1));
+  EXPECT_FALSE(pace_.checkpoint().has_value());
 }
 
-TEST(TransferPaceTest, TellsWhatFreshMemoryTakesFromWhatReadingTakes) {
-  TransferPace pace;
-  MovedBytes moved;
-  absl::Duration now;
-  Wait(pace, now, moved, {.checkpoint = 300, .fresh = 100},
-       absl::Seconds(5));  // Before anybody knows how fast one reads.
-  Wait(pace, now, moved, {.checkpoint = 100}, absl::Seconds(1));
-  Wait(pace, now, moved, {.checkpoint = 100, .fresh = 100}, absl::Seconds(3));
-  EXPECT_EQ(pace.speeds().checkpoint, 100);
-  EXPECT_EQ(pace.speeds().fresh, 200 / (2.0 + 2.0));
-  Wait(pace, now, moved, {.copies = 1000}, absl::Seconds(1));
-  Wait(pace, now, moved, {.copies = 1000, .fresh = 600}, absl::Seconds(5));
-  EXPECT_EQ(pace.speeds().copies, 1000);
-  EXPECT_EQ(pace.speeds().fresh, 800 / (2.0 + 2.0 + 4.0));
+TEST_F(TransferPaceTest, CountsOnlyWhatIsReadWhileEverybodyWaits) {
+  Wait({.checkpoint_bytes = 100}, absl::Seconds(1));
+  done_.checkpoint_bytes += 800;  // Beside computing.
+  now_ += absl::Seconds(7);
+  Wait({.checkpoint_bytes = 300}, absl::Seconds(3));
+  EXPECT_EQ(pace_.checkpoint(), 0.01);
 }
 
-TEST(TransferPaceTest, WhereAllMemoryWasFreshThatIsHowFastOneReads) {
-  TransferPace pace;
-  MovedBytes moved;
-  absl::Duration now;
-  Wait(pace, now, moved, {.checkpoint = 100, .fresh = 100}, absl::Seconds(2));
-  EXPECT_EQ(pace.speeds().checkpoint, 50);
-  EXPECT_FALSE(pace.speeds().fresh.has_value());
+TEST_F(TransferPaceTest, AWaitThatWasNotForTransfersDoesNotCount) {
+  pace_.Begin(now_, done_);
+  pace_.Drop();
+  pace_.End(now_ + absl::Seconds(49), {.checkpoint_bytes = 100});
+  EXPECT_FALSE(pace_.checkpoint().has_value());
 }
 
-TEST(TransferPaceTest, FreshMemoryThatTookNoLongerIsToldOfNothing) {
-  TransferPace pace;
-  MovedBytes moved;
-  absl::Duration now;
-  Wait(pace, now, moved, {.checkpoint = 100}, absl::Seconds(1));
-  Wait(pace, now, moved, {.checkpoint = 100, .fresh = 100}, absl::Seconds(1));
-  EXPECT_FALSE(pace.speeds().fresh.has_value());
+TEST_F(TransferPaceTest, WhatWasReadBesideCopiesDoesNotCount) {
+  Wait({.checkpoint_bytes = 100}, absl::Seconds(1));
+  Wait({.checkpoint_bytes = 100, .copy_bytes = 1}, absl::Seconds(50));
+  EXPECT_EQ(pace_.checkpoint(), 0.01);
 }
 
-TEST(TransferPaceTest, OlderReadsCountLess) {
-  TransferPace pace;
-  int64_t read = 0;
-  absl::Duration now;
-  const auto wait = [&](int64_t bytes, absl::Duration time) {
-    pace.Begin(now, {read, 0});
-    read += bytes;
-    now += time;
-    pace.End(now, {read, 0});
-  };
-  wait(TransferPace::kRememberedBytes, absl::Seconds(100));
-  for (int i = 0; i < 20; ++i) wait(TransferPace::kRememberedBytes, absl::Seconds(1));
-  EXPECT_NEAR(*pace.speeds().checkpoint, TransferPace::kRememberedBytes, 1e-3 * TransferPace::kRememberedBytes);
+TEST_F(TransferPaceTest, WhatThreadsWorkIsNotTheCheckpoints) {
+  Wait({.checkpoint_bytes = 100, .work = absl::Seconds(6)}, absl::Seconds(4));
+  EXPECT_EQ(pace_.checkpoint(), 0.01) << "two processors work";
+  Wait({.checkpoint_bytes = 100, .work = absl::Seconds(60)}, absl::Seconds(4));
+  EXPECT_EQ(pace_.checkpoint(), 0) << "and there is nothing else that takes time";
+}
+
+TEST_F(TransferPaceTest, OlderReadsCountLess) {
+  Wait({.checkpoint_bytes = TimedBytes::kRemembered}, absl::Seconds(100));
+  for (int i = 0; i < 20; ++i) Wait({.checkpoint_bytes = TimedBytes::kRemembered}, absl::Seconds(1));
+  EXPECT_NEAR(*pace_.checkpoint() * TimedBytes::kRemembered, 1, 1e-3);
 }
 
 }  // namespace
