@@ -19,7 +19,11 @@ struct ComputedShape {
   friend bool operator==(const ComputedShape&, const ComputedShape&) = default;
 };
 
-// What computing took the passes of a model.
+// What computing took the passes of a model, by itself. On a processor that computes in host memory a pass is held up
+// by the transfers of its own weights, and by how much depends on the profile, the budgets and what is resident: so
+// that is no part of what is learnt (PassMeter::undisturbed), and a forecast adds what the transfers of its own pass
+// will hold up (ForecastRequest::work). Else a plan would count it twice where passes like it were learnt from, and not
+// at all where those had nothing to move.
 //
 // Thread safety: thread-compatible.
 class ComputePace {
@@ -29,8 +33,8 @@ class ComputePace {
     ComputedShape of;
     std::deque<std::vector<absl::Duration>> passes;  // By module. The latest last.
 
-    // The median, of two the less: a pass that had to share the processor, with the making of fresh memory say, tells
-    // nothing of the next one.
+    // The median, of two the less: a pass that had to share the processors with other programs tells nothing of the
+    // next one.
     absl::Duration Computing(size_t module) const;
   };
   // So many sizes are remembered, the last that were computed, and so many passes of each.

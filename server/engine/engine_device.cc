@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <functional>
 #include <optional>
 #include <utility>
 
@@ -28,8 +29,8 @@ EngineDevice::EngineDevice(Device* device) : device(device) {
   if (!device->computes_in_host_memory()) watchdog = std::make_unique<Watchdog>(device);
 }
 
-absl::Status EngineDevice::Begin(Arena* host, Ledger* ledger, int threads, int64_t modulation_bytes,
-                                 const Clock* clock) {
+absl::Status EngineDevice::Begin(Arena* host, Ledger* ledger, int threads, int64_t modulation_bytes, const Clock* clock,
+                                 const TransferEngine* transfers) {
   DITSERVE_ASSIGN_OR_RETURN(staging, ReserveStaging(*device, *ledger));
   DITSERVE_ASSIGN_OR_RETURN(arena, MakeArena(device, device->memory()));
   executor = std::make_unique<Executor>(
@@ -38,8 +39,13 @@ absl::Status EngineDevice::Begin(Arena* host, Ledger* ledger, int threads, int64
       },
       clock);
   DITSERVE_RETURN_IF_ERROR(BeginOperations());
-  if (!device->computes_in_host_memory()) DITSERVE_RETURN_IF_ERROR(WarmUp(host, ledger, clock));
-  operations = std::make_unique<OperationQueue>(device, executor.get(), clock);
+  std::function<absl::Duration()> held_up;
+  if (device->computes_in_host_memory()) {
+    held_up = [transfers] { return transfers->processor_time() / transfers->processors(); };
+  } else {
+    DITSERVE_RETURN_IF_ERROR(WarmUp(host, ledger, clock));
+  }
+  operations = std::make_unique<OperationQueue>(device, executor.get(), clock, std::move(held_up));
   DITSERVE_ASSIGN_OR_RETURN(modulation, ModulationCache::Make(device, arena.get(), ledger, modulation_bytes));
   return absl::OkStatus();
 }

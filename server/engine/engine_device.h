@@ -11,6 +11,7 @@
 #include "core/devices/device.h"
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
+#include "core/residency/transfer_engine.h"
 #include "server/engine/modulation_cache.h"
 #include "server/engine/operation_queue.h"
 #include "server/engine/runtime_memory.h"
@@ -27,8 +28,10 @@ struct EngineDevice {
   explicit EngineDevice(Device* device);
 
   // Makes the rest; warms a device with a memory of its own up. After an error some of it is there. `threads` compute;
-  // 0: a thread a core. Errors: ResourceExhausted if a budget is too small; what the device fails with.
-  absl::Status Begin(Arena* host, Ledger* ledger, int threads, int64_t modulation_bytes, const Clock* clock);
+  // 0: a thread a core. `transfers`: of weights, which take processors from what computes in host memory. Errors:
+  // ResourceExhausted if a budget is too small; what the device fails with.
+  absl::Status Begin(Arena* host, Ledger* ledger, int threads, int64_t modulation_bytes, const Clock* clock,
+                     const TransferEngine* transfers);
 
   // Ends what computes. Nobody acquires modules any more afterwards.
   void StopComputing();

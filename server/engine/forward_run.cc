@@ -318,7 +318,7 @@ void ForwardRun::Finish(absl::Status status) {
   std::optional<ForwardResult> result;
   if (status.ok()) status = CatchStatus([&] { result = Result(); });
   if (status.ok() && !modulation_->known() && !call_.denoising) {
-    model_.LearnComputing(rider_->device(), {shape_, arithmetic_}, meter_->modules());
+    model_.LearnComputing(rider_->device(), {shape_, arithmetic_}, meter_->undisturbed());
     modulation_->Publish();
   }
   pass_.reset();

@@ -87,7 +87,8 @@ class LocalEngineImpl final : public LocalEngine {
     if (watched) watcher_ = std::thread([this] { Watch(); });
     for (size_t i = 0; i < devices_.size(); ++i) {
       EngineDevice& device = devices_[i];
-      DITSERVE_RETURN_IF_ERROR(device.Begin(host_.get(), &ledger_, threads_, devices[i].modulation_bytes, &clock_));
+      DITSERVE_RETURN_IF_ERROR(
+          device.Begin(host_.get(), &ledger_, threads_, devices[i].modulation_bytes, &clock_, transfers_.get()));
       guarded.push_back(device.device);
       computing.push_back({device.device, device.executor.get()});
       arenas.push_back(device.arena.get());

@@ -14,7 +14,8 @@ absl::StatusOr<absl::Duration> TimeBetween(const Mark& earlier, const Mark& late
 
 absl::StatusOr<Mark> OperationQueue::SetMark() {
   DITSERVE_ASSIGN_OR_RETURN(EventPtr event, device_->MarkOperations());
-  last_ = {std::move(event), clock_->Now(), last_.number + 1};
+  const absl::Duration held_up = held_up_ ? held_up_() : absl::ZeroDuration();
+  last_ = {std::move(event), clock_->Now(), last_.number + 1, held_up};
   return last_;
 }
 

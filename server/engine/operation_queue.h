@@ -2,6 +2,8 @@
 #define DITSERVE_SERVER_ENGINE_OPERATION_QUEUE_H_
 
 #include <cstdint>
+#include <functional>
+#include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -20,6 +22,7 @@ struct Mark {
   EventPtr event;     // Null: the device was there when it was set.
   absl::Duration at;  // When it was set.
   int64_t number = 0;
+  absl::Duration held_up;  // For how long all operations would have been until then, had there always been some.
 };
 
 // From one mark until a later one, both of which have passed.
@@ -38,8 +41,10 @@ class OperationQueue {
   // ten milliseconds where weights stream at the speed of a link.
   static constexpr int kMostModulesBehind = 16;
 
-  OperationQueue(Device* device, Executor* executor, const Clock* clock)
-      : device_(device), executor_(executor), clock_(clock) {}
+  // `held_up`: as a mark has it, by what else is done with the processors of operations; null: they have their own.
+  OperationQueue(Device* device, Executor* executor, const Clock* clock,
+                 std::function<absl::Duration()> held_up = nullptr)
+      : device_(device), executor_(executor), clock_(clock), held_up_(std::move(held_up)) {}
 
   // Behind all operations issued so far. Errors: the device's.
   absl::StatusOr<Mark> SetMark();
@@ -58,6 +63,7 @@ class OperationQueue {
   Device* const device_;
   Executor* const executor_;
   const Clock* const clock_;
+  const std::function<absl::Duration()> held_up_;
   Mark last_;
   mutable absl::Mutex mutex_;
   int modules_behind_ ABSL_GUARDED_BY(mutex_) = 0;

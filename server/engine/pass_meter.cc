@@ -36,6 +36,14 @@ absl::Duration PassMeter::compute() const {
   return std::accumulate(modules_.begin(), modules_.end(), absl::ZeroDuration());
 }
 
+std::vector<absl::Duration> PassMeter::undisturbed() const {
+  const absl::Duration all = compute();
+  const double share = held_up_ < all ? absl::FDivDuration(all - held_up_, all) : 0;
+  std::vector<absl::Duration> modules = modules_;
+  for (absl::Duration& module : modules) module *= share;
+  return modules;
+}
+
 std::optional<absl::Duration> PassMeter::stall() const {
   return beside_executor_ ? std::optional(stall_) : std::nullopt;
 }
@@ -52,6 +60,7 @@ absl::Status PassMeter::Count(Interval interval) {
 absl::Status PassMeter::Settle(const Interval& interval) {
   DITSERVE_ASSIGN_OR_RETURN(const absl::Duration time, TimeBetween(interval.from, interval.to));
   (interval.module ? modules_[*interval.module] : stall_) += time;
+  if (interval.module) held_up_ += interval.to.held_up - interval.from.held_up;
   beside_executor_ |= interval.to.event != nullptr;
   return absl::OkStatus();
 }

@@ -39,6 +39,9 @@ class PassMeter {
   // Of each module, from when its weights were there until the next one was asked for; the first has what was before.
   const std::vector<absl::Duration>& modules() const { return modules_; }
   absl::Duration compute() const;
+  // By module, what it would have been had nothing held operations up (Mark::held_up): of each the same share less, for
+  // a module is shorter than the pieces of work that transfers take.
+  std::vector<absl::Duration> undisturbed() const;
   // For how long the device had nothing to do, because the weights of this pass were not there. Nullopt where no
   // device goes on beside the executor.
   std::optional<absl::Duration> stall() const;
@@ -61,6 +64,7 @@ class PassMeter {
   std::deque<Interval> intervals_;  // That have not passed, as far as is known.
   std::vector<absl::Duration> modules_;
   absl::Duration stall_;
+  absl::Duration held_up_;
   bool beside_executor_ = false;
 };
 
