@@ -64,7 +64,8 @@ void ResidencyManager::Acquire(RiderState* rider, ModuleIndex module,
 Lease ResidencyManager::MakeLease(RiderState& rider, Pin pin) {
   const auto device = static_cast<size_t>(rider.device);
   rider.leased = clock_->Now();
-  if (leases_[device]++ == 0) paces_[device].End(rider.leased, transfers_->transferred(*devices_[device].device));
+  TransferPace& pace = paces_[device];
+  if (leases_[device]++ == 0 && pace.waits()) pace.End(rider.leased, transfers_->transferred(*devices_[device].device));
   const auto& tensors = holdings_[static_cast<size_t>(pin.copy()->id)]->tensors;
   // Two pointers: no more is held without an allocation.
   return Lease(tensors,

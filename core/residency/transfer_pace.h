@@ -36,6 +36,8 @@ class TransferPace {
 
   // From now on everybody waits.
   void Begin(absl::Duration now, const Transferred& done);
+  // Whether that is so.
+  bool waits() const { return since_.has_value(); }
   // From now on somebody computes.
   void End(absl::Duration now, const Transferred& done);
   // It was not transfers that were waited for.
