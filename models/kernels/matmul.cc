@@ -29,7 +29,10 @@ struct Layout {
   int64_t sums;         // [sum_rows, columns]. In bfloat16 what is added up so far cannot lie in y.
   int64_t end;
 };
-static_assert(Layout(kProductBlocks).end <= kScratchFloats && Layout(kAmxProductBlocks).end <= kScratchFloats);
+constexpr bool Fits(const ProductBlocks& blocks) {
+  return Layout(blocks).end <= kScratchFloats && blocks.columns % kMaxTileColumns == 0;
+}
+static_assert(Fits(kProductBlocks) && Fits(kAmxProductBlocks));
 
 // A part of the product: rows [row, row_end) and columns [column, column_end) of y.
 struct Part {

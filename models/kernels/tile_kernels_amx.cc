@@ -16,6 +16,8 @@ namespace {
 // A register of the tile unit holds 16 lines of 16 words. Four of the eight hold sums, of 32 rows and 32 columns.
 constexpr int64_t kSide = 16;
 constexpr int64_t kAmxTileRows = 2 * kSide;
+static_assert(kAmxTileRows <= kMaxTileRows && kAmxProductBlocks.lines % kSide == 0 &&
+              kAmxProductBlocks.rows % kAmxTileRows == 0 && kAmxProductBlocks.sum_rows % kAmxTileRows == 0);
 constexpr int64_t kStepWords = kAmxTileRows * kSide;  // Of packed rows, for each 16 lines: 16 words of each row.
 
 // What LDTILECFG takes (Intel's manual): of each of the eight registers used the bytes of a line, and the lines.
