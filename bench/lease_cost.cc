@@ -53,11 +53,11 @@ class Bench {
  public:
   Bench(const std::string& path, int copies)
       : device_(MakeCpuDevice(CpuBFloat16::kNative)),
-        ledger_({TransferEngine::StagingBytes(kThreads), copies * kCopyBytes}),
+        ledger_({TransferEngine::StagingBytes(1, kThreads), copies * kCopyBytes}),
         executor_([] {}, &clock_) {
     host_ = *Arena::Make(device_.get(), Memory::kHost, int64_t{1} << 30);
     of_device_ = *Arena::Make(device_.get(), Memory::kDevice, int64_t{1} << 30);
-    transfers_ = *TransferEngine::Make(host_.get(), &ledger_, kThreads);
+    transfers_ = *TransferEngine::Make(host_.get(), &ledger_, {device_.get()}, kThreads);
     ResidencyManager::Options options;
     options.max_riders = 64;
     manager_.emplace(options, std::vector<ResidencyManager::ComputingDevice>{{device_.get(), &executor_}},

@@ -116,14 +116,14 @@ class Loop {
 // Seconds that all riders at once take.
 double Measure(const Case& of, const std::string& path) {
   SimulatedDevice device(static_cast<double>(kCopyBytes) / absl::ToDoubleSeconds(kComputing * of.moving));
-  Ledger ledger({TransferEngine::StagingBytes(kThreads) + (kModules + 1) * kCopyBytes, 8 * kCopyBytes});
+  Ledger ledger({TransferEngine::StagingBytes(1, kThreads) + (kModules + 1) * kCopyBytes, 8 * kCopyBytes});
   const SteadyClock clock;
   Executor executor([] {}, &clock);
   const std::unique_ptr<Arena> host =
       *Arena::Make(&device, Memory::kHost, Arena::kAddressesPerByte * kModules * kCopyBytes);
   const std::unique_ptr<Arena> of_device =
       *Arena::Make(&device, Memory::kDevice, Arena::kAddressesPerByte * kModules * kCopyBytes);
-  std::unique_ptr<TransferEngine> transfers = *TransferEngine::Make(host.get(), &ledger, kThreads);
+  std::unique_ptr<TransferEngine> transfers = *TransferEngine::Make(host.get(), &ledger, {&device}, kThreads);
   double seconds = 0;
   {
     ResidencyManager manager({}, {{&device, &executor}}, {host.get(), of_device.get()}, &ledger, transfers.get(),

@@ -147,8 +147,13 @@ void Loads::Start(DeviceState& device, PolicyRider& rider, ModuleIndex module, C
 }
 
 void Loads::SetReady(LoadId load) {
-  const Load& enqueued = loads_.at(load);
-  for (const CopyKey& target : enqueued.targets) copies_.SetReady(*copies_.Find(target));
+  Load& enqueued = loads_.at(load);
+  for (const CopyKey& target : enqueued.targets) {
+    Copy& copy = *copies_.Find(target);
+    copies_.SetReady(copy);
+    // Who took its memory would write it, for another device too, once this one is through with it.
+    if (IsHost(target.memory) && !(target == enqueued.targets.back())) enqueued.read.emplace_back(copy);
+  }
   const CopyKey& key = enqueued.targets.back();
   devices_[Index(enqueued.device) - 1].estimates.moved_bytes +=
       stored_bytes_[static_cast<size_t>(key.weights)][static_cast<size_t>(key.module)];
@@ -158,6 +163,7 @@ void Loads::Finish(LoadId load, Actions& actions) {
   Load finished = Remove(load);
   Copy* const source = finished.source.copy();
   finished.source = Pin();
+  finished.read.clear();
   for (const CopyKey& target : finished.targets) {
     if (Copy* const copy = copies_.Find(target)) room_.DropUnlessWanted(*copy, actions);
   }

@@ -26,6 +26,7 @@ class Loads {
     Pin source;
     std::vector<CopyKey> targets;  // The last one is what operations read.
     int64_t bytes;                 // Of that one.
+    std::vector<Pin> read = {};    // Targets on the host that the device still reads, to make the next.
   };
 
   Loads(PolicyState& state, Room& room);

@@ -208,7 +208,8 @@ void ResidencyManager::EndLocked(RiderState& rider, const absl::Status& why, Def
 void ResidencyManager::Finish(Deferred deferred) {
   for (;;) {
     for (RiderState* rider : deferred.preparations) {
-      preparations_.When({}, [this, rider](const absl::Status&) { Prepare(rider); });
+      const auto device = static_cast<size_t>(rider->device);
+      preparations_[device]->When({}, [this, rider](const absl::Status&) { Prepare(rider); });
     }
     for (Transfer& transfer : deferred.transfers) transfers_->Submit(std::move(transfer));
     for (Post& post : deferred.posts) {

@@ -63,6 +63,7 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
     fixed_bytes_.push_back(arenas_[i]->committed_bytes());
     cached_.push_back(*ledger->TryReserve(static_cast<Memory>(i), MemoryKind::kStaging, 0));
   }
+  for (size_t i = 0; i < devices_.size(); ++i) preparations_.push_back(std::make_unique<Completions>());
   keeper_ = std::thread([this] { Keep(); });
 }
 
@@ -128,6 +129,7 @@ absl::Status ResidencyManager::RemoveModel(ModelId model) {
     policy_.RemoveWeights(model, clock_->Now(), actions_);
     ApplyLocked(deferred);
     removed = std::move(models_[static_cast<size_t>(model)]);
+    transfers_->Forget(*removed);
   }
   Finish(std::move(deferred));
   return absl::OkStatus();

@@ -284,7 +284,7 @@ class ResidencyManager {
   Doorbell sooner_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
-  Completions preparations_;  // Takes memory for activations.
+  std::vector<std::unique_ptr<Completions>> preparations_;  // By device: takes memory for activations.
 };
 
 }  // namespace ditserve

@@ -2,6 +2,7 @@
 #define DITSERVE_CORE_RESIDENCY_TRANSFER_ENGINE_H_
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <ctime>
 #include <deque>
@@ -12,75 +13,44 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/functional/any_invocable.h"
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "core/devices/completions.h"
 #include "core/devices/device.h"
 #include "core/memory/arena.h"
 #include "core/memory/buffer.h"
 #include "core/memory/ledger.h"
-#include "core/placement/copy_form.h"
+#include "core/residency/transfer.h"
+#include "core/residency/transfer_job.h"
 #include "core/residency/transfer_pace.h"
 #include "core/residency/transfer_work.h"
-#include "core/storage/model_weights.h"
 
 namespace ditserve {
 
-// Bytes that a transfer moved.
-struct TransferCost {
-  int64_t disk_read_bytes = 0;    // Its share of what was read for several.
-  int64_t device_copy_bytes = 0;  // From host memory to the device's, in the dtype they came in.
-};
-
-// Makes copies of one module, each from the one before it: checkpoint or `source` -> targets[0] -> targets[1] ...
+// Moves weights while executors compute: of each device a lane of a few threads, which read pieces of a few MiB and
+// have the device convert and write them, and one more, which waits for what was enqueued. Several pieces are in flight
+// at a time; a piece goes through all its targets while it is in the processor's cache. A lane begins transfers in the
+// order in which they are submitted.
 //
-// Ownership: forms are read on transfer threads and must not change until `done`. They have no scales: those would stay
-// behind.
-struct Transfer {
-  // A copy that is read, ready or not. It must stay until the transfer is done.
-  struct Source {
-    Buffer* buffer;
-    const CopyForm* form;
-  };
-  // A copy that is written, of layout LayoutOf(module, *form); its event is set when `enqueued` is called. Its
-  // form's roundings begin with those of the copy before it. It must stay until `enqueued` is called, after an error
-  // until `done`.
-  struct Target {
-    Buffer* buffer;
-    const CopyForm* form;
-    int64_t fresh_bytes = 0;  // Of its memory, what was never written before.
-  };
-
-  Device* device;  // In whose memory and the host's the copies are.
-  const ModelWeights* model;
-  ModuleIndex module;
-  std::optional<Source> source;  // Nullopt: the checkpoint.
-  std::vector<Target> targets;
-  // Called once on a transfer thread, when everything is read and the device knows all that is to be written: what is
-  // ordered behind the targets' events may begin. After an error their contents are undefined. May be null.
-  absl::AnyInvocable<void(absl::Status, TransferCost) &&> enqueued;
-  // Called once, after `enqueued`, when the targets' events have passed, with the first error of all.
-  absl::AnyInvocable<void(absl::Status) &&> done;
-};
-
-// Moves weights while executors compute: a few threads, each with one fixed slot, that read pieces of a few MiB and
-// have the device convert and write them. Several pieces are in flight at a time; a piece goes through all its targets
-// while it is in the processor's cache. What several transfers want of one module of a checkpoint, for several devices
-// say, is read once: one that is submitted while another is under way shares what that has yet to read, and reads the
-// rest after it. Transfers are begun in the order in which they are submitted. A thread waits for the device where it
-// writes host memory that the device still reads; one more thread waits for what is enqueued.
+// Who wants a piece of a checkpoint that another is about to read, or reads, shares it; another lane does too as long
+// as the piece still stands in the slot that it was read to. A device that is slow, or never done, holds up its own
+// lane alone: no thread calls another lane's device or waits for it, and there are so many slots that each lane can
+// hold as many as it has threads, and as many that others read to.
 //
 // Thread safety: thread-safe. Ownership: destroying it finishes what was submitted and joins the threads.
 class TransferEngine {
  public:
-  // Reserves one slot a thread in `host`, the host's memory. Errors: ResourceExhausted if the host budget is too small
-  // for them.
-  static absl::StatusOr<std::unique_ptr<TransferEngine>> Make(Arena* host, Ledger* ledger, int threads);
+  // For these devices, `threads` threads for each. Reserves slots in `host`, the host's memory. Errors:
+  // ResourceExhausted if the host budget is too small for them.
+  static absl::StatusOr<std::unique_ptr<TransferEngine>> Make(Arena* host, Ledger* ledger,
+                                                              absl::Span<Device* const> devices, int threads);
   ~TransferEngine();
 
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
+  // What slots have of the model is shared no more. Nothing of it is under way.
+  void Forget(const ModelWeights& model) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // For the device so far, by piece; `work` is for all of them.
   Transferred transferred(const Device& device) const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -90,48 +60,85 @@ class TransferEngine {
   TransferWork work() const ABSL_LOCKS_EXCLUDED(mutex_);
   // That the machine has. Its threads find as many, where nobody computes, as there are threads, or all.
   int processors() const { return processors_; }
-  int processors_at_work() const { return std::min(processors_, static_cast<int>(threads_.size())); }
+  int processors_at_work() const { return std::min(processors_, static_cast<int>(thread_clocks_.size())); }
 
-  // Host bytes of the slots.
-  int64_t staging_bytes() const { return StagingBytes(static_cast<int>(slots_.size())); }
-  // Host bytes that Make reserves for `threads` threads.
-  static int64_t StagingBytes(int threads);
+  // Host bytes of the slots that Make reserves.
+  static int64_t StagingBytes(size_t devices, int threads);
 
  private:
-  class Job;
-  using Jobs = std::deque<std::shared_ptr<Job>>;
+  using JobPtr = std::shared_ptr<TransferJob>;
+  using Jobs = std::deque<JobPtr>;
 
-  // Where a thread reads pieces to.
+  struct Lane;
+  // Who has a piece read, and how much of that it pays.
+  struct Sharer {
+    Lane* lane;
+    JobPtr job;
+    int64_t read_bytes = 0;
+  };
   struct Slot {
     Reservation reservation;
     Buffer buffer;
-    Events readers;  // Conversions that still read it.
+    std::optional<PieceId> holds;    // What is read to it, or was.
+    std::byte* at = nullptr;         // Where that begins; null: it is being read.
+    std::vector<Sharer> sharers;     // For whom.
+    std::vector<const Lane*> lanes;  // That it was read for, or that took it since.
+    int holders = 0;                 // Of these, who is not through with it.
+  };
+  // What of a slot one lane has to move.
+  struct Part {
+    Slot* slot;
+    size_t piece;
+    absl::StatusOr<std::byte*> at;  // Or why it was not read.
+    std::vector<Sharer> sharers;
   };
 
-  TransferEngine(Arena* host, std::vector<Slot> slots);
-  void Run(Slot* slot);
-  // Jobs that share their next piece; none when the engine stops.
-  std::vector<std::shared_ptr<Job>> NextPiece(size_t* piece) ABSL_LOCKS_EXCLUDED(mutex_);
-  // What a thread did to bytes.
-  struct Work {
-    TransferStep step;
-    TimedBytes took;
+  struct Lane {
+    Jobs queue;             // With pieces that no thread has taken.
+    std::deque<Part> read;  // By other lanes.
+    int awaited = 0;        // Parts that those are reading.
+    int own_slots = 0;      // That it reads to, or its device reads.
+    int others_slots = 0;   // Likewise, but others read to them.
+    bool stopping = false;
+    Transferred done;
+    std::unique_ptr<Completions> completions = std::make_unique<Completions>();  // Of what is enqueued.
+    std::vector<std::thread> threads;
+
+    bool HasWorkOrEnds() const { return !queue.empty() || !read.empty() || (stopping && awaited == 0); }
   };
-  void Count(const std::vector<std::shared_ptr<Job>>& jobs, size_t piece, const std::vector<Work>& work)
+
+  TransferEngine(Arena* host, std::deque<Slot> slots, absl::Span<Device* const> devices, int threads);
+
+  void Run(Lane* lane);
+  // False when there is nothing to do, and will not be.
+  bool DoNext(Lane& lane) ABSL_LOCKS_EXCLUDED(mutex_);
+  void MovePiece(Lane& lane, const JobPtr& job, size_t piece);
+  // Reads it for all who want it, unless another thread does.
+  void ReadPiece(Lane& lane, const JobPtr& job, size_t piece);
+  // Null: another thread reads it.
+  Slot* BeginReading(Lane& lane, const JobPtr& job, size_t piece) ABSL_LOCKS_EXCLUDED(mutex_);
+  // The job takes what the slot holds; false if its lane may not.
+  bool Share(Slot& slot, Lane& lane, const JobPtr& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Hands other lanes their parts. What is left is the lane's.
+  Part EndReading(Lane& lane, Slot& slot, const absl::StatusOr<std::byte*>& at,
+                  const std::vector<TransferJob::Work>& work) ABSL_LOCKS_EXCLUDED(mutex_);
+  // `slots`: of the lane's counts, the one in which the slot is.
+  void MovePart(Lane& lane, const Part& part, int Lane::*slots);
+  void GiveBack(Lane& lane, int Lane::*slots, Slot& slot) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Count(const std::vector<TransferJob::Work>& work) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Finish(Lane& lane, const JobPtr& job, size_t piece, const absl::Status& status, TransferJob::Moved moved)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  bool HasWorkOrStops() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !queue_.empty(); }
 
   Arena* const host_;
+  const int threads_;
   const int processors_ = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  std::vector<Slot> slots_;
   mutable absl::Mutex mutex_;
-  std::map<const Device*, Transferred> transferred_ ABSL_GUARDED_BY(mutex_);
+  // What changes in these is guarded by the mutex, but for slots' bytes.
+  std::deque<Slot> slots_;
+  std::map<const Device*, Lane> lanes_;
+  std::vector<clockid_t> thread_clocks_;  // As long as the threads live.
   TransferWork work_ ABSL_GUARDED_BY(mutex_);
-  Jobs queue_ ABSL_GUARDED_BY(mutex_);  // With pieces that no thread has taken.
-  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
-  std::unique_ptr<Completions> completions_ = std::make_unique<Completions>();  // Of what is enqueued.
-  std::vector<std::thread> threads_;
-  std::vector<clockid_t> thread_clocks_;  // As long as they live.
+  std::deque<Slot*> free_ ABSL_GUARDED_BY(mutex_);  // Which nobody holds, the first the longest.
 };
 
 }  // namespace ditserve

@@ -76,10 +76,12 @@ class LocalEngineImpl final : public LocalEngine {
 
   absl::Status Start(const LocalEngineOptions& options, const std::vector<BudgetedDevice>& devices) {
     DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(devices.front().device, Memory::kHost));
-    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, options.transfer_threads));
+    std::vector<Device*> all;
+    for (const BudgetedDevice& each : devices) all.push_back(each.device);
+    DITSERVE_ASSIGN_OR_RETURN(transfers_,
+                              TransferEngine::Make(host_.get(), &ledger_, all, options.transfer_threads));
     // Here as well: threads that predict what a pass takes count on as many as an executor computes with.
     if (threads_ > 0) at::set_num_threads(threads_);
-    std::vector<Device*> guarded;
     std::vector<ResidencyManager::ComputingDevice> computing;
     std::vector<Arena*> arenas = {host_.get()};
     for (const BudgetedDevice& each : devices) devices_.emplace_back(each.device);
@@ -89,13 +91,12 @@ class LocalEngineImpl final : public LocalEngine {
       EngineDevice& device = devices_[i];
       DITSERVE_RETURN_IF_ERROR(
           device.Begin(host_.get(), &ledger_, threads_, devices[i].modulation_bytes, &clock_, transfers_.get()));
-      guarded.push_back(device.device);
       computing.push_back({device.device, device.executor.get()});
       arenas.push_back(device.arena.get());
     }
     residency_ = std::make_unique<ResidencyManager>(options.residency, std::move(computing), std::move(arenas),
                                                     &ledger_, transfers_.get(), &clock_);
-    guard_ = std::make_unique<PressureGuard>(std::move(guarded), residency_.get());
+    guard_ = std::make_unique<PressureGuard>(std::move(all), residency_.get());
     follow_pressure_ = options.follow_pressure;
     keeper_ = std::thread([this] { Keep(); });
     return absl::OkStatus();

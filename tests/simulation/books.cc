@@ -159,7 +159,14 @@ absl::Status Books::Pinned(const PolicyRider& rider, const Copy& copy) {
 }
 
 void Books::Enqueued(const StartLoad& load) {
-  for (const Copy* target : load.targets) copies_.at(target->id).written = false;
+  for (const Copy* target : load.targets) {
+    Held& held = copies_.at(target->id);
+    held.written = false;
+    // Until the load is over the device reads it, to make the next target of it.
+    if (!IsHost(target->key.memory) || target == load.targets.back()) continue;
+    ++held.readers;
+    read_[load.load].push_back(target->id);
+  }
 }
 
 void Books::TakenBack(const StartLoad& load, const std::vector<int64_t>& lost_bytes) {
@@ -236,6 +243,9 @@ bool Books::MayBeKept(const CopyKey& key, const std::list<PolicyRider>& riders, 
 void Books::Finished(const StartLoad& load) {
   for (auto& [id, copy] : copies_) {
     if (copy.load == load.load) copy.load = 0;
+  }
+  if (const auto read = read_.extract(load.load)) {
+    for (const int id : read.mapped()) --copies_.at(id).readers;
   }
   if (load.source != nullptr) --copies_.at(load.source->id).readers;
 }

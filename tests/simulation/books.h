@@ -82,6 +82,7 @@ class Books {
   const Policy& policy_;
   std::vector<Account> accounts_;  // By Index(Memory).
   std::map<int, Held> copies_;     // By id.
+  std::map<LoadId, std::vector<int>> read_;  // Copies that loads read which made them.
   std::set<Key> keys_;
   std::set<RiderId> admitted_;
   std::set<Key> rests_;                           // Where riders that used them left copies to rest.

@@ -64,7 +64,9 @@ class ResidencyFixture : public FixtureProfiles {
       computing.push_back({devices[i].get(), executors[i].get()});
       arenas.push_back(of_devices[i].get());
     }
-    transfers = *TransferEngine::Make(host.get(), &ledger, kThreads);
+    std::vector<Device*> moved_to;
+    for (const auto& each : devices) moved_to.push_back(each.get());
+    transfers = *TransferEngine::Make(host.get(), &ledger, moved_to, kThreads);
     manager.emplace(options, computing, arenas, &ledger, transfers.get(), &clock);
     model = manager->AddModel(model_of.Write(path, files));
   }
@@ -271,7 +273,7 @@ class ResidencyFixture : public FixtureProfiles {
     return devices;
   }
   static std::vector<int64_t> WithSlots(std::vector<int64_t> budget_bytes) {
-    budget_bytes.front() += TransferEngine::StagingBytes(kThreads);
+    budget_bytes.front() += TransferEngine::StagingBytes(budget_bytes.size() - 1, kThreads);
     return budget_bytes;
   }
 };

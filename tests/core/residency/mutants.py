@@ -6,6 +6,7 @@ A mutant is (what is broken, [(file, text, text in its place), ...]). A text mus
 RIDERS = "core/residency/residency_riders.cc"
 ACTIONS = "core/residency/residency_actions.cc"
 TRANSFERS = "core/residency/transfer_engine.cc"
+JOB = "core/residency/transfer_job.cc"
 COMPLETIONS = "core/devices/completions.cc"
 BUFFER = "core/memory/buffer.cc"
 ARENA = "core/memory/arena.cc"
@@ -24,23 +25,23 @@ MUTANTS = [
     ("host memory is written while it is read", [(BUFFER, "  DITSERVE_RETURN_IF_ERROR(WaitForAll(in_use_until_));\n", "")]),
     ("displaced holes are taken while they are read", [(ARENA, "WaitForAll(part.displaced_in_use_until_)", "absl::OkStatus()")]),
     ("garbage is taken while it is read", [(ARENA, "  static_cast<void>(WaitForAll(in_use_until_));\n", "")]),
-    ("a slot is overwritten while it is read", [(TRANSFERS, "  DITSERVE_RETURN_IF_ERROR(WaitForAll(slot.readers));\n", "")]),
-    ("a slot's readers are not noted", [(TRANSFERS, "if (written != nullptr && i == 0) readers.push_back(written);", "if (written != nullptr && i == 0) readers.clear();")]),
-    ("a device's memory is written while it is read", [(TRANSFERS, "Events after = target.buffer->in_use_until();", "Events after;")]),
-    ("a target is read before it is written", [(TRANSFERS, "if (written != nullptr) after.push_back(std::move(written));", "written = nullptr;")]),
-    ("a source is read before it is written", [(TRANSFERS, "Convert(segment, from, source.buffer->ready(), readers, moved)",
+    ("a slot is overwritten while it is read", [(TRANSFERS, "  if (readers.empty()) {", "  if (true) {")]),
+    ("a slot's readers are not noted", [(JOB, "if (written != nullptr && i == 0) readers.push_back(written);", "if (written != nullptr && i == 0) readers.clear();")]),
+    ("a device's memory is written while it is read", [(JOB, "Events after = target.buffer->in_use_until();", "Events after;")]),
+    ("a target is read before it is written", [(JOB, "if (written != nullptr) after.push_back(std::move(written));", "written = nullptr;")]),
+    ("a source is read before it is written", [(JOB, "Convert(segment, from, source.buffer->ready(), readers, moved)",
                                                 "Convert(segment, from, nullptr, readers, moved)")]),
-    ("a target's event is that of its first piece", [(TRANSFERS, "if (uses.size() > 1) ready = transfer_.device->Enqueue({}, uses);", "")]),
+    ("a target's event is that of its first piece", [(JOB, "if (uses.size() > 1) ready = transfer_.device->Enqueue({}, uses);", "")]),
     ("a target is given back while the next is made of it",
-     [(TRANSFERS, "    if (i + 1 < transfer_.targets.size()) {", "    if (false) {")]),
-    ("a target has no event", [(TRANSFERS, "target.buffer->WrittenOnce(*ready);", "target.buffer->WrittenOnce(nullptr);")]),
-    ("enqueued is told after done", [(TRANSFERS, "  if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);\n  return true;",
+     [(JOB, "    if (i + 1 < transfer_.targets.size()) {", "    if (false) {")]),
+    ("a target has no event", [(JOB, "target.buffer->WrittenOnce(*ready);", "target.buffer->WrittenOnce(nullptr);")]),
+    ("enqueued is told after done", [(JOB, "  if (transfer_.enqueued) std::move(transfer_.enqueued)(result_, moved.cost);\n  return true;",
                                       "  moved_ = std::move(moved);\n  return true;"),
-                                     (TRANSFERS, "  std::move(transfer_.done)(std::move(result_));",
+                                     (JOB, "  std::move(transfer_.done)(std::move(result_));",
                                       "  const absl::Status told = result_;\n  std::move(transfer_.done)(std::move(result_));\n"
                                       "  if (transfer_.enqueued) std::move(transfer_.enqueued)(told, moved_.cost);")]),
     ("done is told before the events have passed", [(COMPLETIONS, "absl::Status status = WaitForAll(next->events);", "absl::Status status;")]),
-    ("pieces begin before the targets are prepared", [(TRANSFERS, "      mutex_.Await(absl::Condition(this, &Job::IsPrepared));\n", "")]),
+    ("pieces begin before the targets are prepared", [(JOB, "      mutex_.Await(absl::Condition(this, &TransferJob::IsPrepared));\n", "")]),
     ("a part's contents are forgotten when it is given back", [(ARENA, "  if (part.ready_ != nullptr) events.push_back(std::move(part.ready_));\n", "")]),
     # --- reservations
     ("a copy's bytes in the cache are booked twice", [(ACTIONS, "cached_[at].Split(copy.bytes - copy.grown_bytes)",
@@ -105,11 +106,16 @@ MUTANTS = [
     ("garbage is not of the arena any more", [(ARENA, "  used_bytes_ += SizeOf(garbage.ranges_);\n", "")]),
     ("the policy trims parts of granules", [("core/residency/room.cc", "  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;\n", "")]),
     # --- reads that are shared
-    ("each reads for itself", [(TRANSFERS, "  if (leader != queue_.end()) Job::Follow(**leader, job);\n", "")]),
-    ("who shares misses what was read before", [(TRANSFERS, "    follower->own_pieces_ = leader.taken_;\n", "    follower->own_pieces_ = 0;\n")]),
-    ("who shares reads what is read for it", [(TRANSFERS, "    follower->own_pieces_ = leader.taken_;\n", "")]),
-    ("memory that is refused to one ends all that share", [(TRANSFERS, "      if (!part.status.ok()) continue;\n", "      if (!parts.front().status.ok()) continue;\n")]),
-    ("each that shares pays for all", [(TRANSFERS, "(what.bytes + sharers - 1) / sharers", "what.bytes")]),
+    ("each reads for itself", [(TRANSFERS, "  const bool was_read = slot.at != nullptr;\n", "  const bool was_read = slot.at != nullptr;\n  if (slot.holders >= 0) return false;\n")]),
+    ("who comes while it is read reads it too", [(TRANSFERS, "&& Share(slot, lane, job)) job->Take(slot.holds->piece);", "&& false) job->Take(slot.holds->piece);")]),
+    ("who shares reads what is read for it", [(TRANSFERS, "Share(slot, other, waiting)) waiting->Take(piece);", "Share(slot, other, waiting)) {\n      }")]),
+    ("memory that is refused to one ends all that share", [(TRANSFERS, "    if (status.ok()) status = sharer.job->Prepare();\n",
+                                                            "    if (status.ok()) status = part.sharers.front().job->Prepare();\n")]),
+    ("each that shares pays for all", [(TRANSFERS, "sharer.read_bytes = unpaid / static_cast<int64_t>(left);", "sharer.read_bytes = unpaid;")]),
+    ("what slots have of a model outlives it", [("core/residency/residency_manager.cc", "    transfers_->Forget(*removed);\n", "")]),
+    ("what a slot's readers met is told to nobody", [(TRANSFERS, "      for (const Sharer& sharer : part.sharers) sharer.job->Failed(passed);\n", "      static_cast<void>(passed);\n")]),
+    ("one thread waits for all devices", [(TRANSFERS, "  lane.completions->When(job->enqueued()", "  lanes_.begin()->second.completions->When(job->enqueued()")]),
+    ("one thread gives memory for all devices", [(ACTIONS, "preparations_[device]->When(", "preparations_[device * 0]->When(")]),
     # --- the pressure of others
     ("a device that computes in host memory has what is free once more", [(GUARD, "if (each->computes_in_host_memory()) {", "if (false) {")]),
     ("what the device gets the host gets too", [(GUARD, "      host_spare -= spare;\n", "")]),

@@ -179,6 +179,21 @@ TEST_F(PolicyTest, ALoadIsReadOnceForAllWhoWaitForIt) {
   EXPECT_EQ(Take<StartLoad>().size(), 1u);  // The second is made from what arrives.
 }
 
+// Whose memory another device's load would write.
+TEST_F(PolicyTest, WhatALoadStillReadsOnTheHostStays) {
+  Make({10}, 100);
+  policy_->SetBudget(Memory::kHost, 10, now_, actions_);
+  Join(Request(1, {{Tier::kHost, 0}}, /*compute=*/1));
+  const std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 1u);
+  ASSERT_EQ(loads[0].targets.size(), 2u);
+  policy_->Enqueued(loads[0].load, now_, actions_);
+  policy_->SetBudget(Memory::kHost, 0, now_, actions_);
+  EXPECT_TRUE(Take<DropCopy>().empty());
+  policy_->Finished(loads[0].load, now_, actions_);
+  EXPECT_EQ(Take<DropCopy>().size(), 1u);
+}
+
 TEST_F(PolicyTest, WhatFailedAheadIsNotLoadedAgainAndToldWhereItIsReached) {
   Make({10, 10}, 100);
   PolicyRider& rider = Join(Request(1));

@@ -56,7 +56,7 @@ TEST_F(PressureGuardTest, NeverExceedsWhatWasConfigured) {
 TEST_F(PressureGuardTest, LeavesTheTransferSlots) {
   fixture_.device.SetAvailable(0);
   EXPECT_THAT(guard_.Check(), IsOk());
-  EXPECT_EQ(fixture_.ledger.Usage(Memory::kHost).wanted_bytes, fixture_.transfers->staging_bytes());
+  EXPECT_EQ(fixture_.ledger.Usage(Memory::kHost).wanted_bytes, TransferEngine::StagingBytes(1, Fixture::kThreads));
   EXPECT_EQ(budget(), 0);
 }
 
@@ -91,7 +91,7 @@ class SharedMemoryPressureTest : public ::testing::Test {
     SCOPED_TRACE(free);
     fixture_.device.SetAvailable(kReserve + free * kCopy);
     EXPECT_THAT(guard_.Check(), IsOk());
-    const int64_t slots = fixture_.transfers->staging_bytes();
+    const int64_t slots = TransferEngine::StagingBytes(1, Fixture::kThreads);
     EXPECT_EQ(fixture_.ledger.Usage(Memory::kDevice).wanted_bytes, device * kCopy);
     EXPECT_EQ(fixture_.ledger.Usage(Memory::kHost).wanted_bytes, slots + host * kCopy);
   }

@@ -51,7 +51,7 @@ class TransferEngineTest : public ::testing::Test {
     absl::StatusOr<std::unique_ptr<ModelWeights>> weights = ModelWeights::Bind("m", modules, *std::move(checkpoint));
     ASSERT_THAT(weights, IsOk());
     weights_ = *std::move(weights);
-    transfers_ = *TransferEngine::Make(host_.get(), &ledger_, kThreads);
+    transfers_ = *TransferEngine::Make(host_.get(), &ledger_, {device_.get(), &other_}, kThreads);
     for (const StoredTensor* tensor : weights_->module(1).stored) {
       data_.push_back(FixtureBytes(tensor->name, tensor->size_bytes));
     }
@@ -116,8 +116,10 @@ class TransferEngineTest : public ::testing::Test {
   TempFolder folder_;
   FaultyFileCalls calls_;
   std::unique_ptr<FakeDevice> device_ = MakeSuiteDevice();
+  FakeDevice other_{/*computes_in_host_memory=*/false, DeviceMemory(1)};
   std::unique_ptr<Arena> host_ = *Arena::Make(device_.get(), Memory::kHost, int64_t{1} << 30);
   std::unique_ptr<Arena> of_device_ = *Arena::Make(device_.get(), Memory::kDevice, int64_t{1} << 30);
+  std::unique_ptr<Arena> of_other_ = *Arena::Make(&other_, DeviceMemory(1), int64_t{1} << 30);
   Ledger ledger_{{int64_t{1} << 30, int64_t{1} << 30}};
   std::unique_ptr<ModelWeights> weights_;
   FormTable forms_;
@@ -195,11 +197,13 @@ class SharedReadTest : public TransferEngineTest {
         machine->HostWrites(data, static_cast<int64_t>(size), "the disk");
       }
       const absl::MutexLock lock(&mutex_);
-      ++standing_;
-      mutex_.Await(absl::Condition(&go_));
+      const int read = standing_++;
+      const auto may_go = [this, read]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return all_go_ || goes_ == read; };
+      mutex_.Await(absl::Condition(&may_go));
     });
   }
-  std::unique_ptr<Flight> Submit(ModuleIndex module = 1) {
+  std::unique_ptr<Flight> Submit(ModuleIndex module = 1) { return SubmitTo(*device_, *of_device_, module); }
+  std::unique_ptr<Flight> SubmitTo(Device& device, Arena& arena, ModuleIndex module = 1) {
     auto flight = std::make_unique<Flight>();
     const CopyForm* form = FormOf(DType::kFloat16);
     if (module != 1) {
@@ -209,8 +213,8 @@ class SharedReadTest : public TransferEngineTest {
       }
       form = &forms_.form(forms_.Intern(other));
     }
-    flight->buffer = of_device_->Take(LayoutOf(weights_->module(module), *form, false).size_bytes);
-    Transfer transfer{device_.get(), weights_.get(), module, std::nullopt, {{&flight->buffer, form}}};
+    flight->buffer = arena.Take(LayoutOf(weights_->module(module), *form, false).size_bytes);
+    Transfer transfer{&device, weights_.get(), module, std::nullopt, {{&flight->buffer, form}}};
     transfer.enqueued = [&flight = *flight](const absl::Status&, TransferCost cost) { flight.cost = cost; };
     transfer.done = [&flight = *flight](const absl::Status& status) {
       flight.status = status;
@@ -225,9 +229,14 @@ class SharedReadTest : public TransferEngineTest {
     const auto stand = [this, reads]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return standing_ == reads; };
     mutex_.Await(absl::Condition(&stand));
   }
+  // The n-th of all reads goes on; all do.
+  void LetGo(int read) {
+    const absl::MutexLock lock(&mutex_);
+    goes_ = read;
+  }
   void Go() {
     const absl::MutexLock lock(&mutex_);
-    go_ = true;
+    all_go_ = true;
   }
   void ExpectLinear(Flight& flight) {
     flight.done.WaitForNotification();
@@ -237,7 +246,8 @@ class SharedReadTest : public TransferEngineTest {
 
   absl::Mutex mutex_;
   int standing_ ABSL_GUARDED_BY(mutex_) = 0;
-  bool go_ ABSL_GUARDED_BY(mutex_) = false;
+  int goes_ ABSL_GUARDED_BY(mutex_) = -1;
+  bool all_go_ ABSL_GUARDED_BY(mutex_) = false;
 };
 
 TEST_F(SharedReadTest, AModuleThatSeveralWaitForIsReadOnceAndEachPaysItsShare) {
@@ -253,18 +263,57 @@ TEST_F(SharedReadTest, AModuleThatSeveralWaitForIsReadOnceAndEachPaysItsShare) {
   for (const auto& flight : {one.get(), other.get()}) flight->done.WaitForNotification();
 }
 
-TEST_F(SharedReadTest, WhoComesLaterSharesWhatIsLeftAndReadsTheRest) {
+TEST_F(SharedReadTest, WhoComesLaterSharesWhatIsBeingReadAndReadsTheRest) {
   const int64_t before = calls_.reads();
   const auto one = Submit(0);
   AwaitStanding(1);
-  const auto first = Submit();  // The other thread takes the first of its two pieces.
+  const auto first = Submit();  // The other thread takes the first of its two pieces,
   AwaitStanding(2);
+  LetGo(1);
+  AwaitStanding(3);  // and the second.
   const auto second = Submit();
   Go();
   ExpectLinear(*first);
   ExpectLinear(*second);
   one->done.WaitForNotification();
   EXPECT_EQ(calls_.reads() - before, 1 + 2 + 1);
+}
+
+TEST_F(SharedReadTest, WhatIsReadForOneDeviceIsReadForAnotherToo) {
+  const int64_t before = calls_.reads();
+  const auto one = Submit();
+  AwaitStanding(2);  // All of it is being read.
+  const auto other = SubmitTo(other_, *of_other_);
+  Go();
+  ExpectLinear(*one);
+  other->done.WaitForNotification();
+  EXPECT_THAT(other->status, IsOk());
+  EXPECT_EQ(calls_.reads() - before, 2);
+  EXPECT_EQ(one->cost.disk_read_bytes + other->cost.disk_read_bytes, weights_->module(1).stored_bytes);
+  EXPECT_GT(one->cost.disk_read_bytes, 0);
+  EXPECT_GT(other->cost.disk_read_bytes, 0);
+  std::string expected(kOut * kIn * 2, '\0');
+  Cast(data_[0].data(), DType::kBFloat16, {}, expected.data(), DType::kFloat16, kOut * kIn);
+  const CopyLayout layout = LayoutOf(weights_->module(1), *FormOf(DType::kFloat16), false);
+  const std::byte* const weight = other->buffer.data() + layout.places[0].offset_bytes;
+  EXPECT_EQ(std::memcmp(weight, expected.data(), expected.size()), 0);
+}
+
+TEST_F(SharedReadTest, WhatStillStandsInASlotAnotherDeviceTakesFromThereOnceAndWhileTheModelIsThere) {
+  Go();
+  const auto reads_of = [&](Device& device, Arena& arena) {
+    const int64_t before = calls_.reads();
+    const auto flight = SubmitTo(device, arena);
+    flight->done.WaitForNotification();
+    EXPECT_THAT(flight->status, IsOk());
+    return calls_.reads() - before;
+  };
+  EXPECT_EQ(reads_of(*device_, *of_device_), 2);
+  EXPECT_EQ(reads_of(other_, *of_other_), 0);
+  EXPECT_EQ(reads_of(other_, *of_other_), 2) << "it had its part";
+  EXPECT_EQ(reads_of(*device_, *of_device_), 0);
+  transfers_->Forget(*weights_);
+  EXPECT_EQ(reads_of(other_, *of_other_), 2);
 }
 
 TEST_F(SharedReadTest, WhereMemoryIsRefusedToOneTheOthersGoOn) {

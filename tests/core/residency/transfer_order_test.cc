@@ -56,7 +56,9 @@ class Traffic {
       arenas_.push_back(*Arena::Make(devices_[i].get(), DeviceMemory(i), int64_t{1} << 28));
     }
     host_ = *Arena::Make(devices_[0].get(), Memory::kHost, int64_t{1} << 28);
-    transfers_ = *TransferEngine::Make(host_.get(), &ledger_, kThreads);
+    std::vector<Device*> devices;
+    for (const auto& device : devices_) devices.push_back(device.get());
+    transfers_ = *TransferEngine::Make(host_.get(), &ledger_, devices, kThreads);
   }
   ~Traffic() {
     copies_.clear();
@@ -173,7 +175,7 @@ class Traffic {
   LateDevices late_;
   TempFolder folder_;
   FaultyFileCalls calls_;
-  Ledger ledger_{{TransferEngine::StagingBytes(kThreads)}};
+  Ledger ledger_{{TransferEngine::StagingBytes(kDevices, kThreads)}};
   std::vector<std::unique_ptr<FakeDevice>> devices_;
   std::vector<std::unique_ptr<Arena>> arenas_;
   std::unique_ptr<Arena> host_;

@@ -35,7 +35,7 @@ TEST_F(LocalEngineDeviceTest, GivesWhatTheCpuGives) {
 TEST_F(LocalEngineDeviceTest, TheHostBudgetIsNeverLessThanItsSlots) {
   const auto engine = MakeEngine();
   const int64_t slots = engine->Residency().host.usage.staging_bytes;
-  EXPECT_GT(slots, TransferEngine::StagingBytes(2)) << "those of inputs and outputs are there too";
+  EXPECT_GT(slots, TransferEngine::StagingBytes(1, 2)) << "those of inputs and outputs are there too";
   EXPECT_THAT(engine->SetBudget(Memory::kHost, slots - 1),
               StatusIs(absl::StatusCode::kFailedPrecondition, "always needs"));
   EXPECT_THAT(engine->SetBudget(Memory::kHost, slots), IsOk());
