@@ -28,12 +28,19 @@ Admission::Admission(PolicyState& state, Room& room, Idle& idle)
 
 absl::Status Admission::CheckFits(Memory device, const RideBytes& bytes) const {
   const MemoryBudget& budget = budgets_[Index(device)];
-  if (bytes.activations <= budget.configured_bytes - budget.fixed_bytes - bytes.widest) return absl::OkStatus();
-  return WithShortage(
-      absl::FailedPreconditionError(absl::StrCat(
-          "the request takes ", bytes.activations, " bytes of device memory for activations and ", bytes.widest,
-          " to stream the model through; the device budget is ", budget.configured_bytes, " bytes")),
-      {device, budget.fixed_bytes + bytes.widest + bytes.activations, budget.configured_bytes});
+  if (bytes.activations > budget.configured_bytes - budget.fixed_bytes - bytes.widest) {
+    return WithShortage(
+        absl::FailedPreconditionError(absl::StrCat(
+            "the request takes ", bytes.activations, " bytes of device memory for activations and ", bytes.widest,
+            " to stream the model through; the device budget is ", budget.configured_bytes, " bytes")),
+        {device, budget.fixed_bytes + bytes.widest + bytes.activations, budget.configured_bytes});
+  }
+  const MemoryBudget& host = budgets_[Index(Memory::kHost)];
+  if (bytes.host == 0 || bytes.host <= host.configured_bytes - host.fixed_bytes) return absl::OkStatus();
+  return WithShortage(absl::FailedPreconditionError(absl::StrCat(
+                          "the request takes ", bytes.host, " bytes of host memory beside the ", host.fixed_bytes,
+                          " that the server always takes; the host budget is ", host.configured_bytes, " bytes")),
+                      {Memory::kHost, host.fixed_bytes + bytes.host, host.configured_bytes});
 }
 
 // A place is had, on a device that lets nobody else in before, by whoever is let in at once; in a full queue by whoever
@@ -50,9 +57,13 @@ absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& acti
   }
   if (waiting < options_.max_waiting) return absl::OkStatus();
   const DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
-  const MemoryBudget& budget = budgets_[Index(device.memory)];
-  const int64_t held_bytes = budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(device.memory);
-  if (alone && FitsNow(device, BytesOf(rider)) && held_bytes + rider.activation_bytes <= budget.allowed_bytes()) {
+  const auto has_room = [this](Memory memory, int64_t bytes) {
+    const MemoryBudget& budget = budgets_[Index(memory)];
+    const int64_t held_bytes = budget.used_bytes() - budget.cached_bytes - room_.EvictableBytes(memory);
+    return bytes == 0 || held_bytes + bytes <= budget.allowed_bytes();
+  };
+  if (alone && FitsNow(device, BytesOf(rider)) && has_room(device.memory, rider.activation_bytes) &&
+      has_room(Memory::kHost, rider.host_bytes)) {
     return absl::OkStatus();
   }
   const bool has_place = waiting <= options_.max_waiting;  // And was not just about to be let in beyond it.
@@ -85,7 +96,11 @@ absl::Duration Admission::PredictedWait(const DeviceState& device, const RideByt
   return UntilAPlaceIsFree(device) * (waiting + 1);
 }
 
-bool Admission::FitsNow(const DeviceState& device, const RideBytes& bytes) const {
+bool Admission::FitsNow(const DeviceState& device, const RideBytes& bytes, const PolicyRider* rider) const {
+  return FitsOnDevice(device, bytes) && FitsOnHost(device, bytes, rider);
+}
+
+bool Admission::FitsOnDevice(const DeviceState& device, const RideBytes& bytes) const {
   const MemoryBudget& budget = budgets_[Index(device.memory)];
   int admitted = 0;
   for (const PolicyRider& other : sweeps_.riders()) {
@@ -96,66 +111,96 @@ bool Admission::FitsNow(const DeviceState& device, const RideBytes& bytes) const
          budget.fixed_bytes + budget.activation_bytes + bytes.activations + widest <= budget.allowed_bytes();
 }
 
-PolicyRider* Admission::HeadOf(const DeviceState& device) {
+// Beside those of other devices, too, whom it must not overtake there: who would be let in if there were room, and goes
+// before it.
+bool Admission::FitsOnHost(const DeviceState& device, const RideBytes& bytes, const PolicyRider* rider) const {
+  if (bytes.host == 0) return true;
+  const MemoryBudget& host = budgets_[Index(Memory::kHost)];
+  int64_t taken = host.fixed_bytes + host.activation_bytes + bytes.host;
+  for (const DeviceState& other : devices_) {
+    const PolicyRider* const head = other.memory == device.memory ? nullptr : HeadOf(other);
+    if (head == nullptr || !FitsOnDevice(other, BytesOf(*head))) continue;
+    if (rider == nullptr || GoesBefore(*head, *rider)) taken += head->host_bytes;
+  }
+  return taken <= host.allowed_bytes();
+}
+
+bool Admission::GoesBefore(const PolicyRider& a, const PolicyRider& b) const {
   const auto rank = [this](const PolicyRider& rider) {
     const bool patient = now_ - rider.joined < kPatience * options_.ageing;
     return std::tuple(patient, patient ? rider.priority : Priority::kInteractive, rider.joined, rider.id);
   };
+  return rank(a) < rank(b);
+}
+
+PolicyRider* Admission::HeadOf(const DeviceState& device) const {
   PolicyRider* head = nullptr;
   for (PolicyRider& rider : sweeps_.riders()) {
     if (rider.stage != PolicyRider::Stage::kWaiting || rider.itinerary->device != device.memory) continue;
-    if (head == nullptr || rank(rider) < rank(*head)) head = &rider;
+    if (head == nullptr || GoesBefore(rider, *head)) head = &rider;
   }
   return head;
 }
 
 void Admission::WatchHead(DeviceState& device) {
   const PolicyRider* head = HeadOf(device);
-  if (head != nullptr && !FitsNow(device, BytesOf(*head))) head = nullptr;
+  if (head != nullptr && !FitsNow(device, BytesOf(*head), head)) head = nullptr;
   if (head == device.head) return;
   device.head = head;
   device.head_since = now_;
 }
 
 bool Admission::AdmitHead(DeviceState& device, Actions& actions) {
-  device.head_bytes = 0;
+  device.head_bytes = device.head_host_bytes = 0;
   PolicyRider* const head = HeadOf(device);
-  if (head == nullptr || !FitsNow(device, BytesOf(*head))) return false;  // Nobody overtakes.
+  if (head == nullptr || !FitsNow(device, BytesOf(*head), head)) return false;  // Nobody overtakes.
   return TryAdmit(device, *head, actions);
 }
 
+int64_t Admission::FreeBytes(Memory memory) const {
+  const MemoryBudget& budget = budgets_[Index(memory)];
+  const bool reuses = Reuses(memory);
+  const int64_t room = budget.allowed_bytes() - budget.used_bytes() + (reuses ? budget.cached_bytes : 0);
+  return reuses && now_ < budget.grows_from ? std::min(room, budget.cached_bytes) : room;
+}
+
+bool Admission::MakeRoom(Memory memory, int64_t bytes, bool dooms, Actions& actions) {
+  const MemoryBudget& budget = budgets_[Index(memory)];
+  const int64_t missing = bytes - FreeBytes(memory) - budget.leaving_bytes;
+  const int64_t trimmable = Reuses(memory) ? 0 : budget.cached_bytes;
+  if (missing > trimmable) {
+    room_.Make(memory, missing, trimmable, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
+  }
+  if (!Reuses(memory)) room_.Trim(memory, missing, actions);
+  const int64_t still = bytes - FreeBytes(memory) - budget.leaving_bytes;
+  if (dooms && still > 0) room_.Doom(memory, still);
+  return FreeBytes(memory) >= bytes;
+}
+
 bool Admission::TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actions) {
+  const size_t before = actions.size();
+  const bool is_elder = device.elder.rider == &rider;
+  const auto fits = [&] { return FreeBytes(device.memory) >= rider.activation_bytes; };
+  const auto fits_on_host = [&] { return rider.host_bytes == 0 || FreeBytes(Memory::kHost) >= rider.host_bytes; };
+  // What comes free is the elder's.
+  const bool spares = FreeBytes(device.memory) >= rider.activation_bytes + device.elder.bytes &&
+                      !(Reuses(device.memory) && device.elder.drains);
+  if (device.elder.rider != nullptr && !is_elder && !spares) return false;
+  if (!fits() || !fits_on_host()) {
+    if (device.planned_for != &rider) room_.Plan(device, &rider, actions);
+    device.head_host_bytes = rider.host_bytes;
+    if (!is_elder) device.head_bytes = rider.activation_bytes;
+    const bool on_device = fits() || MakeRoom(device.memory, rider.activation_bytes, is_elder, actions);
+    const bool on_host = fits_on_host() || MakeRoom(Memory::kHost, rider.host_bytes, is_elder, actions);
+    if (!on_device || !on_host) return actions.size() > before;
+  }
   MemoryBudget& budget = Budget(device.memory);
   const int64_t bytes = rider.activation_bytes;
-  const size_t before = actions.size();
-  // A device's own memory serves activations as it served copies. The host's goes back to the system first, which gives
-  // it to operations.
-  const bool reuses = !device.in_host_memory;
-  const auto free = [&] {
-    const int64_t room = budget.allowed_bytes() - budget.used_bytes() + (reuses ? budget.cached_bytes : 0);
-    return reuses && now_ < budget.grows_from ? std::min(room, budget.cached_bytes) : room;
-  };
-  // What comes free is the elder's.
-  const bool is_elder = device.elder.rider == &rider;
-  const bool spares = free() >= bytes + device.elder.bytes && !(reuses && device.elder.drains);
-  if (device.elder.rider != nullptr && !is_elder && !spares) return false;
-  if (free() < bytes) {
-    if (device.planned_for != &rider) room_.Plan(device, &rider, actions);
-    if (!is_elder) device.head_bytes = bytes;
-    const int64_t missing = bytes - free() - budget.leaving_bytes;
-    const int64_t trimmable = reuses ? 0 : budget.cached_bytes;
-    if (missing > trimmable) {
-      room_.Make(device.memory, missing, trimmable, -1, Taking::kAnything, nullptr, /*insist=*/true, actions);
-    }
-    if (!reuses) room_.Trim(device.memory, missing, actions);
-    const int64_t still = bytes - free() - budget.leaving_bytes;
-    if (is_elder && still > 0) room_.Doom(device.memory, still);
-  }
-  if (free() < bytes) return actions.size() > before;
-  const int64_t reused = reuses ? room_.TakeCached(device.memory, bytes) : 0;
+  const int64_t reused = Reuses(device.memory) ? room_.TakeCached(device.memory, bytes) : 0;
   budget.activation_bytes += bytes;
-  device.head_bytes = 0;
-  if (device.elder.rider == &rider) room_.ReserveFor(device, nullptr);
+  Budget(Memory::kHost).activation_bytes += rider.host_bytes;
+  device.head_bytes = device.head_host_bytes = 0;
+  if (is_elder) room_.ReserveFor(device, nullptr);
   rider.admitted = true;  // It is beside those whose sweeps it may join.
   rider.stage = PolicyRider::Stage::kAdmitted;
   Admitted(device, rider, bytes - reused, actions);
@@ -283,6 +328,7 @@ void Admission::TakeBack(PolicyRider& rider, int64_t lost_bytes, Actions& action
 void Admission::GiveUp(DeviceState& device, PolicyRider& rider, int64_t lost_bytes, Actions& actions) {
   rider.admitted = false;
   Budget(device.memory).activation_bytes -= rider.activation_bytes;
+  Budget(Memory::kHost).activation_bytes -= rider.host_bytes;
   if (!device.in_host_memory) Budget(device.memory).cached_bytes += rider.activation_bytes - lost_bytes;
   --rider.itinerary->riders;
   idle_.Mark(rider, actions);

@@ -16,12 +16,15 @@
 
 namespace ditserve {
 
-// What a request takes of a device's memory.
+// What a request takes of a device's memory, and beside that of the host's.
 struct RideBytes {
   int64_t activations = 0;
   int64_t widest = 0;  // The largest module as operations read it.
+  int64_t host = 0;
 };
-inline RideBytes BytesOf(const PolicyRider& rider) { return {rider.activation_bytes, rider.widest_bytes}; }
+inline RideBytes BytesOf(const PolicyRider& rider) {
+  return {rider.activation_bytes, rider.widest_bytes, rider.host_bytes};
+}
 
 // Who may ride, from when, and until when.
 class Admission {
@@ -65,8 +68,20 @@ class Admission {
   void GiveUp(DeviceState& device, PolicyRider& rider, int64_t lost_bytes, Actions& actions);
   // What follows from that it is admitted now.
   void Admitted(DeviceState& device, PolicyRider& rider, int64_t grown_bytes, Actions& actions);
-  bool FitsNow(const DeviceState& device, const RideBytes& bytes) const;
-  PolicyRider* HeadOf(const DeviceState& device);
+  // `rider`: whose bytes they are; null: of one that comes now.
+  bool FitsNow(const DeviceState& device, const RideBytes& bytes, const PolicyRider* rider = nullptr) const;
+  bool FitsOnDevice(const DeviceState& device, const RideBytes& bytes) const;
+  bool FitsOnHost(const DeviceState& device, const RideBytes& bytes, const PolicyRider* rider) const;
+  bool GoesBefore(const PolicyRider& a, const PolicyRider& b) const;
+  PolicyRider* HeadOf(const DeviceState& device) const;
+  // A device's own memory serves activations as it served copies. The host's goes back to the system first, which gives
+  // it to operations.
+  bool Reuses(Memory memory) const { return !IsHost(memory) && !devices_[Index(memory) - 1].in_host_memory; }
+  // What of a memory is free for activations.
+  int64_t FreeBytes(Memory memory) const;
+  // Has copies go until so much is free, or on its way back to the system; `dooms` them where they are held. Whether
+  // that is free.
+  bool MakeRoom(Memory memory, int64_t bytes, bool dooms, Actions& actions);
   void BeginRider(PolicyRider& rider, Actions& actions);
   const PolicyRider* ChooseSweep(PolicyRider& rider) const;
   JoinSituation SituationOf(const PolicyRider& rider, const PolicyRider& last) const;

@@ -71,12 +71,14 @@ class Laps {
 
   // Nothing is due, and somebody waits.
   absl::Status Stuck() const {
-    const MemoryBudget& budget = policy_.budget(request_.ride.device);
-    if (policy_.AdmittedTo(request_.ride.device) > 0 || budget.lowered_bytes >= budget.configured_bytes) {
-      return absl::InternalError("a rider waits and nothing is under way");
+    for (const Memory memory : {request_.ride.device, Memory::kHost}) {
+      const MemoryBudget& budget = policy_.budget(memory);
+      if (policy_.AdmittedTo(request_.ride.device) > 0 || budget.lowered_bytes >= budget.configured_bytes) continue;
+      return absl::ResourceExhaustedError(absl::StrCat("the request waits until other processes leave more than ",
+                                                       budget.lowered_bytes, " bytes of ",
+                                                       IsHost(memory) ? "host" : "device", " memory"));
     }
-    return absl::ResourceExhaustedError(absl::StrCat("the request waits until other processes leave more than ",
-                                                     budget.lowered_bytes, " bytes of device memory"));
+    return absl::InternalError("a rider waits and nothing is under way");
   }
 
   // Carries out what was decided, and what follows from that.

@@ -75,6 +75,7 @@ absl::StatusOr<PolicyRider*> Policy::Join(JoinRequest request, absl::Duration no
                                     std::move(request.routes), request.limit_bytes);
   rider.next = rider.itinerary->NextTaken(0);
   rider.activation_bytes = rider.pass_bytes = request.activation_bytes;
+  rider.host_bytes = request.host_bytes;
   rider.widest_bytes = rider.itinerary->widest_bytes;
   rider.priority = request.priority;
   rider.join = request.join;
@@ -192,6 +193,7 @@ void Policy::Leave(PolicyRider& rider, absl::Duration now, Actions& actions, int
   state_.now = now;
   if (next != nullptr) {
     next->activation_bytes = std::exchange(rider.activation_bytes, 0);
+    next->host_bytes = std::exchange(rider.host_bytes, 0);
     next->behind = false;
   }
   admission_.Leave(rider, lost_bytes, actions);
@@ -374,6 +376,7 @@ absl::Status Policy::Check() const {
     if (!rider.admitted) continue;
     const size_t at = Index(rider.itinerary->device);
     activations[at] += rider.activation_bytes;
+    activations[Index(Memory::kHost)] += rider.host_bytes;
     widest[at] = std::max(widest[at], rider.widest_bytes);
   }
   for (size_t i = 0; i < state_.budgets.size(); ++i) {

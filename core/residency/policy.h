@@ -64,6 +64,7 @@ class Policy {
     int64_t activation_bytes = 0;
     Priority priority = Priority::kInteractive;
     JoinPolicy join = JoinPolicy::kAuto;
+    int64_t host_bytes = 0;  // Of the host's memory, beside the activations in the device's own.
   };
   // --- events; each with the time at which it is told
   // The rider stays until Leave. Errors: FailedPrecondition, with a ShortageOf, if it can never fit, saying what would;

@@ -24,7 +24,7 @@ bool KnowsComputing(const Estimates& estimates, WeightsId weights) {
 
 RideOutlook Policy::Outlook(const JoinRequest& request) const {
   const DeviceState& device = state_.device(request.device);
-  RideBytes bytes = {request.activation_bytes};
+  RideBytes bytes = {request.activation_bytes, 0, request.host_bytes};
   for (const Route& route : request.routes) bytes.widest = std::max(bytes.widest, route.compute_bytes);
   RideOutlook outlook;
   outlook.fits = admission_.CheckFits(request.device, bytes);

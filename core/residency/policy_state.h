@@ -34,6 +34,7 @@ struct DeviceState {
   const PolicyRider* head = nullptr;  // Of admission, while it would fit.
   absl::Duration head_since;
   int64_t head_bytes = 0;                    // That it waits for: others do not load ahead into them.
+  int64_t head_host_bytes = 0;               // Likewise, of the host's memory: no copies are made in them.
   const PolicyRider* planned_for = nullptr;  // Who was not admitted yet when what stays was last decided.
   int64_t widest_bytes = 0;                  // Of the modules of those who rode then.
 };

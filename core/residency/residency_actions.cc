@@ -112,6 +112,7 @@ void ResidencyManager::AdmitLocked(const Admit& admit) {
   std::optional<Reservation> grown = ledger_->TryReserve(memory, MemoryKind::kActivations, admit.grown_bytes);
   assert(grown.has_value());  // As above.
   rider.activations.Merge(*std::move(grown));
+  rider.on_host = *ledger_->TryReserve(Memory::kHost, MemoryKind::kActivations, rider.policy->host_bytes);  // Likewise.
   if (!devices_[static_cast<size_t>(rider.device)].device->computes_in_host_memory()) {
     rider.memory = arenas_[Index(memory)]->Take(bytes, reused_bytes);
   }

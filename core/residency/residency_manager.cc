@@ -199,6 +199,7 @@ Policy::JoinRequest ResidencyManager::RequestLocked(ModelId model, const Profile
   for (const ModuleIndex module : options.skips) request.routes[static_cast<size_t>(module)] = Route();
   request.limit_bytes = profile.vram_limit_bytes;
   request.activation_bytes = ActivationBytesIn(options);
+  request.host_bytes = options.host_bytes;
   request.priority = options.priority;
   request.join = options.join;
   return request;
@@ -211,6 +212,7 @@ void ResidencyManager::TakeLocked(ModelId model, const Profile& profile, const R
       HaveEqualRoutes(*devices_[static_cast<size_t>(DeviceOf(request->device))].device, device)) {
     request->device = DeviceMemory(way.device);
     request->activation_bytes = ActivationBytesIn(way);
+    request->host_bytes = way.host_bytes;
   } else {
     request = RequestLocked(model, profile, way, forms);
   }

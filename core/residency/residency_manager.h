@@ -55,6 +55,7 @@ struct RiderState {
   absl::Duration leased;                                           // When it was given its last lease.
   absl::Duration joined;
   Reservation activations;
+  Reservation on_host;     // Of its host_bytes.
   Buffer memory;           // Of these, in the device's arena.
   bool preparing = false;  // A thread takes that memory.
   bool computes = false;   // Operations are issued that use it.

@@ -178,6 +178,7 @@ void ResidencyManager::Leave(RiderState* rider) {
     } else {
       next->lap_before = nullptr;
       next->activations = std::move(rider->activations);
+      next->on_host = std::move(rider->on_host);
       next->memory = std::move(rider->memory);
       next->computes = rider->computes;
     }
@@ -191,6 +192,7 @@ void ResidencyManager::Leave(RiderState* rider) {
 
 int64_t ResidencyManager::GiveBackLocked(RiderState& rider, EventPtr operations) {
   Reservation activations = std::move(rider.activations);
+  { const Reservation on_host = std::move(rider.on_host); }
   if (rider.memory.size_bytes() == 0) return 0;  // It is the host's.
   const int64_t lost_bytes = rider.memory.lost_bytes();
   { const Reservation lost = activations.Split(lost_bytes); }

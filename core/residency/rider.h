@@ -32,6 +32,7 @@ struct RideOptions {
   JoinPolicy join = JoinPolicy::kAuto;
   int device = 0;                  // Of the manager's.
   std::vector<ModuleIndex> skips;  // Modules that the pass does without.
+  int64_t host_bytes = 0;          // Of the host's memory, beside activations in a device's own.
 };
 
 // What a rider has used so far.

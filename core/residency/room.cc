@@ -25,7 +25,10 @@ int64_t Room::Bytes(Memory memory) const {
 
 int64_t Room::BytesFor(Memory memory, bool urgent) const {
   int64_t room = Bytes(memory);
-  if (memory == Memory::kHost) return room;
+  if (memory == Memory::kHost) {
+    for (const DeviceState& device : devices_) room -= device.head_host_bytes;
+    return room;
+  }
   const DeviceState& device = devices_[Index(memory) - 1];
   if (device.elder.rider != nullptr) room -= device.elder.bytes;
   if (!urgent) room -= device.head_bytes;
@@ -102,8 +105,13 @@ void Room::Doom(Memory memory, int64_t bytes) {
 
 void Room::ReserveFor(DeviceState& device, const PolicyRider* rider) {
   if (device.elder.rider == rider) return;
+  // Those on the host go for whichever head is an elder and waits for memory there.
+  const bool others_wait = std::any_of(devices_.begin(), devices_.end(), [&device](const DeviceState& other) {
+    return &other != &device && other.elder.rider != nullptr && other.head_host_bytes > 0;
+  });
   for (const auto& copy : copies_.slots()) {
-    if (copy != nullptr && copy->key.memory == device.memory) copy->doomed = false;
+    if (copy == nullptr) continue;
+    if (copy->key.memory == device.memory || (IsHost(copy->key.memory) && !others_wait)) copy->doomed = false;
   }
   device.elder = {rider, 0};
   ++device.elder_turns;
@@ -200,6 +208,8 @@ void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& acti
   const MemoryBudget& host = budgets_[Index(Memory::kHost)];
   const int64_t activations = budget.activation_bytes + (admitting != nullptr ? admitting->activation_bytes : 0);
   const int64_t room = budget.force_bytes() - budget.fixed_bytes - activations;
+  const int64_t host_room = host.force_bytes() - host.fixed_bytes - host.activation_bytes -
+                            (admitting != nullptr ? admitting->host_bytes : 0);
   const auto plan = [&](bool streams) {
     for (size_t i = 0; i < wishes.size(); ++i) {
       wishes[i].limited_bytes = KeepWish::kUnlimited;
@@ -209,7 +219,7 @@ void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& acti
     }
     const int64_t streaming =
         streams ? std::clamp(room / kStreamingShare, std::min(widest, room), Sweeps::kAheadModules * widest) : 0;
-    return PlanKept(wishes, {room - streaming, host.force_bytes() - host.fixed_bytes}, device.in_host_memory);
+    return PlanKept(wishes, {room - streaming, host_room}, device.in_host_memory);
   };
   KeepPlan chosen = plan(/*streams=*/false);
   if (!chosen.complete) chosen = plan(/*streams=*/true);

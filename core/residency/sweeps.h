@@ -77,6 +77,7 @@ struct PolicyRider {
   RiderId id = 0;
   Itinerary* itinerary = nullptr;
   int64_t activation_bytes = 0;  // That it holds.
+  int64_t host_bytes = 0;        // Beside these, of the host's memory: none where operations compute in that.
   int64_t pass_bytes = 0;        // That its pass computes in: of its own or, before it began, of its lap before.
   int64_t widest_bytes = 0;      // The largest module, as operations read it, of its pass and of its laps before.
   bool is_lap = false;           // It goes on where another ended, in the memory that that one had.

@@ -191,6 +191,7 @@ absl::Status Books::Admitted(const Admit& admit) {
   account.cached -= reused;
   account.booked += admit.grown_bytes;
   account.activations += rider.activation_bytes;
+  accounts_[Index(Memory::kHost)].booked += rider.host_bytes;
   admitted_.insert(rider.id);
   return absl::OkStatus();
 }
@@ -211,6 +212,7 @@ void Books::GivenUp(const PolicyRider& rider, int64_t lost_bytes, absl::Duration
   account.cached += cached;
   account.booked -= rider.activation_bytes - cached;
   account.activations -= rider.activation_bytes;
+  accounts_[Index(Memory::kHost)].booked -= rider.host_bytes;
   NoteStops(rider, now);
 }
 

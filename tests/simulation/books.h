@@ -80,8 +80,8 @@ class Books {
 
   const Scenario& scenario_;
   const Policy& policy_;
-  std::vector<Account> accounts_;  // By Index(Memory).
-  std::map<int, Held> copies_;     // By id.
+  std::vector<Account> accounts_;            // By Index(Memory).
+  std::map<int, Held> copies_;               // By id.
   std::map<LoadId, std::vector<int>> read_;  // Copies that loads read which made them.
   std::set<Key> keys_;
   std::set<RiderId> admitted_;

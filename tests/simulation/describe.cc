@@ -31,12 +31,12 @@ std::string DescribeClient(const Scenario::Client& client) {
   std::string text =
       absl::StrCat("s.clients.push_back({{", request.weights, ", DeviceMemory(", DeviceOf(request.device), "), {\n");
   for (const Route& route : request.routes) absl::StrAppend(&text, "    ", DescribeRoute(route), ",\n");
-  absl::StrAppend(&text, "}, ", request.limit_bytes ? absl::StrCat(*request.limit_bytes) : "std::nullopt", ", ",
-                  request.activation_bytes,
-                  ", Priority::", request.priority == Priority::kBatch ? "kBatch" : "kInteractive",
-                  ", static_cast<JoinPolicy>(", static_cast<int>(request.join), ")}, ", client.joins_at, ", ",
-                  client.cancels_at, ", ", client.operation, ", ", client.comes_again ? "true" : "false", ", ",
-                  client.laps, ", ", client.decides ? "true" : "false", "});\n");
+  absl::StrAppend(
+      &text, "}, ", request.limit_bytes ? absl::StrCat(*request.limit_bytes) : "std::nullopt", ", ",
+      request.activation_bytes, ", Priority::", request.priority == Priority::kBatch ? "kBatch" : "kInteractive",
+      ", static_cast<JoinPolicy>(", static_cast<int>(request.join), "), ", request.host_bytes, "}, ", client.joins_at,
+      ", ", client.cancels_at, ", ", client.operation, ", ", client.comes_again ? "true" : "false", ", ", client.laps,
+      ", ", client.decides ? "true" : "false", "});\n");
   return text;
 }
 

@@ -21,20 +21,45 @@ bool Queue::GoesBefore(const PolicyRider& a, const PolicyRider& b, absl::Duratio
   return rank(a) < rank(b);
 }
 
-const PolicyRider* Queue::HeadThatFits(Memory device, absl::Duration now) const {
+const PolicyRider* Queue::Head(Memory device, absl::Duration now) const {
   const PolicyRider* head = nullptr;
-  int admitted = 0;
   for (const PolicyRider& rider : policy_.sweeps().riders()) {
-    if (rider.itinerary->device != device) continue;
-    admitted += rider.takes_place();
-    if (rider.stage != PolicyRider::Stage::kWaiting) continue;
+    if (rider.itinerary->device != device || rider.stage != PolicyRider::Stage::kWaiting) continue;
     if (head == nullptr || GoesBefore(rider, *head, now)) head = &rider;
   }
-  if (head == nullptr || admitted >= scenario_.options.max_riders) return nullptr;
+  return head;
+}
+
+bool Queue::FitsOnDevice(const PolicyRider& rider) const {
+  const Memory device = rider.itinerary->device;
+  int admitted = 0;
+  for (const PolicyRider& other : policy_.sweeps().riders()) {
+    admitted += other.itinerary->device == device && other.takes_place();
+  }
   const MemoryBudget& budget = policy_.budget(device);
-  const int64_t widest = std::max(budget.widest_bytes, head->itinerary->widest_bytes);
-  const int64_t bytes = budget.fixed_bytes + budget.activation_bytes + head->activation_bytes + widest;
-  return bytes <= budget.allowed_bytes() ? head : nullptr;
+  const int64_t widest = std::max(budget.widest_bytes, rider.itinerary->widest_bytes);
+  const int64_t bytes = budget.fixed_bytes + budget.activation_bytes + rider.activation_bytes + widest;
+  return admitted < scenario_.options.max_riders && bytes <= budget.allowed_bytes();
+}
+
+std::vector<const PolicyRider*> Queue::WaitForHostBefore(const PolicyRider& rider, absl::Duration now) const {
+  std::vector<const PolicyRider*> heads;
+  for (size_t i = 0; i < scenario_.devices.size(); ++i) {
+    const Memory device = DeviceMemory(static_cast<int>(i));
+    const PolicyRider* const head = device == rider.itinerary->device ? nullptr : Head(device, now);
+    if (head != nullptr && FitsOnDevice(*head) && GoesBefore(*head, rider, now)) heads.push_back(head);
+  }
+  return heads;
+}
+
+const PolicyRider* Queue::HeadThatFits(Memory device, absl::Duration now) const {
+  const PolicyRider* const head = Head(device, now);
+  if (head == nullptr || !FitsOnDevice(*head)) return nullptr;
+  if (head->host_bytes == 0) return head;
+  const MemoryBudget& host = policy_.budget(Memory::kHost);
+  int64_t bytes = host.fixed_bytes + host.activation_bytes + head->host_bytes;
+  for (const PolicyRider* const other : WaitForHostBefore(*head, now)) bytes += other->host_bytes;
+  return bytes <= host.allowed_bytes() ? head : nullptr;
 }
 
 absl::Status Queue::CheckAdmitted(const PolicyRider& rider, absl::Duration now) const {
@@ -48,10 +73,15 @@ absl::Status Queue::CheckAdmitted(const PolicyRider& rider, absl::Duration now) 
     }
   }
   if (admitted > scenario_.options.max_riders) return absl::InternalError("more ride than may");
-  const MemoryBudget& budget = policy_.budget(rider.itinerary->device);
-  if (budget.floor_bytes() <= budget.allowed_bytes()) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("rider ", rider.id, " is admitted, and those who ride take ",
-                                          budget.floor_bytes(), " of ", budget.allowed_bytes(), " bytes"));
+  for (const Memory memory : {rider.itinerary->device, Memory::kHost}) {
+    if (IsHost(memory) && rider.host_bytes == 0) continue;
+    const MemoryBudget& budget = policy_.budget(memory);
+    const int64_t bytes = budget.floor_bytes();
+    if (bytes <= budget.allowed_bytes()) continue;
+    return absl::InternalError(absl::StrCat("rider ", rider.id, " is admitted, and those who ride take ", bytes, " of ",
+                                            budget.allowed_bytes(), " bytes of memory ", Index(memory)));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Queue::Check(absl::Duration now) const {

@@ -2,6 +2,7 @@
 #define DITSERVE_TESTS_SIMULATION_QUEUE_H_
 
 #include <set>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -29,6 +30,11 @@ class Queue {
 
  private:
   bool GoesBefore(const PolicyRider& a, const PolicyRider& b, absl::Duration now) const;
+  // Null if nobody waits.
+  const PolicyRider* Head(Memory device, absl::Duration now) const;
+  bool FitsOnDevice(const PolicyRider& rider) const;
+  // Who is first on another device and would be let in if the host had room, and goes before the rider.
+  std::vector<const PolicyRider*> WaitForHostBefore(const PolicyRider& rider, absl::Duration now) const;
 
   const Scenario& scenario_;
   const Policy& policy_;

@@ -43,7 +43,7 @@ std::vector<Shape> Shapes() {
 
 class Maker {
  public:
-  explicit Maker(uint64_t seed) : seed_(seed), random_(seed * 7919 + 13), laps_(seed), decisions_(seed) {}
+  explicit Maker(uint64_t seed) : seed_(seed), random_(seed * 7919 + 13), laps_(seed), decisions_(seed), hosts_(seed) {}
 
   Scenario Make(Kind kind) {
     s_.options.max_loads = 1 + Below(4);
@@ -71,6 +71,20 @@ class Maker {
   }
 
  private:
+  // All that there is, nearly all, or some: apart, as laps are.
+  void TakeOfHost(Scenario::Client& client) {
+    const int64_t room = s_.budget_bytes[0] - s_.fixed_bytes[0];
+    const auto below = [this](int64_t n) {
+      return n <= 0 ? 0 : static_cast<int64_t>(hosts_() % static_cast<uint64_t>(n));
+    };
+    const int64_t kind = below(4);
+    int64_t& bytes = client.request.host_bytes;
+    if (kind == 0) bytes = room;
+    if (kind == 1) bytes = std::max<int64_t>(0, room - below(3) * unit_);
+    if (kind == 2) bytes = below(room / 4 / unit_ + 1) * unit_;
+    if (client.comes_again) bytes = std::min(bytes, room / 4);
+  }
+
   int64_t Below(int64_t n) { return n <= 0 ? 0 : static_cast<int64_t>(random_() % static_cast<uint64_t>(n)); }
 
   // From modules of a page to some of 300 MB, all in multiples of `unit_`.
@@ -148,13 +162,14 @@ class Maker {
       client.operation = 1 + Below(s_.operation);
       // Of every third seed, apart: the others stay what they were.
       if (seed_ % 3 == 0 && laps_() % 2 == 0) client.laps = static_cast<int>(2 + laps_() % 4);
+      if (seed_ % 2 == 0 && !s_.devices[device - 1].in_host_memory) TakeOfHost(client);
       client.decides = client.laps > 1 && decisions_() % 2 == 0;
       s_.clients.push_back(std::move(client));
     }
   }
 
   const uint64_t seed_;
-  std::mt19937_64 random_, laps_, decisions_;
+  std::mt19937_64 random_, laps_, decisions_, hosts_;
   int64_t unit_ = kPage;
   int64_t largest_ = 1;
   Scenario s_;

@@ -121,6 +121,7 @@ class Shrinker {
       if (client.comes_again) smaller |= Try([i](Scenario& s) { s.clients[i].comes_again = false; });
       if (client.request.limit_bytes) smaller |= Try([i](Scenario& s) { s.clients[i].request.limit_bytes.reset(); });
       smaller |= Halve([i](Scenario& s) -> int64_t& { return s.clients[i].request.activation_bytes; });
+      smaller |= Halve([i](Scenario& s) -> int64_t& { return s.clients[i].request.host_bytes; });
       smaller |= Halve([i](Scenario& s) -> int64_t& { return s.clients[i].joins_at; });
       if (client.operation > 1) smaller |= Try([i](Scenario& s) { s.clients[i].operation /= 2; });
     }

@@ -77,7 +77,8 @@ TEST(DescribeTest, AScenarioIsPrintedAsWhatCanBePastedIntoATest) {
                         12288,
                         4096,
                         Priority::kBatch,
-                        static_cast<JoinPolicy>(1)},
+                        static_cast<JoinPolicy>(1),
+                        512},
                        17,
                        -1,
                        20,
@@ -97,7 +98,7 @@ s.faults_until = 9, s.fault_gap = 600, s.system_bytes = 16384, s.renew_at = 0;
 s.clients.push_back({{0, DeviceMemory(0), {
     {{{Tier::kHost, 0}, {Tier::kDevice, 1}}, {8192, 8192}, 8192, 0, 1, 1},
     {{}, {}, 4096, -1, -1, 0},
-}, 12288, 4096, Priority::kBatch, static_cast<JoinPolicy>(1)}, 17, -1, 20, true, 3, true});
+}, 12288, 4096, Priority::kBatch, static_cast<JoinPolicy>(1), 512}, 17, -1, 20, true, 3, true});
 )");
 }
 

@@ -138,8 +138,9 @@ class World {
   absl::Status EndOf(const End& end);
   absl::Status CheckNotAcquired(const Ride& ride, const absl::Status& why) const;
   absl::Status CheckRefusal(const Scenario::Client& client, const absl::Status& why) const;
-  // The least that the client needs, of the budget of its device.
-  int64_t LeastBytes(const Scenario::Client& client) const;
+  // Whether the least that the client needs is more than these allow of its device's memory, or the host's.
+  bool IsTooMuch(const Scenario::Client& client, int64_t of_device, int64_t of_host) const;
+  bool NeverFits(const Scenario::Client& client) const;
   absl::Status Check();
   absl::Status CheckLoads();
   absl::Status CheckExecutor();

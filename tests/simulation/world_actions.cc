@@ -103,8 +103,7 @@ absl::Status World::EndOf(const End& end) {
   if (refused && !rider.admitted) return absl::OkStatus();
   // Who was not admitted may be told that it never fits; nobody else, and only by a budget that was set.
   if (code == absl::StatusCode::kFailedPrecondition && !rider.admitted) {
-    const int64_t budget = policy_->budget(rider.itinerary->device).configured_bytes;
-    if (LeastBytes(ClientOf(ride)) > budget) return absl::OkStatus();
+    if (NeverFits(ClientOf(ride))) return absl::OkStatus();
     return absl::InternalError(absl::StrCat("rider ", rider.id, " is told that it never fits, and it would"));
   }
   // What it waits for could not be loaded, and not only before. Memory is asked for more than once.
@@ -125,17 +124,23 @@ absl::Status World::CheckNotAcquired(const Ride& ride, const absl::Status& why) 
       absl::StrCat("rider ", ride.rider->id, " ends at module ", ride.rider->next, ": ", std::string(why.message())));
 }
 
-int64_t World::LeastBytes(const Scenario::Client& client) const {
+bool World::IsTooMuch(const Scenario::Client& client, int64_t of_device, int64_t of_host) const {
+  const Policy::JoinRequest& request = client.request;
   int64_t widest = 0;
-  for (const Route& route : client.request.routes) widest = std::max(widest, route.compute_bytes);
-  return scenario_.fixed_bytes[Index(client.request.device)] + client.request.activation_bytes + widest;
+  for (const Route& route : request.routes) widest = std::max(widest, route.compute_bytes);
+  const auto fixed = [this](Memory memory) { return scenario_.fixed_bytes[Index(memory)]; };
+  return fixed(request.device) + request.activation_bytes + widest > of_device ||
+         (request.host_bytes > 0 && fixed(Memory::kHost) + request.host_bytes > of_host);
+}
+
+bool World::NeverFits(const Scenario::Client& client) const {
+  return IsTooMuch(client, policy_->budget(client.request.device).configured_bytes,
+                   policy_->budget(Memory::kHost).configured_bytes);
 }
 
 absl::Status World::CheckRefusal(const Scenario::Client& client, const absl::Status& why) const {
-  const MemoryBudget& budget = policy_->budget(client.request.device);
-  const int64_t least = LeastBytes(client);
   if (absl::IsFailedPrecondition(why)) {
-    if (least > budget.configured_bytes) return absl::OkStatus();
+    if (NeverFits(client)) return absl::OkStatus();
     return absl::InternalError("a client is told that it never fits, and it would");
   }
   if (!absl::IsResourceExhausted(why)) return absl::InternalError("a client is refused without a reason");
@@ -151,8 +156,11 @@ absl::Status World::CheckRefusal(const Scenario::Client& client, const absl::Sta
   if (waiting < scenario_.options.max_waiting) {
     return absl::InternalError("a client is refused, and there is a place in the queue");
   }
-  const bool idle = rides_.empty() && loads_.empty() && budget.leaving_bytes == 0;
-  if (idle && least <= budget.allowed_bytes()) return absl::InternalError("a client is refused by an idle server");
+  const MemoryBudget &budget = policy_->budget(client.request.device), &host = policy_->budget(Memory::kHost);
+  const bool idle = rides_.empty() && loads_.empty() && budget.leaving_bytes == 0 && host.leaving_bytes == 0;
+  if (idle && !IsTooMuch(client, budget.allowed_bytes(), host.allowed_bytes())) {
+    return absl::InternalError("a client is refused by an idle server");
+  }
   return absl::OkStatus();
 }
 
