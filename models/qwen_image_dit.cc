@@ -497,6 +497,21 @@ int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarT
   return memory.peak_bytes() + (device == at::kCUDA ? kCudaKernelBytes : kKernelBytes);
 }
 
+int64_t QwenImageDiT::HostPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const {
+  constexpr int64_t kSmallTensors = 1 << 20;  // Masks, positions, timesteps.
+  int64_t prepared = 0, making = 0, output = 0;
+  const Prepared inputs = MetaInputs(shape, arithmetic);
+  for (const Item& item : inputs.items) {
+    const auto in_float = [](const at::Tensor& tensor) { return tensor.numel() * static_cast<int64_t>(sizeof(float)); };
+    const auto bytes = [](const at::Tensor& tensor) { return static_cast<int64_t>(tensor.nbytes()); };
+    prepared += bytes(item.patches) + bytes(item.prompt) + bytes(item.rotary);
+    // One after the other, from inputs in a dtype of their own; rotations from those of each axis.
+    making = std::max(making, 2 * in_float(item.patches) + in_float(item.prompt) + 3 * bytes(item.rotary));
+    output += in_float(item.patches);
+  }
+  return prepared + making + output + kSmallTensors;
+}
+
 StepCaches QwenImageDiT::MakeStepCaches(const StepCacheOptions& options, const ForwardShape& shape, at::Device device,
                                         at::ScalarType arithmetic) const {
   const int64_t patches = shape.height / kPatchPixels * (shape.width / kPatchPixels);

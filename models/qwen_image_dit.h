@@ -104,6 +104,10 @@ class QwenImageDiT {
   int64_t ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic,
                               at::DeviceType device = at::kCPU) const;
 
+  // Bytes of host memory, at most, that a Forward of this shape takes beside those on a device with memory of its own:
+  // what it makes of its inputs before they go there, and the output.
+  int64_t HostPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const;
+
   // What a Forward of this shape computes, in multiply-adds or what takes as long, by module: from when it is acquired
   // until the next one is. Found by running Forward on meta tensors.
   std::vector<double> WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const;

@@ -153,6 +153,9 @@ class Needs {
     DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
       request.ride.activation_bytes =
           model_.dit->ActivationPeakBytes(ReportedShape(), arithmetic, at::Device(device_.name()).type());
+      if (!device_.computes_in_host_memory()) {
+        request.ride.host_bytes = model_.dit->HostPeakBytes(ReportedShape(), arithmetic);
+      }
       request.computing = ComputingOf(arithmetic);
     }));
     int64_t widest = 0;

@@ -36,11 +36,11 @@ ForwardRun::ForwardRun(ForwardCall call, ServedModel& model, const Clock& clock,
       queued_(ProfilerRange::kQueue, model_.name) {}
 
 void ForwardRun::SetDevice(Device& device, TensorLink* link, OperationQueue* operations, at::ScalarType arithmetic,
-                           int64_t activation_bytes, PassModulation modulation) {
+                           int64_t host_bytes, PassModulation modulation) {
   device_ = &device;
   link_ = link;
   arithmetic_ = arithmetic;
-  activations_ = std::make_shared<ActivationMemory>(activation_bytes);
+  activations_ = std::make_shared<ActivationMemory>(host_bytes);
   modulation_.emplace(std::move(modulation));
   meter_.emplace(operations, &model_.dit->modules());
 }

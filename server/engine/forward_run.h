@@ -49,10 +49,10 @@ class ForwardRun final : public ForwardHandle,
   // On the clock's scale, which no step of the wall clock moves.
   absl::Duration deadline() const { return deadline_; }
 
-  // On which device, in what arithmetic, and with how many bytes of activations at most. `link`: to and from the
+  // On which device, in what arithmetic, and with how many bytes of host memory at most. `link`: to and from the
   // device; null where it computes in host memory. `operations`: of the device. Called once, before Ride.
   void SetDevice(Device& device, TensorLink* link, OperationQueue* operations, at::ScalarType arithmetic,
-                 int64_t activation_bytes, PassModulation modulation);
+                 int64_t host_bytes, PassModulation modulation);
 
   // Called once, by Submit. A cancellation that came earlier takes effect now.
   void Ride(std::unique_ptr<Rider> rider) ABSL_LOCKS_EXCLUDED(mutex_);

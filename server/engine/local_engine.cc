@@ -31,6 +31,7 @@
 #include "server/engine/planner.h"
 #include "server/engine/router.h"
 #include "server/engine/served_model.h"
+#include "server/engine/torch_device.h"
 
 namespace ditserve {
 namespace {
@@ -78,8 +79,7 @@ class LocalEngineImpl final : public LocalEngine {
     DITSERVE_ASSIGN_OR_RETURN(host_, MakeArena(devices.front().device, Memory::kHost));
     std::vector<Device*> all;
     for (const BudgetedDevice& each : devices) all.push_back(each.device);
-    DITSERVE_ASSIGN_OR_RETURN(transfers_,
-                              TransferEngine::Make(host_.get(), &ledger_, all, options.transfer_threads));
+    DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, all, options.transfer_threads));
     // Here as well: threads that predict what a pass takes count on as many as an executor computes with.
     if (threads_ > 0) at::set_num_threads(threads_);
     std::vector<ResidencyManager::ComputingDevice> computing;
@@ -441,10 +441,11 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   }
   const ForwardShape& shape = call->shape();
   const Profile& profile = call->call().profile;
-  DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways, WaysFor(devices_, call->model(), shape, profile));
-  DITSERVE_RETURN_IF_ERROR(CheckComputation(profile, *devices_[static_cast<size_t>(ways.front().device)].device));
   const std::optional<Denoising>& denoising = call->call().denoising;
-  const int64_t loop_bytes = denoising ? LoopBytes(call->call().inputs, *denoising) : 0;  // Of host memory.
+  const int64_t loop_bytes = denoising ? LoopBytes(call->call().inputs, *denoising) : 0;
+  DITSERVE_ASSIGN_OR_RETURN(std::vector<RideOptions> ways,
+                            WaysFor(devices_, call->model(), shape, profile, loop_bytes));
+  DITSERVE_RETURN_IF_ERROR(CheckComputation(profile, *devices_[static_cast<size_t>(ways.front().device)].device));
   ForwardShape of_pass = shape;
   if (denoising) of_pass.timesteps = 1;        // Of later ones.
   std::vector<double> works(devices_.size());  // For watchdogs: of one pass.
@@ -456,7 +457,6 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
     way.join = call->call().join;
     const auto device = static_cast<size_t>(way.device);
     const EngineDevice& on = devices_[device];
-    if (on.device->computes_in_host_memory()) way.activation_bytes += loop_bytes;
     if (on.watchdog == nullptr) continue;
     DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
       for (const double of_module : call->model().WorkOf({of_pass, ArithmeticOn(*on.device, profile)})) {
@@ -476,10 +476,11 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
     return static_cast<size_t>(way - ways.begin());
   };
   if (absl::IsFailedPrecondition(rider.status())) {
-    const int device = DeviceOf(ShortageOf(rider.status())->memory);
+    const Memory memory = ShortageOf(rider.status())->memory;
+    const int device = IsHost(memory) ? ways.front().device : DeviceOf(memory);
     PlanCall refused{.shape = shape, .profile = profile};
     refused.known_timestep = modulations[way_to(device)].known();
-    if (denoising && devices_[static_cast<size_t>(device)].device->computes_in_host_memory()) {
+    if (denoising) {
       refused.beside_bytes = [&](int64_t height, int64_t width) {
         return LoopBytes(call->call().inputs, *denoising, height, width);
       };
@@ -489,9 +490,11 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
   if (!rider.ok()) return rider;
   const EngineDevice& on = devices_[static_cast<size_t>((*rider)->device())];
   const size_t way = way_to((*rider)->device());
-  const int64_t beside = on.device->computes_in_host_memory() ? 0 : loop_bytes;
-  call->SetDevice(*on.device, on.link.get(), on.operations.get(), ArithmeticOn(*on.device, profile),
-                  ways[way].activation_bytes + beside, std::move(modulations[way]));
+  // LibTorch takes of the host's memory what tensors there take, and activations where those are there too.
+  const bool all_on_host = TorchDevice(*on.device).is_cpu();
+  const int64_t host_bytes = ways[way].host_bytes + (all_on_host ? ways[way].activation_bytes : 0);
+  call->SetDevice(*on.device, on.link.get(), on.operations.get(), ArithmeticOn(*on.device, profile), host_bytes,
+                  std::move(modulations[way]));
   return rider;
 }
 

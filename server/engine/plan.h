@@ -23,7 +23,7 @@ struct PlanCall {
   Profile profile;
   int riders = 1;               // Such requests that come together.
   bool known_timestep = false;  // Their modulation is kept.
-  // Of the device's memory, what each takes beside its passes, by height and width; null: nothing.
+  // Of the host's memory, what each takes beside its passes, by height and width; null: nothing.
   std::function<int64_t(int64_t, int64_t)> beside_bytes;
   // What may be offered instead.
   std::vector<Profile> others;

@@ -8,6 +8,7 @@
 #include "core/base/status_macros.h"
 #include "core/placement/route_maker.h"
 #include "models/errors.h"
+#include "server/engine/router.h"
 
 namespace ditserve {
 namespace {
@@ -81,12 +82,15 @@ int64_t Planner::WindowBytes(const PlanCall& call) const {
   return residency_.WindowBytes(model_.id, call.profile, model_.Skips(call.known_timestep), device());
 }
 
+absl::StatusOr<RideOptions> Planner::WayOf(const PlanCall& call, const ForwardShape& shape,
+                                           const Profile& profile) const {
+  return WayTo(device_, model_, shape, profile, call.beside_bytes ? call.beside_bytes(shape.height, shape.width) : 0);
+}
+
 absl::StatusOr<Planner::Passes> Planner::PassesOf(const PlanCall& call, const ForwardShape& shape,
                                                   const Profile& profile) const {
   const at::ScalarType arithmetic = ArithmeticOn(device_, profile);
-  RideOptions options;
-  options.device = device();
-  options.activation_bytes = model_.ActivationBytes(shape, arithmetic);
+  DITSERVE_ASSIGN_OR_RETURN(RideOptions options, WayOf(call, shape, profile));
   options.skips = model_.Skips(call.known_timestep);
   const ComputingPrediction computing = model_.PredictComputing(device(), {shape, arithmetic});
   const TransferSpeeds speeds = residency_.SpeedsOf(device());
@@ -138,8 +142,11 @@ std::vector<PlanOffer> Planner::OffersFor(const PlanCall& call, const ForwardPla
 
 std::optional<ForwardShape> Planner::LargestSquare(const PlanCall& call, int riders) const {
   constexpr int64_t kStep = 64;
-  const int64_t budget_bytes = residency_.Snapshot().memory(device_.memory()).usage.wanted_bytes;
-  const int64_t available = budget_bytes - residency_.least_bytes(device_.memory()) - WindowBytes(call);
+  const ResidencySnapshot now = residency_.Snapshot();
+  const auto available = [&](Memory memory) {
+    return now.memory(memory).usage.wanted_bytes - residency_.least_bytes(memory);
+  };
+  const int64_t on_device = available(device_.memory()) - WindowBytes(call), on_host = available(Memory::kHost);
   const auto square = [&](int64_t steps) {
     ForwardShape of_side = call.shape;
     of_side.height = of_side.width = steps * kStep;
@@ -148,9 +155,10 @@ std::optional<ForwardShape> Planner::LargestSquare(const PlanCall& call, int rid
   int64_t fits = 0, most = std::max(call.shape.height, call.shape.width) / kStep;  // In steps.
   while (fits < most) {
     const int64_t middle = (fits + most + 1) / 2;
-    int64_t of_one = model_.ActivationBytes(square(middle), ArithmeticOn(device_, call.profile));
-    if (call.beside_bytes) of_one += call.beside_bytes(middle * kStep, middle * kStep);
-    if (riders * of_one > available) {
+    const absl::StatusOr<RideOptions> of_one = WayOf(call, square(middle), call.profile);
+    if (!of_one.ok()) throw StatusError(of_one.status());
+    const bool takes_host = of_one->host_bytes > 0;
+    if (riders * of_one->activation_bytes > on_device || (takes_host && riders * of_one->host_bytes > on_host)) {
       most = middle - 1;
     } else {
       fits = middle;

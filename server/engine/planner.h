@@ -32,6 +32,8 @@ class Planner {
   };
 
   int64_t WindowBytes(const PlanCall& call) const;
+  // What one such request takes.
+  absl::StatusOr<RideOptions> WayOf(const PlanCall& call, const ForwardShape& shape, const Profile& profile) const;
   // Of the call in another shape or profile.
   absl::StatusOr<Passes> PassesOf(const PlanCall& call, const ForwardShape& shape, const Profile& profile) const;
   void Offer(const PlanCall& call, const ForwardPlan& plan, PlanOffer offer, const Profile& profile,

@@ -44,8 +44,22 @@ size_t ChooseDevice(absl::Span<const RideOutlook> outlooks) {
   return static_cast<size_t>(std::min_element(outlooks.begin(), outlooks.end(), is_better) - outlooks.begin());
 }
 
+absl::StatusOr<RideOptions> WayTo(const Device& device, ServedModel& model, const ForwardShape& shape,
+                                  const Profile& profile, int64_t beside_bytes) {
+  RideOptions way;
+  way.device = DeviceOf(device.memory());
+  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
+    const at::ScalarType arithmetic = ArithmeticOn(device, profile);
+    way.activation_bytes = model.ActivationBytes(shape, arithmetic);
+    if (!device.computes_in_host_memory()) way.host_bytes = model.dit->HostPeakBytes(shape, arithmetic);
+  }));
+  (device.computes_in_host_memory() ? way.activation_bytes : way.host_bytes) += beside_bytes;
+  return way;
+}
+
 absl::StatusOr<std::vector<RideOptions>> WaysFor(absl::Span<const EngineDevice> devices, ServedModel& model,
-                                                 const ForwardShape& shape, const Profile& profile) {
+                                                 const ForwardShape& shape, const Profile& profile,
+                                                 int64_t beside_bytes) {
   std::vector<const Device*> named, able;
   for (const EngineDevice& each : devices) {
     if (!profile.MayUse(each.device->name())) continue;
@@ -54,10 +68,7 @@ absl::StatusOr<std::vector<RideOptions>> WaysFor(absl::Span<const EngineDevice> 
   }
   std::vector<RideOptions> ways;
   for (const Device* const device : able.empty() ? named : able) {
-    RideOptions& way = ways.emplace_back();
-    way.device = DeviceOf(device->memory());
-    DITSERVE_RETURN_IF_ERROR(
-        CatchStatus([&] { way.activation_bytes = model.ActivationBytes(shape, ArithmeticOn(*device, profile)); }));
+    DITSERVE_ASSIGN_OR_RETURN(ways.emplace_back(), WayTo(*device, model, shape, profile, beside_bytes));
   }
   if (ways.empty()) return absl::InvalidArgumentError(absl::StrCat("no device is named '", profile.device, "'"));
   return ways;

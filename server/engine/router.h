@@ -25,11 +25,17 @@ absl::Duration PredictedEnd(const RideOutlook& outlook);
 // anywhere, the device that is short of the least. Pure.
 size_t ChooseDevice(absl::Span<const RideOutlook> outlooks);
 
+// What a request that takes `beside_bytes` of host memory beside its passes takes of a device's memory and the host's.
+// Errors: as ServedModel::ActivationBytes.
+absl::StatusOr<RideOptions> WayTo(const Device& device, ServedModel& model, const ForwardShape& shape,
+                                  const Profile& profile, int64_t beside_bytes);
+
 // A way for each device that the profile may be computed on and that can compute it; if none can, for each that may:
 // who asks is told why not. Errors: InvalidArgument if no device has the profile's name; as
 // ServedModel::ActivationBytes.
 absl::StatusOr<std::vector<RideOptions>> WaysFor(absl::Span<const EngineDevice> devices, ServedModel& model,
-                                                 const ForwardShape& shape, const Profile& profile);
+                                                 const ForwardShape& shape, const Profile& profile,
+                                                 int64_t beside_bytes = 0);
 
 }  // namespace ditserve
 
