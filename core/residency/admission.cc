@@ -150,11 +150,24 @@ void Admission::WatchHead(DeviceState& device) {
   device.head_since = now_;
 }
 
-bool Admission::AdmitHead(DeviceState& device, Actions& actions) {
-  device.head_bytes = device.head_host_bytes = 0;
-  PolicyRider* const head = HeadOf(device);
-  if (head == nullptr || !FitsNow(device, BytesOf(*head), head)) return false;  // Nobody overtakes.
-  return TryAdmit(device, *head, actions);
+bool Admission::AdmitHeads(Actions& actions) {
+  for (DeviceState& device : devices_) {
+    device.asks = HeadOf(device);
+    if (device.asks == nullptr) device.head_bytes = device.head_host_bytes = 0;
+  }
+  bool changed = false;
+  for (;;) {
+    DeviceState* first = nullptr;
+    for (DeviceState& device : devices_) {
+      if (device.asks == nullptr) continue;
+      if (first == nullptr || GoesBefore(*device.asks, *first->asks)) first = &device;
+    }
+    if (first == nullptr) return changed;
+    PolicyRider& head = *std::exchange(first->asks, nullptr);
+    first->head_bytes = first->head_host_bytes = 0;
+    if (!FitsNow(*first, BytesOf(head), &head)) continue;  // Nobody overtakes.
+    changed |= TryAdmit(*first, head, actions);
+  }
 }
 
 int64_t Admission::FreeBytes(Memory memory) const {

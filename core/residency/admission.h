@@ -45,7 +45,8 @@ class Admission {
 
   // Notes since when the head of the queue fits.
   void WatchHead(DeviceState& device);
-  bool AdmitHead(DeviceState& device, Actions& actions);
+  // Those of all devices, the first of all first: what it waits for in the host's memory nobody takes after it.
+  bool AdmitHeads(Actions& actions);
   // Makes room for the rider, and admits it once there is.
   bool TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actions);
 

@@ -299,11 +299,9 @@ void Policy::Decide(Actions& actions) {
   while (changed) {
     changed = false;
     for (size_t i = 0; i < state_.budgets.size(); ++i) changed |= room_.Shrink(static_cast<Memory>(i), actions);
-    for (DeviceState& device : state_.devices) {
-      changed |= elder_.Serve(device, actions);
-      changed |= admission_.AdmitHead(device, actions);
-      changed |= loads_.StartNext(device, actions);
-    }
+    for (DeviceState& device : state_.devices) changed |= elder_.Serve(device, actions);
+    changed |= admission_.AdmitHeads(actions);
+    for (DeviceState& device : state_.devices) changed |= loads_.StartNext(device, actions);
     changed |= GrantPending(actions);
   }
   idle_.Trim(actions);

@@ -33,6 +33,7 @@ struct DeviceState {
   int64_t elder_turns = 0;            // How often that changed.
   const PolicyRider* head = nullptr;  // Of admission, while it would fit.
   absl::Duration head_since;
+  PolicyRider* asks = nullptr;               // To be admitted, until that is tried in its turn.
   int64_t head_bytes = 0;                    // That it waits for: others do not load ahead into them.
   int64_t head_host_bytes = 0;               // Likewise, of the host's memory: no copies are made in them.
   const PolicyRider* planned_for = nullptr;  // Who was not admitted yet when what stays was last decided.

@@ -76,8 +76,8 @@ MUTANTS = [
                                              "if (device.loads > options_.max_loads) return false;")]),
     ("an elder's load needs no slot", [("elder.cc", "if (!loads_.HasSlot(device)) return actions.size() > before;", "")]),
     ("slots are taken before the elder is served", [("policy.cc",
-                                                     "      changed |= elder_.Serve(device, actions);\n      changed |= admission_.AdmitHead(device, actions);\n      changed |= loads_.StartNext(device, actions);\n",
-                                                     "      changed |= loads_.StartNext(device, actions);\n      changed |= admission_.AdmitHead(device, actions);\n      changed |= elder_.Serve(device, actions);\n")]),
+                                                     "    for (DeviceState& device : state_.devices) changed |= elder_.Serve(device, actions);\n    changed |= admission_.AdmitHeads(actions);\n    for (DeviceState& device : state_.devices) changed |= loads_.StartNext(device, actions);\n",
+                                                     "    for (DeviceState& device : state_.devices) changed |= loads_.StartNext(device, actions);\n    changed |= admission_.AdmitHeads(actions);\n    for (DeviceState& device : state_.devices) changed |= elder_.Serve(device, actions);\n")]),
     ("refused memory is never asked for again", [("policy.cc", "if (waits) at(budget.grows_from);", "static_cast<void>(budget), static_cast<void>(waits);")]),
     ("a refusal is never told", [("policy.cc", "if (++rider.refusals >= kMostRefusals)", "if (false)")]),
     ("an elder that was refused does not drain", [("elder.cc", "return rider.refused && budget", "return false && budget")]),
@@ -159,6 +159,7 @@ MUTANTS = [
     # --- the host part
     ("the host part is not counted for now", [("admission.cc", "return taken <= host.allowed_bytes();", "return true;")]),
     ("the host part is not counted for ever", [("admission.cc", "if (bytes.host == 0 || bytes.host <= host", "if (true || bytes.host <= host")]),
+    ("heads are let in device by device", [("admission.cc", "if (first == nullptr || GoesBefore(*device.asks, *first->asks)) first", "if (first == nullptr) first")]),
     ("the host part is not given back", [("admission.cc", "  Budget(Memory::kHost).activation_bytes -= rider.host_bytes;\n", "")]),
     ("a head of another device is overtaken", [("admission.cc", "GoesBefore(*head, *rider)) taken += head->host_bytes;", "GoesBefore(*head, *rider)) taken += 0;")]),
     ("a head that waits for its device holds up others", [("admission.cc", "head == nullptr || !FitsOnDevice(other, BytesOf(*head))", "head == nullptr")]),

@@ -73,6 +73,15 @@ absl::Status Queue::CheckAdmitted(const PolicyRider& rider, absl::Duration now) 
     }
   }
   if (admitted > scenario_.options.max_riders) return absl::InternalError("more ride than may");
+  if (rider.host_bytes > 0) {
+    const MemoryBudget& host = policy_.budget(Memory::kHost);
+    for (const PolicyRider* const other : WaitForHostBefore(rider, now)) {
+      if (!stood_first_.contains(other->id)) continue;
+      if (host.fixed_bytes + host.activation_bytes + other->host_bytes <= host.allowed_bytes()) continue;
+      return absl::InternalError(absl::StrCat("rider ", rider.id, " takes the host's memory that rider ", other->id,
+                                              " waits for on another device"));
+    }
+  }
   for (const Memory memory : {rider.itinerary->device, Memory::kHost}) {
     if (IsHost(memory) && rider.host_bytes == 0) continue;
     const MemoryBudget& budget = policy_.budget(memory);
@@ -84,7 +93,7 @@ absl::Status Queue::CheckAdmitted(const PolicyRider& rider, absl::Duration now) 
   return absl::OkStatus();
 }
 
-absl::Status Queue::Check(absl::Duration now) const {
+absl::Status Queue::Check(absl::Duration now) {
   int waiting = 0;
   for (const PolicyRider& rider : policy_.sweeps().riders()) {
     const bool waits = rider.stage == PolicyRider::Stage::kWaiting;
@@ -103,6 +112,11 @@ absl::Status Queue::Check(absl::Duration now) const {
     if (rider.after->priority > rider.priority) {
       return absl::InternalError(absl::StrCat("rider ", rider.id, " waits for the sweep of a less urgent one"));
     }
+  }
+  stood_first_.clear();
+  for (size_t i = 0; i < scenario_.devices.size(); ++i) {
+    const PolicyRider* const head = Head(DeviceMemory(static_cast<int>(i)), now);
+    if (head != nullptr && FitsOnDevice(*head)) stood_first_.insert(head->id);
   }
   // And on each device one that was about to be let in, until something came between.
   const auto most = scenario_.options.max_waiting + static_cast<int>(scenario_.devices.size());

@@ -20,13 +20,14 @@ class Queue {
 
   // Null if nobody waits, or the first does not fit.
   const PolicyRider* HeadThatFits(Memory device, absl::Duration now) const;
-  // Nobody was overtaken, and who is admitted fits beside the others.
+  // Nobody was overtaken, on another device nobody who stood first there and waits for the host's memory alone, and who
+  // is admitted fits beside the others.
   absl::Status CheckAdmitted(const PolicyRider& rider, absl::Duration now) const;
   // The system had no memory for its activations: it waits anew, and nobody is sent away for it.
   void CameBack(const PolicyRider& rider) { came_back_.insert(rider.id); }
   // No more wait than may, and nobody waits for a sweep that is over, of other weights, or of a lower priority, or does
   // not want to wait.
-  absl::Status Check(absl::Duration now) const;
+  absl::Status Check(absl::Duration now);
 
  private:
   bool GoesBefore(const PolicyRider& a, const PolicyRider& b, absl::Duration now) const;
@@ -39,6 +40,7 @@ class Queue {
   const Scenario& scenario_;
   const Policy& policy_;
   std::set<RiderId> came_back_;
+  std::set<RiderId> stood_first_;  // At the last Check, each on its device, which had room.
 };
 
 }  // namespace ditserve::simulation

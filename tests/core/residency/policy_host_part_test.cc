@@ -108,6 +108,21 @@ TEST_F(PolicyHostPartTest, OfTheHeadsOfTwoDevicesWhoCameFirstIsLetInFirst) {
   EXPECT_FALSE(here.admitted);
 }
 
+TEST_F(PolicyHostPartTest, WhoIsLetInBeforeTheHeadOfItsDeviceLetsNobodyOvertakeThat) {
+  MakeOn(2, 50);
+  PolicyRider& first = Join(RequestOf(30));
+  Policy::JoinRequest batch = RequestOf(40, {}, 1);
+  batch.priority = Priority::kBatch;
+  const PolicyRider& there = Join(batch);
+  batch = RequestOf(15);
+  batch.priority = Priority::kBatch;
+  const PolicyRider& here = Join(batch);
+  EXPECT_TRUE(Join(RequestOf(0, {}, 1)).admitted);
+  EXPECT_FALSE(here.admitted) << "it came after the one that waits there";
+  Lap(first);
+  EXPECT_TRUE(there.admitted);
+}
+
 TEST_F(PolicyHostPartTest, WhoWaitsForItsDeviceHoldsUpNobodyOnAnother) {
   MakeOn(2, 50);
   Policy::JoinRequest large = RequestOf(0, {}, 1);
