@@ -1,8 +1,6 @@
 #include "core/devices/host_memory.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <vector>
@@ -13,18 +11,12 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "core/base/status_macros.h"
+#include "core/devices/control_groups.h"
 
 namespace ditserve {
 namespace {
 
 constexpr double kStandstillPercent = 10;
-
-// Nullopt where there is no such file.
-std::optional<std::string> ReadText(const std::string& path) {
-  std::ifstream file(path);
-  if (!file) return std::nullopt;
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
 
 // The first number behind each line's first word: "MemTotal:  24 kB", "inactive_file 4096", "RssAnon:\t  24 kB".
 std::map<std::string, int64_t> Fields(const std::string& text) {
@@ -53,16 +45,12 @@ std::optional<int64_t> ReadNumber(const std::string& path) {
 
 // Where a version of control groups keeps what it says of memory.
 struct GroupFiles {
-  absl::string_view line;  // How the process's group begins in /proc/self/cgroup, behind the hierarchy's number.
-  absl::string_view folder;
   absl::string_view limit;
   absl::string_view used;
   absl::string_view fields;  // Before a field of memory.stat that counts the groups below too.
 };
-constexpr GroupFiles kGroupFiles[] = {
-    {":memory:/", "memory/", "/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_"},
-    {"::/", "", "/memory.max", "/memory.current", ""},
-};
+constexpr GroupFiles kVersion1 = {"/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_"};
+constexpr GroupFiles kVersion2 = {"/memory.max", "/memory.current", ""};
 
 // Lowers `memory` to what one control group may have.
 void ApplyGroup(const std::string& folder, const GroupFiles& files, MemoryStatus& memory) {
@@ -74,22 +62,6 @@ void ApplyGroup(const std::string& folder, const GroupFiles& files, MemoryStatus
       fields[absl::StrCat(files.fields, "inactive_file")] + fields[absl::StrCat(files.fields, "active_file")];
   memory.total_bytes = std::min(memory.total_bytes, *limit);
   memory.available_bytes = std::clamp<int64_t>(*limit - *used + droppable, 0, memory.available_bytes);
-}
-
-// The process's control group and those above it. A container of version 1 names its group as the machine does and
-// sees it as the topmost: what is not there says nothing.
-void ApplyGroups(const std::string& root, MemoryStatus& memory) {
-  for (const absl::string_view line : absl::StrSplit(ReadText(root + "/proc/self/cgroup").value_or(""), '\n')) {
-    for (const GroupFiles& files : kGroupFiles) {
-      absl::string_view group = line.substr(std::min(line.find(':'), line.size()));
-      if (!absl::ConsumePrefix(&group, files.line)) continue;
-      for (std::string path(group);; path.resize(std::min(path.rfind('/'), path.size()))) {
-        ApplyGroup(absl::StrCat(root, "/sys/fs/cgroup/", files.folder, path), files, memory);
-        if (path.empty()) break;
-        if (path.find('/') == std::string::npos) path = "/";
-      }
-    }
-  }
 }
 
 // "full avg10=12.34 avg60=... total=..."
@@ -107,7 +79,9 @@ bool StandsStill(const std::string& root) {
 
 absl::StatusOr<MemoryStatus> ReadHostMemory(const std::string& root) {
   DITSERVE_ASSIGN_OR_RETURN(MemoryStatus memory, MachineMemory(root));
-  ApplyGroups(root, memory);
+  ForEachControlGroup(root, "memory", [&memory](const std::string& folder, bool version1) {
+    ApplyGroup(folder, version1 ? kVersion1 : kVersion2, memory);
+  });
   if (StandsStill(root)) memory.available_bytes = 0;
   return memory;
 }

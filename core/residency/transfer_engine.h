@@ -19,6 +19,7 @@
 #include "absl/types/span.h"
 #include "core/devices/completions.h"
 #include "core/devices/device.h"
+#include "core/devices/host_processors.h"
 #include "core/memory/arena.h"
 #include "core/memory/buffer.h"
 #include "core/memory/ledger.h"
@@ -58,7 +59,7 @@ class TransferEngine {
   absl::Duration processor_time() const;
   // The same by what they did, as far as it was in memory that files can be read into.
   TransferWork work() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // That the machine has. Its threads find as many, where nobody computes, as there are threads, or all.
+  // That the process may use. Its threads find as many, where nobody computes, as there are threads, or all.
   int processors() const { return processors_; }
   int processors_at_work() const { return std::min(processors_, static_cast<int>(thread_clocks_.size())); }
 
@@ -131,7 +132,7 @@ class TransferEngine {
 
   Arena* const host_;
   const int threads_;
-  const int processors_ = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int processors_ = HostProcessors();
   mutable absl::Mutex mutex_;
   // What changes in these is guarded by the mutex, but for slots' bytes.
   std::deque<Slot> slots_;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -16,6 +15,7 @@
 #include "core/placement/route_maker.h"
 #include "core/residency/forecast.h"
 #include "models/errors.h"
+#include "server/engine/engine_device.h"
 #include "server/engine/model_loader.h"
 #include "server/engine/published_speeds.h"
 #include "server/engine/served_model.h"
@@ -77,9 +77,9 @@ const GpuDescription& GpuOf(const Device& device, const CudaDescription& cuda) {
 
 std::string ProcessorText(const Device& device, const DeviceReportOptions& options) {
   const bool native = device.ArithmeticDType(DType::kBFloat16) == DType::kBFloat16;
-  const unsigned threads =
-      options.threads > 0 ? static_cast<unsigned>(options.threads) : std::thread::hardware_concurrency();
-  return absl::StrCat(threads, " threads; bfloat16 is computed ", native ? "natively" : "in float32");
+  const int threads = ComputingThreads(options.threads);
+  return absl::StrCat(threads, threads == 1 ? " thread" : " threads", "; bfloat16 is computed ",
+                      native ? "natively" : "in float32");
 }
 
 using Rows = std::vector<std::vector<std::string>>;

@@ -21,7 +21,7 @@ struct DeviceReportOptions {
   std::vector<Profile> profiles;
   std::vector<int64_t> budgets;         // In bytes, by Index(Memory): the host's, the device's.
   std::vector<int64_t> taken;           // Of them, by a server before the first request.
-  int threads = 0;                      // That compute; 0: a thread a core.
+  int threads = 0;                      // That compute; 0: ComputingThreads.
   std::optional<CudaDescription> cuda;  // Of a CUDA device.
 };
 

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <functional>
 #include <optional>
 #include <utility>
@@ -9,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "core/base/status_macros.h"
+#include "core/devices/host_processors.h"
 #include "models/cuda_arithmetic.h"
 
 namespace ditserve {
@@ -25,6 +27,10 @@ absl::StatusOr<Reservation> ReserveStaging(const Device& device, Ledger& ledger)
 
 }  // namespace
 
+int ComputingThreads(int configured) {
+  return configured > 0 ? configured : std::min(at::get_num_threads(), HostProcessors());
+}
+
 EngineDevice::EngineDevice(Device* device) : device(device) {
   if (!device->computes_in_host_memory()) watchdog = std::make_unique<Watchdog>(device);
 }
@@ -33,11 +39,7 @@ absl::Status EngineDevice::Begin(Arena* host, Ledger* ledger, int threads, int64
                                  const TransferEngine* transfers) {
   DITSERVE_ASSIGN_OR_RETURN(staging, ReserveStaging(*device, *ledger));
   DITSERVE_ASSIGN_OR_RETURN(arena, MakeArena(device, device->memory()));
-  executor = std::make_unique<Executor>(
-      [threads] {
-        if (threads > 0) at::set_num_threads(threads);
-      },
-      clock);
+  executor = std::make_unique<Executor>([threads] { at::set_num_threads(threads); }, clock);
   DITSERVE_RETURN_IF_ERROR(BeginOperations());
   std::function<absl::Duration()> held_up;
   if (device->computes_in_host_memory()) {

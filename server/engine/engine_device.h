@@ -20,6 +20,9 @@
 
 namespace ditserve {
 
+// How many threads compute: as configured or, 0, one a core (or OMP_NUM_THREADS) as far as the process may use them.
+int ComputingThreads(int configured);
+
 // A device that an engine computes on, and what is its alone.
 //
 // Thread safety: made, begun and ended by the engine's owner; what it points to is as thread-safe as it is itself.
@@ -27,8 +30,8 @@ struct EngineDevice {
   // Until it has begun, there are a device and, where the device can be lost, a watchdog.
   explicit EngineDevice(Device* device);
 
-  // Makes the rest; warms a device with a memory of its own up. After an error some of it is there. `threads` compute;
-  // 0: a thread a core. `transfers`: of weights, which take processors from what computes in host memory. Errors:
+  // Makes the rest; warms a device with a memory of its own up. After an error some of it is there. `threads` compute.
+  // `transfers`: of weights, which take processors from what computes in host memory. Errors:
   // ResourceExhausted if a budget is too small; what the device fails with.
   absl::Status Begin(Arena* host, Ledger* ledger, int threads, int64_t modulation_bytes, const Clock* clock,
                      const TransferEngine* transfers);

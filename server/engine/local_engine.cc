@@ -72,7 +72,7 @@ class LocalEngineImpl final : public LocalEngine {
       : clock_(*clock),
         ledger_(Budgets(options, devices)),
         expected_(options.models),
-        threads_(options.threads),
+        threads_(ComputingThreads(options.threads)),
         on_device_lost_(options.on_device_lost) {}
 
   absl::Status Start(const LocalEngineOptions& options, const std::vector<BudgetedDevice>& devices) {
@@ -81,7 +81,7 @@ class LocalEngineImpl final : public LocalEngine {
     for (const BudgetedDevice& each : devices) all.push_back(each.device);
     DITSERVE_ASSIGN_OR_RETURN(transfers_, TransferEngine::Make(host_.get(), &ledger_, all, options.transfer_threads));
     // Here as well: threads that predict what a pass takes count on as many as an executor computes with.
-    if (threads_ > 0) at::set_num_threads(threads_);
+    at::set_num_threads(threads_);
     std::vector<ResidencyManager::ComputingDevice> computing;
     std::vector<Arena*> arenas = {host_.get()};
     for (const BudgetedDevice& each : devices) devices_.emplace_back(each.device);

@@ -21,7 +21,7 @@ namespace ditserve {
 // What a LocalEngine runs on, resolved against the machine.
 struct LocalEngineOptions {
   int64_t host_budget_bytes = 0;
-  int threads = 0;  // That compute; 0: a thread a core.
+  int threads = 0;  // That compute; 0: ComputingThreads.
   int transfer_threads = 4;
   bool follow_pressure = false;  // Lower budgets while other processes need the memory.
   ResidencyManager::Options residency;

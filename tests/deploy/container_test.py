@@ -3,6 +3,8 @@
 Builds the image unless DITSERVE_IMAGE names one. What is missing fails it by name."""
 
 import json
+import math
+import os
 import re
 import shutil
 import subprocess
@@ -151,6 +153,13 @@ class ContainerTest(unittest.TestCase):
         self.assertGreater(ledger_grew, 300 << 20)
         self.assertAlmostEqual(used_grew / ledger_grew, 1, delta=0.02)
         self.assertAlmostEqual(own / resident, 1, delta=0.02)
+
+    def test_it_computes_on_as_many_threads_as_it_has_processors(self):
+        for processors in (1, 1.5):
+            told = self.docker("run", "--rm", "--network=none", f"--cpus={processors}", self.image, "--check",
+                               "--device=cpu").stdout
+            threads = min(math.ceil(processors), len(os.sched_getaffinity(0)))
+            self.assertIn(f"cpu {threads} thread{'' if threads == 1 else 's'};", " ".join(told.split()))
 
     def test_a_stop_answers_the_request_that_was_accepted(self):
         container = self.start("--no-healthcheck")

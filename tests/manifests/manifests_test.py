@@ -212,7 +212,7 @@ BROKEN: list[tuple[Callable[[Resources], object], str]] = [
     (reconfigure("name: cpu", "name: cuda:0"), "has no GPU"),
     (lambda r: container(r)["resources"]["limits"].update({"nvidia.com/gpu": 1}), "has GPU"),
     (lambda r: container(r)["resources"]["requests"].update(memory="1Gi"), "memory is not guaranteed"),
-    (reconfigure("threads: 4", "threads: 8"), "8 threads on 4 CPUs"),
+    (reconfigure("name: cpu", "name: cpu\n  threads: 8"), "8 threads on 4 CPUs"),
     (lambda r: pod(r).update(terminationGracePeriodSeconds=600), "is killed before 665 s"),
 ]
 
