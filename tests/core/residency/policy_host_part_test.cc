@@ -96,6 +96,23 @@ TEST_F(PolicyHostPartTest, WhatLoadsReadThereGoesOnceTheyAreOver) {
   EXPECT_TRUE(first.admitted);
 }
 
+// Otherwise one load after the other could hold it, and the head would wait for ever.
+TEST_F(PolicyHostPartTest, WhatGoesForOneThatWaitedTooLongIsReadByNoLoadThatBeginsThen) {
+  MakeOn(2, 10);
+  Join(RequestOf(0, {{Tier::kHost, 0}}));
+  const std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 1u);
+  policy_->Enqueued(loads[0].load, now_, actions_);
+  const PolicyRider& head = Join(RequestOf(10));
+  Wait(kAgeing);
+  Join(RequestOf(0, {{Tier::kHost, 0}}, 1));
+  EXPECT_EQ(Take<StartLoad>().size(), 1u);
+  policy_->Finished(loads[0].load, now_, actions_);
+  EXPECT_EQ(host().copy_bytes, 0) << "the other device's load reads the checkpoint";
+  policy_->Freed(Memory::kHost, 10, now_, actions_);
+  EXPECT_TRUE(head.admitted);
+}
+
 TEST_F(PolicyHostPartTest, OfTheHeadsOfTwoDevicesWhoCameFirstIsLetInFirst) {
   MakeOn(2, 50);
   PolicyRider& first = Join(RequestOf(30));
