@@ -129,7 +129,6 @@ absl::Status ResidencyManager::RemoveModel(ModelId model) {
     policy_.RemoveWeights(model, clock_->Now(), actions_);
     ApplyLocked(deferred);
     removed = std::move(models_[static_cast<size_t>(model)]);
-    transfers_->Forget(*removed);
   }
   Finish(std::move(deferred));
   return absl::OkStatus();

@@ -84,13 +84,6 @@ void TransferEngine::Submit(Transfer transfer) {
   if (!job->AllTaken()) lane.queue.push_back(job);
 }
 
-void TransferEngine::Forget(const ModelWeights& model) {
-  const absl::MutexLock lock(&mutex_);
-  for (Slot& slot : slots_) {
-    if (slot.holds && slot.holds->model == &model) slot.holds.reset();
-  }
-}
-
 Transferred TransferEngine::transferred(const Device& device) const {
   Transferred of_device;
   {

@@ -50,8 +50,6 @@ class TransferEngine {
   ~TransferEngine();
 
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
-  // What slots have of the model is shared no more. Nothing of it is under way.
-  void Forget(const ModelWeights& model) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // For the device so far, by piece; `work` is for all of them.
   Transferred transferred(const Device& device) const ABSL_LOCKS_EXCLUDED(mutex_);

@@ -22,7 +22,7 @@ namespace ditserve {
 
 // A piece of a module, as it is read from the checkpoint.
 struct PieceId {
-  const ModelWeights* model;
+  int64_t model;  // ModelWeights::id.
   ModuleIndex module;
   size_t piece;
 
@@ -54,7 +54,7 @@ class TransferJob {
   const Device* device() const { return transfer_.device; }
   // Whether its pieces are read to a slot, and no copy's memory.
   bool ReadsToSlots() const { return !transfer_.source && !path_.read_in_place; }
-  PieceId IdOf(size_t piece) const { return {transfer_.model, transfer_.module, piece}; }
+  PieceId IdOf(size_t piece) const { return {transfer_.model->id(), transfer_.module, piece}; }
   int64_t BytesOf(size_t piece) const { return pieces_[piece].bytes; }
   // Counts what the piece moves.
   void Count(size_t piece, Transferred& done) const;

@@ -1,6 +1,7 @@
 #include "core/storage/model_weights.h"
 
 #include <algorithm>
+#include <atomic>
 #include <numeric>
 #include <utility>
 
@@ -57,6 +58,12 @@ absl::Status RefuseExtraTensors(const Checkpoint& checkpoint, const absl::flat_h
 }
 
 }  // namespace
+
+ModelWeights::ModelWeights()
+    : id_([] {
+        static std::atomic<int64_t> next = 0;
+        return next++;
+      }()) {}
 
 int64_t ElementCount(const std::vector<int64_t>& shape) {
   int64_t count = 1;

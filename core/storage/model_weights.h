@@ -37,6 +37,8 @@ class ModelWeights {
                                                             std::unique_ptr<Checkpoint> checkpoint);
 
   const std::string& name() const { return name_; }
+  // That nothing else has had in this process, as an address may have been another's.
+  int64_t id() const { return id_; }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   const Module& module(ModuleIndex index) const { return modules_[index]; }
   int size() const { return static_cast<int>(modules_.size()); }
@@ -44,8 +46,9 @@ class ModelWeights {
   int64_t parameters() const { return parameters_; }
 
  private:
-  ModelWeights() = default;
+  ModelWeights();
 
+  const int64_t id_;
   std::string name_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::vector<Module> modules_;

@@ -112,7 +112,7 @@ MUTANTS = [
     ("memory that is refused to one ends all that share", [(TRANSFERS, "    if (status.ok()) status = sharer.job->Prepare();\n",
                                                             "    if (status.ok()) status = part.sharers.front().job->Prepare();\n")]),
     ("each that shares pays for all", [(TRANSFERS, "sharer.read_bytes = unpaid / static_cast<int64_t>(left);", "sharer.read_bytes = unpaid;")]),
-    ("what slots have of a model outlives it", [("core/residency/residency_manager.cc", "    transfers_->Forget(*removed);\n", "")]),
+    ("what slots have of a model is another's too", [("core/storage/model_weights.cc", "return next++;", "return next.load();")]),
     ("what a slot's readers met is told to nobody", [(TRANSFERS, "      for (const Sharer& sharer : part.sharers) sharer.job->Failed(passed);\n", "      static_cast<void>(passed);\n")]),
     ("one thread waits for all devices", [(TRANSFERS, "  lane.completions->When(job->enqueued()", "  lanes_.begin()->second.completions->When(job->enqueued()")]),
     ("one thread gives memory for all devices", [(ACTIONS, "preparations_[device]->When(", "preparations_[device * 0]->When(")]),
