@@ -18,7 +18,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from measures import MEASURES, Full, Measure, Row
+from measures import MEASURES, Full, Measure, Row, SecondStep
 
 WORSE = 1.03
 COLUMNS = ("what", "resident at its start", "ditserve", "against", "its figure", "ratio", "target", "limited by")
@@ -26,7 +26,7 @@ COLUMNS_OF_BUILDS = ("what", "resident at its start", "this build", "the other b
 
 
 def measures_of(names: list[str], checkpoint: Path, full: Path | None, sizes: list[int] | None) -> list[Measure]:
-    kinds = [(MEASURES[name], checkpoint) for name in names] + ([(Full, full)] if full else [])
+    kinds = [(MEASURES[name], checkpoint) for name in names] + ([(Full, full), (SecondStep, full)] if full else [])
     return [kind(folder, size) for kind, folder in kinds
             for size in (sizes if sizes and kind.sizes != Measure.sizes else kind.sizes)]
 
