@@ -103,7 +103,8 @@ class MeasureTest(unittest.TestCase):
         self.assertEqual([type(made).__name__ for made in whole],
                          ["Limit"] * 2 + ["Eager"] * 2 + ["EagerBFloat16"] * 2 + ["Peer"] * 3 +
                          ["Riders", "Modulation"] + ["Steps"] * 2 + ["SecondStep"] +
-                         ["Loops", "Budgets", "Ledger", "Manager", "Link", "Lease", "Overhead"] + ["Full"] * 2 + ["SecondStep"])
+                         ["Loops", "Budgets", "Ledger", "Manager", "Link", "Lease", "Overhead"] +
+                         ["Full"] * 2 + ["SecondStep"])
         small = measure.measures_of(["limit", "budgets"], checkpoint, None, [64, 128])
         self.assertEqual([type(made).__name__ for made in small], ["Limit", "Limit", "Budgets"])
 
