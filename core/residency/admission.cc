@@ -111,18 +111,24 @@ bool Admission::FitsOnDevice(const DeviceState& device, const RideBytes& bytes) 
          budget.fixed_bytes + budget.activation_bytes + bytes.activations + widest <= budget.allowed_bytes();
 }
 
-// Beside those of other devices, too, whom it must not overtake there: who would be let in if there were room, and goes
-// before it.
 bool Admission::FitsOnHost(const DeviceState& device, const RideBytes& bytes, const PolicyRider* rider) const {
   if (bytes.host == 0) return true;
   const MemoryBudget& host = budgets_[Index(Memory::kHost)];
-  int64_t taken = host.fixed_bytes + host.activation_bytes + bytes.host;
+  const int64_t taken = host.fixed_bytes + host.activation_bytes + HostBytesBefore(device, rider);
+  return taken + bytes.host <= host.allowed_bytes();
+}
+
+// Whom pressure alone keeps out nobody holds up by riding.
+int64_t Admission::HostBytesBefore(const DeviceState& device, const PolicyRider* rider) const {
+  const MemoryBudget& host = budgets_[Index(Memory::kHost)];
+  int64_t bytes = 0;
   for (const DeviceState& other : devices_) {
     const PolicyRider* const head = other.memory == device.memory ? nullptr : HeadOf(other);
     if (head == nullptr || !FitsOnDevice(other, BytesOf(*head))) continue;
-    if (rider == nullptr || GoesBefore(*head, *rider)) taken += head->host_bytes;
+    if (host.fixed_bytes + head->host_bytes > host.allowed_bytes()) continue;
+    if (rider == nullptr || GoesBefore(*head, *rider)) bytes += head->host_bytes;
   }
-  return taken <= host.allowed_bytes();
+  return bytes;
 }
 
 bool Admission::GoesBefore(const PolicyRider& a, const PolicyRider& b) const {
@@ -194,7 +200,8 @@ bool Admission::TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actio
   const size_t before = actions.size();
   const bool is_elder = device.elder.rider == &rider;
   const auto fits = [&] { return FreeBytes(device.memory) >= rider.activation_bytes; };
-  const auto fits_on_host = [&] { return rider.host_bytes == 0 || FreeBytes(Memory::kHost) >= rider.host_bytes; };
+  const int64_t on_host_bytes = rider.host_bytes == 0 ? 0 : rider.host_bytes + HostBytesBefore(device, &rider);
+  const auto fits_on_host = [&] { return on_host_bytes == 0 || FreeBytes(Memory::kHost) >= on_host_bytes; };
   // What comes free is the elder's.
   const bool spares = FreeBytes(device.memory) >= rider.activation_bytes + device.elder.bytes &&
                       !(Reuses(device.memory) && device.elder.drains);
@@ -204,7 +211,7 @@ bool Admission::TryAdmit(DeviceState& device, PolicyRider& rider, Actions& actio
     device.head_host_bytes = rider.host_bytes;
     if (!is_elder) device.head_bytes = rider.activation_bytes;
     const bool on_device = fits() || MakeRoom(device.memory, rider.activation_bytes, is_elder, actions);
-    const bool on_host = fits_on_host() || MakeRoom(Memory::kHost, rider.host_bytes, is_elder, actions);
+    const bool on_host = fits_on_host() || MakeRoom(Memory::kHost, on_host_bytes, is_elder, actions);
     if (!on_device || !on_host) return actions.size() > before;
   }
   MemoryBudget& budget = Budget(device.memory);

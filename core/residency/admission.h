@@ -73,6 +73,9 @@ class Admission {
   bool FitsNow(const DeviceState& device, const RideBytes& bytes, const PolicyRider* rider = nullptr) const;
   bool FitsOnDevice(const DeviceState& device, const RideBytes& bytes) const;
   bool FitsOnHost(const DeviceState& device, const RideBytes& bytes, const PolicyRider* rider) const;
+  // What those wait for on other devices whom the rider must not overtake there: they go before it, and their devices
+  // have room for them.
+  int64_t HostBytesBefore(const DeviceState& device, const PolicyRider* rider) const;
   bool GoesBefore(const PolicyRider& a, const PolicyRider& b) const;
   PolicyRider* HeadOf(const DeviceState& device) const;
   // A device's own memory serves activations as it served copies. The host's goes back to the system first, which gives

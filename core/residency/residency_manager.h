@@ -101,9 +101,9 @@ class ResidencyManager {
   absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, const RideOptions& options,
                                               absl::AnyInvocable<void(absl::Status) &&> admitted)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // The same, in one of several ways, which differ in device and activations: `choose` picks one (its index) from what
-  // the request would find if it took each, under the mutex, so that of two that come together the second knows of the
-  // first. It must be quick.
+  // The same, in one of several ways, which differ in device, activations and what they hold on the host: `choose`
+  // picks one (its index) from what the request would find if it took each, under the mutex, so that of two that come
+  // together the second knows of the first. It must be quick.
   absl::StatusOr<std::unique_ptr<Rider>> Join(ModelId model, const Profile& profile, absl::Span<const RideOptions> ways,
                                               absl::FunctionRef<size_t(absl::Span<const RideOutlook>)> choose,
                                               absl::AnyInvocable<void(absl::Status) &&> admitted)

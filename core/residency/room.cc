@@ -107,7 +107,8 @@ void Room::ReserveFor(DeviceState& device, const PolicyRider* rider) {
   if (device.elder.rider == rider) return;
   // Those on the host go for whichever head is an elder and waits for memory there.
   const bool others_wait = std::any_of(devices_.begin(), devices_.end(), [&device](const DeviceState& other) {
-    return &other != &device && other.elder.rider != nullptr && other.head_host_bytes > 0;
+    const PolicyRider* const elder = other.elder.rider;
+    return &other != &device && elder != nullptr && !elder->admitted && elder->host_bytes > 0;
   });
   for (const auto& copy : copies_.slots()) {
     if (copy == nullptr) continue;

@@ -56,7 +56,7 @@ TransferEngine::TransferEngine(Arena* host, std::deque<Slot> slots, absl::Span<D
     Lane& lane = lanes_[device];
     for (int i = 0; i < threads; ++i) {
       lane.threads.emplace_back([this, &lane] { Run(&lane); });
-      pthread_getcpuclockid(lane.threads.back().native_handle(), &thread_clocks_.emplace_back());
+      pthread_getcpuclockid(lane.threads.back().native_handle(), &lane.clocks.emplace_back());
     }
   }
 }
@@ -85,18 +85,25 @@ void TransferEngine::Submit(Transfer transfer) {
 }
 
 Transferred TransferEngine::transferred(const Device& device) const {
+  const Lane& lane = lanes_.at(&device);
   Transferred of_device;
   {
     const absl::MutexLock lock(&mutex_);
-    of_device = lanes_.at(&device).done;
+    of_device = lane.done;
   }
-  of_device.work = processor_time();
+  of_device.work = ProcessorTimeOf(lane);
   return of_device;
+}
+
+absl::Duration TransferEngine::ProcessorTimeOf(const Lane& lane) {
+  absl::Duration taken;
+  for (const clockid_t clock : lane.clocks) taken += ProcessorTime(clock);
+  return taken;
 }
 
 absl::Duration TransferEngine::processor_time() const {
   absl::Duration taken;
-  for (const clockid_t clock : thread_clocks_) taken += ProcessorTime(clock);
+  for (const auto& [device, lane] : lanes_) taken += ProcessorTimeOf(lane);
   return taken;
 }
 
@@ -227,8 +234,8 @@ void TransferEngine::MovePart(Lane& lane, const Part& part, int Lane::*slots) {
   std::vector<TransferJob::Moved> moved(part.sharers.size());
   for (size_t i = 0; i < part.sharers.size(); ++i) {
     const Sharer& sharer = part.sharers[i];
-    absl::Status status = part.at.status();
-    if (status.ok()) status = sharer.job->Prepare();
+    absl::Status status = sharer.job->Prepare();  // Without it an error of the disk would be taken for one of memory.
+    status.Update(part.at.status());
     moved[i].cost.disk_read_bytes = sharer.read_bytes;
     if (status.ok()) status = sharer.job->MoveRead(part.piece, *part.at, readers, moved[i]);
     statuses.push_back(std::move(status));

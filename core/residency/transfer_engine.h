@@ -51,15 +51,15 @@ class TransferEngine {
 
   void Submit(Transfer transfer) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // For the device so far, by piece; `work` is for all of them.
+  // For the device so far, by piece.
   Transferred transferred(const Device& device) const ABSL_LOCKS_EXCLUDED(mutex_);
-  // The processor time of its threads so far.
+  // The processor time of all threads so far.
   absl::Duration processor_time() const;
   // The same by what they did, as far as it was in memory that files can be read into.
   TransferWork work() const ABSL_LOCKS_EXCLUDED(mutex_);
-  // That the process may use. Its threads find as many, where nobody computes, as there are threads, or all.
+  // That the process may use. A device's threads find as many, where nobody computes, as they are, or all.
   int processors() const { return processors_; }
-  int processors_at_work() const { return std::min(processors_, static_cast<int>(thread_clocks_.size())); }
+  int processors_at_work() const { return std::min(processors_, threads_); }
 
   // Host bytes of the slots that Make reserves.
   static int64_t StagingBytes(size_t devices, int threads);
@@ -102,12 +102,14 @@ class TransferEngine {
     Transferred done;
     std::unique_ptr<Completions> completions = std::make_unique<Completions>();  // Of what is enqueued.
     std::vector<std::thread> threads;
+    std::vector<clockid_t> clocks;  // Of these, as long as they live.
 
     bool HasWorkOrEnds() const { return !queue.empty() || !read.empty() || (stopping && awaited == 0); }
   };
 
   TransferEngine(Arena* host, std::deque<Slot> slots, absl::Span<Device* const> devices, int threads);
 
+  static absl::Duration ProcessorTimeOf(const Lane& lane);
   void Run(Lane* lane);
   // False when there is nothing to do, and will not be.
   bool DoNext(Lane& lane) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -135,7 +137,6 @@ class TransferEngine {
   // What changes in these is guarded by the mutex, but for slots' bytes.
   std::deque<Slot> slots_;
   std::map<const Device*, Lane> lanes_;
-  std::vector<clockid_t> thread_clocks_;  // As long as the threads live.
   TransferWork work_ ABSL_GUARDED_BY(mutex_);
   std::deque<Slot*> free_ ABSL_GUARDED_BY(mutex_);  // Which nobody holds, the first the longest.
 };

@@ -464,32 +464,26 @@ absl::StatusOr<std::unique_ptr<Rider>> LocalEngineImpl::Join(const std::shared_p
       }
     }));
   }
+  size_t way = 0;
+  const auto choose = [&way](absl::Span<const RideOutlook> outlooks) { return way = ChooseDevice(outlooks); };
   absl::StatusOr<std::unique_ptr<Rider>> rider =
-      residency_->Join(call->model().id, profile, ways, ChooseDevice, [this, call, works](absl::Status admitted) {
+      residency_->Join(call->model().id, profile, ways, choose, [this, call, works](absl::Status admitted) {
         call->AwaitRider();
         if (!admitted.ok()) return End(call, std::move(admitted));
         Begin(call, works[static_cast<size_t>(call->device())]);
       });
-  const auto way_to = [&ways](int device) {
-    const auto way =
-        std::find_if(ways.begin(), ways.end(), [&](const RideOptions& each) { return each.device == device; });
-    return static_cast<size_t>(way - ways.begin());
-  };
   if (absl::IsFailedPrecondition(rider.status())) {
-    const Memory memory = ShortageOf(rider.status())->memory;
-    const int device = IsHost(memory) ? ways.front().device : DeviceOf(memory);
     PlanCall refused{.shape = shape, .profile = profile};
-    refused.known_timestep = modulations[way_to(device)].known();
+    refused.known_timestep = modulations[way].known();
     if (denoising) {
       refused.beside_bytes = [&](int64_t height, int64_t width) {
         return LoopBytes(call->call().inputs, *denoising, height, width);
       };
     }
-    return PlannerOf(device, call->model()).Refuse(rider.status(), refused);
+    return PlannerOf(ways[way].device, call->model()).Refuse(rider.status(), refused);
   }
   if (!rider.ok()) return rider;
   const EngineDevice& on = devices_[static_cast<size_t>((*rider)->device())];
-  const size_t way = way_to((*rider)->device());
   // LibTorch takes of the host's memory what tensors there take, and activations where those are there too.
   const bool all_on_host = TorchDevice(*on.device).is_cpu();
   const int64_t host_bytes = ways[way].host_bytes + (all_on_host ? ways[way].activation_bytes : 0);

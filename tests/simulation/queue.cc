@@ -43,11 +43,13 @@ bool Queue::FitsOnDevice(const PolicyRider& rider) const {
 }
 
 std::vector<const PolicyRider*> Queue::WaitForHostBefore(const PolicyRider& rider, absl::Duration now) const {
+  const MemoryBudget& host = policy_.budget(Memory::kHost);
   std::vector<const PolicyRider*> heads;
   for (size_t i = 0; i < scenario_.devices.size(); ++i) {
     const Memory device = DeviceMemory(static_cast<int>(i));
     const PolicyRider* const head = device == rider.itinerary->device ? nullptr : Head(device, now);
-    if (head != nullptr && FitsOnDevice(*head) && GoesBefore(*head, rider, now)) heads.push_back(head);
+    if (head == nullptr || !FitsOnDevice(*head) || !GoesBefore(*head, rider, now)) continue;
+    if (host.fixed_bytes + head->host_bytes <= host.allowed_bytes()) heads.push_back(head);
   }
   return heads;
 }

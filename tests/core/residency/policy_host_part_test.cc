@@ -140,6 +140,31 @@ TEST_F(PolicyHostPartTest, WhoIsLetInBeforeTheHeadOfItsDeviceLetsNobodyOvertakeT
   EXPECT_TRUE(there.admitted);
 }
 
+TEST_F(PolicyHostPartTest, WhatIsOnItsWayToAHeadNoLaterOneOnAnotherDeviceTakes) {
+  MakeOn(2, 50, {10, 10, 10});
+  Join(RequestOf(0, {{Tier::kHost, 0}}));
+  ArriveAll();
+  EXPECT_EQ(host().copy_bytes, 30);
+  const PolicyRider& first = Join(RequestOf(40));
+  EXPECT_EQ(host().leaving_bytes, 20);
+  const PolicyRider& later = Join(RequestOf(10, {}, 1));
+  EXPECT_FALSE(later.admitted) << "20 are free, and the other waits for them, too";
+  policy_->Freed(Memory::kHost, 20, now_, actions_);
+  EXPECT_TRUE(first.admitted);
+  policy_->Freed(Memory::kHost, 10, now_, actions_);
+  EXPECT_TRUE(later.admitted);
+}
+
+TEST_F(PolicyHostPartTest, WhomPressureAloneKeepsOutHoldsUpNobodyOnAnotherDevice) {
+  MakeOn(2, 50);
+  policy_->SetPressure(Memory::kHost, 20, now_, actions_);
+  const PolicyRider& there = Join(RequestOf(40, {}, 1));
+  EXPECT_FALSE(there.admitted);
+  EXPECT_TRUE(Join(RequestOf(15)).admitted);
+  policy_->SetPressure(Memory::kHost, MemoryBudget::kUnlimited, now_, actions_);
+  EXPECT_FALSE(Join(RequestOf(1)).admitted) << "from here on it waits for those that ride";
+}
+
 TEST_F(PolicyHostPartTest, WhoWaitsForItsDeviceHoldsUpNobodyOnAnother) {
   MakeOn(2, 50);
   Policy::JoinRequest large = RequestOf(0, {}, 1);

@@ -303,6 +303,20 @@ TEST_F(SharedReadTest, WhatIsReadForOneDeviceIsReadForAnotherToo) {
   EXPECT_EQ(std::memcmp(weight, expected.data(), expected.size()), 0);
 }
 
+TEST_F(SharedReadTest, AReadThatFailsIsToldToAllWhoShareItAndNoneLacksMemory) {
+  const auto one = Submit();
+  AwaitStanding(2);
+  const auto other = SubmitTo(other_, *of_other_);
+  calls_.FailStats(100, EIO);
+  Go();
+  for (const auto& flight : {one.get(), other.get()}) {
+    flight->done.WaitForNotification();
+    EXPECT_THAT(flight->status, StatusIs(absl::StatusCode::kUnavailable, "Input/output error"));
+    EXPECT_TRUE(flight->buffer.has_memory()) << "an error of the disk, not of memory";
+  }
+  calls_.FailStats(0, 0);
+}
+
 TEST_F(SharedReadTest, WhatStillStandsInASlotAnotherDeviceTakesFromThereOnce) {
   Go();
   const auto reads_of = [&](Device& device, Arena& arena) {
