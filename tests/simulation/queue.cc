@@ -42,14 +42,17 @@ bool Queue::FitsOnDevice(const PolicyRider& rider) const {
   return admitted < scenario_.options.max_riders && bytes <= budget.allowed_bytes();
 }
 
-std::vector<const PolicyRider*> Queue::WaitForHostBefore(const PolicyRider& rider, absl::Duration now) const {
+bool Queue::MayWaitForHost(const PolicyRider& rider) const {
   const MemoryBudget& host = policy_.budget(Memory::kHost);
+  return FitsOnDevice(rider) && host.fixed_bytes + rider.host_bytes <= host.allowed_bytes();
+}
+
+std::vector<const PolicyRider*> Queue::WaitForHostBefore(const PolicyRider& rider, absl::Duration now) const {
   std::vector<const PolicyRider*> heads;
   for (size_t i = 0; i < scenario_.devices.size(); ++i) {
     const Memory device = DeviceMemory(static_cast<int>(i));
     const PolicyRider* const head = device == rider.itinerary->device ? nullptr : Head(device, now);
-    if (head == nullptr || !FitsOnDevice(*head) || !GoesBefore(*head, rider, now)) continue;
-    if (host.fixed_bytes + head->host_bytes <= host.allowed_bytes()) heads.push_back(head);
+    if (head != nullptr && MayWaitForHost(*head) && GoesBefore(*head, rider, now)) heads.push_back(head);
   }
   return heads;
 }
@@ -118,7 +121,7 @@ absl::Status Queue::Check(absl::Duration now) {
   stood_first_.clear();
   for (size_t i = 0; i < scenario_.devices.size(); ++i) {
     const PolicyRider* const head = Head(DeviceMemory(static_cast<int>(i)), now);
-    if (head != nullptr && FitsOnDevice(*head)) stood_first_.insert(head->id);
+    if (head != nullptr && MayWaitForHost(*head)) stood_first_.insert(head->id);
   }
   // And on each device one that was about to be let in, until something came between.
   const auto most = scenario_.options.max_waiting + static_cast<int>(scenario_.devices.size());

@@ -34,13 +34,15 @@ class Queue {
   // Null if nobody waits.
   const PolicyRider* Head(Memory device, absl::Duration now) const;
   bool FitsOnDevice(const PolicyRider& rider) const;
+  // Its device has room for it, and pressure on the host does not keep it out.
+  bool MayWaitForHost(const PolicyRider& rider) const;
   // Who is first on another device and would be let in if the host had room, and goes before the rider.
   std::vector<const PolicyRider*> WaitForHostBefore(const PolicyRider& rider, absl::Duration now) const;
 
   const Scenario& scenario_;
   const Policy& policy_;
   std::set<RiderId> came_back_;
-  std::set<RiderId> stood_first_;  // At the last Check, each on its device, which had room.
+  std::set<RiderId> stood_first_;  // At the last Check, each on its device, and could have waited for the host alone.
 };
 
 }  // namespace ditserve::simulation
