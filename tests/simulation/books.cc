@@ -46,9 +46,9 @@ absl::Status Books::CheckReadOnce(const StartLoad& load) const {
   if (load.source != nullptr) return absl::OkStatus();
   for (const Copy* other : policy_.copies().Of(load.weights, load.module)) {
     const auto found = copies_.find(other->id);
-    if (found == copies_.end() || !found->second.written || doomed_.contains(other->id) || other->doomed) continue;
+    if (found == copies_.end() || !found->second.written || other->doomed) continue;
+    if (doomed_.contains(other->id) || doomed_on_host_.contains(other->id)) continue;
     if (!IsHost(other->key.memory) && other->key.memory != load.device) continue;
-    if (IsHost(other->key.memory) && AnElderTurned()) continue;  // It may have been doomed when the load began.
     if (std::find(load.targets.begin(), load.targets.end(), other) != load.targets.end()) continue;
     if (Leads(other->key.form, load.targets.back()->key.form)) {
       return absl::InternalError(absl::StrCat("module ", load.module, " is read twice at once"));
@@ -300,19 +300,15 @@ absl::Status Books::Check(const std::list<PolicyRider>& riders, absl::Duration n
   return absl::OkStatus();
 }
 
-bool Books::AnElderTurned() const {
-  for (size_t i = 1; i < accounts_.size(); ++i) {
-    if (policy_.elder_turns(static_cast<Memory>(i)) != elder_turns_[i - 1]) return true;
-  }
-  return false;
-}
-
 void Books::Note(const std::list<PolicyRider>& riders) {
   taken_back_.clear();
   settled_.clear();
   promised_.clear();
   doomed_.clear();
-  elder_turns_.clear();
+  doomed_on_host_.clear();
+  for (const auto& copy : policy_.copies().slots()) {
+    if (copy != nullptr && copy->doomed && IsHost(copy->key.memory)) doomed_on_host_.insert(copy->id);
+  }
   for (const PolicyRider& rider : riders) {
     if (!rider.pending) continue;
     for (const Copy* copy : policy_.copies().Of(rider.itinerary->weights, rider.next)) {
@@ -321,7 +317,6 @@ void Books::Note(const std::list<PolicyRider>& riders) {
   }
   for (size_t i = 1; i < accounts_.size(); ++i) {
     const auto memory = static_cast<Memory>(i);
-    elder_turns_.push_back(policy_.elder_turns(memory));
     if (policy_.elder(memory) == nullptr) continue;
     for (const auto& copy : policy_.copies().slots()) {
       if (copy != nullptr && copy->doomed && Index(copy->key.memory) == i)

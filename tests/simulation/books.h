@@ -75,8 +75,6 @@ class Books {
   bool Leads(FormId from, FormId to) const;
   absl::Status CheckChain(const StartLoad& load) const;
   absl::Status CheckReadOnce(const StartLoad& load) const;
-  // In this step, on any device.
-  bool AnElderTurned() const;
   absl::Status CheckPlaced(const StartLoad& load, const std::vector<const PolicyRider*>& riders) const;
   bool MayBeKept(const CopyKey& key, const std::list<PolicyRider>& riders, absl::Duration now) const;
 
@@ -93,7 +91,7 @@ class Books {
   std::set<RiderId> settled_;                     // Riders that were granted a copy, or ended, in this step.
   std::map<int, std::vector<RiderId>> promised_;  // Before this step, by copy.
   std::map<int, int64_t> doomed_;                 // Before this step: copies, and in which elder's turn.
-  std::vector<int64_t> elder_turns_;              // Before this step, by device.
+  std::set<int> doomed_on_host_;                  // Before this step.
   int64_t moved_bytes_ = 0;
 };
 
