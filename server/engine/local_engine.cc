@@ -15,7 +15,6 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "core/base/doorbell.h"
-#include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 #include "core/memory/ledger.h"
 #include "core/placement/route_maker.h"

@@ -213,6 +213,7 @@ BROKEN: list[tuple[Callable[[Resources], object], str]] = [
     (lambda r: container(r)["resources"]["limits"].update({"nvidia.com/gpu": 1}), "has GPU"),
     (lambda r: container(r)["resources"]["requests"].update(memory="1Gi"), "memory is not guaranteed"),
     (reconfigure("name: cpu", "name: cpu\n  threads: 8"), "8 threads on 4 CPUs"),
+    (lambda r: container(r)["resources"]["limits"].pop("cpu"), "has no limit of CPUs"),
     (lambda r: pod(r).update(terminationGracePeriodSeconds=600), "is killed before 665 s"),
 ]
 

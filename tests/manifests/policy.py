@@ -255,8 +255,10 @@ def _memory(config: dict, pod: Pod, container: dict) -> Iterator[str]:
         yield f"needs {held / GIB:.1f} GiB, and has {limits['memory']}"
     if limits["memory"] != requests["memory"]:
         yield "memory is not guaranteed"
-    # By itself the server takes as many as its limit allows.
-    if device.get("threads", 0) not in (0, cpus(limits["cpu"])):
+    # By itself the server takes as many as its limit allows; without one the node's.
+    if "cpu" not in limits:
+        yield "has no limit of CPUs"
+    elif device.get("threads", 0) not in (0, cpus(limits["cpu"])):
         yield f"{device['threads']} threads on {limits['cpu']} CPUs"
 
 
