@@ -24,6 +24,7 @@
 #include "core/devices/cuda_cast.h"
 #include "core/devices/cuda_faults.h"
 #include "core/devices/cuda_host_memory.h"
+#include "core/devices/cuda_monitor.h"
 #include "core/devices/cuda_tensors.h"
 #include "core/devices/device.h"
 #include "core/devices/device_module.h"
@@ -78,11 +79,18 @@ class CudaDevice final : public Device {
     CudaDescription there;
     std::string why;
     if (!DitserveDescribeCuda(&there, &why)) return absl::FailedPreconditionError(why);
+    cudaDeviceProp properties;
+    DITSERVE_RETURN_IF_ERROR(
+        faults->StatusOf(cudaGetDeviceProperties(&properties, index), absl::StrCat("cuda:", index)));
+    const std::optional<int64_t> in_use = CudaBytesInUse(properties.uuid);  // Before there is a context.
     DITSERVE_RETURN_IF_ERROR(faults->Enter());
-    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, memory, std::move(faults)));
-    DITSERVE_RETURN_IF_ERROR(device->ReadCapability());
+    const int capability = 10 * properties.major + properties.minor;
+    auto device = std::unique_ptr<CudaDevice>(new CudaDevice(index, capability, memory, std::move(faults)));
     InstallCudaTensors();
     DITSERVE_RETURN_IF_ERROR(device->CreateStreams());
+    if (const std::optional<int64_t> now = CudaBytesInUse(properties.uuid); in_use && now) {
+      device->runtime_bytes_ = std::max<int64_t>(*now - *in_use, 0);  // (Others may have given some back meanwhile.)
+    }
     DITSERVE_ASSIGN_OR_RETURN(device->addresses_, CudaAddresses::Make(index, device->faults_.get()));
     DITSERVE_RETURN_IF_ERROR(device->CommitStaging());
     return device;
@@ -102,6 +110,7 @@ class CudaDevice final : public Device {
   const std::string& name() const override { return name_; }
   Memory memory() const override { return memory_; }
   int64_t staging_bytes() const override { return kStagingBytes; }
+  int64_t runtime_bytes() const override { return runtime_bytes_; }
   bool computes_in_host_memory() const override { return false; }
   absl::Status CanCompute(DType computation) const override {
     int least = 0;
@@ -221,19 +230,12 @@ class CudaDevice final : public Device {
   }
 
  private:
-  CudaDevice(int index, Memory memory, std::shared_ptr<CudaFaults> faults)
-      : index_(index), memory_(memory), name_(absl::StrCat("cuda:", index)), faults_(std::move(faults)) {}
-
-  absl::Status ReadCapability() {
-    int major = 0, minor = 0;
-    for (const auto& [attribute, value] :
-         {std::pair(cudaDevAttrComputeCapabilityMajor, &major), std::pair(cudaDevAttrComputeCapabilityMinor, &minor)}) {
-      DITSERVE_RETURN_IF_ERROR(
-          StatusOf(cudaDeviceGetAttribute(value, attribute, index_), "asking for the device's compute capability"));
-    }
-    capability_ = 10 * major + minor;
-    return absl::OkStatus();
-  }
+  CudaDevice(int index, int capability, Memory memory, std::shared_ptr<CudaFaults> faults)
+      : index_(index),
+        capability_(capability),
+        memory_(memory),
+        name_(absl::StrCat("cuda:", index)),
+        faults_(std::move(faults)) {}
 
   // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
   // and be waited for. What is computed is what is waited for, and goes before copies.
@@ -448,8 +450,9 @@ class CudaDevice final : public Device {
   static constexpr int kBFloat16Capability = 80, kFloat8Capability = 89;
 
   const int index_;
+  const int capability_;  // Times ten.
   const Memory memory_;
-  int capability_ = 0;  // Times ten.
+  int64_t runtime_bytes_ = 0;  // Of the context.
   const std::string name_;
   cudaStream_t copies_ = nullptr;
   cudaStream_t casts_ = nullptr;

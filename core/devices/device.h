@@ -51,6 +51,9 @@ class Device {
   // What it takes of that memory for itself, as long as it lives. Whoever makes it reserves that.
   virtual int64_t staging_bytes() const { return 0; }
 
+  // What its runtime took of that memory when the device was made, where that can be told; likewise.
+  virtual int64_t runtime_bytes() const { return 0; }
+
   // Whether operations can read host memory in place. Then each is finished when its call ends, and events of them are
   // null: what several devices read says of one at most who reads it.
   virtual bool computes_in_host_memory() const = 0;

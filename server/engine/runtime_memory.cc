@@ -28,7 +28,8 @@ absl::Status RuntimeMemory::Book(Executor& executor, TensorMover& link) {
   DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus after, device_.MemoryStatusOf(device_.memory()));
   const int64_t ours = arena_.committed_bytes() - ours_before;
   // (Others may have given some back meanwhile.)
-  const int64_t elsewhere = std::max<int64_t>(before.available_bytes - after.available_bytes - ours, 0);
+  const int64_t warmed = std::max<int64_t>(before.available_bytes - after.available_bytes - ours, 0);
+  const int64_t elsewhere = device_.runtime_bytes() + warmed;
   std::optional<Reservation> reserved = ledger_.TryReserve(device_.memory(), MemoryKind::kRuntime, elsewhere);
   if (!reserved) return Exhausted(elsewhere);
   elsewhere_ = *std::move(reserved);

@@ -19,9 +19,9 @@
 
 namespace ditserve {
 
-// What LibTorch and the device's runtime hold for good of a device's memory, found and booked by warming up: passes of
-// a small model bring LibTorch's workspaces, handles and kernels, and none of that has to be there when a request
-// comes.
+// What LibTorch and the device's runtime hold for good of a device's memory, booked: what the device itself knows of,
+// and what warming up finds. Passes of a small model bring LibTorch's workspaces, handles and kernels, and none of that
+// has to be there when a request comes.
 //
 // Ownership: arguments of Make must outlive End. Thread safety: as TensorMemory.
 class RuntimeMemory final : public TensorMemory, public std::enable_shared_from_this<RuntimeMemory> {

@@ -325,6 +325,25 @@ TEST_F(CudaDeviceTest, TellsWhatTheDriverTellsOfItsMemory) {
   EXPECT_EQ(memory->available_bytes, memory->total_bytes - 3 * kGranule - device->staging_bytes());
 }
 
+// As NVML tells it, which makes no context itself; of a slice too, and not at all where NVML does not answer.
+TEST_F(CudaDeviceTest, KnowsWhatItsContextTakes) {
+  constexpr int64_t kContext = 301 << 20;
+  cuda_double::Options options;
+  options.context_bytes = kContext;
+  for (const bool slices : {false, true}) {
+    options.slices = slices;
+    cuda_double::Begin(options);
+    cuda_double::SetOthers(1, 70 << 20);
+    const std::unique_ptr<Device> device = MakeCuda(1);
+    EXPECT_EQ(device->runtime_bytes(), kContext);
+    EXPECT_EQ(MakeCuda(1)->runtime_bytes(), 0) << "there is one context a device and process";
+  }
+  options.monitor = false;
+  cuda_double::Begin(options);
+  EXPECT_EQ(MakeCuda(1)->runtime_bytes(), 0);
+  cuda_double::Begin({});
+}
+
 TEST_F(CudaDeviceTest, TheModuleTellsDriverAndDevicesWhateverTheirArchitecture) {
   for (const int sm : {80, 89, 90, 100, 120}) {
     cuda_double::Options options;

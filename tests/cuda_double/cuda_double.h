@@ -33,7 +33,10 @@ struct Options {
   int devices = 2;
   int64_t device_bytes = int64_t{8} << 30;  // Of memory, each.
   int64_t granule_bytes = 2 << 20;          // Of cuMemCreate.
-  int64_t module_bytes = 0;                 // Of a device's memory, what its first launch takes for good.
+  int64_t context_bytes = 0;                // Of a device's memory, what it takes to be some thread's device.
+  int64_t module_bytes = 0;                 // And what its first launch takes for good.
+  bool monitor = true;                      // Whether NVML answers.
+  bool slices = false;                      // Whether the devices are slices of cards (MIG).
   bool audit = false;                       // Kernels do nothing, and need no body.
   int sm = 90;                              // The compute capability of the devices, times ten.
 };

@@ -35,6 +35,7 @@ cudaError_t cudaSetDevice(int device) {
   return HostCall(__func__, [&](Runtime& runtime) {
     if (device < 0 || device >= runtime.options().devices) return cudaErrorInvalidDevice;
     SetCurrentDevice(device);
+    runtime.MakeContext(device);
     return runtime.LostBy(device);
   });
 }
@@ -44,6 +45,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
     if (device < 0 || device >= runtime.options().devices) return cudaErrorInvalidDevice;
     *properties = {};
     std::snprintf(properties->name, sizeof properties->name, "Double %d", device);
+    properties->uuid = UuidOf(device);
     properties->totalGlobalMem = static_cast<size_t>(runtime.options().device_bytes);
     properties->major = runtime.options().sm / 10;
     properties->minor = runtime.options().sm % 10;

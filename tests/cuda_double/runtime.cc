@@ -49,6 +49,13 @@ cudaError_t LastError(bool clear) {
   return error;
 }
 
+cudaUUID_t UuidOf(int device) {
+  cudaUUID_t uuid;
+  for (size_t i = 0; i < sizeof uuid.bytes; ++i)
+    uuid.bytes[i] = static_cast<char>(i * 37 + static_cast<size_t>(device));
+  return uuid;
+}
+
 bool IsSticky(cudaError_t error) {
   constexpr cudaError_t kSticky[] = {cudaErrorDevicesUnavailable,
                                      cudaErrorECCUncorrectable,
@@ -93,6 +100,7 @@ void Runtime::Begin(const Options& options) {
   faults_.clear();
   operation_fault_ = {"", 0, cudaSuccess};
   others_bytes_.fill(0);
+  has_context_.fill(false);
   launches_.clear();
   sites_.clear();
 }
@@ -327,8 +335,14 @@ cudaError_t Runtime::TimedRecordOf(cudaEvent_t handle, Moment& record) {
 int64_t Runtime::FreeBytes(int device) {
   const bool launched = std::any_of(launches_.begin(), launches_.end(),
                                     [device](const cuda_double::Launch& each) { return each.device == device; });
-  const int64_t others = others_bytes_[static_cast<size_t>(device)] + (launched ? options_.module_bytes : 0);
-  return std::max<int64_t>(options_.device_bytes - others - memory_.used_bytes(device), 0);
+  const auto of = static_cast<size_t>(device);
+  const int64_t runtime = (has_context_[of] ? options_.context_bytes : 0) + (launched ? options_.module_bytes : 0);
+  return std::max<int64_t>(options_.device_bytes - others_bytes_[of] - runtime - memory_.used_bytes(device), 0);
+}
+
+void Runtime::MakeContext(int device) {
+  const absl::MutexLock lock(&mutex_);
+  has_context_[static_cast<size_t>(device)] = true;
 }
 
 void Runtime::SetOthers(int device, int64_t bytes) {

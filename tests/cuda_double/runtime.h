@@ -81,6 +81,7 @@ class Runtime {
   // Bytes that a device still has.
   int64_t FreeBytes(int device) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SetOthers(int device, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  void MakeContext(int device) ABSL_LOCKS_EXCLUDED(mutex_);
   // The host has taken memory; work that comes too late is done while it can be.
   void Take(const void* begin, int64_t bytes, const char* place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   MemoryMap::Kind KindOf(const void* begin, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -149,6 +150,7 @@ class Runtime {
   };
   std::vector<Fault> faults_ ABSL_GUARDED_BY(mutex_);
   std::array<int64_t, kMostDevices> others_bytes_ ABSL_GUARDED_BY(mutex_) = {};  // That other processes hold.
+  std::array<bool, kMostDevices> has_context_ ABSL_GUARDED_BY(mutex_) = {};
   Fault operation_fault_ ABSL_GUARDED_BY(mutex_) = {"", 0, cudaSuccess};
   std::map<const void*, std::string> sites_ ABSL_GUARDED_BY(mutex_);  // Functions by where they return to.
   std::vector<cuda_double::Launch> launches_ ABSL_GUARDED_BY(mutex_);
@@ -157,6 +159,7 @@ class Runtime {
 // The calling thread's.
 int CurrentDevice();
 void SetCurrentDevice(int device);
+cudaUUID_t UuidOf(int device);
 // Its last error becomes this one if it is one; returns it.
 cudaError_t Remember(cudaError_t error);
 cudaError_t LastError(bool clear);

@@ -18,6 +18,7 @@ class ForwardingDevice : public Device {
   const std::string& name() const override { return device_->name(); }
   Memory memory() const override { return device_->memory(); }
   int64_t staging_bytes() const override { return device_->staging_bytes(); }
+  int64_t runtime_bytes() const override { return device_->runtime_bytes(); }
   bool computes_in_host_memory() const override { return device_->computes_in_host_memory(); }
   absl::Status CanCompute(DType computation) const override { return device_->CanCompute(computation); }
   DType ArithmeticDType(DType computation) const override { return device_->ArithmeticDType(computation); }
