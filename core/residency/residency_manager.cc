@@ -57,6 +57,7 @@ ResidencyManager::ResidencyManager(const Options& options, std::vector<Computing
       moved_(devices_.size()),
       paces_(devices_.size(), TransferPace(transfers->processors_at_work())),
       leases_(devices_.size()),
+      computed_(devices_.size()),
       computed_until_(devices_.size()) {
   const absl::MutexLock lock(&mutex_);
   for (size_t i = 0; i < arenas_.size(); ++i) {
@@ -319,6 +320,7 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
     device.name = devices_[i].device->name();
     device.memory = InfoLocked(DeviceMemory(at));
     device.predicted_wait = policy_.PredictedWait(DeviceMemory(at));
+    device.modules_computed = computed_[i];
     snapshot.transfers.front().bytes += moved_[i].disk_read_bytes;
     snapshot.transfers.push_back({Tier::kHost, Tier::kDevice, moved_[i].device_copy_bytes, at});
   }

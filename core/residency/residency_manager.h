@@ -278,6 +278,7 @@ class ResidencyManager {
   std::vector<TransferCost> moved_ ABSL_GUARDED_BY(mutex_);  // Since the start, by device.
   std::vector<TransferPace> paces_ ABSL_GUARDED_BY(mutex_);  // Likewise.
   std::vector<int> leases_ ABSL_GUARDED_BY(mutex_);          // That riders hold, by device.
+  std::vector<int64_t> computed_ ABSL_GUARDED_BY(mutex_);    // Modules since the start, by device.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
   std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);     // To be told by Keep.

@@ -91,6 +91,7 @@ void ResidencyManager::Release(RiderState* rider, Pin pin) {
     const absl::Duration took = now - std::max(rider->leased, computed_until);
     computed_until = now;
     --leases_[static_cast<size_t>(rider->device)];
+    ++computed_[static_cast<size_t>(rider->device)];
     ++rider->account.modules_done;
     policy_.Release(*rider->policy, std::move(pin), took, now, actions_);
     ApplyLocked(deferred);

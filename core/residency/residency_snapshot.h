@@ -55,6 +55,7 @@ struct DeviceInfo {
   int waiting = 0;                    // Requests not yet admitted.
   // How long one that came now would wait for admission, if it is as those before it were.
   absl::Duration predicted_wait;
+  int64_t modules_computed = 0;  // For all riders, since the start.
 };
 
 // Where every byte is, at one moment.

@@ -125,6 +125,12 @@ MetricFamily TransferBytes(const ResidencySnapshot& snapshot) {
   return family.Build();
 }
 
+MetricFamily ModulesComputed(const ResidencySnapshot& snapshot) {
+  FamilyBuilder family = Counter("ditserve_modules_computed_total", "Modules that requests computed, by device.");
+  for (const DeviceInfo& device : snapshot.devices) family.Add({{"device", device.name}}, device.modules_computed);
+  return family.Build();
+}
+
 // Where requests are; the sums are ditserve_sweep_riders and ditserve_requests_waiting.
 MetricFamily DeviceRequests(const ResidencySnapshot& snapshot) {
   std::vector<int64_t> riding(snapshot.devices.size()), waiting;
@@ -164,6 +170,7 @@ class EngineCollector {
             .Build(),
         OtherProcessesBytes(snapshot),
         TransferBytes(snapshot),
+        ModulesComputed(snapshot),
         ByMemory(Counter("ditserve_evictions_total", "Copies dropped to make room."), snapshot,
                  [](const MemoryInfo& memory) { return memory.evictions; }),
         Gauge("ditserve_requests_active", "Admitted requests.")
@@ -253,7 +260,8 @@ class MetricsImpl final : public Metrics {
     for (const ModelInfo& model : engine->Models()) {
       for (const char* rpc : {"Forward", "ForwardStream", "ModelInfer", "Denoise"}) {
         for (const absl::StatusCode code : {absl::StatusCode::kOk, absl::StatusCode::kDataLoss,
-                                            absl::StatusCode::kInternal, absl::StatusCode::kResourceExhausted}) {
+                                            absl::StatusCode::kInternal, absl::StatusCode::kResourceExhausted,
+                                            absl::StatusCode::kUnavailable, absl::StatusCode::kDeadlineExceeded}) {
           Ended(rpc, code, model.name);
         }
       }

@@ -59,6 +59,7 @@ TEST(ResidencyManagerTest, LapsComputeInOneMemoryAndTheLaterOnesMoveWhatTheyTake
     Pass pass(fixture, Fixture::Disk(), options, nullptr, /*laps=*/4, /*lap_skips=*/{1, 2});
     EXPECT_THAT(pass.Wait(), IsOk());
     EXPECT_EQ(pass.account().modules_done, kModules - 2) << "of the last one";
+    EXPECT_EQ(fixture.manager->Snapshot().devices[0].modules_computed, 4 * kModules - 3 * 2);
     EXPECT_EQ(pass.moved_bytes(), 4 * kModel - 3 * 2 * kCopy);
   }
   fixture.Settle();

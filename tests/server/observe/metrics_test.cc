@@ -20,7 +20,7 @@ class MetricsTest : public ServerTest {
  protected:
   MetricsTest() {
     ResidencySnapshot snapshot;
-    snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70, 90, 40, 45}, 7}, 99, 6, absl::Milliseconds(2500)},
+    snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70, 90, 40, 45}, 7}, 99, 6, absl::Milliseconds(2500), 61},
                         {"cuda:1", {{500, 50}, 5}, 0, 0, absl::Seconds(4)}};
     snapshot.host = {{200, 11, 21, 0, 71}, 8};
     snapshot.models = {{"tiny", 1, 2, int64_t{40'861'031'488}}};
@@ -54,6 +54,8 @@ TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
                            "ditserve_transfer_bytes_total{from=\"disk\",to=\"host\"} 1000\n",
                            "ditserve_transfer_bytes_total{from=\"host\",to=\"device\",device=\"cuda:0\"} 900\n",
                            "ditserve_transfer_bytes_total{from=\"host\",to=\"device\",device=\"cuda:1\"} 800\n",
+                           "ditserve_modules_computed_total{device=\"cuda:0\"} 61\n",
+                           "ditserve_modules_computed_total{device=\"cuda:1\"} 0\n",
                            "ditserve_memory_bytes{memory=\"device\",device=\"cuda:1\",kind=\"weights\"} 50\n",
                            "ditserve_memory_budget_bytes{memory=\"device\",device=\"cuda:1\"} 500\n",
                            "ditserve_evictions_total{memory=\"device\",device=\"cuda:1\"} 5\n",
@@ -84,6 +86,7 @@ TEST_F(MetricsTest, CountsCallsAndTimesThoseThatWereAnswered) {
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"DATA_LOSS\",model=\"\",rpc=\"ForwardStream\"} 1\n"));
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"DATA_LOSS\",model=\"tiny\",rpc=\"Denoise\"} 0\n"))
       << "so that the first is seen to come";
+  EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"UNAVAILABLE\",model=\"tiny\",rpc=\"Denoise\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("ditserve_forward_duration_seconds_sum{model=\"tiny\",profile=\"disk\"} 3\n"));
   EXPECT_THAT(text, HasSubstr("ditserve_stage_duration_seconds_sum{model=\"tiny\",stage=\"stall\"} 2\n"));
   EXPECT_THAT(text,
