@@ -17,8 +17,7 @@ namespace ditserve {
 // A pass that is given this computes each timestep's row for itself, also where others are computed beside it: so a row
 // that is kept has the bits of one that is computed.
 struct Modulation {
-  std::vector<float>
-      timesteps;  // As QwenImageDiT::TimestepsOf; different ones. Those of the pass' items are among them.
+  std::vector<float> timesteps;  // As TimestepsOf; different ones. Those of the pass' items are among them.
   // Of each: shape [ModulationElements], contiguous, on the pass' device. Undefined: what is made is not kept.
   std::vector<at::Tensor> rows;
   bool known = false;  // The pass reads them, and does without the modules that make them; else it writes them.

@@ -1,16 +1,11 @@
 #include "models/qwen_image_dit.h"
 
-#include <ATen/ops/arange.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/nonzero.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/sub.h>
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -20,39 +15,9 @@
 #include "models/meta_run.h"
 #include "models/module_tree.h"
 #include "models/ops.h"
-#include "models/rope.h"
 
 namespace ditserve {
 namespace {
-
-constexpr int64_t kPatchPixels = 16;  // An 8x8 latent pixel, patched 2x2.
-
-// What kernels allocate inside beyond what operations count themselves: on a CPU, rows that they widen to float32; on a
-// GPU, figures of a row that it normalizes, and up to 512 bytes for each of a few tensors.
-constexpr int64_t kKernelBytes = 8 << 20, kCudaKernelBytes = 64 << 10;
-
-// The dtype of activations in a pass of such arithmetic.
-at::ScalarType ActivationsIn(at::ScalarType arithmetic) { return ScalarTypeOf(ActivationDType(DTypeOf(arithmetic))); }
-
-// "B C (H P) (W Q) -> B (H W) (C P Q)" of one item.
-at::Tensor Patchify(const at::Tensor& latents, int64_t patch) {
-  const int64_t channels = latents.size(0), rows = latents.size(1) / patch, columns = latents.size(2) / patch;
-  return latents.reshape({channels, rows, patch, columns, patch})
-      .permute({1, 3, 0, 2, 4})
-      .reshape({rows * columns, channels * patch * patch});
-}
-
-std::vector<float> Floats(const at::Tensor& x) {
-  const at::Tensor floats = x.to(at::kFloat).contiguous();
-  const float* const begin = floats.const_data_ptr<float>();
-  return {begin, begin + floats.numel()};
-}
-
-// Where the value is, by its bits; values.size() if nowhere.
-size_t IndexOf(const std::vector<float>& values, float value) {
-  const auto is_it = [value](float each) { return std::bit_cast<uint32_t>(each) == std::bit_cast<uint32_t>(value); };
-  return static_cast<size_t>(std::find_if(values.begin(), values.end(), is_it) - values.begin());
-}
 
 // Those at `indices`.
 template <typename Element>
@@ -128,41 +93,8 @@ Task<std::vector<size_t>> ReuseOrBegin(const Batch& signals, const Batch& image,
 
 }  // namespace
 
-// What one image and its prompt bring into the model.
-struct QwenImageDiT::Item {
-  at::Tensor patches;   // [H/16 * W/16, in_channels]
-  at::Tensor prompt;    // [T, joint_attention_dim], tokens that count
-  at::Tensor rotary;    // Complex, [T + H/16 * W/16, head_dim / 2]
-  size_t timestep = 0;  // Of those of the pass.
-};
-
-struct QwenImageDiT::Prepared {
-  std::vector<Item> items;
-  std::vector<at::Tensor> times;  // Of each timestep, [1, 256]; empty where modulation is known.
-  const Modulation* modulation = nullptr;
-};
-
 int64_t ModulationElements(const QwenImageDiTConfig& config) {
   return (config.num_layers * 2 * 6 + 2) * config.width();
-}
-
-std::vector<float> Different(const std::vector<float>& values) {
-  std::vector<float> different;
-  for (const float value : values) {
-    if (IndexOf(different, value) == different.size()) different.push_back(value);
-  }
-  return different;
-}
-
-ForwardShape ShapeOf(const ForwardInputs& inputs) {
-  ForwardShape shape{inputs.latents.size(2) * 8, inputs.latents.size(3) * 8, {}};
-  for (int64_t i = 0; i < inputs.latents.size(0); ++i) {
-    const bool masked = inputs.prompt_emb_mask.defined();
-    shape.text_tokens.push_back(masked ? inputs.prompt_emb_mask[i].sum().item<int64_t>() : inputs.prompt_emb.size(1));
-  }
-  // (Rounded, some may be equal.)
-  shape.timesteps = static_cast<int64_t>(Different(Floats(inputs.timestep)).size());
-  return shape;
 }
 
 QwenImageDiT::QwenImageDiT(const QwenImageDiTConfig& config) : config_(config) {
@@ -173,8 +105,8 @@ QwenImageDiT::QwenImageDiT(const QwenImageDiTConfig& config) : config_(config) {
   // The order of execution is the order in which the code asks for weights.
   MetaLeaseSource leases(modules_, DType::kFloat32);
   WeightSource weights(leases, modules_, at::kMeta);
-  Task<Batch> pass =
-      Run(MetaInputs({kPatchPixels, kPatchPixels, {1}}, at::kFloat), parts_.blocks.size(), nullptr, nullptr, weights);
+  Task<Batch> pass = Run(PrepareMeta({kPatchPixels, kPatchPixels, {1}}, config_, at::kFloat), parts_.blocks.size(),
+                         nullptr, nullptr, weights);
   pass.Start();
   pass.Result();
   std::vector<ModuleSpec> ordered;
@@ -221,10 +153,11 @@ QwenImageDiT::Parts QwenImageDiT::FindParts() const {
 Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device device, at::ScalarType arithmetic,
                                        LeaseSource& weights, TensorMover* mover, const Modulation* modulation,
                                        StepCaches* caches) const {
-  Prepared prepared = Prepare(inputs, ActivationsIn(arithmetic), modulation);
+  PreparedInputs prepared = Prepare(inputs, config_, arithmetic, modulation);
   if (mover != nullptr) {
     std::vector<at::Tensor*> tensors;
-    for (Item& item : prepared.items) tensors.insert(tensors.end(), {&item.patches, &item.prompt, &item.rotary});
+    for (PreparedItem& item : prepared.items)
+      tensors.insert(tensors.end(), {&item.patches, &item.prompt, &item.rotary});
     for (at::Tensor& time : prepared.times) tensors.push_back(&time);
     for (at::Tensor* tensor : tensors) {
       *tensor = co_await Moved(*mover, &TensorMover::ToDevice, *tensor, tensor->options().device(device));
@@ -238,7 +171,7 @@ Task<at::Tensor> QwenImageDiT::Forward(const ForwardInputs& inputs, at::Device d
   co_return co_await Moved(*mover, &TensorMover::ToHost, output, at::TensorOptions(at::kCPU).dtype(dtype));
 }
 
-Task<Batch> QwenImageDiT::Run(Prepared inputs, size_t blocks, StepCaches* caches, TensorMover* mover,
+Task<Batch> QwenImageDiT::Run(PreparedInputs inputs, size_t blocks, StepCaches* caches, TensorMover* mover,
                               WeightSource& weights) const {
   Stream x = co_await Enter(std::move(inputs), weights);
   if (caches == nullptr) {
@@ -256,11 +189,11 @@ Task<Batch> QwenImageDiT::Run(Prepared inputs, size_t blocks, StepCaches* caches
   co_return Linear(normed, co_await weights[parts_.proj_out]);
 }
 
-Task<QwenImageDiT::Stream> QwenImageDiT::Enter(Prepared inputs, WeightSource& weights) const {
+Task<QwenImageDiT::Stream> QwenImageDiT::Enter(PreparedInputs inputs, WeightSource& weights) const {
   Batch patches, prompts;
   Stream x;
   x.modulation = inputs.modulation;
-  for (Item& item : inputs.items) {
+  for (PreparedItem& item : inputs.items) {
     patches.push_back(std::move(item.patches));
     prompts.push_back(std::move(item.prompt));
     x.rotary.push_back(std::move(item.rotary));
@@ -415,103 +348,6 @@ Batch QwenImageDiT::Attend(Projections joint, const Batch& rotary) const {
   return heads;
 }
 
-// diffusers first rounds the timestep to the activations' dtype, and goes on in float32. Where they are asked for in a
-// narrow dtype it is rounded so, whatever this device computes in.
-std::vector<float> QwenImageDiT::TimestepsOf(const ForwardInputs& inputs, at::ScalarType arithmetic) const {
-  const at::ScalarType activations = inputs.activations.value_or(ActivationsIn(arithmetic));
-  const bool narrow = activations == at::kBFloat16 || activations == at::kHalf;
-  const bool rounds = config_.numerics == Numerics::kDiffusers && narrow;
-  return Floats(rounds ? inputs.timestep.to(activations) : inputs.timestep);
-}
-
-QwenImageDiT::Prepared QwenImageDiT::Prepare(const ForwardInputs& inputs, at::ScalarType dtype,
-                                             const Modulation* modulation) const {
-  const int64_t rows = inputs.latents.size(2) / config_.patch_size;
-  const int64_t columns = inputs.latents.size(3) / config_.patch_size;
-  const std::vector<float> of_items = TimestepsOf(inputs, dtype);
-  const std::vector<float> timesteps = modulation != nullptr ? modulation->timesteps : Different(of_items);
-  Prepared prepared;
-  prepared.modulation = modulation;
-  if (modulation == nullptr || !modulation->known) {
-    for (const float timestep : timesteps) prepared.times.push_back(TimeChannels(at::full({1}, timestep)).to(dtype));
-  }
-  for (int64_t i = 0; i < inputs.latents.size(0); ++i) {
-    at::Tensor prompt = inputs.prompt_emb[i];
-    at::Tensor positions = at::arange(prompt.size(0), at::kFloat);
-    if (inputs.prompt_emb_mask.defined()) {
-      // Tokens that do not count are left out; the others keep their place. So diffusers' masked attention, which
-      // hides their keys, gives the same image.
-      const at::Tensor kept = at::nonzero(inputs.prompt_emb_mask[i]).view(-1);
-      prompt = prompt.index_select(0, kept);
-      positions = kept.to(at::kFloat);
-    }
-    const size_t timestep = IndexOf(timesteps, of_items[static_cast<size_t>(i)]);
-    TORCH_INTERNAL_ASSERT(timestep < timesteps.size());
-    // Copies, as inputs may go while the pass is under way: of one patch Patchify gives a view.
-    at::Tensor patches = Patchify(inputs.latents[i], config_.patch_size);
-    const bool is_view = patches.is_alias_of(inputs.latents);
-    prepared.items.push_back({patches.to(dtype, /*non_blocking=*/false, /*copy=*/is_view),
-                              prompt.to(dtype, /*non_blocking=*/false, /*copy=*/true),
-                              JointRotary(positions, rows, columns, config_.axes_dims_rope), timestep});
-  }
-  return prepared;
-}
-
-QwenImageDiT::Prepared QwenImageDiT::MetaInputs(const ForwardShape& shape, at::ScalarType arithmetic) const {
-  const auto options = at::TensorOptions().device(at::kMeta).dtype(ActivationsIn(arithmetic));
-  const int64_t patches = shape.height / kPatchPixels * (shape.width / kPatchPixels);
-  Prepared prepared;
-  for (const int64_t tokens : shape.text_tokens) {
-    prepared.items.push_back(
-        {at::empty({patches, config_.in_channels}, options), at::empty({tokens, config_.joint_attention_dim}, options),
-         at::empty({tokens + patches, config_.attention_head_dim / 2}, options.dtype(at::kComplexFloat))});
-  }
-  for (int64_t i = 0; i < shape.timesteps; ++i) prepared.times.push_back(at::empty({1, kTimeChannels}, options));
-  return prepared;
-}
-
-int64_t QwenImageDiT::ActivationPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic,
-                                          at::DeviceType device) const {
-  MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
-  WeightSource weights(leases, modules_, at::kMeta);
-  MetaMemory memory(device);
-  const auto run = [&](const ForwardShape& of_pass, StepCaches* caches) {
-    // Every block takes the same memory; the second begins with what the first leaves.
-    const size_t blocks = std::min<size_t>(2, parts_.blocks.size());
-    Task<Batch> pass = Run(MetaInputs(of_pass, arithmetic), blocks, caches, nullptr, weights);
-    pass.Start();
-    const Batch patches = pass.Result();
-    // In a dtype of its own, as the latents' may be.
-    const at::Tensor output = at::stack(patches).to(arithmetic == at::kFloat ? at::kBFloat16 : at::kFloat);
-  };
-  if (shape.step_cache) {
-    StepCaches caches = MakeStepCaches({.rule = *shape.step_cache}, shape, at::kMeta, arithmetic);
-    run(shape, &caches);
-    // Later ones compare signals, and make the modulation of their own timestep at most.
-    ForwardShape later = shape;
-    later.timesteps = 1;
-    run(later, &caches);
-  } else {
-    run(shape, nullptr);
-  }
-  return memory.peak_bytes() + (device == at::kCUDA ? kCudaKernelBytes : kKernelBytes);
-}
-
-int64_t QwenImageDiT::HostPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const {
-  constexpr int64_t kSmallTensors = 1 << 20;  // Masks, positions, timesteps.
-  int64_t prepared = 0, making = 0, output = 0;
-  const Prepared inputs = MetaInputs(shape, arithmetic);
-  for (const Item& item : inputs.items) {
-    const auto in_float = [](const at::Tensor& tensor) { return tensor.numel() * static_cast<int64_t>(sizeof(float)); };
-    const auto bytes = [](const at::Tensor& tensor) { return static_cast<int64_t>(tensor.nbytes()); };
-    prepared += bytes(item.patches) + bytes(item.prompt) + bytes(item.rotary);
-    // One after the other, from inputs in a dtype of their own; rotations from those of each axis.
-    making = std::max(making, 2 * in_float(item.patches) + in_float(item.prompt) + 3 * bytes(item.rotary));
-    output += in_float(item.patches);
-  }
-  return prepared + making + output + kSmallTensors;
-}
-
 StepCaches QwenImageDiT::MakeStepCaches(const StepCacheOptions& options, const ForwardShape& shape, at::Device device,
                                         at::ScalarType arithmetic) const {
   const int64_t patches = shape.height / kPatchPixels * (shape.width / kPatchPixels);
@@ -527,38 +363,6 @@ ModuleIndex QwenImageDiT::FirstLeftOut(StepCacheRule rule) const {
   const ModuleIndex first_mod = parts_.blocks.front().image.mod;
   if (rule == StepCacheRule::kTeaCache) return first_mod + 1;  // The signal takes no more than that.
   return parts_.blocks.size() > 1 ? parts_.blocks[1].image.mod : parts_.norm_out;
-}
-
-std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const {
-  MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
-  WeightSource weights(leases, modules_, at::kMeta);
-  Task<Batch> pass =
-      Run(MetaInputs(shape, arithmetic), std::min<size_t>(2, parts_.blocks.size()), nullptr, nullptr, weights);
-  pass.Start();
-  pass.Result();
-  const std::vector<double> computed = leases.Work();
-  std::vector<double> work(modules_.size());
-  const auto of = [&work](ModuleIndex module) -> double& { return work[static_cast<size_t>(module)]; };
-  for (size_t i = 0; i < computed.size(); ++i) of(leases.order()[i]) = computed[i];
-  // Every block computes the same, the last but for what it leaves out.
-  using Of = StreamModules;
-  for (size_t i = 2; i < parts_.blocks.size(); ++i) {
-    for (const auto stream : {&BlockModules::image, &BlockModules::text}) {
-      for (const auto module : {&Of::mod, &Of::to_q, &Of::norm_q, &Of::to_k, &Of::norm_k, &Of::to_v, &Of::to_out,
-                                &Of::mlp_in, &Of::mlp_out}) {
-        of(parts_.blocks[i].*stream.*module) = of(parts_.blocks[1].*stream.*module);
-      }
-    }
-  }
-  for (const ModuleIndex module : unused_modules_) of(module) = 0;
-  return work;
-}
-
-at::Tensor Unpatchify(const at::Tensor& patches, const QwenImageDiTConfig& config, int64_t height, int64_t width) {
-  const int64_t rows = height / kPatchPixels, columns = width / kPatchPixels, patch = config.patch_size;
-  return patches.reshape({patches.size(0), rows, columns, config.out_channels, patch, patch})
-      .permute({0, 3, 1, 4, 2, 5})
-      .reshape({patches.size(0), config.out_channels, rows * patch, columns * patch});
 }
 
 }  // namespace ditserve

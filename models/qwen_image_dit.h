@@ -4,50 +4,20 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/types/span.h"
 #include "core/base/task.h"
 #include "core/residency/lease.h"
 #include "core/storage/module.h"
 #include "models/config.h"
 #include "models/denoising/step_cache.h"
+#include "models/forward_inputs.h"
 #include "models/modulation.h"
 #include "models/tensor_mover.h"
 #include "models/weights.h"
 
 namespace ditserve {
-
-// Inputs of one forward pass. B images of H x W pixels, prompts of at most T tokens; all tensors on the CPU.
-struct ForwardInputs {
-  at::Tensor latents;          // Shape [B, 16, H/8, W/8], floating point.
-  at::Tensor timestep;         // Shape [B], floating point; taken as it is.
-  at::Tensor prompt_emb;       // Shape [B, T, joint_attention_dim], floating point.
-  at::Tensor prompt_emb_mask;  // Shape [B, T] bool, or undefined: all tokens count.
-
-  // The dtype that activations are asked to have; nothing: the pass's arithmetic, which is wider where a device has no
-  // such arithmetic.
-  std::optional<at::ScalarType> activations;
-};
-
-// Sizes that decide how much memory a forward pass takes.
-struct ForwardShape {
-  int64_t height = 0;                // Pixels.
-  int64_t width = 0;                 // Pixels.
-  std::vector<int64_t> text_tokens;  // Tokens that count, an entry for each item of the batch.
-  int64_t timesteps = 1;             // Different ones whose modulation is computed.
-  // Of a loop's pass: what that keeps between its steps is there too.
-  std::optional<StepCacheRule> step_cache = std::nullopt;
-
-  friend bool operator==(const ForwardShape&, const ForwardShape&) = default;
-};
-
-ForwardShape ShapeOf(const ForwardInputs& inputs);
-
-// Each value once, by its bits, in the order in which they come.
-std::vector<float> Different(const std::vector<float>& values);
 
 // The diffusion transformer of Qwen-Image, written once for every device and dtype.
 //
@@ -72,9 +42,6 @@ class QwenImageDiT {
 
   // Those that a Forward whose Modulation is known does without, in execution order.
   const std::vector<ModuleIndex>& modulation_modules() const { return modulation_modules_; }
-
-  // The timestep of each item, as the model sees it: rounded as activations are, where the model's numerics want that.
-  std::vector<float> TimestepsOf(const ForwardInputs& inputs, at::ScalarType arithmetic) const;
 
   // What print(model) shows in Python.
   const std::string& tree() const { return tree_; }
@@ -135,8 +102,6 @@ class QwenImageDiT {
         conditioning;  // Of each timestep: SiLU of its embedding, [1, width]. Empty: modulation is known.
     const Modulation* modulation = nullptr;
   };
-  struct Item;
-  struct Prepared;
 
   // Queries, keys and values, [tokens, width]: of text and image tokens, of some, or views of either part.
   struct Projections {
@@ -144,10 +109,7 @@ class QwenImageDiT {
   };
 
   Parts FindParts() const;
-  // On the CPU, in the activations' dtype.
-  Prepared Prepare(const ForwardInputs& inputs, at::ScalarType dtype, const Modulation* modulation) const;
-  Prepared MetaInputs(const ForwardShape& shape, at::ScalarType arithmetic) const;
-  Task<Stream> Enter(Prepared inputs, WeightSource& weights) const;
+  Task<Stream> Enter(PreparedInputs inputs, WeightSource& weights) const;
   // Of each item: what `module` makes of its timestep, `columns` from `first` on of a row. Kept, or made here.
   Task<std::vector<at::Tensor>> Modulate(const Stream& x, ModuleIndex module, int64_t first, int64_t columns,
                                          WeightSource& weights) const;
@@ -165,7 +127,7 @@ class QwenImageDiT {
                             WeightSource& weights) const;
   // Of all tokens, or the last ones.
   std::vector<at::Tensor> Attend(Projections joint, const std::vector<at::Tensor>& rotary) const;
-  Task<std::vector<at::Tensor>> Run(Prepared inputs, size_t blocks, StepCaches* caches, TensorMover* mover,
+  Task<std::vector<at::Tensor>> Run(PreparedInputs inputs, size_t blocks, StepCaches* caches, TensorMover* mover,
                                     WeightSource& weights) const;
 
   QwenImageDiTConfig config_;
@@ -175,9 +137,6 @@ class QwenImageDiT {
   Parts parts_;
   std::string tree_;
 };
-
-// Patches [B, H/16 * W/16, 64] to latents [B, 16, H/8, W/8].
-at::Tensor Unpatchify(const at::Tensor& patches, const QwenImageDiTConfig& config, int64_t height, int64_t width);
 
 }  // namespace ditserve
 

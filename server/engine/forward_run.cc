@@ -189,7 +189,7 @@ void ForwardRun::FindWhatLapsKeep() {
   at_step.activations = call_.inputs.activations;
   for (int64_t lap = 0; lap < timesteps.size(0); ++lap) {
     at_step.timestep = timesteps.narrow(0, lap, 1);
-    lap_timesteps_.push_back(model_.dit->TimestepsOf(at_step, arithmetic_).front());
+    lap_timesteps_.push_back(TimestepsOf(at_step, model_.dit->config(), arithmetic_).front());
     lap_keeps_.push_back(modulation_->Keeps(lap_timesteps_.back()));
   }
 }

@@ -216,12 +216,13 @@ class LocalEngineImpl final : public LocalEngine {
     ModulationKey like = {model.id, residency_->FormsOf(model.id, profile, device, model.dit->modulation_modules()),
                           DTypeOf(arithmetic)};
     const ForwardCall& forward = call.call();
-    const std::vector<float> first = Different(model.dit->TimestepsOf(forward.inputs, arithmetic));
+    const std::vector<float> first = Distinct(TimestepsOf(forward.inputs, model.dit->config(), arithmetic));
     if (!forward.denoising) return {on.modulation.get(), std::move(like), first, first.size()};
     ForwardInputs all;
     all.timestep = LoopTimesteps(*forward.denoising, forward.inputs.latents.scalar_type());
     all.activations = forward.inputs.activations;
-    return {on.modulation.get(), std::move(like), Different(model.dit->TimestepsOf(all, arithmetic)), first.size()};
+    return {on.modulation.get(), std::move(like), Distinct(TimestepsOf(all, model.dit->config(), arithmetic)),
+            first.size()};
   }
   Planner PlannerOf(int device, ServedModel& model) const {
     return Planner(*residency_, *devices_[static_cast<size_t>(device)].device, model);

@@ -166,10 +166,10 @@ TEST(QwenImageDiTTest, TimestepsAreRoundedWhereTheNumericsRoundThem) {
   QwenImageDiTConfig config = TinyConfig();
   ForwardInputs inputs = MakeInputs(config, 2, 32, 32, 1);
   inputs.timestep = at::stack({at::full({}, 0.5001f), at::full({}, 0.5002f)});
-  EXPECT_THAT(QwenImageDiT(config).TimestepsOf(inputs, at::kBFloat16), ::testing::ElementsAre(0.5001f, 0.5002f));
+  EXPECT_THAT(TimestepsOf(inputs, config, at::kBFloat16), ::testing::ElementsAre(0.5001f, 0.5002f));
   config.numerics = Numerics::kDiffusers;
-  EXPECT_THAT(QwenImageDiT(config).TimestepsOf(inputs, at::kBFloat16), ::testing::ElementsAre(0.5f, 0.5f));
-  EXPECT_THAT(QwenImageDiT(config).TimestepsOf(inputs, at::kFloat), ::testing::ElementsAre(0.5001f, 0.5002f));
+  EXPECT_THAT(TimestepsOf(inputs, config, at::kBFloat16), ::testing::ElementsAre(0.5f, 0.5f));
+  EXPECT_THAT(TimestepsOf(inputs, config, at::kFloat), ::testing::ElementsAre(0.5001f, 0.5002f));
 }
 
 TEST(QwenImageDiTTest, TokensThatDoNotCountNeverChangeAResult) {
