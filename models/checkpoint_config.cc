@@ -64,7 +64,7 @@ int64_t CountBlocks(absl::Span<const StoredTensor> tensors) {
     const std::vector<std::string> parts = absl::StrSplit(tensor.name, absl::MaxSplits('.', 2));
     int64_t index = 0;
     if (parts.size() == 3 && parts[0] == "transformer_blocks" && absl::SimpleAtoi(parts[1], &index)) {
-      blocks = std::clamp(index + 1, blocks, kMaxBlocks);
+      blocks = std::max(blocks, std::min(index, kMaxBlocks - 1) + 1);
     }
   }
   return blocks;

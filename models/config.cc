@@ -16,6 +16,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr int64_t kMaxLayers = 1000;
+constexpr int kMaxDepth = 32;           // Of values in values: a message that shows one goes as deep.
 constexpr int64_t kMaxWidth = 1 << 16;  // Of any dimension: no product of two or three of them overflows.
 
 absl::Status Wrong(absl::string_view key, absl::string_view what) {
@@ -29,13 +30,19 @@ std::string Shown(const Json& value) { return value.dump(-1, ' ', /*ensure_ascii
 absl::StatusOr<Json> ParseObject(absl::string_view text) {
   std::set<std::string> keys;
   std::string duplicate;
+  bool too_deep = false;
   const auto watch = [&](int depth, Json::parse_event_t event, Json& parsed) {
+    if (depth > kMaxDepth) {
+      too_deep = true;
+      return false;  // Is not kept.
+    }
     if (depth == 1 && event == Json::parse_event_t::key && !keys.insert(parsed.get<std::string>()).second) {
       duplicate = parsed.get<std::string>();
     }
     return true;
   };
   Json json = Json::parse(text.begin(), text.end(), watch, /*allow_exceptions=*/false);
+  if (too_deep) return absl::InvalidArgumentError(absl::StrCat("config.json: more than ", kMaxDepth, " values deep"));
   if (!duplicate.empty()) return Wrong(Printable(duplicate), "the key stands twice");
   if (!json.is_object()) return absl::InvalidArgumentError("config.json: not a JSON object");
   return json;

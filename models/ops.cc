@@ -224,13 +224,15 @@ void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
   }
 }
 
-// Float32 products are independent of other rows, and reading the weights takes as long for many as for one.
+// Reading the weights takes as long for some rows as for one. Our own products have the bits of each row's own: those
+// in float32 while there are few.
 void LinearEachInto(const Batch& rows, const Weights& linear, const Batch& out) {
-  constexpr size_t kAtATime = 32;
-  const bool are_floats = rows.front().scalar_type() == at::kFloat && DeviceTypeOf(rows.front()) == at::kCPU;
-  if (rows.size() == 1 || !are_floats) return LinearInto(rows, linear, out);
-  for (size_t begin = 0; begin < rows.size(); begin += kAtATime) {
-    const size_t count = std::min(kAtATime, rows.size() - begin);
+  const at::Tensor& first = rows.front();
+  const bool ours = first.scalar_type() == at::kFloat || first.scalar_type() == at::kBFloat16;
+  const bool joins = ours && DeviceTypeOf(first) == at::kCPU && !IsFloat8Product(first, linear.weight());
+  if (rows.size() == 1 || !joins) return LinearInto(rows, linear, out);
+  for (size_t begin = 0; begin < rows.size(); begin += kJoinedRows) {
+    const size_t count = std::min(kJoinedRows, rows.size() - begin);
     const at::Tensor products = Linear({at::cat(at::TensorList(rows).slice(begin, count))}, linear).front();
     for (size_t i = 0; i < count; ++i) out[begin + i].copy_(products.narrow(0, static_cast<int64_t>(i), 1));
   }

@@ -21,6 +21,9 @@ Batch Linear(const Batch& x, const Weights& linear);
 // The same, written to existing memory.
 void LinearInto(const Batch& x, const Weights& linear, const Batch& out);
 
+// Rows that are multiplied at a time: fewer than MatmulFewRows on any processor.
+inline constexpr size_t kJoinedRows = 23;
+
 // The same for single rows, none of which depends on how many others there are.
 void LinearEachInto(const Batch& rows, const Weights& linear, const Batch& out);
 

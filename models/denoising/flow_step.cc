@@ -3,12 +3,6 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/scalar_tensor.h>
 
-#include <string>
-
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "core/base/error_details.h"
-
 namespace ditserve {
 namespace {
 
@@ -22,16 +16,6 @@ at::Tensor Mix(const at::Tensor& outside, const at::Tensor& inside, const at::Te
   return mask.neg().add(1).mul(outside).add(mask.mul(inside));
 }
 
-std::string Print(const at::Tensor& x) {
-  return absl::StrCat("[", absl::StrJoin(x.sizes(), ", "), "] ", c10::toString(x.scalar_type()));
-}
-
-// Whether x has the latents' dtype and sizes, but for channels, and maybe one item for all of a batch.
-bool GoesWith(const at::Tensor& x, const at::Tensor& latents, int64_t channels) {
-  return x.scalar_type() == latents.scalar_type() && x.dim() == 4 && (x.size(0) == 1 || x.size(0) == latents.size(0)) &&
-         x.size(1) == channels && x.size(2) == latents.size(2) && x.size(3) == latents.size(3);
-}
-
 }  // namespace
 
 at::Tensor ModelTimestep(float timestep, int64_t batch, at::ScalarType dtype) {
@@ -43,22 +27,6 @@ at::Tensor NoisedImage(Numerics numerics, const at::Tensor& image, const at::Ten
   const at::Tensor s = Rounded(sigma, dtype);
   const at::Tensor rest = numerics == Numerics::kDiffusers ? s.neg().add(1) : Rounded(1 - sigma, dtype);
   return s.mul(noise).add(rest.mul(image));
-}
-
-absl::Status CheckInpainting(const Inpainting& inpainting, const at::Tensor& latents) {
-  if (!GoesWith(inpainting.image, latents, latents.size(1))) {
-    return FieldError("image",
-                      absl::StrCat(Print(inpainting.image), ", expected ", Print(latents), " or one item of it"));
-  }
-  if (!GoesWith(inpainting.mask, latents, 1)) {
-    return FieldError("mask",
-                      absl::StrCat(Print(inpainting.mask), ", expected one channel of latents ", Print(latents)));
-  }
-  // (NaN is neither.)
-  if (!inpainting.mask.ge(0).logical_and(inpainting.mask.le(1)).all().item<bool>()) {
-    return FieldError("mask", "has values outside [0, 1]");
-  }
-  return absl::OkStatus();
 }
 
 at::Tensor FlowStep(Numerics numerics, const FlowSchedule& schedule, int64_t step, const at::Tensor& latents,

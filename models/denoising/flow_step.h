@@ -33,10 +33,6 @@ struct Inpainting {
   at::Tensor mask;   // 1 where the image is made anew, 0 where it stays, or in between; [B or 1, 1, H/8, W/8].
 };
 
-// Errors: InvalidArgument of field "mask" or "image": a shape or dtype that does not go with latents such as these, a
-// value of the mask outside [0, 1].
-absl::Status CheckInpainting(const Inpainting& inpainting, const at::Tensor& latents);
-
 // The latents after step `step` of the schedule: x + (sigmas[step + 1] - sigmas[step]) v. The product is rounded to the
 // loop's dtype before the sum is; diffusers rounds the difference of the sigmas before that. `velocity`: what the model
 // predicts, guided. `inpainting`: null where everything is made anew; checked before.

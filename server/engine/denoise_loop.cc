@@ -20,9 +20,10 @@ namespace {
 // rounding is the references'. Counted generously; a picture's latents are small beside a pass.
 constexpr int64_t kLatentsInFlight = 24;
 
-at::Tensor NoiseOf(const std::vector<uint64_t>& seeds, int64_t batch, int64_t height, int64_t width,
-                   at::ScalarType dtype) {
-  absl::StatusOr<at::Tensor> noise = SeededNoise(seeds, batch, height, width, dtype);
+// For such latents.
+at::Tensor NoiseOf(const std::vector<uint64_t>& seeds, const at::Tensor& latents) {
+  absl::StatusOr<at::Tensor> noise = SeededNoise(seeds, latents.size(0), latents.size(1), latents.size(2) * 8,
+                                                 latents.size(3) * 8, latents.scalar_type());
   if (!noise.ok()) throw StatusError(noise.status());
   return *std::move(noise);
 }
@@ -71,7 +72,7 @@ Task<at::Tensor> DenoiseLoop(const QwenImageDiTConfig& config, const ForwardInpu
   const at::ScalarType dtype = inputs.latents.scalar_type();
   const int64_t batch = inputs.latents.size(0), items = what.guidance ? 2 * batch : batch;
   const int64_t height = inputs.latents.size(2) * 8, width = inputs.latents.size(3) * 8;
-  const at::Tensor noise = what.seeds.empty() ? at::Tensor() : NoiseOf(what.seeds, batch, height, width, dtype);
+  const at::Tensor noise = what.seeds.empty() ? at::Tensor() : NoiseOf(what.seeds, inputs.latents);
   const at::Tensor image = Copied(what.image);
   at::Tensor latents;
   switch (what.start) {

@@ -45,7 +45,7 @@ ModulationCache::RowPtr ModulationCache::Find(const ModulationKey& key) {
 
 ModulationCache::RowPtr ModulationCache::Add(const ModulationKey& key, int64_t bytes) {
   const absl::MutexLock lock(&mutex_);
-  if (rows_.contains(key)) return nullptr;
+  if (bytes > buffer_.size_bytes() || rows_.contains(key)) return nullptr;
   std::optional<int64_t> offset = region_.Take(bytes);
   while (!offset && EvictOne()) offset = region_.Take(bytes);
   if (!offset) return nullptr;

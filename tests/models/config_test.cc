@@ -129,6 +129,14 @@ TEST(ConfigTest, RefusesWhatIsNoObject) {
   }
 }
 
+TEST(ConfigTest, RefusesWhatIsNestedDeep) {
+  constexpr size_t kDepth = 400'000;  // Whoever went into each of them by a call would have no stack left.
+  for (const char* key : {"num_layers", "_class_name", "axes_dims_rope"}) {
+    ExpectRefused(absl::StrCat("{\"", key, "\": ", std::string(kDepth, '['), std::string(kDepth, ']'), "}"),
+                  "config.json: more than 32 values deep");
+  }
+}
+
 TEST(ConfigTest, RefusesWhatIsNoIntegerInRange) {
   for (const char* key : {"num_layers", "attention_head_dim", "num_attention_heads", "joint_attention_dim",
                           "in_channels", "out_channels", "patch_size"}) {

@@ -22,9 +22,11 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "core/residency/lease.h"
 #include "core/storage/module.h"
 #include "models/activation_memory.h"
+#include "models/kernels/matmul.h"
 #include "models/seeded_values.h"
 #include "models/weights.h"
 
@@ -110,6 +112,27 @@ TEST(OpsTest, ProductsAreAddedWhateverTheWidthOfTheirInput) {
 }
 
 // As both references do: diffusers' transformer has a function that rounds the frequencies too, and calls another.
+// A schedule's rows are made together, and one that is made again has the same bits.
+TEST(OpsTest, ARowHasTheSameBitsAmongAnyNumberOfOthers) {
+  const c10::InferenceMode no_autograd;
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const Batch parameters = {Seeded("weight", {300, 200}, at::kBFloat16), Seeded("bias", {300}, at::kBFloat16)};
+    const Weights linear = WeightsOf(parameters);
+    Batch rows, out, one(1);
+    for (int64_t i = 0; i < 3 * static_cast<int64_t>(kJoinedRows) + 2; ++i) {
+      rows.push_back(Seeded(absl::StrCat("row ", i), {1, 200}, dtype));
+      out.push_back(at::empty({1, 300}, rows.back().options()));
+    }
+    LinearEachInto(rows, linear, out);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      one[0] = at::empty({1, 300}, rows[i].options());
+      LinearInto({rows[i]}, linear, one);
+      EXPECT_TRUE(at::equal(out[i], one[0])) << dtype << ", row " << i;
+    }
+  }
+  for (const Isa isa : Isas()) EXPECT_LT(static_cast<int64_t>(kJoinedRows), MatmulFewRows(isa)) << "that one too";
+}
+
 TEST(OpsTest, TimeChannelsAreMadeInFloat32OfANarrowTimestep) {
   const c10::InferenceMode no_autograd;
   const at::Tensor frequencies = at::exp(at::arange(128, at::kFloat).mul(-std::log(10000.0)).div(128));

@@ -517,12 +517,17 @@ TEST(QwenImageDiTTest, TheActivationPeakHasTheOutputInTheLatentsDtype) {
   EXPECT_GE(model.ActivationPeakBytes(shape, at::kBFloat16), kTokens * 64 * (2 + 2 + 4));
 }
 
-TEST(QwenImageDiTTest, TheWorkOfEachModuleIsWhatIsComputedUntilTheNextOne) {
+class WorkTest : public ::testing::TestWithParam<at::ScalarType> {};
+
+INSTANTIATE_TEST_SUITE_P(QwenImageDiT, WorkTest, ::testing::Values(at::kFloat, at::kBFloat16),
+                         [](const auto& info) { return std::string(Name(DTypeOf(info.param))); });
+
+TEST_P(WorkTest, OfEachModuleIsWhatIsComputedUntilTheNextOne) {
   QwenImageDiTConfig config = TinyConfig();
   config.num_layers = 5;
   const QwenImageDiT model(config);
   const auto work_of = [&](const ForwardShape& shape) {
-    const std::vector<double> work = model.WorkOf(shape, at::kFloat);
+    const std::vector<double> work = model.WorkOf(shape, GetParam());
     EXPECT_EQ(work.size(), model.modules().size());
     std::map<std::string, double> by_path;
     for (size_t i = 0; i < work.size(); ++i) by_path[model.modules()[i].path] = work[i];

@@ -40,7 +40,7 @@ class Loop {
     options.steps = description["steps"].get<int64_t>();
     options.strength = description["strength"].get<double>();
     schedule_ = *MakeFlowSchedule(options, height_ / 16 * (width_ / 16));
-    noise_ = *SeededNoise(description["seeds"].get<std::vector<uint64_t>>(), batch_, height_, width_, dtype_);
+    noise_ = *SeededNoise(description["seeds"].get<std::vector<uint64_t>>(), batch_, 16, height_, width_, dtype_);
   }
 
   // Of processors that round them in other ways than this one.
@@ -56,9 +56,6 @@ class Loop {
   std::vector<at::Tensor> Run(const at::Tensor& mask) const {
     const at::Tensor image = Seeded(0, "image", noise_.sizes()).to(dtype_);
     const Inpainting inpainting{image, noise_, mask};
-    if (kind_ == "inpaint") {
-      EXPECT_THAT(CheckInpainting(inpainting, noise_), IsOk());
-    }
     std::vector<at::Tensor> latents = {kind_ == "text" ? noise_
                                                        : NoisedImage(numerics_, image, noise_, schedule_.sigmas[0])};
     for (int64_t i = 0; i < schedule_.steps(); ++i) {
@@ -155,25 +152,6 @@ TEST(FlowStepTest, InputsStayAsTheyAre) {
     FlowStep(numerics, schedule, 3, latents, velocity, &inpainting);
     EXPECT_TRUE(at::equal(latents, x("x")) && at::equal(velocity, x("v")));
     EXPECT_TRUE(at::equal(inpainting.image, x("image")) && at::equal(inpainting.noise, x("noise")));
-  }
-}
-
-TEST(FlowStepTest, NamesTheTensorOfAnInpaintingThatIsWrong) {
-  const at::Tensor latents = at::zeros({2, 16, 4, 6}, at::kBFloat16), mask = at::zeros({1, 1, 4, 6}, at::kBFloat16);
-  const auto expect = [&](const at::Tensor& image, const at::Tensor& some_mask, const std::string& field,
-                          const std::string& part) {
-    const absl::Status status = CheckInpainting({image, latents, some_mask}, latents);
-    EXPECT_THAT(status, StatusIs(absl::StatusCode::kInvalidArgument, part));
-    EXPECT_EQ(FieldOf(status), field);
-  };
-  EXPECT_THAT(CheckInpainting({latents, latents, mask}, latents), IsOk());
-  EXPECT_THAT(CheckInpainting({latents[0].unsqueeze(0), latents, mask.expand({2, 1, 4, 6})}, latents), IsOk());
-  expect(at::zeros({3, 16, 4, 6}, at::kBFloat16), mask, "image", "[3, 16, 4, 6] BFloat16, expected [2, 16, 4, 6]");
-  expect(latents.to(at::kFloat), mask, "image", "Float, expected [2, 16, 4, 6] BFloat16");
-  expect(latents, at::zeros({1, 16, 4, 6}, at::kBFloat16), "mask", "expected one channel of latents");
-  expect(latents, at::zeros({1, 1, 6, 4}, at::kBFloat16), "mask", "[1, 1, 6, 4] BFloat16");
-  for (const double value : {-0.01, 1.01, std::nan("")}) {
-    expect(latents, at::full({1, 1, 4, 6}, value, at::kBFloat16), "mask", "has values outside [0, 1]");
   }
 }
 

@@ -29,7 +29,7 @@ class DenoiseTest : public LocalEngineTest {
     options.steps = steps;
     call.denoising.emplace();
     call.denoising->schedule = *MakeFlowSchedule(options, (kSide / 16) * (kSide / 16));
-    call.inputs.latents = *SeededNoise({7}, batch, kSide, kSide, at::kFloat);
+    call.inputs.latents = *SeededNoise({7}, batch, 16, kSide, kSide, at::kFloat);
     call.inputs.timestep = LoopTimesteps(*call.denoising, at::kFloat).narrow(0, 0, 1).expand({batch}).contiguous();
     // Prompts of different lengths.
     const at::Tensor prompts = SeededPrompts(2 * batch);

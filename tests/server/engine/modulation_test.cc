@@ -169,7 +169,14 @@ TEST_F(ModulationCacheTest, WhatIsHeldOrMadeStays) {
   held.reset();
   EXPECT_NE(cache_->Add(Key(3), 2048), nullptr);
   EXPECT_EQ(cache_->Find(Key(1)), nullptr);
-  EXPECT_EQ(cache_->Add(Key(4), 8192), nullptr) << "more than there is";
+}
+
+TEST_F(ModulationCacheTest, NothingGoesForARowThatNeverFits) {
+  auto row = cache_->Add(Key(1), 4096);
+  cache_->Publish(row);
+  row.reset();
+  EXPECT_EQ(cache_->Add(Key(2), 8192), nullptr);
+  EXPECT_NE(cache_->Find(Key(1)), nullptr);
 }
 
 TEST_F(ModulationCacheTest, WhatIsAbandonedIsFree) {
