@@ -62,6 +62,8 @@ class Arena {
  public:
   // Addresses are free of charge; with so many times those that the memory has, none are too scattered.
   static constexpr int64_t kAddressesPerByte = 16;
+  // With fewer than these it could not be told that a copy fits.
+  static constexpr int64_t kFewestAddressesPerByte = 2;
   // Where a host has huge pages they have this size; parts of so many bytes begin with one.
   static constexpr int64_t kHugePageBytes = 2 << 20;
 

@@ -29,11 +29,11 @@ Admission::Admission(PolicyState& state, Room& room, Idle& idle)
 absl::Status Admission::CheckFits(Memory device, const RideBytes& bytes) const {
   const MemoryBudget& budget = budgets_[Index(device)];
   if (bytes.activations > budget.configured_bytes - budget.fixed_bytes - bytes.widest) {
-    return WithShortage(
-        absl::FailedPreconditionError(absl::StrCat(
-            "the request takes ", bytes.activations, " bytes of device memory for activations and ", bytes.widest,
-            " to stream the model through; the device budget is ", budget.configured_bytes, " bytes")),
-        {device, budget.fixed_bytes + bytes.widest + bytes.activations, budget.configured_bytes});
+    return WithShortage(absl::FailedPreconditionError(absl::StrCat(
+                            "the request takes ", bytes.activations, " bytes of device memory for activations and ",
+                            bytes.widest, " to stream the model through, beside the ", budget.fixed_bytes,
+                            " that the server always takes; the device budget is ", budget.configured_bytes, " bytes")),
+                        {device, budget.fixed_bytes + bytes.widest + bytes.activations, budget.configured_bytes});
   }
   const MemoryBudget& host = budgets_[Index(Memory::kHost)];
   if (bytes.host == 0 || bytes.host <= host.configured_bytes - host.fixed_bytes) return absl::OkStatus();
@@ -44,7 +44,7 @@ absl::Status Admission::CheckFits(Memory device, const RideBytes& bytes) const {
 }
 
 // A place is had, on a device that lets nobody else in before, by whoever is let in at once; in a full queue by whoever
-// is more urgent than the last of those who wait, which is sent away.
+// is more urgent than the last of those who wait, which is sent away. Who has waited long is not.
 absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& actions) {
   int waiting = 0;
   PolicyRider* last = nullptr;
@@ -53,7 +53,7 @@ absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& acti
     if (other.stage != PolicyRider::Stage::kWaiting) continue;
     ++waiting;
     alone &= other.itinerary->device != rider.itinerary->device;
-    if (last == nullptr || other.priority >= last->priority) last = &other;
+    if (last == nullptr || GoesBefore(*last, other)) last = &other;
   }
   if (waiting < options_.max_waiting) return absl::OkStatus();
   const DeviceState& device = devices_[Index(rider.itinerary->device) - 1];
@@ -67,7 +67,9 @@ absl::Status Admission::MakePlaceInQueue(const PolicyRider& rider, Actions& acti
     return absl::OkStatus();
   }
   const bool has_place = waiting <= options_.max_waiting;  // And was not just about to be let in beyond it.
-  if (!has_place || last == nullptr || last->priority <= rider.priority) return QueueIsFull(device, waiting);
+  if (!has_place || last == nullptr || last->priority <= rider.priority || !GoesBefore(rider, *last)) {
+    return QueueIsFull(device, waiting);
+  }
   EndRider(*last, QueueIsFull(devices_[Index(last->itinerary->device) - 1], waiting), actions);
   return absl::OkStatus();
 }
@@ -359,6 +361,7 @@ void Admission::Leave(PolicyRider& rider, int64_t lost_bytes, Actions& actions) 
   copies_.FulfilAll(rider.id);
   rider.stage = PolicyRider::Stage::kEnding;
   if (device.planned_for == &rider) device.planned_for = nullptr;
+  if (device.elder.rider == &rider) room_.ReserveFor(device, nullptr);
   BeginThoseAfter(rider, actions);
   const bool admitted = rider.admitted;
   if (admitted) GiveUp(device, rider, lost_bytes, actions);

@@ -41,7 +41,7 @@ struct Copy {
   const CopyKey key;
   const int64_t bytes;
   const int64_t grown_bytes;                 // Of these, what was not in its memory's cache when it was placed.
-  bool streams = false;                      // It was loaded for who passes, not to stay.
+  bool streams = false;                      // It was loaded for who passes, and may not stay.
   bool used = false;                         // An operation has read it.
   bool may_stay = false;                     // By the last plan, for somebody who rides.
   bool rests = false;                        // A profile that was used rests here.

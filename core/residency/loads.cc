@@ -112,8 +112,8 @@ bool Loads::TryLoad(DeviceState& device, const Claim& claim, Actions& actions) {
     source = FindSource(itinerary, claim.module, &loading);
     if (source == nullptr && loading) return true;  // Read once: made from what arrives.
   }
-  Copy& computable =
-      room_.Place({itinerary.weights, claim.module, route.compute, device.memory}, bytes, /*streams=*/true);
+  const CopyKey key = {itinerary.weights, claim.module, route.compute, device.memory};
+  Copy& computable = room_.Place(key, bytes, /*streams=*/!room_.MayStay(key));  // (Another may keep it.)
   Start(device, *claim.rider, claim.module, source, computable, actions);
   return true;
 }

@@ -129,9 +129,13 @@ absl::StatusOr<std::optional<Pin>> Policy::Acquire(PolicyRider& rider, ModuleInd
   if (!rider.ended.ok()) return rider.ended;
   // It was passed all the same, by a copy that was loaded for another.
   if (rider.load_error && rider.load_error->first < module) rider.load_error.reset();
-  if (rider.load_error && rider.load_error->first == module) return rider.load_error->second;
   Copy* const copy = sweeps_.FindComputable(*rider.itinerary, module);
-  if (copy != nullptr && copy->ready() && !copy->doomed) {
+  const bool is_there = copy != nullptr && copy->ready() && !copy->doomed;
+  if (rider.load_error && rider.load_error->first == module) {
+    if (!is_there) return rider.load_error->second;
+    rider.load_error.reset();  // It was loaded for another since.
+  }
+  if (is_there) {
     std::optional<Pin> pin = Pin(*copy);
     if (passes_over || decides) Decide(actions);  // What can be loaded now is other than it was.
     return pin;
@@ -368,6 +372,9 @@ absl::Status Policy::Check() const {
     if (copy->streams) streaming[Index(copy->key.memory)] += copy->bytes;
     if (copy->may_stay != room_.MayStay(copy->key)) {
       return absl::InternalError(absl::StrCat("copy ", copy->id, " may ", copy->may_stay ? "not " : "", "stay"));
+    }
+    if (copy->streams && copy->may_stay) {
+      return absl::InternalError(absl::StrCat("copy ", copy->id, " stays, and takes of the window"));
     }
   }
   for (const PolicyRider& rider : sweeps_.riders()) {

@@ -44,7 +44,7 @@ void ResidencyManager::ApplyLocked(Deferred& deferred) {
   }
   actions_.clear();
   next_tick_ = policy_.NextTick();
-  if (!still_read_.empty()) next_tick_ = std::min(next_tick_, clock_->Now() + kLookAgain);
+  next_tick_ = std::min(next_tick_, look_again_);
   if (next_tick_ < sleeps_until_) sooner_.Ring();
 }
 
@@ -159,7 +159,8 @@ void ResidencyManager::Prepare(RiderState* rider) {
     if (absl::IsResourceExhausted(prepared) && rider->policy->ended.ok()) {
       RefuseLocked(*rider, prepared);
     } else {
-      deferred.posts.push_back(AdmissionOf(*rider, std::move(prepared)));
+      const absl::Status& ended = rider->policy->ended;  // Why it goes, whatever became of its memory.
+      deferred.posts.push_back(AdmissionOf(*rider, ended.ok() ? std::move(prepared) : ended));
     }
     ApplyLocked(deferred);
   }
@@ -228,6 +229,8 @@ void ResidencyManager::Finish(Deferred deferred) {
       { const Reservation freed = std::move(each->reservation); }
       policy_.Freed(each->memory, bytes, clock_->Now(), actions_);
     }
+    // However often something else happens meanwhile.
+    if (still_read != trimmed.end()) look_again_ = std::min(look_again_, clock_->Now() + kLookAgain);
     std::move(still_read, trimmed.end(), std::back_inserter(still_read_));
     ApplyLocked(deferred);
   }

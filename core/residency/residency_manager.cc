@@ -100,7 +100,10 @@ void ResidencyManager::Tick() {
   Deferred deferred;
   {
     const absl::MutexLock lock(&mutex_);
-    deferred.trimmed = std::exchange(still_read_, {});
+    if (look_again_ <= clock_->Now()) {
+      look_again_ = absl::InfiniteDuration();
+      deferred.trimmed = std::exchange(still_read_, {});
+    }
     policy_.Tick(clock_->Now(), actions_);
     ApplyLocked(deferred);
   }

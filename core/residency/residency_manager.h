@@ -280,6 +280,7 @@ class ResidencyManager {
   std::vector<int> leases_ ABSL_GUARDED_BY(mutex_);          // That riders hold, by device.
   std::vector<int64_t> computed_ ABSL_GUARDED_BY(mutex_);    // Modules since the start, by device.
   std::vector<absl::Duration> computed_until_ ABSL_GUARDED_BY(mutex_);  // When each executor last ended an operation.
+  absl::Duration look_again_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();  // At still_read_.
   absl::Duration next_tick_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();
   std::vector<absl::AnyInvocable<void() &&>> refusals_ ABSL_GUARDED_BY(mutex_);     // To be told by Keep.
   absl::Duration sleeps_until_ ABSL_GUARDED_BY(mutex_) = absl::InfiniteDuration();  // Of Keep.

@@ -232,6 +232,7 @@ void Room::Plan(DeviceState& device, const PolicyRider* admitting, Actions& acti
   for (const auto& copy : copies_.slots()) {
     if (copy == nullptr || (copy->key.memory != device.memory && !IsHost(copy->key.memory))) continue;
     copy->may_stay = MayStay(copy->key);
+    if (copy->may_stay && std::exchange(copy->streams, false)) Budget(copy->key.memory).streaming_bytes -= copy->bytes;
     DropUnlessWanted(*copy, actions);
   }
 }

@@ -88,7 +88,11 @@ absl::Status EngineDevice::WarmUp(Arena* host, Ledger* ledger, const Clock* cloc
 
 absl::StatusOr<std::unique_ptr<Arena>> MakeArena(Device* device, Memory memory) {
   DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device->MemoryStatusOf(memory));
-  return Arena::Make(device, memory, Arena::kAddressesPerByte * status.total_bytes);
+  // The more addresses, the fewer copies lie in pieces; on a machine of some terabytes there are not as many.
+  for (int64_t per_byte = Arena::kAddressesPerByte;; per_byte /= 2) {
+    absl::StatusOr<std::unique_ptr<Arena>> arena = Arena::Make(device, memory, per_byte * status.total_bytes);
+    if (arena.ok() || per_byte <= Arena::kFewestAddressesPerByte) return arena;
+  }
 }
 
 }  // namespace ditserve

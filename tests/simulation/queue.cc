@@ -13,9 +13,13 @@ constexpr int kPatienceInQueue = 8;
 
 }  // namespace
 
+bool Queue::IsPatient(const PolicyRider& rider, absl::Duration now) const {
+  return now - rider.joined < kPatienceInQueue * scenario_.options.ageing;
+}
+
 bool Queue::GoesBefore(const PolicyRider& a, const PolicyRider& b, absl::Duration now) const {
   const auto rank = [&](const PolicyRider& rider) {
-    const bool patient = now - rider.joined < kPatienceInQueue * scenario_.options.ageing;
+    const bool patient = IsPatient(rider, now);
     return std::tuple(patient, patient ? rider.priority : Priority::kInteractive, rider.joined, rider.id);
   };
   return rank(a) < rank(b);

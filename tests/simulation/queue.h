@@ -18,6 +18,8 @@ class Queue {
  public:
   Queue(const Scenario& scenario, const Policy& policy) : scenario_(scenario), policy_(policy) {}
 
+  // Whether its priority still counts: it has not waited long.
+  bool IsPatient(const PolicyRider& rider, absl::Duration now) const;
   // Null if nobody waits, or the first does not fit.
   const PolicyRider* HeadThatFits(Memory device, absl::Duration now) const;
   // Nobody was overtaken, on another device nobody who stood first there and waits for the host's memory alone, and who

@@ -148,10 +148,10 @@ absl::Status World::CheckRefusal(const Scenario::Client& client, const absl::Sta
   for (const auto& [id, ride] : rides_) {
     if (ride.rider->stage != PolicyRider::Stage::kWaiting) continue;
     ++waiting;
-    less_urgent += ride.rider->priority > client.request.priority;
+    less_urgent += ride.rider->priority > client.request.priority && queue_.IsPatient(*ride.rider, Now());
   }
   if (less_urgent > 0 && waiting <= scenario_.options.max_waiting) {
-    return absl::InternalError("a client is refused, and less urgent ones wait");
+    return absl::InternalError("a client is refused, and less urgent ones wait that came lately");
   }
   if (waiting < scenario_.options.max_waiting) {
     return absl::InternalError("a client is refused, and there is a place in the queue");

@@ -100,6 +100,24 @@ TEST_F(PolicyRoomTest, WhatStreamsGoesWithItsRider) {
 
 // --- what is loaded ahead
 
+// What somebody keeps was loaded for one who does not.
+TEST_F(PolicyRoomTest, WhatStaysTakesNothingOfTheWindow) {
+  PolicyOptions options;
+  options.max_loads = 8;
+  Make(std::vector<int64_t>(20, 10), 2 + 80, options);
+  PolicyRider& passes = Join(Request(1));
+  ArriveAll();
+  PolicyRider& keeps = Join(Keeping(1));
+  ArriveAll();
+  for (int module = 0; module < 3; ++module) {
+    Release(passes, Get(passes));
+    Release(keeps, Get(keeps));
+  }
+  const Pin held = Get(passes);
+  EXPECT_NE(CopyOf(weights_, 4), nullptr) << "it is loaded ahead";
+  CheckInvariants();
+}
+
 TEST_F(PolicyRoomTest, ThreeModulesAreLoadedAhead) {
   PolicyOptions options;
   options.max_loads = 8;

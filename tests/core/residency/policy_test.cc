@@ -128,6 +128,19 @@ TEST_F(PolicyTest, AFullQueueSendsTheLeastUrgentAwayForAMoreUrgentOne) {
   EXPECT_EQ(ends[0].rider, &waiting);
 }
 
+TEST_F(PolicyTest, WhoHasWaitedLongIsNotSentAway) {
+  PolicyOptions options;
+  options.max_waiting = 1;
+  Make({10, 10}, 100, options);
+  Join(Request(50));
+  Policy::JoinRequest batch = Request(80);
+  batch.priority = Priority::kBatch;
+  PolicyRider& waiting = Join(batch);
+  Wait((Admission::kPatience + 1) * kAgeing);
+  EXPECT_EQ(policy_->Join(Request(80), now_, actions_).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(waiting.ended.ok());
+}
+
 TEST_F(PolicyTest, OfTheLeastUrgentTheLastIsSentAway) {
   PolicyOptions options;
   options.max_waiting = 2;
@@ -204,6 +217,20 @@ TEST_F(PolicyTest, WhatFailedAheadIsNotLoadedAgainAndToldWhereItIsReached) {
   Release(rider, Get(rider));
   EXPECT_TRUE(Take<StartLoad>().empty());
   EXPECT_EQ(policy_->Acquire(rider, 1, now_, actions_).status().message(), "failed");
+}
+
+TEST_F(PolicyTest, WhatFailedIsForgottenOnceItIsThere) {
+  Make({10, 10}, 100);
+  PolicyRider& rider = Join(Request(1));
+  const std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 2u);
+  policy_->Failed(loads[1].load, absl::UnavailableError("failed"), now_, actions_);
+  Arrive(loads[0].load);
+  Join(Request(1));  // It asks for it anew.
+  ArriveAll();
+  ASSERT_NE(CopyOf(weights_, 1), nullptr);
+  Release(rider, Get(rider));
+  EXPECT_TRUE(policy_->Acquire(rider, 1, now_, actions_)->has_value());
 }
 
 TEST_F(PolicyTest, OfTwoFailuresTheNearerOneIsTold) {

@@ -41,6 +41,12 @@ class StandingDevice final : public FakeDevice {
     ++copies_;
     return std::make_shared<Copied>(this);
   }
+  // Operations stand as copies do.
+  absl::StatusOr<EventPtr> RecordOperations() override {
+    const absl::MutexLock lock(&mutex_);
+    if (copies_pass_) return nullptr;
+    return std::make_shared<Copied>(this);
+  }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
     if (!IsHost(memory)) {
       const absl::MutexLock lock(&mutex_);
@@ -137,6 +143,41 @@ TEST_F(ResidencyDevicesTest, ThoseWhoGoInStepReadHardlyAModuleTwice) {
   RecordProperty("reads", static_cast<int>(reads));
   EXPECT_LT(reads, kModules * 3 / 2) << "one that holds as many slots of the other as it may reads itself";
   EXPECT_EQ(one.account().disk_read_bytes + other.account().disk_read_bytes, reads * Fixture::kCopyBytes);
+}
+
+// What it was read for there is behind it; the copy on the host is whole.
+TEST_F(ResidencyDevicesTest, WhatIsOnTheHostIsTakenThoughTheDeviceThatItWasReadForStands) {
+  standing_->Stand(/*for_copies=*/true, /*for_memory=*/false);
+  Pass stands(fixture_, Fixture::HostOffload(), On(0));
+  standing_->AwaitCopies(1);
+  Pass goes_on(fixture_, Fixture::HostOffload(), On(1));
+  EXPECT_THAT(goes_on.Wait(), IsOk());
+  standing_->GoOn();
+  EXPECT_THAT(stands.Wait(), IsOk());
+}
+
+TEST_F(ResidencyDevicesTest, WhoIsCancelledWhileItsMemoryIsTakenIsToldWhyItEnded) {
+  standing_->Stand(/*for_copies=*/false, /*for_memory=*/true);
+  standing_->GiveAtMost(Memory::kDevice, 0);
+  Pass pass(fixture_, Fixture::Disk(), On(0));
+  pass.Cancel(absl::CancelledError("told"));
+  standing_->GoOn();
+  EXPECT_THAT(pass.Wait(), StatusIs(absl::StatusCode::kCancelled, "told"));
+}
+
+// Events come more often than somebody looks.
+TEST_F(ResidencyDevicesTest, WhatOperationsReadToTheirEndIsGivenBackWhateverElseHappens) {
+  EXPECT_THAT(Pass(fixture_, Fixture::Resident(), On(0)).Wait(), IsOk());
+  standing_->Stand(/*for_copies=*/true, /*for_memory=*/false);
+  EXPECT_THAT(Pass(fixture_, Fixture::Resident(), On(0)).Wait(), IsOk());
+  EXPECT_THAT(fixture_.manager->SetBudget(Memory::kDevice, Fixture::kCopyBytes), IsOk());
+  const auto held = [&] { return fixture_.ledger.Usage(Memory::kDevice).total_bytes(); };
+  EXPECT_GT(held(), Fixture::kCopyBytes);
+  standing_->GoOn();
+  for (const absl::Time end = absl::Now() + absl::Seconds(10); held() > Fixture::kCopyBytes && absl::Now() < end;) {
+    fixture_.manager->SetPressure(Memory::kHost, MemoryBudget::kUnlimited);
+  }
+  EXPECT_LE(held(), Fixture::kCopyBytes);
 }
 
 TEST_F(ResidencyDevicesTest, WhichGivesNoMemoryHoldsUpNoOther) {
