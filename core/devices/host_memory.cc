@@ -83,6 +83,7 @@ absl::StatusOr<MemoryStatus> ReadHostMemory(const std::string& root) {
     ApplyGroup(folder, version1 ? kVersion1 : kVersion2, memory);
   });
   if (StandsStill(root)) memory.available_bytes = 0;
+  if (const int64_t own = OwnHostMemoryBytes(root); own > 0) memory.own_bytes = own;
   return memory;
 }
 

@@ -2,6 +2,7 @@
 #define DITSERVE_CORE_DEVICES_HOST_MEMORY_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -12,6 +13,7 @@ namespace ditserve {
 struct MemoryStatus {
   int64_t total_bytes = 0;
   int64_t available_bytes = 0;
+  std::optional<int64_t> own_bytes = std::nullopt;  // Of the host's, what this process holds: as OwnHostMemoryBytes.
 };
 
 // The machine's memory as the kernel tells it under `root` (/proc, /sys/fs/cgroup), or that of the process's control

@@ -10,10 +10,12 @@ namespace {
 // Growing back by less is not worth the while.
 constexpr int64_t kSmallestGrowth = int64_t{64} << 20;
 
-// What of a memory is free beyond the reserve; less than 0 where others need some of what is used.
-absl::StatusOr<int64_t> SpareBytes(const Device& device, Memory memory) {
+// What of a memory is free beyond the reserve; less than 0 where others need some of what is used. Of the `booked`
+// bytes those that nobody has written yet are free still, and not to be had twice.
+absl::StatusOr<int64_t> SpareBytes(const Device& device, Memory memory, int64_t booked) {
   DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus status, device.MemoryStatusOf(memory));
-  return status.available_bytes - PressureGuard::ReserveBytes(device, memory, status.total_bytes);
+  const int64_t unwritten = std::max<int64_t>(booked - status.own_bytes.value_or(booked), 0);
+  return status.available_bytes - unwritten - PressureGuard::ReserveBytes(device, memory, status.total_bytes);
 }
 
 }  // namespace
@@ -28,7 +30,11 @@ int64_t PressureGuard::ReserveBytes(const Device& device, Memory memory, int64_t
 absl::Status PressureGuard::Check() {
   const ResidencySnapshot now = residency_.Snapshot();
   const MemoryUsage& host = now.host.usage;
-  DITSERVE_ASSIGN_OR_RETURN(int64_t host_spare, SpareBytes(*devices_.front(), Memory::kHost));
+  int64_t in_host_memory = host.total_bytes();
+  for (const Device* each : devices_) {
+    if (each->computes_in_host_memory()) in_host_memory += now.memory(each->memory()).usage.total_bytes();
+  }
+  DITSERVE_ASSIGN_OR_RETURN(int64_t host_spare, SpareBytes(*devices_.front(), Memory::kHost, in_host_memory));
   for (const Device* each : devices_) {
     const MemoryUsage& device = now.memory(each->memory()).usage;
     int64_t spare = 0;
@@ -39,7 +45,7 @@ absl::Status PressureGuard::Check() {
       spare = host_spare >= 0 ? std::min(host_spare, wants) : std::min<int64_t>(host_spare + host_can_lose, 0);
       host_spare -= spare;
     } else {
-      DITSERVE_ASSIGN_OR_RETURN(spare, SpareBytes(*each, each->memory()));
+      DITSERVE_ASSIGN_OR_RETURN(spare, SpareBytes(*each, each->memory(), device.total_bytes()));
     }
     Tell(each->memory(), device, std::max(device.total_bytes() + spare, residency_.least_bytes(each->memory())));
   }

@@ -122,9 +122,11 @@ class FakeDevice : public Device {
   int64_t granule_bytes(Memory) const override { return kHostPageBytes; }
 
   absl::StatusOr<MemoryStatus> MemoryStatusOf(Memory) const override {
-    return MemoryStatus{int64_t{1} << 40, available_bytes_};
+    return MemoryStatus{int64_t{1} << 40, available_bytes_, own_bytes_};
   }
   void SetAvailable(int64_t bytes) { available_bytes_ = bytes; }
+  // Set before anybody asks.
+  void SetOwn(int64_t bytes) { own_bytes_ = bytes; }
   absl::Status Health() override { return absl::OkStatus(); }
 
  protected:
@@ -170,6 +172,7 @@ class FakeDevice : public Device {
   const Memory memory_;
   const bool in_host_memory_;
   std::atomic<int64_t> available_bytes_ = int64_t{1} << 40;
+  std::optional<int64_t> own_bytes_;
   std::array<std::atomic<int64_t>, 2> most_given_ = {int64_t{1} << 40, int64_t{1} << 40};  // The host's first.
   std::atomic<int> fail_in_ = 0;
   std::atomic<int> fail_copy_in_ = 0;

@@ -102,6 +102,12 @@ class SharedMemoryPressureTest : public ::testing::Test {
 
 TEST_F(SharedMemoryPressureTest, WhereNothingIsFreeBothKeepWhatTheyHold) { CheckWith(0, kDeviceCopies, kHostCopies); }
 
+TEST_F(SharedMemoryPressureTest, WhatIsBookedAndNotYetWrittenIsNotGivenTwice) {
+  const auto booked = [&](Memory memory) { return fixture_.ledger.Usage(memory).total_bytes(); };
+  fixture_.device.SetOwn(booked(Memory::kHost) + booked(Memory::kDevice) - 2 * kCopy);
+  CheckWith(2, kDeviceCopies, kHostCopies);
+}
+
 TEST_F(SharedMemoryPressureTest, WhatOthersNeedIsGivenOnceAndByTheHostFirst) { CheckWith(-3, kDeviceCopies, 1); }
 
 TEST_F(SharedMemoryPressureTest, TheDeviceGivesWhatTheHostHasNot) { CheckWith(-5, kDeviceCopies - 1, 0); }
