@@ -114,7 +114,8 @@ def comparison(measure: Measure, binaries: Path, other: Path, rounds: int):
 def machine() -> str:
     facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
     facts = {key.strip(): value.strip() for key, value in facts.items()}
-    wide = "with AVX-512" if "avx512f" in facts["flags"] else "without AVX-512"
+    sets = [name for flag, name in (("avx512f", "AVX-512"), ("amx_bf16", "AMX")) if flag in facts["flags"].split()]
+    wide = f"with {' and '.join(sets)}" if sets else "without AVX-512"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (f"{os.cpu_count()} cores of {facts['model name']} (family {facts['cpu family']}, model {facts['model']}, "
             f"{wide}), {memory:.0f} GiB of memory, {platform.system()} {platform.release().split('-')[0]}")

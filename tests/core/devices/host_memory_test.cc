@@ -90,9 +90,13 @@ TEST_F(HostMemoryTest, OwnMemoryIsWhatNobodyElseCouldUse) {
   Write("proc/self/status",
         "Name:\tditserve\nVmRSS:\t    9000 kB\nRssAnon:\t    7000 kB\nRssFile:\t    1500 kB\nRssShmem:\t     500 kB\n");
   EXPECT_EQ(OwnHostMemoryBytes(root_.path()), int64_t{7000} * 1024) << "files' pages are the page cache's";
+  EXPECT_EQ(Read().own_bytes, int64_t{7000} * 1024);
 }
 
-TEST_F(HostMemoryTest, OwnMemoryThatTheKernelDoesNotTellIsNone) { EXPECT_EQ(OwnHostMemoryBytes(root_.path()), 0); }
+TEST_F(HostMemoryTest, OwnMemoryThatTheKernelDoesNotTellIsNone) {
+  EXPECT_EQ(OwnHostMemoryBytes(root_.path()), 0);
+  EXPECT_EQ(Read().own_bytes, std::nullopt);
+}
 
 TEST_F(HostMemoryTest, WhatThisProcessWritesIsItsOwn) {
   const std::vector<char> written(64 * kMiB, 'x');
