@@ -39,8 +39,9 @@ def serve(checkpoint: Path, one_thread: Path, tmp_path_factory: pytest.TempPathF
     """Starts a server of the narrow block, with these flags; a configuration of their own replaces `one_thread`."""
     with contextlib.ExitStack() as servers:
         # A socket's path has at most 107 bytes.
-        yield lambda *flags, numerics="diffsynth": servers.enter_context(Server(
-            tmp_path_factory.mktemp("s"), "--model", f"tiny={checkpoint},numerics={numerics}", "--config", one_thread, *flags))
+        yield lambda *flags, numerics="diffsynth": servers.enter_context(
+            Server(tmp_path_factory.mktemp("s"), "--model", f"tiny={checkpoint},numerics={numerics}",
+                   "--config", one_thread, *flags))
 
 
 @pytest.fixture(scope="session")
