@@ -19,6 +19,7 @@ ERRORS = ("NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR SETTINGS_TI
           "REFUSED_STREAM CANCEL COMPRESSION_ERROR CONNECT_ERROR ENHANCE_YOUR_CALM INADEQUATE_SECURITY HTTP_1_1_REQUIRED"
           ).split()
 WAIT_SECONDS = 30  # For a peer that neither reads, nor writes, nor closes.
+NOT_ACCEPTED = "not accepted"  # So begins the end of a connection that never was one.
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -121,8 +122,9 @@ class Connection:
                     raise ssl.SSLError("the peer does not speak HTTP/2")
             self._socket.setblocking(False)
         except OSError as error:
-            self.fate.end = f"not accepted: {error}"
+            self.fate.end = f"{NOT_ACCEPTED}: {error}"
         self.send(PREFACE + settings(self.first_settings))
+        self._greeting_bytes = self.bytes_sent
 
     def __enter__(self):
         return self
@@ -134,6 +136,11 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return not self.fate.end
+
+    @property
+    def has_sent(self) -> bool:
+        """Anything but what every connection begins with."""
+        return self.bytes_sent > self._greeting_bytes
 
     def next_stream(self) -> int:
         self.last_stream += 2 if self.last_stream else 1
