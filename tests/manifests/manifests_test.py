@@ -1,6 +1,6 @@
-"""deploy/kubernetes and deploy/helm: what is rendered is valid, keeps our rules, and is read by the real ditserve; the chart makes
-what the kustomizations make; the Dockerfile keeps to hadolint's. DITSERVE_BIN is the folder of ditserve. `run` runs this with the
-tools that it needs."""
+"""deploy/kubernetes and deploy/helm: what is rendered is valid, keeps our rules, and is read by the real ditserve; the chart
+makes what the kustomizations make; the Dockerfile keeps to hadolint's rules. DITSERVE_BIN is the folder of ditserve. `run` runs
+this with the tools that it needs."""
 
 import copy
 import functools
