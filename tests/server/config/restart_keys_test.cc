@@ -20,7 +20,7 @@ absl::StatusOr<ServerConfig> Parsed(const std::string& yaml) { return ParseConfi
 // A key with a value that is not the one of `running`, and what is told of it.
 struct Change {
   std::string yaml, told;
-  std::string running = "";
+  std::string running = {};
 };
 
 const std::vector<Change>& ChangesThatNeedARestart() {
