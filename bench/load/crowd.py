@@ -86,11 +86,11 @@ class Crowd:
             self._ended = True
             self._grown.notify_all()
 
-    def until(self, condition: Callable[[], object], what: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def until(self, condition: Callable[[], object], what: str) -> None:
         """Looks whenever a call has ended or an update come; gives up only on what hangs."""
         with self._grown:
-            if not self._grown.wait_for(lambda: self._ended or condition(), patience_seconds):
-                raise TimeoutError(f"waited for {patience_seconds} s in vain: {what}")
+            if not self._grown.wait_for(lambda: self._ended or condition(), PATIENCE_SECONDS):
+                raise TimeoutError(f"waited for {PATIENCE_SECONDS} s in vain: {what}")
             if self._ended:
                 raise RuntimeError(f"the clients have failed, with {self.process.wait()}")
 

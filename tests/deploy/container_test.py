@@ -161,6 +161,17 @@ class ContainerTest(unittest.TestCase):
             threads = min(math.ceil(processors), len(os.sched_getaffinity(0)))
             self.assertIn(f"cpu {threads} thread{'' if threads == 1 else 's'};", " ".join(told.split()))
 
+    def test_why_a_server_did_not_start_is_in_the_termination_log(self):
+        log = self.folder / "termination-log"  # As kubelet mounts it.
+        log.touch()
+        shutil.chown(log, *map(int, USER.split(":")))
+        ended = self.docker("run", "--rm", "--network=none", f"--user={USER}", "--read-only", "--cap-drop=ALL",
+                            f"--volume={log}:/dev/termination-log", self.image, "--model=one=/models/one",
+                            "--default-profile=none", check=False)
+        self.assertEqual(ended.returncode, 2, ended.stderr)
+        self.assertIn("no profile is named 'none'", log.read_text())
+        self.assertEqual(log.read_text().splitlines(), ended.stderr.splitlines()[-1:])
+
     def test_a_stop_answers_the_request_that_was_accepted(self):
         container = self.start("--no-healthcheck")
         container.forward(64)

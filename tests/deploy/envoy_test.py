@@ -173,6 +173,8 @@ class EnvoyTest(unittest.TestCase):
             print(f"\n{report}\n  {watch}\n  MiB: {memory}", file=sys.stderr)
             with self.subTest(name), HealthClient(self.target()) as client:
                 client.check()
+                self.assertEqual(report.faults(), [], report)
+                self.assertEqual(watch.failures, [], report)
                 for server in ("server 0", "server 1"):
                     self.assertLess(now[server] - before[server], MOST_GROWTH_BYTES, server)
         with self.load(clients=4) as load:

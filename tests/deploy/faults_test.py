@@ -362,7 +362,7 @@ class FaultsTest(unittest.TestCase):
             seen = len(crowd.updates)
             step_to(seconds)
             crowd.await_answers(100)
-            crowd.until(lambda: len(crowd.updates) >= seen + 40, "watchers are told as before", patience_seconds=5)
+            crowd.until(lambda: len(crowd.updates) >= seen + 40, "watchers are told as before")
         for watcher in {update["watcher"] for update in crowd.updates}:
             times = [update["time"] for update in crowd.updates if update["watcher"] == watcher]
             self.assertEqual(times, sorted(times))

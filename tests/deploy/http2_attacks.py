@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from http2_connection import (CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, MAX_FRAME, PING,
-                              PRIORITY, Connection, HealthClient, Target, frame, hpack_literal, hpack_reference,
-                              rst_stream, settings, window_update)
+from http2_connection import (CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW_SIZE, MAX_FRAME,
+                              NOT_ACCEPTED, PING, PRIORITY, Connection, HealthClient, Target, frame, hpack_literal,
+                              hpack_reference, rst_stream, settings, window_update)
 
 BATCH = 100  # Frames that are sent at one time.
 FIRST_DYNAMIC_INDEX = 62
@@ -36,6 +36,7 @@ class Report:
     count: int = 0
     bytes_sent: int = 0
     connections: int = 0
+    begun: int = 0  # Of these: on which the attack began.
     answered: int = 0
     reset: int = 0
     ends: Counter[str] = field(default_factory=Counter)
@@ -48,9 +49,15 @@ class Report:
             self.count += count
             self.bytes_sent += connection.bytes_sent
             self.connections += 1
+            self.begun += connection.has_sent
             self.answered += fate.answered
             self.reset += fate.reset
             self.ends[fate.end or "open to the end"] += 1
+
+    def faults(self) -> list[str]:
+        """Why it was not the attack that it is said to be."""
+        faults = [f"{count} x {end}" for end, count in self.ends.items() if end.startswith(NOT_ACCEPTED)]
+        return faults if self.begun else [*faults, "it began on no connection"]
 
     def __str__(self) -> str:
         ends = "; ".join(f"{count} x {end}" for end, count in self.ends.most_common())
@@ -205,18 +212,20 @@ ATTACKS: dict[str, Callable[[Attacker], Report]] = {
 
 
 class HealthWatch:
-    """Asks for health all the time, from a process of its own: what the attackers take of this one is not the server's."""
+    """Asks for health all the time, from a process of its own: what the attackers take of this one is not the server's.
+    When its context begins it has been answered or refused once."""
 
     def __init__(self, target: Target):
         fork = multiprocessing.get_context("fork")
         self._answers, answers = fork.Pipe(duplex=False)
-        self._stop = fork.Event()
+        self._begun, self._stop = fork.Event(), fork.Event()
         self._process = fork.Process(target=self._watch, args=(target, answers), daemon=True)
         self.latencies: list[float] = []
         self.failures: list[str] = []
 
     def __enter__(self):
         self._process.start()
+        self._begun.wait()
         return self
 
     def __exit__(self, *_):
@@ -231,8 +240,10 @@ class HealthWatch:
                 with HealthClient(target) as client:
                     while not self._stop.wait(0.01):
                         latencies.append(client.check())
+                        self._begun.set()
             except ConnectionError as error:
                 failures.append(str(error))
+                self._begun.set()
                 self._stop.wait(0.01)
         answers.send((sorted(latencies), failures))
 

@@ -8,7 +8,7 @@ import struct
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
@@ -19,6 +19,7 @@ ERRORS = ("NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR SETTINGS_TI
           "REFUSED_STREAM CANCEL COMPRESSION_ERROR CONNECT_ERROR ENHANCE_YOUR_CALM INADEQUATE_SECURITY HTTP_1_1_REQUIRED"
           ).split()
 WAIT_SECONDS = 30  # For a peer that neither reads, nor writes, nor closes.
+NOT_ACCEPTED = "not accepted"  # So begins the end of a connection that never was one.
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -121,8 +122,9 @@ class Connection:
                     raise ssl.SSLError("the peer does not speak HTTP/2")
             self._socket.setblocking(False)
         except OSError as error:
-            self.fate.end = f"not accepted: {error}"
+            self.fate.end = f"{NOT_ACCEPTED}: {error}"
         self.send(PREFACE + settings(self.first_settings))
+        self._greeting_bytes = self.bytes_sent
 
     def __enter__(self):
         return self
@@ -134,6 +136,11 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return not self.fate.end
+
+    @property
+    def has_sent(self) -> bool:
+        """Anything but what every connection begins with."""
+        return self.bytes_sent > self._greeting_bytes
 
     def next_stream(self) -> int:
         self.last_stream += 2 if self.last_stream else 1
@@ -237,7 +244,34 @@ class Connection:
         return b""
 
 
-SERVING = b"\x00\x00\x00\x00\x02\x08\x01"  # A gRPC message: HealthCheckResponse{status: SERVING}.
+# gRPC messages: HealthCheckResponse{status: ...}.
+SERVING = b"\x00\x00\x00\x00\x02\x08\x01"
+NOT_SERVING = b"\x00\x00\x00\x00\x02\x08\x02"
+
+
+class HealthWatcher:
+    """A Health.Watch, by one who is told when the server stops to serve."""
+
+    def __init__(self, target: Target):
+        self._connection = Connection(replace(target, path="/grpc.health.v1.Health/Watch"))
+        connection, stream = self._connection, self._connection.next_stream()
+        call = frame(HEADERS, END_HEADERS, stream, connection.target.headers())
+        connection.send(call + frame(DATA, END_STREAM, stream, bytes(5)))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *arguments):
+        self._connection.__exit__(*arguments)
+
+    def await_told(self, *statuses: bytes) -> None:
+        """Until it has been told these, one after the other; raises ConnectionError where it was told something else."""
+        connection, expected = self._connection, b"".join(statuses)
+        for _ in range(10):  # A device that hangs is given time: under a sanitizer more than one wait of the connection's.
+            if connection.await_frames(lambda: len(connection.data) >= len(expected)) or not connection.is_open:
+                break
+        if connection.data != expected:
+            raise ConnectionError(f"health: told {connection.data!r}; {connection.fate.end or 'and then nothing'}")
 
 
 class HealthClient:

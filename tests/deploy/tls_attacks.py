@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from http2_attacks import Attacker, Report
-from http2_connection import WAIT_SECONDS, Connection, Target
+from http2_connection import NOT_ACCEPTED, WAIT_SECONDS, Connection, Target
 
 
 def client_hello(target: Target) -> bytes:
@@ -38,7 +38,7 @@ def stalled_handshakes(attacker: Attacker) -> Report:
     """Handshakes that are begun at one moment and go no further, until the server has waited enough."""
     target, count = attacker.target, max(1, round(1000 * attacker.scale))
     hello = client_hello(target)
-    report = Report("stalled-handshakes", "handshakes", count, count * len(hello), count)
+    report = Report("stalled-handshakes", "handshakes", count, count * len(hello), count, begun=count)
     begun = time.monotonic()
     with contextlib.ExitStack() as held:
         connections = [held.enter_context(connect(target)) for _ in range(count)]
@@ -57,12 +57,13 @@ def abandoned_handshakes(attacker: Attacker) -> Report:
     def abandon(_) -> str:
         with connect(target) as connection:
             connection.sendall(hello)
-            return "answered" if connection.recv(1) else "closed"
+            return "answered" if connection.recv(1) else f"{NOT_ACCEPTED}: closed"
 
     report = Report("abandoned-handshakes", "handshakes", count, count * len(hello), count)
     begun = time.monotonic()
     with ThreadPoolExecutor(64) as pool:
         report.ends.update(pool.map(abandon, range(count)))
+    report.begun = report.ends["answered"]
     report.seconds = time.monotonic() - begun
     return report
 
@@ -78,6 +79,7 @@ def whole_handshakes(attacker: Attacker) -> Report:
     begun = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(greet, range(count)))
+    report.begun = count - sum(ended for end, ended in report.ends.items() if end.startswith(NOT_ACCEPTED))
     report.seconds = time.monotonic() - begun
     return report
 

@@ -1,5 +1,6 @@
-"""deploy/kubernetes and deploy/helm: what is rendered is valid, keeps our rules, and is read by the real ditserve; the chart makes
-what the kustomizations make. DITSERVE_BIN is the folder of ditserve. `run` runs this with the tools that it needs."""
+"""deploy/kubernetes and deploy/helm: what is rendered is valid, keeps our rules, and is read by the real ditserve; the chart
+makes what the kustomizations make; the Dockerfile keeps to hadolint's rules. DITSERVE_BIN is the folder of ditserve. `run` runs
+this with the tools that it needs."""
 
 import copy
 import functools
@@ -21,6 +22,7 @@ import rendering
 import schemas
 from rendering import DEPLOY, Kustomize, Resources
 
+DOCKERFILE = DEPLOY.parent / "Dockerfile"
 OVERLAYS = sorted(path.name for path in (DEPLOY / "kubernetes/overlays").iterdir())
 # Components of deploy/kubernetes, and the values with which the chart makes the same.
 COMPONENTS = {
@@ -330,6 +332,26 @@ class CustomResourcesTest(ManifestsTest):
                     broken = copy.deepcopy(resource)
                     change(broken["spec"])
                     self.assertTrue(schemas.complaints(broken))
+
+
+class DockerfileTest(unittest.TestCase):
+    """By hadolint."""
+
+    def complaints(self, dockerfile: str) -> list[str]:
+        done = subprocess.run(["hadolint", "--no-color", "-"], input=dockerfile, capture_output=True, text=True)
+        self.assertEqual(done.stderr, "")
+        self.assertEqual(done.returncode, 1 if done.stdout else 0)
+        return done.stdout.splitlines()
+
+    def test_nothing_is_found_in_it(self):
+        self.assertEqual(self.complaints(DOCKERFILE.read_text()), [])
+
+    def test_what_it_excuses_is_found_without(self):
+        lines = [line for line in DOCKERFILE.read_text().splitlines(keepends=True) if "hadolint ignore=" not in line]
+        complaints = self.complaints("".join(lines))
+        self.assertTrue(complaints)
+        for complaint in complaints:
+            self.assertIn("DL3008", complaint)
 
 
 if __name__ == "__main__":

@@ -26,19 +26,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def one_thread(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration: what is long is so on machines of many cores too."""
+    config = tmp_path_factory.mktemp("c") / "config.yaml"
+    config.write_text("device: {threads: 1}\n")
+    return config
+
+
 @pytest.fixture
-def serve(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
-    """Starts a server of the narrow block, with these flags."""
+def serve(checkpoint: Path, one_thread: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Starts a server of the narrow block, with these flags; a configuration of their own replaces `one_thread`."""
     with contextlib.ExitStack() as servers:
         # A socket's path has at most 107 bytes.
         yield lambda *flags, numerics="diffsynth": servers.enter_context(
-            Server(tmp_path_factory.mktemp("s"), "--model", f"tiny={checkpoint},numerics={numerics}", *flags))
+            Server(tmp_path_factory.mktemp("s"), "--model", f"tiny={checkpoint},numerics={numerics}",
+                   "--config", one_thread, *flags))
 
 
 @pytest.fixture(scope="session")
-def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(checkpoint: Path, one_thread: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests that leave it as it was."""
-    with Server(tmp_path_factory.mktemp("s"), "--model", f"tiny={checkpoint}") as server:
+    with Server(tmp_path_factory.mktemp("s"), "--model", f"tiny={checkpoint}", "--config", one_thread) as server:
         yield server
 
 
@@ -70,12 +79,26 @@ class Inputs:
         return self.latents, self.timestep, self.prompt_emb
 
 
-LONG = Inputs(side=3072)  # Of a second and more, on cores that are quick.
+PATIENCE_SECONDS = 300  # Only what hangs takes that long.
+LONG = Inputs(side=3072)  # Of seconds, on one thread.
+MINUTES = {"height": 2048, "width": 2048, "seeds": 1, "steps": 1000}  # Of a loop that no test waits for.
 
 
-def await_residency(address: str, condition: Callable[[ditserve.reports.Residency], bool]) -> None:
+def await_residency(address: str, condition: Callable[[ditserve.reports.Residency], bool],
+                    patience_seconds: float = PATIENCE_SECONDS) -> None:
+    last = None
     with ditserve.Client(address) as client, client.watch(0.1) as residencies:
-        next(residency for residency in residencies if condition(residency))
+        patience = threading.Timer(patience_seconds, residencies.cancel)
+        patience.start()
+        try:
+            for last in residencies:
+                if condition(last):
+                    return
+        except ditserve.errors.Cancelled:
+            raise TimeoutError(f"waited for {patience_seconds} s in vain; the last residency: {last}") from None
+        finally:
+            patience.cancel()
+    raise AssertionError(f"the server told no more; the last residency: {last}")
 
 
 def idle(residency: ditserve.reports.Residency) -> bool:

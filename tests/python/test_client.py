@@ -304,6 +304,11 @@ def test_what_diffsynth_was_not_told_the_server_is_not_told_either(client):
     assert client.forward(*Inputs().all, vram_config=default).stats.riders == 1
 
 
+def test_who_waits_for_what_does_not_come_is_told_what_is_there_instead(server):
+    with pytest.raises(TimeoutError, match="the last residency: "):
+        await_residency(server.address, lambda _: False, patience_seconds=0.5)
+
+
 def test_a_call_that_is_begun_leaves_room_for_others(client, server):
     long = client.begin_forward(*LONG.all, profile="disk")
     await_residency(server.address, busy)

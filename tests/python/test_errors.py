@@ -285,16 +285,22 @@ def test_what_was_answered_before_the_client_was_closed_can_be_read_afterwards(f
     assert pending.result().stats.riders == 1
 
 
-def test_closing_an_async_client_ends_calls_that_wait_to_be_sent_again(fake, loop):
+def test_closing_an_async_client_ends_calls_that_wait_to_be_sent_again(fake, loop, monkeypatch):
     fake.answers = [LATER]
 
     async def close() -> None:
         client = ditserve.AsyncClient(fake.address)
+        waits, wait = [], client._session._wait
+
+        async def noted(seconds: float) -> None:
+            waits.append(seconds)
+            await wait(seconds)
+
+        monkeypatch.setattr(client._session, "_wait", noted)
         run = client.forward_stream(*INPUTS.all)
         waiting = [asyncio.ensure_future(client.forward(*INPUTS.all)), asyncio.ensure_future(run.result())]
-        while len(fake.requests) < 2:
+        while len(waits) < 2:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)  # They have been told.
         await client.close()
         for one in waiting:
             with pytest.raises(errors.Cancelled):

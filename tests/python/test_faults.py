@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import LONG, Inputs, await_residency, busy, idle
+from conftest import LONG, MINUTES, Inputs, await_residency, busy, idle
 from programs import Server
 
 import ditserve
@@ -86,7 +86,7 @@ def test_over_a_slow_network_a_deadline_holds(slow, server):
     with ditserve.Client(slow.address) as far:
         for timeout in (0.5 * 2**turn for turn in itertools.count()):  # Until the request has come to the server in time.
             with pytest.raises(TimeoutError):
-                far.denoise(LONG.prompt_emb, height=2048, width=2048, seeds=1, steps=1000, timeout=timeout).result()
+                far.denoise(LONG.prompt_emb, **MINUTES, timeout=timeout).result()
             await_residency(server.address, idle)
             codes = re.findall(r'rpc="Denoise" code="(\w+)"', log.read_bytes()[before:].decode())
             if codes:
@@ -143,7 +143,7 @@ def test_calls_go_where_the_least_is_to_be_done(serve, loop, monkeypatch):
     servers = [serve(), serve()]
     addresses = [one.address for one in servers]
     with ditserve.Client(addresses[0]) as client:
-        long = client.begin_forward(*LONG.all)
+        long = client.denoise(LONG.prompt_emb, **MINUTES)
         await_residency(addresses[0], busy)
         with ditserve.Client(addresses) as both:
             short = both.begin_forward(*Inputs().all)
@@ -241,15 +241,19 @@ def test_who_cancels_a_task_cancels_its_call(server, loop):
     loop.run_until_complete(cancel_all())
 
 
-def test_who_leaves_a_run_ends_it(client, server, loop):
-    with client.forward_stream(*LONG.all) as run:
+@pytest.mark.parametrize("begin", [
+    lambda client: client.forward_stream(*LONG.all),
+    lambda client: client.denoise(LONG.prompt_emb, **MINUTES),
+], ids=["forward_stream", "denoise"])
+def test_who_leaves_a_run_ends_it(client, server, loop, begin):
+    with begin(client) as run:
         next(run)
         await_residency(server.address, busy)
     await_residency(server.address, idle)
 
     async def leave() -> None:
         async with ditserve.AsyncClient(server.address) as asynchronous:
-            async with asynchronous.forward_stream(*LONG.all) as run:
+            async with begin(asynchronous) as run:
                 await anext(run)
                 await asyncio.to_thread(await_residency, server.address, busy)
             await asyncio.to_thread(await_residency, server.address, idle)
@@ -260,12 +264,12 @@ def test_who_leaves_a_run_ends_it(client, server, loop):
 @pytest.mark.parametrize("call", [
     "client.forward(*LONG.all)",
     "client.forward_stream(*LONG.all).result()",
-    "client.denoise(LONG.prompt_emb, height=2048, width=2048, seeds=1).result(bar=True)",
+    "client.denoise(LONG.prompt_emb, **MINUTES).result(bar=True)",
     "for _ in client.watch(): print('watches', flush=True)",
     "asyncio.run(ditserve.AsyncClient(client_address).forward(*LONG.all))",
 ])
 def test_ctrl_c_ends_the_call_at_the_server_too(server, call):
-    program = f"import asyncio, ditserve\nfrom conftest import LONG\nclient_address = {server.address!r}\n" \
+    program = f"import asyncio, ditserve\nfrom conftest import LONG, MINUTES\nclient_address = {server.address!r}\n" \
               f"client = ditserve.Client(client_address)\nprint('ready', flush=True)\n{call}\n"
     environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ['PYTHONPATH']}"}
     process = subprocess.Popen([sys.executable, "-c", program], env=environment, text=True, stdout=subprocess.PIPE,

@@ -1,14 +1,20 @@
 """A ditserve whose device is lost, by a device module that can lose it."""
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 import unittest
 from pathlib import Path
 
 from programs import BIN, ProgramTest, Server
 
-LONG = 2048  # Pixels a side of a pass that takes long enough to be met under way.
+sys.path.insert(0, str(Path(__file__).parent.parent / "deploy"))
+from http2_attacks import endpoint  # noqa: E402
+from http2_connection import NOT_SERVING, SERVING, HealthWatcher, Target  # noqa: E402
+
+LONG = 4096  # Pixels a side of a pass that takes seconds on one thread: it is under way when the loss is seen.
 
 
 class DeviceLossTest(ProgramTest):
@@ -25,26 +31,38 @@ class DeviceLossTest(ProgramTest):
             self.addCleanup(os.environ.pop, variable)
 
     def serve(self) -> Server:
-        config = self.write("cuda.yaml", "device: {name: 'cuda:0'}\nmemory: {device_budget: 1GiB, host_budget: 1GiB}\n")
+        config = self.write("cuda.yaml", "device: {name: 'cuda:0', threads: 1}\nlisten: {health_address: '127.0.0.1:0'}\n"
+                            "memory: {device_budget: 1GiB, host_budget: 1GiB}\n")
         return Server(self.folder, "--model", f"tiny={self.checkpoint}", "--config", config, binaries=self.bin)
+
+    def watch(self, server: Server) -> HealthWatcher:
+        """Health, which is served by now."""
+        address = re.search(r"health on (\S+)", server.await_log("health on"))[1]
+        watcher = self.enterContext(HealthWatcher(Target(*endpoint(address))))
+        watcher.await_told(SERVING)
+        return watcher
 
     def test_everything_ends_with_why(self):
         with self.serve() as server:
             self.assertEqual(server.ditctl("forward", "--height", "64", "--width", "64").returncode, 0)
+            health = self.watch(server)
             under_way = server.forwards_under_way(LONG, 2)
             self.lost.touch()
+            health.await_told(SERVING, NOT_SERVING)
+            ended = [request.communicate()[1] for request in under_way if request.wait() != 0]
+            self.assertTrue(ended, "none was ended")
+            for errors in ended:
+                self.assertRegex(errors, "UNAVAILABLE.*cuda:0 is lost: it fell from the bus")
             self.assertEqual(server.process.wait(), 1)
-            for request in under_way:
-                _, errors = request.communicate()
-                if request.returncode != 0:
-                    self.assertIn("UNAVAILABLE", errors)
             self.assertIn("cuda:0 is lost: it fell from the bus", Path(server.log.name).read_text().splitlines()[-1])
 
     def test_a_device_that_hangs_is_lost(self):
         with self.serve() as server:
             self.assertEqual(server.ditctl("forward", "--height", "64", "--width", "64").returncode, 0)
+            health = self.watch(server)
             self.hung.touch()
             hanging = server.forward(64)
+            health.await_told(SERVING, NOT_SERVING)
             _, errors = hanging.communicate()
             self.assertEqual(hanging.returncode, 1)
             self.assertRegex(errors, "UNAVAILABLE.*is lost: it has not got on for")

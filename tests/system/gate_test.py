@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ TOKEN = "0123456789abcdef"
 FORWARD = "/ditserve.v1.TransformerService/Forward"
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 MOST_GROWTH = 64 << 20
+PATIENCE_SECONDS = 60  # Only what is held for good takes that long.
 
 
 def certificates(folder: Path) -> None:
@@ -55,6 +57,21 @@ def growing_messages(size: int) -> list[bytes]:
     return [field(7, bytes(size)) + rest for rest in rests]
 
 
+def senseless_message(size: int) -> bytes:
+    """A ForwardRequest of so many bytes that has nothing but latents, whose shape is not told."""
+    return field(2, field(3, bytes(size - 10)))
+
+
+def answers_to(message: bytes, target: Target) -> int:
+    """Sends it in a call of its own."""
+    with Connection(target) as connection:
+        stream = connection.next_stream()
+        connection.send(frame(HEADERS, END_HEADERS, stream, target.headers()))
+        connection.send_message(stream, message)
+        connection.await_frames(lambda: connection.fate.answered > 0)
+        return connection.fate.answered
+
+
 class GateTest(unittest.TestCase):
     def setUp(self):
         scratch = tempfile.TemporaryDirectory()
@@ -77,12 +94,14 @@ class GateTest(unittest.TestCase):
         self.assertEqual(forward.returncode, 0, errors)
 
     def attack(self, server: Server, target: Target, health: Target, scale: float = 1, attacks=ATTACKS) -> None:
-        """All of `attacks`; the server's memory and health are watched."""
+        """All of `attacks`, each of which takes place; health is served all the time, and memory is not held."""
         before = memory_bytes(server.process.pid)
         for attack in attacks.values():
             with HealthWatch(health) as watch:
                 report = attack(Attacker(target, scale=scale))
             print(report, watch, sep="\n  ", flush=True)
+            self.assertEqual(report.faults(), [], report)
+            self.assertEqual(watch.failures, [], report)
             with HealthClient(health) as client:
                 client.check()
         growth = memory_bytes(server.process.pid) - before
@@ -148,20 +167,42 @@ class GateTest(unittest.TestCase):
             self.assert_forwards(server)
             before = memory_bytes(server.process.pid, "VmHWM")
 
-            def send(message: bytes) -> int:
-                with Connection(Target(*address, path=INFER)) as connection:
-                    stream = connection.next_stream()
-                    connection.send(frame(HEADERS, END_HEADERS, stream, connection.target.headers()))
-                    connection.send_message(stream, message)
-                    connection.await_frames(lambda: connection.fate.answered > 0)
-                    return connection.fate.answered
-
             with ThreadPoolExecutor(len(messages)) as pool:
-                self.assertEqual(list(pool.map(send, messages)), [1] * len(messages))
+                answered = pool.map(lambda message: answers_to(message, Target(*address, path=INFER)), messages)
+                self.assertEqual(list(answered), [1] * len(messages))
             growth = memory_bytes(server.process.pid, "VmHWM") - before
             print(f"{sum(map(len, messages)) / 2**20:.0f} MiB of messages: {growth / 2**20:.0f} MiB more than {before / 2**20:.0f}")
             self.assertLess(growth, sum(2 * len(message) + (1 << 20) for message in messages))
             self.assert_forwards(server)
+
+    def test_large_messages_that_are_refused_leave_no_memory_held(self):
+        message = senseless_message(64 << 20)
+        with self.serving() as (server, address):
+            self.assert_forwards(server)
+            before = memory_bytes(server.process.pid)
+
+            with ThreadPoolExecutor(12) as pool:
+                answered = pool.map(lambda _: answers_to(message, Target(*address, path=FORWARD)), range(12))
+                self.assertEqual(list(answered), [1] * 12)
+            most = memory_bytes(server.process.pid, "VmHWM") - before
+            self.assertGreater(most, MOST_GROWTH, "no message came as a whole")
+            # It is given back once all are answered, by a thread that hurries for nobody.
+            give_up = time.monotonic() + PATIENCE_SECONDS
+            while (growth := memory_bytes(server.process.pid) - before) >= MOST_GROWTH:
+                self.assertLess(time.monotonic(), give_up, f"{growth / 2**20:.0f} MiB stay, of {most / 2**20:.0f}")
+                time.sleep(0.1)
+            print(f"12 refused messages of 64 MiB: {most / 2**20:.0f} MiB at most, {growth / 2**20:.0f} MiB afterwards")
+            self.assert_forwards(server)
+
+    def test_what_reaches_nobody_is_no_attack_and_no_answer_is_no_health(self):
+        with socket.socket() as deaf:
+            deaf.bind(("127.0.0.1", 0))  # And does not listen.
+            target = Target(*deaf.getsockname())
+            for attack in ATTACKS.values():
+                with HealthWatch(target) as watch:
+                    report = attack(Attacker(target, scale=0.01))
+                self.assertTrue(report.faults(), report)
+                self.assertTrue(watch.failures, report)
 
     def test_it_serves_again_after_its_descriptors_ran_out(self):
         def few_descriptors():

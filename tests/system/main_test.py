@@ -126,6 +126,16 @@ class MainTest(ProgramTest):
         self.assertGreaterEqual(answered["seconds"], answered["compute_seconds"])
         self.assertIn('profile: "none"', refused["error"])
 
+    def test_what_grpc_says_goes_where_our_lines_go_for_developers(self):
+        environment = os.environ | {"GRPC_VERBOSITY": "debug"}  # It says how it polls, for one.
+        for level, levels in (("debug", {"debug"}), ("info", set())):
+            with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--log-format", "json", "--log-level", level,
+                        environment=environment) as server:
+                self.assertEqual(server.forward(64).wait(), 0)
+                lines = [json.loads(line) for line in (self.folder / "log").read_text().splitlines()]
+            said = {line["level"] for line in lines if line.get("message", "").startswith("grpc: ")}
+            self.assertEqual(said, levels)
+
     def test_an_administrator_needs_the_token_of_the_file(self):
         tokens = self.write("tokens.yaml", "tokens: [{name: a, token: 0123456789abcdef, scopes: [admin, read]}]\n")
         config = self.write("ditserve.yaml", f"access: {{tokens: {tokens}}}\n")

@@ -8,12 +8,17 @@ import unittest
 from pathlib import Path
 
 SOAK = Path(__file__).resolve().parents[2] / "scripts/soak"
-# Each request is a signal to the server. It answers as it is asked to, and with DATA_LOSS once a shard was cut short.
+# Each request is a signal to the server, and each watcher another. It answers as it is asked to, and with DATA_LOSS once a
+# shard was cut short; watchers are told UPDATES times, and wait for more if they asked for no number.
 DITCTL = """#!/usr/bin/env bash
 fail() { echo "$1" >&2; exit 1; }
 case $1 in
   make-checkpoint) mkdir "${@: -1}"; echo weights >"${@: -1}/1.safetensors" ;;
   residency) echo '{"memories": [{"activations_bytes": "0", "weights_bytes": "0"}]}' ;;
+  top)
+    kill -USR2 "$(cat "$PID")"
+    for _ in $(seq "$UPDATES"); do echo '"memories"'; done
+    [[ "$*" = *--count* ]] || exec tail -f /dev/null ;;
   forward)
     kill -USR1 "$(cat "$PID")"
     while [ $# -gt 1 ]; do
@@ -30,11 +35,12 @@ case $1 in
     [ -z "$output" ] || echo answer >"$output" ;;
 esac
 """
-# Is 64 MiB large at once and grows by LEAK bytes a request; ends with CODE.
+# Is 64 MiB large at once and grows by LEAK bytes a request and WATCHER_LEAK a watcher; ends with CODE.
 DITSERVE = """#!{python}
 import os, signal, sys
 held = [b"x" * (64 << 20)]
 signal.signal(signal.SIGUSR1, lambda *_: held.append(b"x" * int(os.environ["LEAK"])))
+signal.signal(signal.SIGUSR2, lambda *_: held.append(b"x" * int(os.environ["WATCHER_LEAK"])))
 signal.signal(signal.SIGTERM, lambda *_: os._exit(int(os.environ["CODE"])))
 with open(os.environ["PID"], "w") as file:
     file.write(str(os.getpid()))
@@ -44,13 +50,14 @@ while True:
 
 
 class SoakTest(unittest.TestCase):
-    def soak(self, leak: int = 0, code: int = 0) -> subprocess.CompletedProcess:
+    def soak(self, leak: int = 0, code: int = 0, watcher_leak: int = 0, updates: int = 3) -> subprocess.CompletedProcess:
         with tempfile.TemporaryDirectory() as folder:
             for name, text in (("ditctl", DITCTL), ("ditserve", DITSERVE.format(python=sys.executable))):
                 (Path(folder) / name).write_text(text)
                 (Path(folder) / name).chmod(0o755)
             pid = Path(folder) / "pid"
-            environment = os.environ | {"LEAK": str(leak), "CODE": str(code), "PID": str(pid)}
+            environment = os.environ | {"LEAK": str(leak), "CODE": str(code), "PID": str(pid),
+                                        "WATCHER_LEAK": str(watcher_leak), "UPDATES": str(updates)}
             return subprocess.run([SOAK, folder, "/no checkpoint", "0", "1"], env=environment, capture_output=True,
                                   text=True)
 
@@ -62,6 +69,16 @@ class SoakTest(unittest.TestCase):
         done = self.soak(leak=1 << 19)
         self.assertEqual(done.returncode, 1, done.stdout)
         self.assertIn("soak: the process grew by", done.stderr)
+
+    def test_a_server_that_grows_with_every_watcher_fails(self):
+        done = self.soak(watcher_leak=1 << 22)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("soak: the process grew by", done.stderr)
+
+    def test_a_server_that_tells_watchers_less_than_they_asked_for_fails(self):
+        done = self.soak(updates=1)
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("soak: a watcher was told 1 updates", done.stderr)
 
     def test_a_server_that_ends_uncleanly_fails(self):
         done = self.soak(code=3)

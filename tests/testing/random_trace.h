@@ -43,17 +43,27 @@ class RandomTrace {
     }
   }
 
+  // The smallest budget of a device in which a pass by any of the first `profiles` runs, with such activations.
+  static int64_t LeastBytes(const ResidencyFixture& fixture, int profiles, int64_t activation_bytes) {
+    int64_t widest = 0;
+    for (int i = 0; i < profiles; ++i) {
+      widest = std::max(widest, fixture.manager->WindowBytes(fixture.model, ProfileNumber(i)));
+    }
+    // In a device's own memory they take whole granules, of a page.
+    return widest + (activation_bytes + kHostPageBytes - 1) / kHostPageBytes * kHostPageBytes;
+  }
+
   // On one device, for what is not about order.
   explicit RandomTrace(uint32_t seed) : random_(seed), profiles_(PickProfiles()) {
     std::vector<std::unique_ptr<FakeDevice>> device;
     device.push_back(MakeSuiteDevice(/*in_host_memory=*/Pick(4) == 0));
     fixture_ = std::make_unique<ResidencyFixture>(FixtureModel::Uneven(), std::move(device), Budgets(1));
-    least_bytes_ = LeastBytes();
+    least_bytes_ = LeastBytes(*fixture_, profiles_, 2 * kActivationBytes);
   }
   // On so many that work late.
   RandomTrace(uint32_t seed, LateDevices& late, int devices) : random_(seed), profiles_(PickProfiles()) {
     fixture_ = std::make_unique<ResidencyFixture>(FixtureModel::Uneven(), late, Budgets(devices));
-    least_bytes_ = LeastBytes();
+    least_bytes_ = LeastBytes(*fixture_, profiles_, 2 * kActivationBytes);
   }
 
   // Riders of all profiles, priorities and join policies come, some are cancelled, and budgets change meanwhile. Every
@@ -81,14 +91,6 @@ class RandomTrace {
 
   int Pick(int below) { return static_cast<int>(random_() % static_cast<uint32_t>(below)); }
   int PickProfiles() { return Pick(2) == 0 ? kProfiles : kNarrowProfiles; }
-  int64_t LeastBytes() {
-    int64_t widest = 0;
-    for (int i = 0; i < profiles_; ++i) {
-      widest = std::max(widest, fixture_->manager->WindowBytes(fixture_->model, ProfileNumber(i)));
-    }
-    // In a device's own memory they take whole granules, of a page.
-    return widest + (2 * kActivationBytes + kHostPageBytes - 1) / kHostPageBytes * kHostPageBytes;
-  }
   std::vector<int64_t> Budgets(int devices) {
     std::vector<int64_t> budgets(static_cast<size_t>(1 + devices), kLargestBytes);
     budgets.front() = Pick(kLargestBytes);

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <functional>
@@ -270,6 +271,25 @@ TEST(ResidencyManagerTest, ActivationsPushCopiesOut) {
   EXPECT_LE(fixture.device_weights(), (kModules - 8) * kCopy);
   EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 0);
   fixture.CheckInvariants();
+}
+
+TEST(ResidencyManagerTest, ActivationsOfAnySizePushUnevenCopiesOut) {
+  std::vector<std::unique_ptr<FakeDevice>> devices;
+  devices.push_back(MakeSuiteDevice());
+  Fixture fixture(FixtureModel::Uneven(), std::move(devices), {0, 1 << 20});
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  fixture.Settle();
+  const int64_t all = fixture.device_weights();
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, all), IsOk());
+  for (const int64_t activations : {1, 4097, 20'011, 100'003}) {
+    int64_t most_weights = 0;
+    Pass pass(fixture, Fixture::Resident(), {activations},
+              [&](ModuleIndex, Rider&) { most_weights = std::max(most_weights, fixture.device_weights()); });
+    EXPECT_THAT(pass.Wait(), IsOk()) << activations;
+    EXPECT_LE(most_weights, all - activations);
+    EXPECT_EQ(fixture.ledger.Usage(Memory::kDevice).activations_bytes, 0);
+    EXPECT_THAT(fixture.manager->Check(), IsOk());
+  }
 }
 
 TEST(ResidencyManagerTest, RefusesWhatCanNeverFit) {

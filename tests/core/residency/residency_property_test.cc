@@ -8,6 +8,7 @@
 #include <memory>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/testing/random_trace.h"
@@ -78,9 +79,10 @@ TEST(ResidencyPropertyTest, AnyFailedReadEndsThePassCleanly) {
 }
 
 // A million acquisitions and releases of 16 threads (a tenth where each is twenty times as slow), which also cancel and
-// change budgets. Under AddressSanitizer it takes five times the processor's time of a release build, and ends: half of
-// that is the policy's own code, instrumented, a quarter the sanitizer's allocator and stacks, a fifth the kernel's,
-// which switches threads (half of it in a release build). Nothing spins, so it has its whole size there.
+// change budgets, to any byte. Copies differ in size, so that one needs what several others leave. Under
+// AddressSanitizer it takes five times the processor's time of a release build, and ends: half of that is the policy's
+// own code, instrumented, a quarter the sanitizer's allocator and stacks, a fifth the kernel's, which switches threads
+// (half of it in a release build). Nothing spins, so it has its whole size there.
 #if defined(__SANITIZE_THREAD__)
 constexpr int kOperations = 100'000;
 #else
@@ -89,24 +91,28 @@ constexpr int kOperations = 1'000'000;
 TEST(ResidencyPropertyTest, SixteenThreadsLoseNothing) {
   constexpr int kThreads = 16;
   constexpr int kPassesEach = kOperations / (2 * kModules * kThreads);
-  constexpr int64_t kLargestBudget = kModules + 4;
-  Fixture fixture(kLargestBudget, kModules / 2);
+  constexpr int64_t kActivationBytes = 20'011, kLargestBudget = 450'001, kHostBudget = 186'003;
+  std::vector<std::unique_ptr<FakeDevice>> device;
+  device.push_back(MakeSuiteDevice());
+  Fixture fixture(FixtureModel::Uneven(), std::move(device), {kHostBudget, kLargestBudget});
+  const int64_t least = RandomTrace::LeastBytes(fixture, RandomTrace::kNarrowProfiles, 2 * kActivationBytes);
+  ASSERT_LT(least, kLargestBudget);
   std::atomic<int> exceeded = 0;
   std::vector<std::thread> threads;
   for (uint32_t thread = 0; thread < kThreads; ++thread) {
     threads.emplace_back([&, thread] {
       std::mt19937 random(thread);
       for (int i = 0; i < kPassesEach; ++i) {
-        const RideOptions options = {static_cast<int64_t>(random() % 2) * kCopy, static_cast<Priority>(random() % 2),
-                                     static_cast<JoinPolicy>(random() % 3)};
+        const RideOptions options = {static_cast<int64_t>(random() % 3) * kActivationBytes,
+                                     static_cast<Priority>(random() % 2), static_cast<JoinPolicy>(random() % 3)};
         const int cancelled_at = random() % 8 == 0 ? static_cast<int>(random() % kModules) : kModules;
         Pass pass(fixture, RandomTrace::ProfileNumber(static_cast<int>(random() % RandomTrace::kNarrowProfiles)),
                   options, [cancelled_at](ModuleIndex module, Rider& rider) {
                     if (module == cancelled_at) rider.Cancel(absl::CancelledError("enough"));
                   });
         if (random() % 16 == 0) {
-          const int64_t copies = 3 + static_cast<int64_t>(random() % (kLargestBudget - 2));
-          EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, copies * kCopy), IsOk());
+          const int64_t budget = least + static_cast<int64_t>(random()) % (kLargestBudget - least + 1);
+          EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, budget), IsOk());
         }
         const absl::Status status = pass.Wait();
         EXPECT_TRUE(status.ok() || absl::IsCancelled(status)) << status;

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -284,6 +286,29 @@ TEST_P(ResidencyBudgetTest, ShrinkingEvictsAtOnceAndGrowingLetsCopiesComeBack) {
   EXPECT_EQ(fixture.device_weights(), kModel);
 }
 
+TEST_P(ResidencyBudgetTest, OfUnevenModulesAsManyGoAsTheBudgetLacksAndAllComeBack) {
+  constexpr int64_t kLarge = 1 << 20, kLargestCopy = int64_t{40} << 12;
+  Fixture fixture = MakeFixtureOf(FixtureModel::Uneven(), kLarge);
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  fixture.Settle();
+  const int64_t all = fixture.device_weights();
+  EXPECT_GE(all, fixture.model_of.stored_bytes());
+  for (const int64_t budget : {all - 1, all - 50'001, all * 2 / 3 + 1}) {
+    EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, budget), IsOk());
+    fixture.Settle();
+    EXPECT_LE(fixture.device_weights(), budget);
+    EXPECT_GT(fixture.device_weights(), budget - kLargestCopy);
+    EXPECT_LE(fixture.device.allocated_bytes(Memory::kDevice), budget);
+    EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+    fixture.Settle();
+    EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), budget);
+    EXPECT_THAT(fixture.manager->Check(), IsOk());
+  }
+  EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, kLarge), IsOk());
+  EXPECT_THAT(Pass(fixture, Fixture::Resident()).Wait(), IsOk());
+  EXPECT_EQ(fixture.device_weights(), all);
+}
+
 TEST_P(ResidencyBudgetTest, RunningRequestsKeepWhatTheyNeedUntilTheyEnd) {
   Fixture fixture = MakeFixture(kModules);
   HeldPass pass(fixture, Fixture::Resident(), 5, {3 * kCopy});
@@ -345,6 +370,23 @@ TEST_P(ResidencyBudgetTest, AnyBudgetAtAnyModuleGivesTheSameValues) {
       copies = copies % kModules + 3;
     });
     EXPECT_THAT(pass.Wait(), IsOk());  // Every Pass compares the values it is given.
+  }
+}
+
+TEST_P(ResidencyBudgetTest, AnyByteAtAnyModuleGivesTheSameValuesOfUnevenModules) {
+  for (ModuleIndex at = 0; at < kModules; ++at) {
+    std::mt19937 random(static_cast<uint32_t>(at));
+    Fixture fixture = MakeFixtureOf(FixtureModel::Uneven(), 1 << 20);
+    const int64_t window = fixture.manager->WindowBytes(fixture.model, Fixture::DiskDynamic(std::nullopt));
+    Pass pass(fixture, Fixture::DiskDynamic(std::nullopt), {}, [&](ModuleIndex module, Rider&) {
+      if (module < at) return;
+      EXPECT_THAT(fixture.manager->SetBudget(Memory::kDevice, window + static_cast<int64_t>(random() % 300'001)),
+                  IsOk());
+    });
+    EXPECT_THAT(pass.Wait(), IsOk());
+    fixture.Settle();
+    EXPECT_THAT(fixture.manager->Check(), IsOk());
+    EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), fixture.ledger.Usage(Memory::kDevice).budget_bytes);
   }
 }
 

@@ -38,10 +38,11 @@ def comfy():
 
 
 @pytest.fixture(scope="module")
-def served(checkpoint, tmp_path_factory):
+def served(checkpoint, one_thread, tmp_path_factory):
     from programs import Server
 
-    with Server(tmp_path_factory.mktemp("s"), "--model", f"tiny={checkpoint},numerics=diffusers") as server:
+    with Server(tmp_path_factory.mktemp("s"), "--model", f"tiny={checkpoint},numerics=diffusers",
+                "--config", one_thread) as server:
         yield server
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -47,6 +49,24 @@ def test_text_to_image_gives_the_picture_of_a_local_transformer(pipeline, tmp_pa
     assert remote.shape == (64, 64, 3)
     # The profile computes in bfloat16.
     assert abs(remote - local).max() < 8 < abs(remote - other).max()
+
+
+def test_a_replica_of_ray_serve_makes_the_picture_that_text_to_image_does(pipeline, tmp_path_factory, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "ray_standin")
+    spec = importlib.util.spec_from_file_location("ray_serve", EXAMPLES / "ray_serve.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    with Server(tmp_path_factory.mktemp("s"), "--model", f"qwen-image={pipeline}/transformer,numerics=diffusers") as server:
+        run("text_to_image.py", "--pipeline", pipeline, "--address", server.address, "--prompt", "a cat", "--side", 64,
+            "--steps", 4, "--seed", 5, "--output", tmp_path / "cat.png")
+        replica = example.pictures({"pipeline": str(pipeline), "addresses": server.address}).deploy()
+        asked = {"prompt": "a cat", "side": "64", "steps": "4", "seed": "5"}
+        answer = replica(example.Request(asked))
+        other = replica(example.Request({**asked, "seed": "6"}))
+    assert answer.media_type == "image/png"
+    expected = pixels(Image.open(tmp_path / "cat.png"))
+    assert np.array_equal(pixels(Image.open(io.BytesIO(answer.content))), expected)
+    assert not np.array_equal(pixels(Image.open(io.BytesIO(other.content))), expected)
 
 
 def test_the_notebooks_cells_run(server):

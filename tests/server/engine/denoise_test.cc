@@ -68,6 +68,42 @@ TEST_F(DenoiseTest, EqualLoopsAtOnceShareTheModulationOfTheStepsToCome) {
   EXPECT_LE(last.modules_done, kSteps * used - (kSteps - 3) * made);
 }
 
+// They come while the first one is at its beginning.
+TEST_F(DenoiseTest, DifferentLoopsAtOnceReadLittleMoreThanTheLongestOfThemAlone) {
+  const auto bytes_read = [](const Engine& engine) {
+    int64_t bytes = 0;
+    for (const TransferTotal& total : engine.Residency().transfers)
+      bytes += total.from == Tier::kDisk ? total.bytes : 0;
+    return bytes;
+  };
+  const std::vector<ForwardCall> calls = {Loop(8, 4.0), Loop(7, std::nullopt), Loop(6, 3.0, "disk", 2),
+                                          Loop(5, std::nullopt, "disk", 3)};
+  const auto alone = MakeKeeping(1 << 20), engine = MakeKeeping(1 << 20);
+  ASSERT_THAT(Send(*alone, calls.front())->Wait(), IsOk());
+  const int64_t of_longest = bytes_read(*alone);
+  absl::Notification begun, go;
+  std::vector<std::unique_ptr<Flight>> flights;
+  flights.push_back(Send(*engine, calls.front(), [&](const ForwardProgress& progress) {
+    if (progress.modules_done != 1) return;
+    begun.Notify();
+    go.WaitForNotification();
+  }));
+  begun.WaitForNotification();
+  for (size_t i = 1; i < calls.size(); ++i) flights.push_back(Send(*engine, calls[i]));
+  go.Notify();
+  int64_t charged = 0;
+  for (size_t i = 0; i < calls.size(); ++i) {
+    ASSERT_THAT(flights[i]->Wait(), IsOk());
+    EXPECT_TRUE(at::equal(flights[i]->result->output, Expected(*alone, calls[i]))) << i;
+    charged += flights[i]->result->account.disk_read_bytes;
+  }
+  EXPECT_GE(bytes_read(*engine), of_longest);
+  EXPECT_LE(bytes_read(*engine), of_longest * 6 / 5);
+  // Each has its share of it. (Of what is read by several, halves and thirds of a byte are nobody's.)
+  EXPECT_LE(charged, bytes_read(*engine));
+  EXPECT_GE(charged, bytes_read(*engine) * 99 / 100);
+}
+
 TEST_F(DenoiseTest, ARefusedLoopIsToldASizeAtWhichItRuns) {
   const auto engine = MakeEngine(300 << 20);
   const auto loop = [&](int64_t height, int64_t width) {

@@ -104,6 +104,7 @@ TEST_F(ModulationTest, WhatWasAskedForTheLongestAgoGoesForAnother) {
 
 TEST_F(ModulationTest, APassThatEndsEarlyLeavesNothingBehind) {
   const auto engine = MakeKeeping(1 << 20);
+  const auto [all, modulation] = NeededBytes(*engine);
   std::shared_ptr<ForwardHandle> handle;
   absl::Notification sent;
   const auto flight = Send(*engine, At(0.5), [&](const ForwardProgress& progress) {
@@ -113,7 +114,10 @@ TEST_F(ModulationTest, APassThatEndsEarlyLeavesNothingBehind) {
   handle = flight->handle;
   sent.Notify();
   EXPECT_THAT(flight->Wait(), StatusIs(absl::StatusCode::kCancelled, "told so"));
+  EXPECT_EQ(Read(*engine, At(0.5)), all) << "what it began to keep is not there";
+  EXPECT_EQ(Read(*engine, At(0.5)), all - modulation) << "and is kept by who makes it next";
   engine->Drain(absl::InfiniteDuration());
+  EXPECT_EQ(engine->Residency().devices[0].memory.usage.activations_bytes, 0);
 }
 
 TEST_F(ModulationTest, RidersOfManyTimestepsInLittleMemoryGetWhatEachGetsAlone) {

@@ -4,6 +4,8 @@
 
 #include <iterator>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "inference/grpc_service.pb.h"
 #include "tests/server/gate/connection_world.h"
@@ -48,6 +50,26 @@ class ConnectionTest : public ::testing::Test {
                          {.max_calls = 4, .message_bytes = 200'000},
                          nullptr};
 };
+
+// What the gate has sent, of one type.
+std::vector<RawHttp2::Frame> FramesOf(ConnectionWorld& world, uint8_t type) {
+  constexpr size_t kHeaderBytes = 9;
+  std::vector<RawHttp2::Frame> frames;
+  const std::string& sent = world.client().received();
+  for (size_t at = 0; at + kHeaderBytes <= sent.size();) {
+    const auto number = [&](size_t offset, size_t bytes) {
+      size_t value = 0;
+      for (size_t i = 0; i < bytes; ++i) value = value << 8 | static_cast<uint8_t>(sent[at + offset + i]);
+      return value;
+    };
+    const size_t payload = number(0, 3);
+    RawHttp2::Frame frame = {static_cast<uint8_t>(number(3, 1)), static_cast<uint8_t>(number(4, 1)),
+                             static_cast<uint32_t>(number(5, 4)), sent.substr(at + kHeaderBytes, payload)};
+    at += kHeaderBytes + payload;
+    if (frame.type == type) frames.push_back(std::move(frame));
+  }
+  return frames;
+}
 
 // Empty inputs of a ModelInferRequest.
 std::string Inputs(int count) {
@@ -116,6 +138,52 @@ TEST_F(ConnectionTest, EachMessageOfACallIsLookedAtByItself) {
   Begin(1, most.size(), most + '\0' + RawHttp2::Number(most.size()) + most);
   EXPECT_THAT(world_.refused(), IsOk());
   EXPECT_EQ(world_.server()->calls().begin()->second.request.size(), 2 * (most.size() + 5));
+}
+
+TEST_F(ConnectionTest, WhoIsSilentIsAskedWhetherItLivesAndStaysWhileItSaysSo) {
+  const GateTimeouts timeouts;
+  constexpr absl::Duration kMoment = absl::Milliseconds(1);
+  for (size_t asked = 0; asked < 4; ++asked) {
+    world_.Pass(kMoment);  // It is seen that something came.
+    world_.Pass(timeouts.ping_after);
+    EXPECT_EQ(FramesOf(world_, RawHttp2::kPing).size(), asked);
+    world_.Pass(kMoment);
+    const std::vector<RawHttp2::Frame> pings = FramesOf(world_, RawHttp2::kPing);
+    ASSERT_EQ(pings.size(), asked + 1);
+    world_.Pass(timeouts.ping);
+    ASSERT_FALSE(world_.is_closed());
+    if (asked < 3) Send(RawHttp2::kPing, RawHttp2::kAck, 0, pings.back().payload);
+  }
+  world_.Pass(kMoment);  // The last was not answered.
+  EXPECT_TRUE(world_.is_closed());
+}
+
+TEST_F(ConnectionTest, WhoOpensTooManyStreamsBeforeItHeardOfTheLimitLosesThoseAlone) {
+  constexpr uint32_t kOneTooMany = 2 * 129 - 1;
+  ConnectionWorld world({{kInfer, {Scope::kInfer, 200'000}}}, {.max_calls = 1000, .message_bytes = 200'000}, nullptr);
+  const auto send = [&world](uint8_t type, uint8_t flags, uint32_t stream, const std::string& payload) {
+    world.client().Send(RawHttp2::FrameBytes(type, flags, stream, payload));
+    world.Settle();
+  };
+  world.client().Send(RawHttp2::kPreface);
+  send(RawHttp2::kSettings, 0, 0, "");
+  for (uint32_t stream = 1; stream <= kOneTooMany; stream += 2) {
+    send(RawHttp2::kHeaders, RawHttp2::kEndHeaders, stream, RawHttp2::Call(kInfer));
+  }
+  const std::vector<RawHttp2::Frame> resets = FramesOf(world, RawHttp2::kReset);
+  ASSERT_EQ(resets.size(), 1u);
+  EXPECT_EQ(resets[0].stream, kOneTooMany);
+  send(RawHttp2::kSettings, RawHttp2::kAck, 0, "");
+  world.Pass(GateTimeouts().greeting + absl::Seconds(1));
+  ASSERT_FALSE(world.is_closed());
+  send(RawHttp2::kData, RawHttp2::kEndStream, 1, '\0' + RawHttp2::Number(3) + "mmm");
+  ASSERT_EQ(world.server()->calls().size(), 1u);
+  world.server()->Respond(world.server()->calls().begin()->first, 10, true);
+  world.Settle();
+  std::string answer;
+  for (const RawHttp2::Frame& frame : FramesOf(world, RawHttp2::kData)) answer += frame.payload;
+  EXPECT_EQ(answer, std::string(10, 'r'));
+  EXPECT_THAT(world.Check(), IsOk());
 }
 
 }  // namespace

@@ -172,14 +172,23 @@ TEST_F(ForwardStreamTest, SurvivesProgressAnswerAndCancelAtOnce) {
       for (int done = 1; done < 20; ++done) call->Report(ModulesDone(done));
     });
     std::thread answering([&] { call->Answer(TinyResult()); });
-    if (i % 2 == 0) context.TryCancel();
+    const bool cancels = i % 2 == 0;
+    if (cancels) context.TryCancel();
     v1::ForwardStreamResponse message;
-    while (reader->Read(&message)) {
-    }
-    reader->Finish();
+    bool answered = false;
+    while (reader->Read(&message)) answered |= message.has_response();
+    const grpc::Status status = reader->Finish();
     reporting.join();
     answering.join();
+    if (cancels) {
+      EXPECT_THAT(status, ::testing::AnyOf(IsServed(), Refused(StatusCode::CANCELLED, ""))) << i;
+    } else {
+      EXPECT_THAT(status, IsServed()) << i;
+      EXPECT_TRUE(answered) << i;
+    }
   }
+  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
+  EXPECT_THAT(Forward(TinyRequest()), IsServed());
 }
 
 }  // namespace

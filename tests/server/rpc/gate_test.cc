@@ -390,6 +390,7 @@ TEST_F(GateTest, TurnsConnectionsAwayBeyondItsLimit) {
 TEST_F(GateTest, EndsAlsoWhereItsTimerIsDue) {
   for (int i = 0; i < 50; ++i) {
     ServeWith([](GrpcServerOptions& options) { options.timeouts.tick = absl::Nanoseconds(1); });
+    EXPECT_THAT(Check(channel_), IsServed());
   }
 }
 

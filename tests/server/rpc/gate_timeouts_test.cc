@@ -1,4 +1,4 @@
-// What a gate does with clients that do not go on.
+// What a gate does with clients that do not go on. (With those that do so in time: connection_test, by another clock.)
 #include <string>
 
 #include "server/gate/gate.h"
@@ -55,28 +55,6 @@ TEST_F(GateTimeoutsTest, AHeaderBlockThatDoesNotEndIsGivenUp) {
   client.AwaitEnd();
 }
 
-TEST_F(GateTimeoutsTest, WhoOpensTooManyStreamsLosesThoseAlone) {
-  Serve(nullptr, [](GrpcServerOptions& options) {
-    options.timeouts.tick = absl::Milliseconds(5);
-    options.timeouts.greeting = absl::Milliseconds(50);
-    options.limits.max_calls = 1000;
-  });
-  RawHttp2 client(server_->address());
-  client.SendPreface();
-  client.SendFrame(RawHttp2::kSettings, 0, 0, "");
-  for (uint32_t stream = 1; stream < 2 * 129; stream += 2) {
-    client.SendFrame(RawHttp2::kHeaders, RawHttp2::kEndHeaders, stream, RawHttp2::Call(kForward));
-  }
-  RawHttp2::Frame frame;
-  ASSERT_TRUE(client.Await(RawHttp2::kReset, frame));  // Of the 129th: it has not heard of the limit yet.
-  client.Acknowledge();
-  RawHttp2 silent(server_->address());
-  silent.AwaitEnd();  // The time for greetings is over.
-  client.SendFrame(RawHttp2::kData, RawHttp2::kEndStream, 1, Message(TinyRequest()));
-  engine_.WaitForCall()->Answer(TinyResult());
-  EXPECT_TRUE(client.Await(RawHttp2::kData, frame));
-}
-
 TEST_F(GateTimeoutsTest, ARequestThatStopsIsRefusedAndHoldsNothing) {
   ServeWith(&GateTimeouts::progress);
   for (const std::string& begun :
@@ -110,21 +88,16 @@ TEST_F(GateTimeoutsTest, AnAnswerThatIsNotReadIsGivenUp) {
   EXPECT_THAT(Forward(TinyRequest()), IsServed());
 }
 
-TEST_F(GateTimeoutsTest, WhoIsSilentIsAskedWhetherItLives) {
+TEST_F(GateTimeoutsTest, WhoIsSilentAndDoesNotSayThatItLivesIsSentAway) {
   Serve(nullptr, [](GrpcServerOptions& options) {
     options.timeouts.tick = absl::Milliseconds(5);
-    options.timeouts.ping_after = absl::Milliseconds(20);
-    options.timeouts.ping = absl::Milliseconds(200);
+    options.timeouts.ping_after = options.timeouts.ping = absl::Milliseconds(20);
   });
   RawHttp2 client(server_->address());
   client.Greet();
   RawHttp2::Frame frame;
-  for (int i = 0; i < 3; ++i) {
-    ASSERT_TRUE(client.Await(RawHttp2::kPing, frame));
-    client.SendFrame(RawHttp2::kPing, RawHttp2::kAck, 0, frame.payload);
-  }
   ASSERT_TRUE(client.Await(RawHttp2::kPing, frame));
-  client.AwaitEnd();  // It was not answered.
+  client.AwaitEnd();
 }
 
 TEST_F(GateTimeoutsTest, AForwardPassMayBeSilentAsLongAsItTakes) {

@@ -1,0 +1,1 @@
+"""A stand-in for Starlette, by which Ray Serve is asked."""
