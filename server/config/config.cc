@@ -3,19 +3,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
-#include <tuple>
 #include <utility>
 
-#include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "core/base/budget_spec.h"
-#include "core/base/flags.h"
 #include "core/base/size.h"
 #include "core/base/status_macros.h"
-#include "server/config/config_file.h"
 #include "server/config/default_config.h"
 #include "server/config/forms.h"
 #include "server/config/yaml_map.h"
@@ -106,13 +98,6 @@ absl::Status ReadDevice(YamlMap& map, ServerConfig& config) {
   DITSERVE_RETURN_IF_ERROR(map.ReadInteger("transfer_threads", 1, 64, &config.transfer_threads));
   return map.RefuseOthers();
 }
-
-// How a budget is written, and what is said of one that is not so.
-struct BudgetForm {
-  std::optional<BudgetSpec> (*parse)(absl::string_view);
-  absl::string_view expected;
-};
-constexpr BudgetForm kOfDevice = {ParseDeviceBudget, kDeviceBudgetForm}, kOfHost = {ParseBudget, kBudgetForm};
 
 absl::Status ReadBudget(YamlMap& map, const std::string& key, const BudgetForm& form, BudgetSpec& budget) {
   std::optional<std::string> text;
@@ -212,8 +197,8 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
       [&] { return document.ReadMap("device", [&](YamlMap& map) { return ReadDevice(map, config); }); },
       [&] {
         return document.ReadMap("memory", [&](YamlMap& map) {
-          return InTurn([&] { return ReadBudget(map, "device_budget", kOfDevice, config.device_budget); },
-                        [&] { return ReadBudget(map, "host_budget", kOfHost, config.host_budget); },
+          return InTurn([&] { return ReadBudget(map, "device_budget", kDeviceBudget, config.device_budget); },
+                        [&] { return ReadBudget(map, "host_budget", kHostBudget, config.host_budget); },
                         [&] {
                           return ReadBytes(map, "modulation", 0, kMaxSizeBytes,
                                            "expected 0 to 2^50 bytes, with KiB, MiB or GiB", &config.modulation_bytes);
@@ -253,209 +238,13 @@ absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfi
       [&] { return document.RefuseOthers(); });
 }
 
-absl::Status WrongFlag(absl::string_view flag, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat(flag, ": ", what));
-}
-
-absl::Status CheckDoors(const ServerConfig& config) {
-  const auto reached = [](absl::string_view key, absl::string_view address, absl::string_view unless) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(key, ": ", address, " can be reached from other machines: ", unless, ", or listen on 127.0.0.1"));
-  };
-  const bool is_open = config.tls.certificate.empty() && !config.plaintext_from_other_machines;
-  if (is_open && !IsLocalAddress(config.listen_address)) {
-    return reached("listen.address", config.listen_address,
-                   "configure tls, or set listen.plaintext_from_other_machines where something else closes the door");
-  }
-  if (config.admin_address != "none" && !IsLocalAddress(config.admin_address)) {
-    if (config.tokens_file.empty()) {
-      return reached("admin.address", config.admin_address, "name a file of tokens in access.tokens");
-    }
-    if (is_open) return reached("admin.address", config.admin_address, "configure tls");
-  }
-  if (config.message_memory_bytes < config.max_receive_message_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("listen.message_memory: ", config.message_memory_bytes,
-                                                   " bytes, less than listen.max_receive_message_bytes, ",
-                                                   config.max_receive_message_bytes));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ApplyFlags(const CommandLine& flags, ServerConfig& config) {
-  if (flags.listen) config.listen_address = *flags.listen;
-  if (!IsListenAddress(config.listen_address)) return WrongFlag("--listen", kListenForm);
-  if (!flags.devices.empty()) config.devices = flags.devices;
-  if (const std::string wrong = WrongDevices(config.devices); !wrong.empty()) return WrongFlag("--device", wrong);
-  if (flags.default_profile) {
-    config.default_profile = *flags.default_profile;
-    config.default_profile_place = "--default-profile: ";
-  }
-  if (flags.metrics_listen) config.metrics_address = *flags.metrics_listen;
-  if (!IsMetricsAddress(config.metrics_address)) return WrongFlag("--metrics-listen", kMetricsForm);
-  if (flags.admin_listen) config.admin_address = *flags.admin_listen;
-  if (!IsAdminAddress(config.admin_address)) return WrongFlag("--admin-listen", kAdminForm);
-  if (flags.log_level) config.log_level = *flags.log_level;
-  if (!IsLogLevel(config.log_level)) return WrongFlag("--log-level", kLogLevelForm);
-  if (flags.log_format) config.log_format = *flags.log_format;
-  if (!IsLogFormat(config.log_format)) return WrongFlag("--log-format", kLogFormatForm);
-  for (const auto& [flag, form, text, budget] :
-       {std::tuple("--device-budget", &kOfDevice, &flags.device_budget, &config.device_budget),
-        std::tuple("--host-budget", &kOfHost, &flags.host_budget, &config.host_budget)}) {
-    if (!*text) continue;
-    const std::optional<BudgetSpec> parsed = form->parse(**text);
-    if (!parsed) return WrongFlag(flag, form->expected);
-    *budget = *parsed;
-  }
-  if (!flags.models.empty()) config.models = flags.models;
-  return absl::OkStatus();
-}
-
-// An error of the profile at `path`, which begins with the path of a key, with the key's place in front; the profile's
-// own where the key is not there.
-absl::Status WithPlace(const absl::Status& error, const std::string& path,
-                       const std::map<std::string, std::string>& places) {
-  absl::string_view rest(error.message().data(), error.message().size());
-  if (!absl::ConsumePrefix(&rest, path + ".")) return error;
-  const absl::string_view key = rest.substr(0, rest.find_first_of(":."));
-  const auto place = places.find(std::string(key));
-  if (place != places.end()) {
-    return absl::Status(error.code(), absl::StrCat(absl::StripSuffix(place->second, ": "), rest.substr(key.size())));
-  }
-  const auto own = places.find("");
-  if (own == places.end()) return error;
-  return absl::Status(error.code(), absl::StrCat(absl::StripSuffix(own->second, path + ": "), error.message()));
-}
-
-// NAME=PATH or NAME=PATH,numerics=diffusers
-absl::StatusOr<ModelSource> ParseModelFlag(const std::string& text) {
-  const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits('=', 1));
-  ModelSource model{parts.first, parts.second};
-  for (const Numerics numerics : {Numerics::kDiffSynth, Numerics::kDiffusers}) {
-    const std::string suffix = absl::StrCat(",numerics=", Name(numerics));
-    if (!absl::EndsWith(model.path, suffix)) continue;
-    model.path.resize(model.path.size() - suffix.size());
-    model.numerics = numerics;
-  }
-  if (!IsName(model.name)) return WrongFlag("--model", kNameForm);
-  if (model.path.empty()) return WrongFlag("--model", "expected NAME=PATH");
-  return model;
-}
-
 }  // namespace
-
-absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> arguments) {
-  CommandLine line;
-  std::optional<std::string> config;
-  std::vector<std::string> models;
-  CLI::App app("Serves forward passes of diffusion transformers over gRPC.", "ditserve");
-  AddFlag(app, "config", "FILE", "YAML configuration; flags override it", &config);
-  AddFlag(app, "model", "NAME=PATH",
-          "a model to load (repeatable; replaces the file's): a diffusers transformer folder,\n"
-          "a .safetensors file, or a pattern of shards. Append ,numerics=diffusers for tanh GELU",
-          &models);
-  AddFlag(app, "listen", "ADDRESS", "host:port or unix:/path", &line.listen);
-  AddFlag(app, "device", "DEVICE", "cpu or cuda:N; repeatable, for several of the latter", &line.devices);
-  AddFlag(app, "device-budget", "BYTES", "e.g. 1536MiB or 60%, or auto", &line.device_budget);
-  AddFlag(app, "host-budget", "BYTES", "e.g. 1536MiB or 60%", &line.host_budget);
-  AddFlag(app, "default-profile", "NAME", "for requests that name none", &line.default_profile);
-  AddFlag(app, "metrics-listen", "ADDRESS", "host:port for Prometheus, or none", &line.metrics_listen);
-  AddFlag(app, "admin-listen", "ADDRESS", "host:port or unix:/path for AdminService, or none", &line.admin_listen);
-  AddFlag(app, "log-level", "LEVEL", "debug, info, warn or error", &line.log_level);
-  AddFlag(app, "log-format", "FORMAT", "text or json", &line.log_format);
-  app.add_flag("--check", line.check,
-               "validate the configuration and exit; with --device, look at each of those devices too, and tell\n"
-               "what each profile would take on it");
-  app.add_flag("--probe", line.probe, "ask the server at --listen whether it is ready, and exit: with 0 if it is");
-  app.add_flag("--version", line.version, "print the version and exit");
-  DITSERVE_RETURN_IF_ERROR(ParseFlags(app, {arguments.begin(), arguments.end()}, &line.help));
-  for (const std::string& text : models) {
-    DITSERVE_ASSIGN_OR_RETURN(ModelSource source, ParseModelFlag(text));
-    for (const ModelSource& other : line.models) {
-      if (other.name == source.name) return WrongFlag("--model", absl::StrCat("two models are named ", other.name));
-    }
-    line.models.push_back(std::move(source));
-  }
-  if (config == "") return WrongFlag("--config", "expected a file, found ''");
-  line.config_file = config.value_or("");
-  return line;
-}
 
 absl::StatusOr<ServerConfig> ParseConfig(const std::string& yaml, const std::string& file) {
   ServerConfig config;
   DITSERVE_RETURN_IF_ERROR(Apply(kDefaultConfig, "defaults", config));
   DITSERVE_RETURN_IF_ERROR(Apply(yaml, file, config));
   return config;
-}
-
-absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line) {
-  absl::StatusOr<std::string> text("");
-  if (!command_line.config_file.empty()) text = ReadConfigFile(command_line.config_file);
-  if (!text.ok()) return absl::Status(text.status().code(), absl::StrCat("--config: ", text.status().message()));
-  DITSERVE_ASSIGN_OR_RETURN(ServerConfig config, ParseConfig(*text, command_line.config_file));
-  DITSERVE_RETURN_IF_ERROR(ApplyFlags(command_line, config));
-  DITSERVE_RETURN_IF_ERROR(CheckDoors(config));
-  // A device can be looked at without a model.
-  const bool needs_models = !command_line.probe && !(command_line.check && !command_line.devices.empty());
-  if (config.models.empty() && needs_models) {
-    return absl::InvalidArgumentError("no model is configured: give --model NAME=PATH, or 'models' in the file");
-  }
-  return config;
-}
-
-std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const ServerConfig& wanted) {
-  std::vector<std::string> keys;
-  const auto compare = [&](const char* key, auto ServerConfig::*value) {
-    if (!(running.*value == wanted.*value)) keys.emplace_back(key);
-  };
-  compare("listen.address", &ServerConfig::listen_address);
-  compare("listen.max_receive_message_bytes", &ServerConfig::max_receive_message_bytes);
-  compare("listen.plaintext_from_other_machines", &ServerConfig::plaintext_from_other_machines);
-  compare("listen.max_concurrent_calls", &ServerConfig::max_concurrent_calls);
-  compare("listen.max_connections", &ServerConfig::max_connections);
-  compare("listen.message_memory", &ServerConfig::message_memory_bytes);
-  compare("listen.health_address", &ServerConfig::health_address);
-  compare("tls", &ServerConfig::tls);
-  compare("device.name", &ServerConfig::devices);
-  compare("device.bfloat16_arithmetic", &ServerConfig::bfloat16_arithmetic);
-  compare("device.threads", &ServerConfig::threads);
-  compare("device.transfer_threads", &ServerConfig::transfer_threads);
-  compare("memory.follow_pressure", &ServerConfig::follow_pressure);
-  compare("memory.modulation", &ServerConfig::modulation_bytes);
-  compare("models", &ServerConfig::models);
-  compare("requests.max_active", &ServerConfig::max_active);
-  compare("requests.max_queue", &ServerConfig::max_queue);
-  compare("requests.max_side_pixels", &ServerConfig::max_side_pixels);
-  compare("requests.max_batch", &ServerConfig::max_batch);
-  compare("requests.drain_timeout_seconds", &ServerConfig::drain_timeout);
-  compare("requests.idle_release_seconds", &ServerConfig::idle_release);
-  compare("admin.address", &ServerConfig::admin_address);
-  compare("access.tokens", &ServerConfig::tokens_file);
-  compare("metrics.address", &ServerConfig::metrics_address);
-  compare("log.format", &ServerConfig::log_format);
-  compare("default_profile", &ServerConfig::default_profile);
-  compare("profiles", &ServerConfig::profiles);
-  return keys;
-}
-
-absl::StatusOr<ProfileCatalogue> MakeCatalogue(const ServerConfig& config) {
-  ProfileCatalogue catalogue;
-  catalogue.target = {config.devices, {"Linear", "RMSNorm"}};
-  catalogue.default_profile = config.default_profile;
-  std::vector<std::string> names;
-  for (const ProfileSpec& spec : config.profiles) {
-    const std::string path = "profiles." + spec.name;
-    absl::StatusOr<Profile> profile =
-        ResolveProfile(spec.name, spec.vram_config, spec.vram_limit_gib, catalogue.target, path);
-    if (!profile.ok()) return WithPlace(profile.status(), path, spec.places);
-    profile->description = spec.description;
-    catalogue.profiles.push_back(*std::move(profile));
-    names.push_back(spec.name);
-  }
-  if (std::find(names.begin(), names.end(), config.default_profile) == names.end()) {
-    return absl::NotFoundError(absl::StrCat(config.default_profile_place, "no profile is named '",
-                                            config.default_profile, "'; there are: ", absl::StrJoin(names, ", ")));
-  }
-  return catalogue;
 }
 
 }  // namespace ditserve
