@@ -17,14 +17,6 @@ namespace {
 
 constexpr int kMaxSeconds = 30 * 24 * 3600;
 
-// Runs each reader in turn up to the first error.
-template <typename... Readers>
-absl::Status InTurn(Readers... readers) {
-  absl::Status status;
-  static_cast<void>(((status = readers(), status.ok()) && ...));
-  return status;
-}
-
 absl::Status ReadBool(YamlMap& map, const char* key, bool* value) {
   std::optional<std::string> text;
   DITSERVE_RETURN_IF_ERROR(map.ReadString(key, &text));
@@ -46,28 +38,23 @@ absl::Status ReadBytes(YamlMap& map, const char* key, int64_t least, int64_t mos
 }
 
 absl::Status ReadListen(YamlMap& map, ServerConfig& config) {
-  return InTurn(
-      [&] { return map.ReadString("address", &config.listen_address); },
-      [&] { return IsListenAddress(config.listen_address) ? absl::OkStatus() : map.Wrong("address", kListenForm); },
-      [&] { return ReadBool(map, "plaintext_from_other_machines", &config.plaintext_from_other_machines); },
-      [&] {
-        return ReadBytes(map, "max_receive_message_bytes", 1, INT32_MAX,
-                         "expected 1 to 2147483647 bytes, with KiB, MiB or GiB", &config.max_receive_message_bytes);
-      },
-      [&] { return map.ReadInteger("max_concurrent_calls", 1, 1 << 20, &config.max_concurrent_calls); },
-      [&] { return map.ReadInteger("max_connections", 1, 1 << 20, &config.max_connections); },
-      [&] {
-        return ReadBytes(map, "message_memory", 1, kMaxSizeBytes, "expected 1 to 2^50 bytes, with KiB, MiB or GiB",
-                         &config.message_memory_bytes);
-      },
-      [&] { return map.ReadString("health_address", &config.health_address); },
-      [&] {
-        return IsMetricsAddress(config.health_address) ? absl::OkStatus() : map.Wrong("health_address", kMetricsForm);
-      },
-      [&] { return map.RefuseOthers(); });
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.listen_address));
+  if (!IsListenAddress(config.listen_address)) return map.Wrong("address", kListenForm);
+  DITSERVE_RETURN_IF_ERROR(ReadBool(map, "plaintext_from_other_machines", &config.plaintext_from_other_machines));
+  DITSERVE_RETURN_IF_ERROR(ReadBytes(map, "max_receive_message_bytes", 1, INT32_MAX,
+                                     "expected 1 to 2147483647 bytes, with KiB, MiB or GiB",
+                                     &config.max_receive_message_bytes));
+  DITSERVE_RETURN_IF_ERROR(map.ReadInteger("max_concurrent_calls", 1, 1 << 20, &config.max_concurrent_calls));
+  DITSERVE_RETURN_IF_ERROR(map.ReadInteger("max_connections", 1, 1 << 20, &config.max_connections));
+  DITSERVE_RETURN_IF_ERROR(ReadBytes(map, "message_memory", 1, kMaxSizeBytes,
+                                     "expected 1 to 2^50 bytes, with KiB, MiB or GiB", &config.message_memory_bytes));
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("health_address", &config.health_address));
+  if (!IsMetricsAddress(config.health_address)) return map.Wrong("health_address", kMetricsForm);
+  return map.RefuseOthers();
 }
 
-absl::Status ReadTls(YamlMap& map, TlsFiles& tls) {
+absl::Status ReadTls(YamlMap& map, ServerConfig& config) {
+  TlsFiles& tls = config.tls;
   DITSERVE_RETURN_IF_ERROR(map.ReadString("certificate", &tls.certificate));
   DITSERVE_RETURN_IF_ERROR(map.ReadString("private_key", &tls.private_key));
   DITSERVE_RETURN_IF_ERROR(map.ReadString("client_ca", &tls.client_ca));
@@ -77,6 +64,17 @@ absl::Status ReadTls(YamlMap& map, TlsFiles& tls) {
   if (!tls.client_ca.empty() && tls.certificate.empty()) {
     return map.Wrong("certificate", "client_ca is given: a server has to show a certificate too");
   }
+  return map.RefuseOthers();
+}
+
+absl::Status ReadAccess(YamlMap& map, ServerConfig& config) {
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("tokens", &config.tokens_file));
+  return map.RefuseOthers();
+}
+
+absl::Status ReadAdmin(YamlMap& map, ServerConfig& config) {
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.admin_address));
+  if (!IsAdminAddress(config.admin_address)) return map.Wrong("address", kAdminForm);
   return map.RefuseOthers();
 }
 
@@ -107,6 +105,15 @@ absl::Status ReadBudget(YamlMap& map, const std::string& key, const BudgetForm& 
   if (!parsed) return map.Wrong(key, form.expected);
   budget = *parsed;
   return absl::OkStatus();
+}
+
+absl::Status ReadMemory(YamlMap& map, ServerConfig& config) {
+  DITSERVE_RETURN_IF_ERROR(ReadBudget(map, "device_budget", kDeviceBudget, config.device_budget));
+  DITSERVE_RETURN_IF_ERROR(ReadBudget(map, "host_budget", kHostBudget, config.host_budget));
+  DITSERVE_RETURN_IF_ERROR(ReadBytes(map, "modulation", 0, kMaxSizeBytes,
+                                     "expected 0 to 2^50 bytes, with KiB, MiB or GiB", &config.modulation_bytes));
+  DITSERVE_RETURN_IF_ERROR(ReadBool(map, "follow_pressure", &config.follow_pressure));
+  return map.RefuseOthers();
 }
 
 absl::Status ReadModel(YamlMap& map, ServerConfig& config) {
@@ -143,6 +150,27 @@ absl::Status ReadRequests(YamlMap& map, ServerConfig& config) {
   return map.RefuseOthers();
 }
 
+absl::Status ReadMetrics(YamlMap& map, ServerConfig& config) {
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.metrics_address));
+  if (!IsMetricsAddress(config.metrics_address)) return map.Wrong("address", kMetricsForm);
+  return map.RefuseOthers();
+}
+
+absl::Status ReadLog(YamlMap& map, ServerConfig& config) {
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("level", &config.log_level));
+  if (!IsLogLevel(config.log_level)) return map.Wrong("level", kLogLevelForm);
+  DITSERVE_RETURN_IF_ERROR(map.ReadString("format", &config.log_format));
+  if (!IsLogFormat(config.log_format)) return map.Wrong("format", kLogFormatForm);
+  return map.RefuseOthers();
+}
+
+absl::Status ReadDefaultProfile(YamlMap& document, ServerConfig& config) {
+  const std::map<std::string, std::string> places = document.Places();
+  const auto place = places.find("default_profile");
+  if (place != places.end()) config.default_profile_place = place->second;
+  return document.ReadString("default_profile", &config.default_profile);
+}
+
 absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& config) {
   if (!IsName(name)) return map.Wrong("", kNameForm);
   ProfileSpec spec{name};
@@ -175,67 +203,30 @@ absl::Status ReadProfile(const std::string& name, YamlMap& map, ServerConfig& co
   return absl::OkStatus();
 }
 
+absl::Status ReadProfiles(YamlMap& map, ServerConfig& config) {
+  return map.ReadEach([&](const std::string& name, YamlMap& profile) { return ReadProfile(name, profile, config); });
+}
+
 // Puts the keys of `yaml` in the place of what `config` holds. Models are added; profiles added, or replaced by name.
 absl::Status Apply(const std::string& yaml, const std::string& file, ServerConfig& config) {
   DITSERVE_ASSIGN_OR_RETURN(YamlMap document, YamlMap::Parse(yaml, file));
-  return InTurn(
-      [&] { return document.ReadMap("listen", [&](YamlMap& map) { return ReadListen(map, config); }); },
-      [&] { return document.ReadMap("tls", [&](YamlMap& map) { return ReadTls(map, config.tls); }); },
-      [&] {
-        return document.ReadMap("access", [&](YamlMap& map) {
-          DITSERVE_RETURN_IF_ERROR(map.ReadString("tokens", &config.tokens_file));
-          return map.RefuseOthers();
-        });
-      },
-      [&] {
-        return document.ReadMap("admin", [&](YamlMap& map) {
-          DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.admin_address));
-          if (!IsAdminAddress(config.admin_address)) return map.Wrong("address", kAdminForm);
-          return map.RefuseOthers();
-        });
-      },
-      [&] { return document.ReadMap("device", [&](YamlMap& map) { return ReadDevice(map, config); }); },
-      [&] {
-        return document.ReadMap("memory", [&](YamlMap& map) {
-          return InTurn([&] { return ReadBudget(map, "device_budget", kDeviceBudget, config.device_budget); },
-                        [&] { return ReadBudget(map, "host_budget", kHostBudget, config.host_budget); },
-                        [&] {
-                          return ReadBytes(map, "modulation", 0, kMaxSizeBytes,
-                                           "expected 0 to 2^50 bytes, with KiB, MiB or GiB", &config.modulation_bytes);
-                        },
-                        [&] { return ReadBool(map, "follow_pressure", &config.follow_pressure); },
-                        [&] { return map.RefuseOthers(); });
-        });
-      },
-      [&] { return document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); }); },
-      [&] { return document.ReadMap("requests", [&](YamlMap& map) { return ReadRequests(map, config); }); },
-      [&] {
-        return document.ReadMap("metrics", [&](YamlMap& map) {
-          DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.metrics_address));
-          return IsMetricsAddress(config.metrics_address) ? map.RefuseOthers() : map.Wrong("address", kMetricsForm);
-        });
-      },
-      [&] {
-        return document.ReadMap("log", [&](YamlMap& map) {
-          DITSERVE_RETURN_IF_ERROR(map.ReadString("level", &config.log_level));
-          if (!IsLogLevel(config.log_level)) return map.Wrong("level", kLogLevelForm);
-          DITSERVE_RETURN_IF_ERROR(map.ReadString("format", &config.log_format));
-          return IsLogFormat(config.log_format) ? map.RefuseOthers() : map.Wrong("format", kLogFormatForm);
-        });
-      },
-      [&] {
-        const std::map<std::string, std::string> places = document.Places();
-        const auto place = places.find("default_profile");
-        if (place != places.end()) config.default_profile_place = place->second;
-        return document.ReadString("default_profile", &config.default_profile);
-      },
-      [&] {
-        return document.ReadMap("profiles", [&](YamlMap& map) {
-          return map.ReadEach(
-              [&](const std::string& name, YamlMap& profile) { return ReadProfile(name, profile, config); });
-        });
-      },
-      [&] { return document.RefuseOthers(); });
+  using Reader = absl::Status (*)(YamlMap&, ServerConfig&);
+  const auto read = [&](const char* section, Reader reader) {
+    return document.ReadMap(section, [&](YamlMap& map) { return reader(map, config); });
+  };
+  DITSERVE_RETURN_IF_ERROR(read("listen", ReadListen));
+  DITSERVE_RETURN_IF_ERROR(read("tls", ReadTls));
+  DITSERVE_RETURN_IF_ERROR(read("access", ReadAccess));
+  DITSERVE_RETURN_IF_ERROR(read("admin", ReadAdmin));
+  DITSERVE_RETURN_IF_ERROR(read("device", ReadDevice));
+  DITSERVE_RETURN_IF_ERROR(read("memory", ReadMemory));
+  DITSERVE_RETURN_IF_ERROR(document.ReadList("models", [&](YamlMap& map) { return ReadModel(map, config); }));
+  DITSERVE_RETURN_IF_ERROR(read("requests", ReadRequests));
+  DITSERVE_RETURN_IF_ERROR(read("metrics", ReadMetrics));
+  DITSERVE_RETURN_IF_ERROR(read("log", ReadLog));
+  DITSERVE_RETURN_IF_ERROR(ReadDefaultProfile(document, config));
+  DITSERVE_RETURN_IF_ERROR(read("profiles", ReadProfiles));
+  return document.RefuseOthers();
 }
 
 }  // namespace
