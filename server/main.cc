@@ -95,7 +95,13 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, E
   options.health_address = config.health_address == "none" ? "" : config.health_address;
   options.tls = config.tls;
   options.access = access;
-  return GrpcServer::Start(options, engine, catalogue);
+  DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<GrpcServer> server, GrpcServer::Start(options, engine, catalogue));
+  if (!server->admin_address().empty()) spdlog::info("AdminService on {}", server->admin_address());
+  if (!server->health_address().empty()) spdlog::info("health on {}", server->health_address());
+  if (config.plaintext_from_other_machines) {
+    spdlog::warn("other machines may connect without TLS: listen.plaintext_from_other_machines is set");
+  }
+  return server;
 }
 
 std::vector<std::string> NamesOf(const ProfileCatalogue& catalogue) {
@@ -130,16 +136,36 @@ int AwaitStop(StopSignal& stop, const CommandLine& line, const ServerConfig& con
   }
 }
 
+void LogRefusedProfiles(const ProfileCatalogue& catalogue, const Devices& devices) {
+  for (const Profile& profile : catalogue.profiles) {
+    const absl::Status status = CheckProfile(profile, devices);
+    if (!status.ok()) spdlog::info("{}: requests with it will be refused", std::string(status.message()));
+  }
+}
+
+absl::Status LoadModels(const ServerConfig& config, LocalEngine& engine) {
+  for (const ModelSource& source : config.models) {
+    spdlog::info("loading model {}", source.name);
+    DITSERVE_RETURN_IF_ERROR(engine.LoadModel(source));
+  }
+  return absl::OkStatus();
+}
+
+// On standard output, for who started it: it serves from here on.
+void TellWhatIsServed(const ServerConfig& config, const GrpcServer& server) {
+  const std::string names =
+      absl::StrJoin(config.models, ", ", [](std::string* out, const ModelSource& source) { out->append(source.name); });
+  std::printf("ditserve: serving %s on %s\n", names.c_str(), server.address().c_str());
+  std::fflush(stdout);
+}
+
 // Begins with health checks and refusals while models load; ends with accepted calls answered.
 absl::Status Serve(const CommandLine& line, const ServerConfig& config, const ProfileCatalogue& catalogue,
                    RequestLog& requests, const AccessControl* access, StopSignal& stop) {
   const SteadyClock clock;
   DITSERVE_ASSIGN_OR_RETURN(const Devices devices, MakeDevices(config));
   DITSERVE_RETURN_IF_ERROR(CheckDefaultProfile(catalogue, devices));
-  for (const Profile& profile : catalogue.profiles) {
-    const absl::Status status = CheckProfile(profile, devices);
-    if (!status.ok()) spdlog::info("{}: requests with it will be refused", std::string(status.message()));
-  }
+  LogRefusedProfiles(catalogue, devices);
   DITSERVE_ASSIGN_OR_RETURN(const std::vector<int64_t> budgets, Budgets(config, config.follow_pressure, devices));
   spdlog::info("{}", BudgetsText(budgets, devices));
   const auto on_device_lost = [&stop](const absl::Status& why) {
@@ -155,23 +181,12 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   const std::unique_ptr<Metrics> metrics = Metrics::Make(engine.get(), NamesOf(catalogue), DITSERVE_VERSION);
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
                             Listen(config, engine.get(), &catalogue, {metrics.get(), &requests}, access));
-  if (!server->admin_address().empty()) spdlog::info("AdminService on {}", server->admin_address());
-  if (!server->health_address().empty()) spdlog::info("health on {}", server->health_address());
-  if (config.plaintext_from_other_machines) {
-    spdlog::warn("other machines may connect without TLS: listen.plaintext_from_other_machines is set");
-  }
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<HttpEndpoint> endpoint,
                             ListenForWatchers(config, *metrics, *engine, server->gate()));
-  for (const ModelSource& source : config.models) {
-    spdlog::info("loading model {}", source.name);
-    DITSERVE_RETURN_IF_ERROR(engine->LoadModel(source));
-  }
+  DITSERVE_RETURN_IF_ERROR(LoadModels(config, *engine));
   stop.BeginServing();
   server->SetReady(true);
-  const std::string names =
-      absl::StrJoin(config.models, ", ", [](std::string* out, const ModelSource& source) { out->append(source.name); });
-  std::printf("ditserve: serving %s on %s\n", names.c_str(), server->address().c_str());
-  std::fflush(stdout);
+  TellWhatIsServed(config, *server);
 
   const int signal = AwaitStop(stop, line, config, devices, *engine);
   if (signal == 0) {  // A device is lost, and all calls are ending.
@@ -184,6 +199,19 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   engine->Drain(config.drain_timeout);
   server->Shutdown(kAnswerGrace);
   spdlog::info("stopped");
+  return absl::OkStatus();
+}
+
+// Tells of a configuration that is valid, and of each device that the command line names.
+absl::Status Check(const CommandLine& line, const ServerConfig& config, const ProfileCatalogue& catalogue) {
+  std::puts("ditserve: the configuration is valid");
+  spdlog::set_level(spdlog::level::off);  // What is found is told, not logged.
+  for (const std::string& device : line.devices) {
+    DITSERVE_ASSIGN_OR_RETURN(
+        const std::string report,
+        CheckDevice(config, catalogue, device, [](const absl::Status& why) { EndAtOnce(why, kTerminationLog); }));
+    std::printf("\n%s", report.c_str());
+  }
   return absl::OkStatus();
 }
 
@@ -209,20 +237,9 @@ int Main(int argc, char** argv) {
   if (!config.ok()) return fail(config.status(), kWrongUsage);
   const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
   if (!catalogue.ok()) return fail(catalogue.status(), kWrongUsage);
-  if (line->check) {
-    std::puts("ditserve: the configuration is valid");
-    spdlog::set_level(spdlog::level::off);  // What is found is told, not logged.
-    for (const std::string& device : line->devices) {
-      const absl::StatusOr<std::string> report =
-          CheckDevice(*config, *catalogue, device, [](const absl::Status& why) { EndAtOnce(why, kTerminationLog); });
-      if (!report.ok()) return fail(report.status(), kFailed);
-      std::printf("\n%s", report->c_str());
-    }
-    return 0;
-  }
-  if (line->probe) {
-    const absl::Status ready = ProbeServer(*config);
-    return ready.ok() ? 0 : fail(ready, kFailed);
+  if (!is_server) {
+    const absl::Status found = line->check ? Check(*line, *config, *catalogue) : ProbeServer(*config);
+    return found.ok() ? 0 : fail(found, kFailed);
   }
   const absl::Status brief = LookOutBriefly(argv);
   std::unique_ptr<TokenFile> tokens;
