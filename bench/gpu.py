@@ -19,7 +19,9 @@ from pathlib import Path
 
 import measure
 import peers
-from measures import RIDERS, Measure, Row, Server, output_of, seconds
+from request_measures import RIDERS
+from rows import Measure, Row
+from served import Server, output_of, seconds
 
 SIDE = 1024
 BEST = (0, 1 / 0.9)  # Of the longer of moving and computing.

@@ -17,6 +17,7 @@
 #include "core/base/status_macros.h"
 #include "core/devices/cpu_device.h"
 #include "models/activation_memory.h"
+#include "server/config/catalogue.h"
 #include "server/config/config.h"
 #include "server/engine/local_engine.h"
 

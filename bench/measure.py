@@ -18,8 +18,14 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from measures import MEASURES, Full, Measure, Row, SecondStep
+from program_measures import Lease, Link, Manager, Overhead
+from request_measures import (Budgets, Eager, EagerBFloat16, Full, Ledger, Limit, Loops, Modulation, Peer, Riders,
+                              SecondStep, Steps)
+from rows import Measure, Row
 
+MEASURES = {"limit": Limit, "eager": Eager, "eager-bfloat16": EagerBFloat16, "peers": Peer, "riders": Riders,
+            "modulation": Modulation, "steps": Steps, "second-step": SecondStep, "loops": Loops, "budgets": Budgets,
+            "ledger": Ledger, "manager": Manager, "link": Link, "lease": Lease, "overhead": Overhead}
 WORSE = 1.03
 COLUMNS = ("what", "resident at its start", "ditserve", "against", "its figure", "ratio", "target", "limited by")
 COLUMNS_OF_BUILDS = ("what", "resident at its start", "this build", "the other build", "ratio", "worse", "limited by")

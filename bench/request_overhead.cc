@@ -18,6 +18,7 @@
 #include "core/devices/cpu_device.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
 #include "models/seeded_checkpoint.h"
+#include "server/config/catalogue.h"
 #include "server/config/config.h"
 #include "server/engine/local_engine.h"
 #include "server/rpc/grpc_server.h"

@@ -9,12 +9,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "absl/types/span.h"
 #include "core/base/budget_spec.h"
 #include "core/devices/cpu_device.h"
 #include "core/placement/profile.h"
 #include "server/engine/model_source.h"
-#include "server/engine/profile_catalogue.h"
 #include "server/gate/tls_certificates.h"
 
 namespace ditserve {
@@ -76,35 +74,9 @@ struct ServerConfig {
   std::vector<ProfileSpec> profiles;
 };
 
-// Command line flags.
-struct CommandLine {
-  std::string config_file;  // Empty: defaults only.
-  std::vector<ModelSource> models;
-  std::vector<std::string> devices;
-  std::optional<std::string> listen, default_profile, device_budget, host_budget, metrics_listen, admin_listen,
-      log_level, log_format;
-  bool check = false;    // Validate the configuration and exit.
-  bool probe = false;    // Ask the server of this configuration whether it is ready, and exit.
-  bool version = false;  // Print the version and exit.
-  std::string help;      // Not empty: print it and exit.
-};
-
-// `arguments` without the program's name. Errors: InvalidArgument that names the flag.
-absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> arguments);
-
 // The defaults, with the keys of `yaml` in their place. `file` names it in errors: InvalidArgument with line, column
 // and key.
 absl::StatusOr<ServerConfig> ParseConfig(const std::string& yaml, const std::string& file);
-
-// Reads the file that the command line names and applies the flags. Errors: InvalidArgument; NotFound.
-absl::StatusOr<ServerConfig> LoadConfig(const CommandLine& command_line);
-
-// The keys that two configurations differ in and that a running server does not take over, by their paths:
-// "requests.max_batch", "profiles".
-std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const ServerConfig& wanted);
-
-// Checks the configured profiles against the device. Errors: as ResolveProfile; NotFound for an unknown default.
-absl::StatusOr<ProfileCatalogue> MakeCatalogue(const ServerConfig& config);
 
 }  // namespace ditserve
 

@@ -2,10 +2,12 @@
 #define DITSERVE_SERVER_CONFIG_FORMS_H_
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "core/base/budget_spec.h"
 
 // What values of the configuration look like; each form is how an error tells it.
 namespace ditserve {
@@ -33,6 +35,14 @@ inline constexpr absl::string_view kNameForm = "a name has 1 to 64 letters, digi
 // What is wrong with devices to compute on; empty: nothing.
 std::string WrongDevices(const std::vector<std::string>& devices);
 inline constexpr size_t kMostDevices = 16;
+
+// How a budget is written, and what is said of one that is not so.
+struct BudgetForm {
+  std::optional<BudgetSpec> (*parse)(absl::string_view);
+  absl::string_view expected;
+};
+inline constexpr BudgetForm kDeviceBudget = {ParseDeviceBudget, kDeviceBudgetForm};
+inline constexpr BudgetForm kHostBudget = {ParseBudget, kBudgetForm};
 
 bool IsLogLevel(absl::string_view level);
 inline constexpr absl::string_view kLogLevelForm = "expected debug, info, warn or error";

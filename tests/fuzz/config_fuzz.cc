@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/match.h"
+#include "server/config/catalogue.h"
 #include "server/config/config.h"
 #include "tests/fuzz/require.h"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 import measure  # noqa: E402
-from measures import MEASURES, Measure, Row, what_limited  # noqa: E402
+from rows import Measure, Row  # noqa: E402
+from served import what_limited  # noqa: E402
 
 OURS, OTHER = Path("/ours"), Path("/other")
 
@@ -80,11 +81,11 @@ class MeasureTest(unittest.TestCase):
     def test_a_program_that_the_other_build_lacks_is_found(self):
         other = Path(self.enterContext(tempfile.TemporaryDirectory()))
         (other / "ditserve").touch()
-        made = [Scripted({}), MEASURES["lease"](Path("/checkpoint"), 0)]
+        made = [Scripted({}), measure.MEASURES["lease"](Path("/checkpoint"), 0)]
         self.assertEqual(measure.lacking(made, other), ["bench_lease_cost"])
 
     def test_every_lease_that_is_promised_has_its_bound(self):
-        lease = MEASURES["lease"](Path("/checkpoint"), 0)
+        lease = measure.MEASURES["lease"](Path("/checkpoint"), 0)
         held = [(row.what, bound) for row, bound in zip(lease.rows, lease.theirs(OURS)) if bound]
         self.assertEqual([row.what for row in lease.rows if row.against], [what for what, _ in held])
         executor = [bound for what, bound in held if "executor" in what]
@@ -99,7 +100,7 @@ class MeasureTest(unittest.TestCase):
     def test_every_measure_is_made_for_each_of_its_sizes(self):
         checkpoint = Path(self.enterContext(tempfile.TemporaryDirectory()))
         (checkpoint / "config.json").write_text('{"num_layers": 6}')
-        whole = measure.measures_of(list(MEASURES), checkpoint, checkpoint, None)
+        whole = measure.measures_of(list(measure.MEASURES), checkpoint, checkpoint, None)
         self.assertEqual([type(made).__name__ for made in whole],
                          ["Limit"] * 2 + ["Eager"] * 2 + ["EagerBFloat16"] * 2 + ["Peer"] * 3 +
                          ["Riders", "Modulation"] + ["Steps"] * 2 + ["SecondStep"] +

@@ -38,6 +38,7 @@
 #include "core/devices/cpu_device.h"
 #include "core/residency/liveness_bound.h"
 #include "models/seeded_checkpoint.h"
+#include "server/config/catalogue.h"
 #include "server/config/config.h"
 #include "server/engine/local_engine.h"
 #include "tests/testing/temp_folder.h"

@@ -1,4 +1,5 @@
-// Flags, and what they make of a file.
+#include "server/config/command_line.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/config/catalogue.h"
 #include "server/config/config.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_folder.h"

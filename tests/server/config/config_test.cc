@@ -22,8 +22,6 @@ namespace {
 using ::testing::ElementsAre;
 
 constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
-constexpr auto kNotFound = absl::StatusCode::kNotFound;
-constexpr auto kPrecondition = absl::StatusCode::kFailedPrecondition;
 
 absl::StatusOr<ServerConfig> Parse(const std::string& yaml) { return ParseConfig(yaml, "c.yaml"); }
 
@@ -73,52 +71,6 @@ TEST(ServerConfigTest, ChangesNothingWhenTheShippedFileIsGiven) {
   EXPECT_EQ(shipped->listen_address, defaults->listen_address);
   EXPECT_EQ(shipped->transfer_threads, defaults->transfer_threads);
   EXPECT_EQ(shipped->default_profile, defaults->default_profile);
-}
-
-TEST(ServerConfigTest, ShipsProfilesThatResolveOnEveryDevice) {
-  absl::StatusOr<ServerConfig> config = Parse("");
-  ASSERT_THAT(config, IsOk());
-  EXPECT_THAT(ProfileNames(*config),
-              ElementsAre("resident", "host-offload", "fp8-host", "dynamic", "disk", "disk-fp8-device", "fp8-compute"));
-  for (const char* device : {"cpu", "cuda:0", "cuda:3"}) {
-    config->devices = {device};
-    const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
-    ASSERT_THAT(catalogue, IsOk()) << device;
-    EXPECT_EQ(catalogue->profiles.size(), 7u);
-    EXPECT_EQ(catalogue->default_profile, "disk");
-    for (const Profile& profile : catalogue->profiles) EXPECT_FALSE(profile.description.empty()) << profile.name;
-  }
-}
-
-TEST(ServerConfigTest, ShipsProfilesThatMeanWhatTheirNamesSay) {
-  const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*Parse(""));
-  ASSERT_THAT(catalogue, IsOk());
-  const Station disk{Tier::kDisk, DType::kBFloat16}, host{Tier::kHost, DType::kBFloat16};
-  const Station device{Tier::kDevice, DType::kBFloat16}, fp8_host{Tier::kHost, DType::kFloat8E4M3};
-  const Station fp8_device{Tier::kDevice, DType::kFloat8E4M3};
-  struct Expected {
-    Station rest, preparing;
-    std::optional<int64_t> limit;
-    Station computation = {Tier::kDevice, DType::kBFloat16};
-  };
-  const std::vector<Expected> expected = {{device, device, std::nullopt},
-                                          {host, device, 0},
-                                          {fp8_host, device, 0},
-                                          {host, device, std::nullopt},
-                                          {disk, device, 0},
-                                          {disk, fp8_device, std::nullopt},
-                                          {fp8_host, fp8_device, std::nullopt, fp8_device}};
-  ASSERT_EQ(catalogue->profiles.size(), expected.size());
-  for (size_t i = 0; i < expected.size(); ++i) {
-    const Profile& profile = catalogue->profiles[i];
-    EXPECT_EQ(profile.offload, expected[i].rest) << profile.name;
-    EXPECT_EQ(profile.onload, expected[i].rest) << profile.name;
-    EXPECT_EQ(profile.preparing, expected[i].preparing) << profile.name;
-    EXPECT_EQ(profile.computation, expected[i].computation) << profile.name;
-    // DiffSynth-Studio can't multiply with norms' weights in float8: they are left as they are stored.
-    EXPECT_EQ(profile.Manages("RMSNorm"), expected[i].computation == device) << profile.name;
-    EXPECT_EQ(profile.vram_limit_bytes, expected[i].limit) << profile.name;
-  }
 }
 
 TEST(ServerConfigTest, ReadsEveryKey) {
@@ -172,31 +124,6 @@ default_profile: disk
   EXPECT_EQ(config->log_level, "warn");
 }
 
-TEST(ServerConfigTest, AddsAProfileToTheShippedOnes) {
-  const absl::StatusOr<ServerConfig> config = Parse(R"(
-profiles:
-  mine:
-    description: Mine
-    offload_dtype: disk
-    onload_dtype: null
-    computation_dtype: torch.float32
-    module_map: {torch.nn.Linear: AutoWrappedLinear}
-    vram_limit_gib: 1.5
-)");
-  ASSERT_THAT(config, IsOk());
-  ASSERT_EQ(config->profiles.size(), 8u);
-  const absl::StatusOr<ProfileCatalogue> catalogue = MakeCatalogue(*config);
-  ASSERT_THAT(catalogue, IsOk());
-  const Profile& mine = catalogue->profiles.back();
-  EXPECT_EQ(mine.name, "mine");
-  EXPECT_EQ(mine.description, "Mine");
-  EXPECT_EQ(mine.offload.tier, Tier::kDisk);
-  EXPECT_EQ(mine.onload, mine.computation);
-  EXPECT_EQ(mine.computation.dtype, DType::kFloat32);
-  EXPECT_THAT(mine.managed_types, ElementsAre("Linear"));
-  EXPECT_EQ(mine.vram_limit_bytes, int64_t{3} << 29);
-}
-
 TEST(ServerConfigTest, ReplacesAShippedProfileAsAWhole) {
   const absl::StatusOr<ServerConfig> config = Parse("profiles: {disk: {computation_dtype: float16}}");
   ASSERT_THAT(config, IsOk());
@@ -204,32 +131,6 @@ TEST(ServerConfigTest, ReplacesAShippedProfileAsAWhole) {
   EXPECT_EQ(config->profiles[4].name, "disk");
   EXPECT_EQ(config->profiles[4].vram_config.offload_dtype, std::nullopt);
   EXPECT_EQ(config->profiles[4].vram_limit_gib, std::nullopt);
-}
-
-TEST(ServerConfigTest, RefusesAProfileThatIsNotForThisDevice) {
-  const absl::StatusOr<ServerConfig> config =
-      Parse("profiles: {mine: {computation_dtype: float32, onload_device: cuda}}");
-  ASSERT_THAT(config, IsOk());
-  EXPECT_THAT(MakeCatalogue(*config),
-              StatusIs(kPrecondition, "c.yaml:1:47: profiles.mine.onload_device: 'cuda' is not here"));
-}
-
-TEST(ServerConfigTest, RefusesAProfileThatCantBe) {
-  const absl::StatusOr<ServerConfig> config = Parse("profiles: {mine: {computation_dtype: int4}}");
-  ASSERT_THAT(config, IsOk());
-  EXPECT_THAT(MakeCatalogue(*config),
-              StatusIs(kInvalid, "c.yaml:1:19: profiles.mine.computation_dtype: unknown dtype 'int4'"));
-  const absl::StatusOr<ServerConfig> missing = Parse("profiles:\n  disk: {offload_dtype: disk}");
-  ASSERT_THAT(missing, IsOk());
-  EXPECT_THAT(MakeCatalogue(*missing), StatusIs(kInvalid, "c.yaml:2:9: profiles.disk.computation_dtype: "));
-}
-
-TEST(ServerConfigTest, RefusesADefaultProfileThatIsNotThere) {
-  const absl::StatusOr<ServerConfig> config = Parse("default_profile: fast");
-  ASSERT_THAT(config, IsOk());
-  EXPECT_THAT(MakeCatalogue(*config),
-              StatusIs(kNotFound,
-                       "c.yaml:1:1: default_profile: no profile is named 'fast'; there are: resident, host-offload"));
 }
 
 TEST(ServerConfigTest, RefusesUnknownKeysSayingWhere) {
@@ -333,17 +234,6 @@ TEST(ServerConfigTest, RefusesDevicesThatCannotComputeTogether) {
   many.push_back("'cuda:16'");
   ExpectRefused(absl::StrCat("device: {name: [", absl::StrJoin(many, ", "), "]}"),
                 "device.name: expected at most 16 devices, found 17");
-}
-
-TEST(ServerConfigTest, AProfileMayNameAnyOfTheDevices) {
-  const auto config = Parse(
-      "device: {name: ['cuda:0', 'cuda:1']}\n"
-      "profiles: {mine: {computation_dtype: bfloat16, computation_device: 'cuda:1'}}");
-  ASSERT_THAT(config, IsOk());
-  const auto catalogue = MakeCatalogue(*config);
-  ASSERT_THAT(catalogue, IsOk());
-  EXPECT_EQ(catalogue->profiles.back().device, "cuda:1");
-  EXPECT_EQ(catalogue->profiles.front().device, "");
 }
 
 TEST(ServerConfigTest, RefusesWrongWords) {

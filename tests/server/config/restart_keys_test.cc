@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/config/config.h"
 #include "server/config/default_config.h"
+#include "server/config/restart_keys.h"
 #include "tests/testing/status_matchers.h"
 
 namespace ditserve {

@@ -20,6 +20,7 @@
 #include "core/devices/cpu_device.h"
 #include "core/storage/module.h"
 #include "models/seeded_checkpoint.h"
+#include "server/config/catalogue.h"
 #include "server/config/config.h"
 #include "server/engine/local_engine.h"
 #include "tests/testing/forwarding_device.h"
