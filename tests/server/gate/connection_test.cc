@@ -118,5 +118,19 @@ TEST_F(ConnectionTest, EachMessageOfACallIsLookedAtByItself) {
   EXPECT_EQ(world_.server()->calls().begin()->second.request.size(), 2 * (most.size() + 5));
 }
 
+TEST(UngreetedConnectionTest, WhoReadsNothingIsGivenUpBeforeTheRefusalsOfItsStreamsPileUp) {
+  ConnectionWorld world({{kInfer, {Scope::kInfer, 200'000}}}, {.max_calls = 4}, nullptr);
+  world.client().SetReads(false);
+  world.client().Send(RawHttp2::kPreface + RawHttp2::FrameBytes(RawHttp2::kSettings, 0, 0, ""));
+  std::string calls;  // The limit of 128 is one that the client has not heard of: those beyond it are reset.
+  for (uint32_t i = 0; i < 10'000; ++i) {
+    calls += RawHttp2::FrameBytes(RawHttp2::kHeaders, RawHttp2::kEndHeaders, 2 * i + 1, "");
+  }
+  world.client().Send(calls);
+  world.Settle();
+  EXPECT_TRUE(world.is_closed());
+  EXPECT_THAT(world.Check(), IsOk());
+}
+
 }  // namespace
 }  // namespace ditserve
