@@ -216,6 +216,27 @@ TEST_F(GateTest, ATokenAllowsWhatItsScopesSay) {
   server_.reset();
 }
 
+TEST_F(GateTest, WhoWatchesHealthTakesNoCallsPlace) {
+  SomeTokens access;
+  access.Add("client", {Scope::kInfer}, {"pipeline"});
+  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
+  ServeWith([&](GrpcServerOptions& options) {
+    options.access = &access;
+    options.limits.max_calls = 1;
+  });
+  grpc::ClientContext context;
+  grpc::health::v1::HealthCheckResponse response;
+  const auto health = grpc::health::v1::Health::NewStub(channel_);
+  const auto watch = health->Watch(&context, {});
+  EXPECT_TRUE(watch->Read(&response));
+  EXPECT_THAT(ForwardWith("client"), IsServed());
+  context.TryCancel();
+  while (watch->Read(&response)) {
+  }
+  EXPECT_THAT(watch->Finish(), Refused(StatusCode::CANCELLED, ""));
+  server_.reset();
+}
+
 TEST_F(GateTest, ATokenTakesNoMoreCallsThanItMay) {
   SomeTokens access;
   access.Add("one", {Scope::kInfer, Scope::kRead}, {"greedy", /*max_calls=*/1});
