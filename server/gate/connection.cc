@@ -75,9 +75,19 @@ void Connection::OnRequestEnd(Call& call) {
 }
 
 uint64_t Connection::Ready(const Call& call) const {
-  // Half a prefix is the server's to complain of.
+  // Half a prefix, behind a message, is the server's to complain of.
   const bool is_cut = call.request_ended && call.request.received() - call.counted < kPrefixBytes;
   return is_cut ? call.request.received() : call.walked;
+}
+
+absl::Status Connection::CheckEnd(const Call& call) {
+  if (!call.request_ended || call.waits_since || call.response_begun || call.admitted->method->is_stream) {
+    return absl::OkStatus();
+  }
+  const uint64_t bytes = call.request.received();
+  if (bytes < kPrefixBytes) return FieldError("request", "no message came");
+  if (bytes >= call.counted) return absl::OkStatus();
+  return FieldError("request", absl::StrCat("ended after ", bytes, " bytes of ", call.counted));
 }
 
 void Connection::PassOn(Call& call) {
@@ -104,6 +114,7 @@ void Connection::PassOn(Call& call) {
     call.BeginMessage(kPrefixBytes, bytes);
     if (const absl::Status walked = call.Walk(); !walked.ok()) return Refuse(call, walked);
   }
+  if (const absl::Status whole = CheckEnd(call); !whole.ok()) return Refuse(call, whole);
   if (call.server_id != 0) {
     nghttp2_session_resume_data(server_->get(), call.server_id);
   } else if (Ready(call) > 0 || call.request_ended) {

@@ -77,6 +77,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   // How much of the request the server may have, from its beginning.
   uint64_t Ready(const Call& call) const;
+  // Errors: InvalidArgument where the request has ended without its message. gRPC would say that there is no such
+  // method.
+  static absl::Status CheckEnd(const Call& call);
   // Sends on what is counted and was looked at, and opens the call at the server if it is not.
   void PassOn(Call& call);
   void OpenAtServer(Call& call);

@@ -85,6 +85,29 @@ TEST_F(ConnectionTest, ASecondMessageIsRefusedWhereOneIsTakenForTheFirstIsHeldSt
   EXPECT_EQ(world_.server()->calls().size(), 0u);
 }
 
+TEST_F(ConnectionTest, ARequestThatEndsWithoutItsMessageIsRefused) {
+  Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders | RawHttp2::kEndStream, 1, RawHttp2::Call(kInfer));
+  EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "request: no message came"));
+  Call(3);
+  Send(RawHttp2::kData, RawHttp2::kEndStream, 3, std::string(4, '\0'));
+  EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "request: no message came"));
+  EXPECT_EQ(world_.server(), nullptr);
+  Call(5);
+  Begin(5, 150'000);
+  Send(RawHttp2::kData, RawHttp2::kEndStream, 5, "m");
+  EXPECT_THAT(world_.refused(),
+              StatusIs(absl::StatusCode::kInvalidArgument, "request: ended after 106 bytes of 150005"));
+  EXPECT_EQ(world_.server()->calls().size(), 0u);
+  EXPECT_EQ(world_.doorman().calls(), 0);
+}
+
+TEST_F(ConnectionTest, AStreamMayEndWithoutAMessage) {
+  Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders | RawHttp2::kEndStream, 1, RawHttp2::Call(kStream));
+  EXPECT_THAT(world_.refused(), IsOk());
+  ASSERT_NE(world_.server(), nullptr);
+  EXPECT_EQ(world_.server()->calls().size(), 1u);
+}
+
 TEST_F(ConnectionTest, AMessageOfTooManyFieldsIsRefusedWhileItComesAndItsCallTakenBack) {
   Call(1, kWalked);
   Begin(1, 150'000, Inputs(MessageWalk::kMostFields));

@@ -383,6 +383,12 @@ TEST_F(GateTest, RefusesAMessageThatIsNotInProtobufsWireFormat) {
   EXPECT_EQ(FieldOf(status), "latents");
 }
 
+TEST_F(GateTest, RefusesTextThatGrpcWouldNotParse) {
+  const grpc::Status status = CallMethod(channel_, "/ditserve.v1.TransformerService/Forward", "\x0a\x01\xff");
+  EXPECT_THAT(status, Refused(StatusCode::INVALID_ARGUMENT, "model: is not in UTF-8"));
+  EXPECT_EQ(FieldOf(status), "model");
+}
+
 TEST_F(GateTest, AnswersHealthAloneWhereThatIsServed) {
   SomeTokens access;
   const CertificateAuthority authority;
