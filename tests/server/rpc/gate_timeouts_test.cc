@@ -140,6 +140,16 @@ TEST_F(GateTimeoutsTest, AForwardPassMayBeSilentAsLongAsItTakes) {
   EXPECT_THAT(pending.Wait(), IsServed());
 }
 
+TEST_F(GateTimeoutsTest, TakesAsMuchMetadataAsItPromises) {
+  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
+  for (int calls = 0; calls < 3; ++calls) {  // A limit of gRPC's would hold once the gate has heard of it.
+    grpc::ClientContext context;
+    context.AddMetadata("x", std::string(15 << 10, 'y'));
+    v1::ForwardResponse response;
+    EXPECT_THAT(transformer_->Forward(&context, TinyRequest(), &response), IsServed());
+  }
+}
+
 TEST_F(GateTimeoutsTest, RefusesMetadataThatIsTooLong) {
   grpc::ClientContext context;
   context.AddMetadata("x", std::string(17 << 10, 'y'));
