@@ -35,9 +35,9 @@ const std::string& ValueOf(const Headers& headers, const char* name) {
 }  // namespace
 
 void Connection::Start(std::unique_ptr<ByteStream> client) {
-  client_ =
-      std::make_unique<Http2Session>(Http2Session::Side::kServer, std::move(client), ClientCallbacks(), this,
-                                     weak_from_this(), Http2Session::Events{[this] { Flush(); }, [this] { Close(); }});
+  client_ = std::make_unique<Http2Session>(Http2Session::Side::kServer, std::move(client), ClientCallbacks(), this,
+                                           weak_from_this(),
+                                           Http2Session::Events{[this] { Flush(); }, [this] { OnClientGone(); }});
   nghttp2_session_set_local_window_size(client_->get(), NGHTTP2_FLAG_NONE, 0, kConnectionWindowBytes);
   client_->Start({{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, kMaxStreams},
                   {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, kFirstWindowBytes},
@@ -182,6 +182,7 @@ void Connection::OnServerPong() {
   std::swap(leaving_, leaving_next_);
   if (!leaving_.empty()) nghttp2_submit_ping(server_->get(), NGHTTP2_FLAG_NONE, nullptr);
   host_.bytes_freed();
+  if (client_gone_since_ && leaving_.empty()) Close();
 }
 
 void Connection::OnClientClosed(int32_t client_id) {
@@ -237,6 +238,10 @@ void Connection::Retry() {
 void Connection::Tick() {
   const absl::Duration now = host_.clock->Now();
   const GateTimeouts& timeouts = host_.timeouts;
+  if (client_gone_since_) {
+    if (now - *client_gone_since_ > timeouts.ping) Close();
+    return;
+  }
   if (std::exchange(known_bytes_read_, client_->bytes_read()) != client_->bytes_read()) last_read_ = now;
   if (std::exchange(known_bytes_written_, client_->bytes_written()) != client_->bytes_written() ||
       !client_->is_writing()) {
@@ -246,7 +251,7 @@ void Connection::Tick() {
                         (header_block_since_ && now - *header_block_since_ > timeouts.greeting) ||
                         now - last_written_ > timeouts.progress ||
                         (client_ping_sent_ && now - *client_ping_sent_ > timeouts.ping);
-  if (is_stuck) return Close();
+  if (is_stuck) return OnClientGone();
   if (!client_ping_sent_ && now - last_read_ > timeouts.ping_after) {
     client_ping_sent_ = now;
     nghttp2_submit_ping(client_->get(), NGHTTP2_FLAG_NONE, nullptr);
@@ -297,6 +302,16 @@ void Connection::Flush() {
     moved = server_ != nullptr && server_->Flush();
     moved = (closed_ != nullptr && client_->Flush()) || moved;
   }
+}
+
+void Connection::OnClientGone() {
+  if (closed_ == nullptr || client_gone_since_) return;
+  client_gone_since_ = host_.clock->Now();
+  client_->Close();
+  for (const auto& [id, call] : calls_) Leave(*call);
+  calls_.clear();
+  if (leaving_.empty()) return Close();
+  Flush();
 }
 
 void Connection::Close() {

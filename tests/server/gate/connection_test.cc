@@ -85,6 +85,22 @@ TEST_F(ConnectionTest, ASecondMessageIsRefusedWhereOneIsTakenForTheFirstIsHeldSt
   EXPECT_EQ(world_.server()->calls().size(), 0u);
 }
 
+TEST_F(ConnectionTest, ACallOfAClientThatHasGoneIsCountedUntilTheServerHasSeenItEnd) {
+  Call(1);
+  Begin(1, 150'000);
+  ASSERT_EQ(world_.server()->calls().size(), 1u);
+  Call(3);
+  Begin(3, 100'000);  // Waits, and has not come as far.
+  world_.client().Leave();
+  while (world_.doorman().message_bytes() > 0) {
+    EXPECT_EQ(world_.doorman().message_bytes(), 150'000);
+    world_.Step();
+  }
+  EXPECT_EQ(world_.server()->calls().size(), 0u);
+  EXPECT_EQ(world_.doorman().calls(), 0);
+  EXPECT_TRUE(world_.is_closed());
+}
+
 TEST_F(ConnectionTest, ARequestThatEndsWithoutItsMessageIsRefused) {
   Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders | RawHttp2::kEndStream, 1, RawHttp2::Call(kInfer));
   EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "request: no message came"));
