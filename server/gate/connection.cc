@@ -145,12 +145,12 @@ void Connection::Refuse(Call& call, const absl::Status& why) {
   if (call.is_refused) return;
   call.is_refused = true;
   call.waits_since.reset();
-  call.headers = Headers();  // The stream lasts until the client has read the refusal.
-  host_.refused(why);
-  if (call.response_begun) {
+  call.headers = Headers();   // The stream lasts until the client has read the refusal.
+  if (call.response_begun) {  // By gRPC, which counts it; the client can be told nothing else.
     nghttp2_submit_rst_stream(client_->get(), NGHTTP2_FLAG_NONE, call.client_id, NGHTTP2_ENHANCE_YOUR_CALM);
     return;
   }
+  host_.refused(why);
   Leave(call);
   call.request.Clear();
   Headers headers = {{":status", "200"}, {"content-type", "application/grpc"}};

@@ -30,7 +30,7 @@ struct ConnectionHost {
   std::function<absl::StatusOr<std::unique_ptr<ByteStream>>()> connect_server;
   // The trailers that tell a client of an error.
   std::function<Headers(const absl::Status&)> trailers;
-  // A call was refused.
+  // A call was answered with an error of the gate's.
   std::function<void(const absl::Status&)> refused;
   // Bytes of messages were given back.
   std::function<void()> bytes_freed;

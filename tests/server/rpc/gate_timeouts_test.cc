@@ -107,6 +107,7 @@ TEST_F(GateTimeoutsTest, AnAnswerThatIsNotReadIsGivenUp) {
   EXPECT_EQ(frame.flags & RawHttp2::kEndStream, 0);
   ASSERT_TRUE(client.Await(RawHttp2::kReset, frame));
   AwaitNoCalls();
+  EXPECT_THAT(server_->gate().Figures().doors[0].refused, ::testing::IsEmpty());  // It was answered.
   EXPECT_THAT(Forward(TinyRequest()), IsServed());
 }
 
