@@ -94,8 +94,9 @@ absl::Status WriteBytes(const std::string& path, absl::string_view bytes) {
 // Has `write` write a file beside `path`, which takes its place once it is whole.
 absl::Status WriteThrough(const std::string& path, const std::function<absl::Status(const std::string&)>& write) {
   const std::string partial = absl::StrCat(path, ".partial-", getpid());
-  absl::Status status = write(partial);
   std::error_code error;
+  std::filesystem::remove(partial, error);  // Of who was killed and had this number, as a container's only process has.
+  absl::Status status = write(partial);
   if (status.ok()) {
     std::filesystem::rename(partial, path, error);
     if (error) status = absl::UnavailableError(error.message());

@@ -121,8 +121,13 @@ std::shared_ptr<const TokenFile::Contents> TokenFile::Current() const {
     spdlog::info("tokens: {} of {}", tokens->size(), path_);
     found.tokens = *std::move(tokens);
   } else {
-    spdlog::error("tokens stay as they were: {}", std::string(tokens.status().message()));
+    const bool was_read = absl::IsInvalidArgument(tokens.status());
+    found.error = std::string(tokens.status().message());
+    if (!was_read && found.error == known->error) return known;  // It has been told.
+    spdlog::error("tokens stay as they were: {}", found.error);
     found.tokens = known->tokens;
+    // No descriptor was left, or the disk failed: the file is as good as it was, and nobody has looked into it yet.
+    if (!was_read) found.stamp = known->stamp;
   }
   const absl::MutexLock lock(&mutex_);
   contents_ = std::make_shared<Contents>(std::move(found));

@@ -28,7 +28,8 @@ struct AccessToken {
 absl::StatusOr<std::vector<AccessToken>> ParseTokens(const std::string& yaml, const std::string& file);
 
 // The bearer tokens in a file, which is read again when it changes: one that is invalid then leaves those that were
-// there, and is told in the log.
+// there, and is told in the log. One that can't be read is tried again at each look: what is in it may take tokens
+// away.
 //
 // Thread safety: thread-safe.
 class TokenFile final : public AccessControl {
@@ -44,6 +45,7 @@ class TokenFile final : public AccessControl {
   struct Contents {
     std::vector<AccessToken> tokens;
     FileStamp stamp;
+    std::string error;  // Why the last attempt to read it anew left it as it was; empty where there was none.
   };
 
   TokenFile(std::string path, Contents contents)

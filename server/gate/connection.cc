@@ -35,9 +35,9 @@ const std::string& ValueOf(const Headers& headers, const char* name) {
 }  // namespace
 
 void Connection::Start(std::unique_ptr<ByteStream> client) {
-  client_ =
-      std::make_unique<Http2Session>(Http2Session::Side::kServer, std::move(client), ClientCallbacks(), this,
-                                     weak_from_this(), Http2Session::Events{[this] { Flush(); }, [this] { Close(); }});
+  client_ = std::make_unique<Http2Session>(Http2Session::Side::kServer, std::move(client), ClientCallbacks(), this,
+                                           weak_from_this(),
+                                           Http2Session::Events{[this] { Flush(); }, [this] { OnClientGone(); }});
   nghttp2_session_set_local_window_size(client_->get(), NGHTTP2_FLAG_NONE, 0, kConnectionWindowBytes);
   client_->Start({{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, kMaxStreams},
                   {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, kFirstWindowBytes},
@@ -75,9 +75,19 @@ void Connection::OnRequestEnd(Call& call) {
 }
 
 uint64_t Connection::Ready(const Call& call) const {
-  // Half a prefix is the server's to complain of.
+  // Half a prefix, behind a message, is the server's to complain of.
   const bool is_cut = call.request_ended && call.request.received() - call.counted < kPrefixBytes;
   return is_cut ? call.request.received() : call.walked;
+}
+
+absl::Status Connection::CheckEnd(const Call& call) {
+  if (!call.request_ended || call.waits_since || call.response_begun || call.admitted->method->is_stream) {
+    return absl::OkStatus();
+  }
+  const uint64_t bytes = call.request.received();
+  if (bytes < kPrefixBytes) return FieldError("request", "no message came");
+  if (bytes >= call.counted) return absl::OkStatus();
+  return FieldError("request", absl::StrCat("ended after ", bytes, " bytes of ", call.counted));
 }
 
 void Connection::PassOn(Call& call) {
@@ -104,6 +114,7 @@ void Connection::PassOn(Call& call) {
     call.BeginMessage(kPrefixBytes, bytes);
     if (const absl::Status walked = call.Walk(); !walked.ok()) return Refuse(call, walked);
   }
+  if (const absl::Status whole = CheckEnd(call); !whole.ok()) return Refuse(call, whole);
   if (call.server_id != 0) {
     nghttp2_session_resume_data(server_->get(), call.server_id);
   } else if (Ready(call) > 0 || call.request_ended) {
@@ -134,11 +145,12 @@ void Connection::Refuse(Call& call, const absl::Status& why) {
   if (call.is_refused) return;
   call.is_refused = true;
   call.waits_since.reset();
-  host_.refused(why);
-  if (call.response_begun) {
+  call.headers = Headers();   // The stream lasts until the client has read the refusal.
+  if (call.response_begun) {  // By gRPC, which counts it; the client can be told nothing else.
     nghttp2_submit_rst_stream(client_->get(), NGHTTP2_FLAG_NONE, call.client_id, NGHTTP2_ENHANCE_YOUR_CALM);
     return;
   }
+  host_.refused(why);
   Leave(call);
   call.request.Clear();
   Headers headers = {{":status", "200"}, {"content-type", "application/grpc"}};
@@ -170,6 +182,7 @@ void Connection::OnServerPong() {
   std::swap(leaving_, leaving_next_);
   if (!leaving_.empty()) nghttp2_submit_ping(server_->get(), NGHTTP2_FLAG_NONE, nullptr);
   host_.bytes_freed();
+  if (client_gone_since_ && leaving_.empty()) Close();
 }
 
 void Connection::OnClientClosed(int32_t client_id) {
@@ -225,6 +238,10 @@ void Connection::Retry() {
 void Connection::Tick() {
   const absl::Duration now = host_.clock->Now();
   const GateTimeouts& timeouts = host_.timeouts;
+  if (client_gone_since_) {
+    if (now - *client_gone_since_ > timeouts.ping) Close();
+    return;
+  }
   if (std::exchange(known_bytes_read_, client_->bytes_read()) != client_->bytes_read()) last_read_ = now;
   if (std::exchange(known_bytes_written_, client_->bytes_written()) != client_->bytes_written() ||
       !client_->is_writing()) {
@@ -234,7 +251,7 @@ void Connection::Tick() {
                         (header_block_since_ && now - *header_block_since_ > timeouts.greeting) ||
                         now - last_written_ > timeouts.progress ||
                         (client_ping_sent_ && now - *client_ping_sent_ > timeouts.ping);
-  if (is_stuck) return Close();
+  if (is_stuck) return OnClientGone();
   if (!client_ping_sent_ && now - last_read_ > timeouts.ping_after) {
     client_ping_sent_ = now;
     nghttp2_submit_ping(client_->get(), NGHTTP2_FLAG_NONE, nullptr);
@@ -285,6 +302,16 @@ void Connection::Flush() {
     moved = server_ != nullptr && server_->Flush();
     moved = (closed_ != nullptr && client_->Flush()) || moved;
   }
+}
+
+void Connection::OnClientGone() {
+  if (closed_ == nullptr || client_gone_since_) return;
+  client_gone_since_ = host_.clock->Now();
+  client_->Close();
+  for (const auto& [id, call] : calls_) Leave(*call);
+  calls_.clear();
+  if (leaving_.empty()) return Close();
+  Flush();
 }
 
 void Connection::Close() {

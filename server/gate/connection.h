@@ -30,7 +30,7 @@ struct ConnectionHost {
   std::function<absl::StatusOr<std::unique_ptr<ByteStream>>()> connect_server;
   // The trailers that tell a client of an error.
   std::function<Headers(const absl::Status&)> trailers;
-  // A call was refused.
+  // A call was answered with an error of the gate's.
   std::function<void(const absl::Status&)> refused;
   // Bytes of messages were given back.
   std::function<void()> bytes_freed;
@@ -39,7 +39,7 @@ struct ConnectionHost {
 // A client's connection, and the one to the gRPC server that its calls go on by; that one is there from the first call
 // that is let in. A call goes on when the length of its message is known and counted, so that a client that opens
 // streams and resets them, or sends what is too much, never reaches gRPC; and its slot is given back when the server
-// has seen it end.
+// has seen it end, of a client that has gone too.
 //
 // Thread safety: thread-compatible: all of it happens on the gate's thread.
 class Connection : public std::enable_shared_from_this<Connection> {
@@ -54,6 +54,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Tick();
   // Takes no new call; closes when those under way have ended.
   void Drain();
+  // At once, whatever the server has seen.
   void Close();
 
  private:
@@ -74,9 +75,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void OnResponseEnd(Call& call);
   void OnServerClosed(Call& call, uint32_t error_code);
   void OnServerPong();
+  // The client's side is over. The server's is closed when it has seen the end of its calls.
+  void OnClientGone();
 
   // How much of the request the server may have, from its beginning.
   uint64_t Ready(const Call& call) const;
+  // Errors: InvalidArgument where the request has ended without its message. gRPC would say that there is no such
+  // method.
+  static absl::Status CheckEnd(const Call& call);
   // Sends on what is counted and was looked at, and opens the call at the server if it is not.
   void PassOn(Call& call);
   void OpenAtServer(Call& call);
@@ -102,6 +108,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   uint64_t known_bytes_read_ = 0, known_bytes_written_ = 0;
   absl::Duration last_read_ = born_, last_written_ = born_;
   bool is_draining_ = false, told_last_call_ = false;
+  std::optional<absl::Duration> client_gone_since_;
 
   // Calls that the client left and that the server may be handling still: what is before a ping that it answers it has
   // seen.

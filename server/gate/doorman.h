@@ -24,7 +24,7 @@ namespace ditserve {
 struct Method {
   std::optional<Scope> scope;     // That a token must have; none: nobody is asked for a token.
   int64_t max_message_bytes = 0;  // Of what the client sends.
-  bool is_probe = false;          // Is answered at once, and still when there are too many calls.
+  bool is_probe = false;          // Takes no call's place: one of the few that each connection has for probes.
   bool is_stream = false;         // The client may send several messages.
   // What the client sends; null: its bytes are not looked at. Must outlive the gate.
   const google::protobuf::Descriptor* message = nullptr;

@@ -19,7 +19,7 @@ struct DoorFigures {
   int64_t message_bytes = 0;  // That are counted.
   // In all.
   int64_t turned_away = 0;                      // Connections that found too many there.
-  std::map<absl::StatusCode, int64_t> refused;  // Calls that gRPC never heard of.
+  std::map<absl::StatusCode, int64_t> refused;  // Calls that were answered with an error here.
 };
 
 struct GateFigures {

@@ -9,6 +9,10 @@ namespace {
 // What is gathered for one write.
 constexpr size_t kMostOutputBytes = 128 << 10;
 
+// Frames that wait to be written. Of who keeps to the rules there are a few for each of its streams; one who sends what
+// has to be answered and reads none of it has as many as it likes, before its settings are acknowledged even resets.
+constexpr size_t kMostOutputFrames = 4096;
+
 struct FreeOption {
   void operator()(nghttp2_option* option) const { nghttp2_option_del(option); }
 };
@@ -67,7 +71,7 @@ void Http2Session::Read() {
     bytes_read_ += input.size();
     const ssize_t consumed = nghttp2_session_mem_recv(get(), static_cast<const uint8_t*>(input.data()), input.size());
     events_.moved();  // Also what tells the other side why it is given up.
-    if (consumed < 0) return End();
+    if (consumed < 0 || nghttp2_session_get_outbound_queue_size(get()) > kMostOutputFrames) return End();
     Read();
   });
 }

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "server/gate/utf8.h"
 
 namespace google::protobuf {
 class Descriptor;
@@ -16,7 +17,10 @@ namespace ditserve {
 
 // Reads the tags and lengths of a protobuf message as its bytes come, before anybody parses it, and counts what takes
 // more memory once it is parsed than it took to send: fields, known or not, each of which may become an object, and
-// integers of packed lists, which are widened. Bytes, strings and lists of elements of fixed width are passed over.
+// integers of packed lists, which are widened. Bytes and lists of elements of fixed width are passed over.
+//
+// What comes through can be parsed: text is UTF-8, lists hold whole elements. (Of what can't be, gRPC says no more than
+// that there were no such method.)
 //
 // A message that comes through takes, parsed, its bytes, as many again of lists of fixed width, which hold places for
 // more elements, and at most kMostExtraBytes.
@@ -44,11 +48,15 @@ class MessageWalk {
     int64_t end = 0;
   };
   enum class Expected { kTag, kInteger, kLength };
+  // What of a value is looked at.
+  enum class Value { kNothing, kText, kVarints, kIntegers };
 
+  static Value ValueOf(const google::protobuf::FieldDescriptor* field);
   absl::Status PassByte(uint8_t byte);
   absl::Status TakeTag(uint64_t tag);
   absl::Status TakeLength(uint64_t bytes);
-  absl::Status PassOver(uint64_t bytes, bool are_integers = false);
+  absl::Status PassOver(uint64_t bytes, Value value = Value::kNothing);
+  absl::Status PassValue(absl::string_view bytes);
   absl::Status CountIntegers(absl::string_view bytes);
   absl::Status Wrong(absl::string_view what) const;
 
@@ -57,9 +65,10 @@ class MessageWalk {
   Expected expected_ = Expected::kTag;
   uint64_t varint_ = 0;  // What has come of the tag, integer or length.
   int varint_bytes_ = 0;
-  int64_t at_ = 0;             // Bytes that were passed.
-  int64_t value_end_ = 0;      // Of what is passed over.
-  bool are_integers_ = false;  // In a list.
+  int64_t at_ = 0;                 // Bytes that were passed.
+  int64_t value_end_ = 0;          // Of what has a length.
+  Value value_ = Value::kNothing;  // What that is.
+  Utf8 text_;
   int64_t fields_ = 0, integers_ = 0;
 };
 

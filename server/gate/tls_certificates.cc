@@ -98,14 +98,18 @@ absl::StatusOr<std::unique_ptr<TlsCertificates>> TlsCertificates::Open(const Tls
 void TlsCertificates::Refresh() {
   const Stamps stamps = Look(files_);
   if (stamps == stamps_) return;
-  stamps_ = stamps;
   absl::StatusOr<Loaded> loaded = Load(files_);
   if (loaded.ok()) {
     loaded_ = *std::move(loaded);
+    stamps_ = stamps;
     spdlog::info("TLS certificate of {}, valid until {}", files_.certificate, absl::FormatTime(loaded_.not_after));
-  } else {
-    spdlog::error("TLS certificates stay as they were: {}", std::string(loaded.status().message()));
+    return;
   }
+  const std::string error(loaded.status().message());
+  if (stamps == failed_ && error == error_) return;
+  spdlog::error("TLS certificates stay as they were: {}", error);
+  failed_ = stamps;
+  error_ = error;
 }
 
 }  // namespace ditserve

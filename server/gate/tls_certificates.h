@@ -23,7 +23,8 @@ struct TlsFiles {
 };
 
 // What a server shows of itself under TLS, and whom it asks for. Read again when a file changes: what can't be used
-// then leaves what was there, and is told in the log.
+// then leaves what was there, is told in the log, and is tried again at each look, for it may have been no fault of the
+// files'.
 //
 // Thread safety: thread-compatible.
 class TlsCertificates {
@@ -53,8 +54,11 @@ class TlsCertificates {
   static Stamps Look(const TlsFiles& files);
 
   const TlsFiles files_;
-  Stamps stamps_;
+  Stamps stamps_;  // Of what was loaded.
   Loaded loaded_;
+  // Of what could not be, and was told of last.
+  Stamps failed_;
+  std::string error_;
 };
 
 }  // namespace ditserve

@@ -272,7 +272,7 @@ class MetricsImpl final : public Metrics {
     Ended(request.rpc, request.code, request.model).Increment();
     if (request.account == nullptr) return;
     const std::string profile = profiles_.contains(request.profile) ? request.profile : "inline";
-    Observe(durations_, {{"model", request.model}, {"profile", profile}}, request.account->total);
+    Observe(durations_, {{"model", request.model}, {"profile", profile}}, request.duration);
     Observe(stages_, {{"model", request.model}, {"stage", "queue"}}, request.account->queue);
     Observe(stages_, {{"model", request.model}, {"stage", "stall"}}, request.account->stall);
     Observe(stages_, {{"model", request.model}, {"stage", "compute"}}, request.account->compute);

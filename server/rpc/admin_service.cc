@@ -75,9 +75,7 @@ absl::Status AdminService::SetBudget(const v1::SetBudgetRequest& request, v1::Se
 grpc::ServerUnaryReactor* AdminService::SetBudget(grpc::CallbackServerContext* context,
                                                   const v1::SetBudgetRequest* request,
                                                   v1::SetBudgetResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(SetBudget(*request, *response)));
-  return reactor;
+  return FinishCall(context, SetBudget(*request, *response));
 }
 
 }  // namespace ditserve

@@ -58,6 +58,16 @@ FlowScheduleOptions OptionsOf(const v1::Schedule& proto, Numerics numerics) {
   return options;
 }
 
+// A terminal that the client left out is no field to tell it of: what the usual one does not go with is.
+absl::Status WhyNoSchedule(const absl::Status& status, const v1::Schedule& proto) {
+  if (FieldOf(status) != "shift_terminal" || proto.has_shift_terminal()) return Named(status);
+  if (!proto.sigmas().empty()) {
+    return FieldError("schedule.sigmas", "the last one is 1, expected less, or a shift of the request's own");
+  }
+  return FieldError("schedule.steps",
+                    absl::StrCat(proto.steps(), ", expected 2 or more, or a shift of the request's own"));
+}
+
 absl::StatusOr<StepCacheOptions> DecodeStepCache(const v1::StepCache& proto, const QwenImageDiTConfig& config) {
   StepCacheOptions options;
   std::string field = "step_cache.first_block";
@@ -177,7 +187,7 @@ absl::StatusOr<DecodedForward> RequestDecoder::DecodeDenoise(const v1::DenoiseRe
   const int64_t image_tokens = request.height() / kPatchPixels * (request.width() / kPatchPixels);
   absl::StatusOr<FlowSchedule> schedule =
       MakeFlowSchedule(OptionsOf(request.schedule(), config.numerics), image_tokens);
-  if (!schedule.ok()) return Named(schedule.status());
+  if (!schedule.ok()) return WhyNoSchedule(schedule.status(), request.schedule());
   what.schedule = *std::move(schedule);
   what.first_step = request.first_step();
   if (what.first_step < 0 || what.first_step >= what.schedule.steps()) {

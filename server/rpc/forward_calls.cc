@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
@@ -249,6 +250,15 @@ class StreamReactor final : public grpc::ServerWriteReactor<Message> {
   std::optional<grpc::Status> outcome_ ABSL_GUARDED_BY(mutex_);    // The engine is done.
 };
 
+// What `decode` makes of a request, as it may be submitted.
+absl::StatusOr<DecodedForward> Accept(const grpc::CallbackServerContext& context,
+                                      absl::FunctionRef<absl::StatusOr<DecodedForward>()> decode) {
+  absl::StatusOr<DecodedForward> decoded;
+  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { decoded = decode(); }));
+  if (decoded.ok()) decoded->call.deadline = absl::Now() + TimeLeft(context);
+  return decoded;
+}
+
 template <typename Reactor>
 auto* Refuse(grpc::CallbackServerContext* context, Report report, const absl::Status& why) {
   const grpc::Status end = EndOfCall(why, *context);
@@ -263,27 +273,14 @@ auto* Refuse(grpc::CallbackServerContext* context, Report report, const absl::St
 ForwardCalls::ForwardCalls(Engine* engine, RequestDecoder decoder, std::vector<RequestObserver*> observers)
     : engine_(*engine), decoder_(std::move(decoder)), observers_(std::move(observers)), encoder_([] {}) {}
 
-absl::StatusOr<ForwardCalls::Accepted> ForwardCalls::Accept(const grpc::CallbackServerContext& context,
-                                                            MakeRequest make_request) {
-  Accepted accepted;
-  absl::Status decoded;
-  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] {
-    decoded = [&]() -> absl::Status {
-      DITSERVE_ASSIGN_OR_RETURN(const v1::ForwardRequest* request, make_request());
-      DITSERVE_ASSIGN_OR_RETURN(accepted.decoded, decoder_.Decode(*request, engine_.Models()));
-      accepted.form = FormOf(*request, accepted.decoded);
-      return absl::OkStatus();
-    }();
-  }));
-  if (!decoded.ok()) return decoded;
-  accepted.decoded.call.deadline = absl::Now() + TimeLeft(context);
-  return accepted;
-}
-
 grpc::ServerUnaryReactor* ForwardCalls::Serve(grpc::CallbackServerContext* context, const char* rpc,
                                               MakeRequest make_request, Answer answer) {
   Report report(observers_, rpc, *context);
-  absl::StatusOr<Accepted> accepted = Accept(*context, make_request);
+  const v1::ForwardRequest* request = nullptr;
+  absl::StatusOr<DecodedForward> accepted = Accept(*context, [&]() -> absl::StatusOr<DecodedForward> {
+    DITSERVE_ASSIGN_OR_RETURN(request, make_request());
+    return decoder_.Decode(*request, engine_.Models());
+  });
   if (!accepted.ok()) {
     const grpc::Status end = EndOfCall(accepted.status(), *context);
     report.Send(end);
@@ -292,7 +289,8 @@ grpc::ServerUnaryReactor* ForwardCalls::Serve(grpc::CallbackServerContext* conte
     return refusal;
   }
   auto* reactor = new ForwardReactor(context, std::move(report), std::move(answer));
-  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), accepted->form);
+  const OutputForm form = FormOf(*request, *accepted);
+  reactor->Submit(engine_, encoder_, std::move(accepted->call), form);
   return reactor;
 }
 
@@ -301,9 +299,10 @@ grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ForwardCalls::ServeStream(g
                                                                                const v1::ForwardRequest& request) {
   using Reactor = StreamReactor<v1::ForwardStreamResponse>;
   Report report(observers_, rpc, *context);
-  absl::StatusOr<Accepted> accepted = Accept(*context, [&] { return &request; });
+  absl::StatusOr<DecodedForward> accepted =
+      Accept(*context, [&] { return decoder_.Decode(request, engine_.Models()); });
   if (!accepted.ok()) return Refuse<Reactor>(context, std::move(report), accepted.status());
-  const OutputForm form = accepted->form;
+  const OutputForm form = FormOf(request, *accepted);
   const auto reactor = Reactor::Make(context, std::move(report),
                                      {[](const ForwardProgress& progress, v1::ForwardStreamResponse& message) {
                                         EncodeProgress(progress, *message.mutable_progress());
@@ -311,7 +310,7 @@ grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ForwardCalls::ServeStream(g
                                       [form](ForwardResult result, v1::ForwardStreamResponse& message) {
                                         return EncodeResponse(std::move(result), form, *message.mutable_response());
                                       }});
-  reactor->Submit(engine_, encoder_, std::move(accepted->decoded.call), form.model->modules_used());
+  reactor->Submit(engine_, encoder_, std::move(accepted->call), form.model->modules_used());
   return reactor.get();
 }
 
@@ -319,12 +318,10 @@ grpc::ServerWriteReactor<v1::DenoiseResponse>* ForwardCalls::ServeDenoise(grpc::
                                                                           const v1::DenoiseRequest& request) {
   using Reactor = StreamReactor<v1::DenoiseResponse>;
   Report report(observers_, "Denoise", *context);
-  absl::StatusOr<DecodedForward> decoded;
-  const absl::Status caught = CatchStatus([&] { decoded = decoder_.DecodeDenoise(request, engine_.Models()); });
-  if (!caught.ok()) decoded = caught;
-  if (!decoded.ok()) return Refuse<Reactor>(context, std::move(report), decoded.status());
-  decoded->call.deadline = absl::Now() + TimeLeft(*context);
-  const int64_t steps = decoded->call.denoising->schedule.steps();
+  absl::StatusOr<DecodedForward> accepted =
+      Accept(*context, [&] { return decoder_.DecodeDenoise(request, engine_.Models()); });
+  if (!accepted.ok()) return Refuse<Reactor>(context, std::move(report), accepted.status());
+  const int64_t steps = accepted->call.denoising->schedule.steps();
   const auto reactor = Reactor::Make(context, std::move(report),
                                      {[steps](const ForwardProgress& progress, v1::DenoiseResponse& message) {
                                         EncodeDenoiseProgress(progress, steps, *message.mutable_progress());
@@ -332,9 +329,9 @@ grpc::ServerWriteReactor<v1::DenoiseResponse>* ForwardCalls::ServeDenoise(grpc::
                                       [](ForwardResult result, v1::DenoiseResponse& message) {
                                         return EncodeDenoiseResult(std::move(result), *message.mutable_result());
                                       }});
-  const int laps = static_cast<int>(decoded->call.denoising->steps_left());
-  const int modules_total = laps * decoded->model->modules_used();
-  reactor->Submit(engine_, encoder_, std::move(decoded->call), modules_total);
+  const int laps = static_cast<int>(accepted->call.denoising->steps_left());
+  const int modules_total = laps * accepted->model->modules_used();
+  reactor->Submit(engine_, encoder_, std::move(accepted->call), modules_total);
   return reactor.get();
 }
 

@@ -47,13 +47,6 @@ class ForwardCalls {
                                                               const v1::DenoiseRequest& request);
 
  private:
-  // A request that may be submitted.
-  struct Accepted {
-    DecodedForward decoded;
-    OutputForm form;
-  };
-  absl::StatusOr<Accepted> Accept(const grpc::CallbackServerContext& context, MakeRequest make_request);
-
   Engine& engine_;
   const RequestDecoder decoder_;
   const std::vector<RequestObserver*> observers_;

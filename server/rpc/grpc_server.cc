@@ -19,6 +19,9 @@ namespace {
 // Threads of gRPC's that may block in a handler. Only reflection has such handlers.
 constexpr int kMaxThreads = 8;
 
+// Of a call. More than the gate lets through: else gRPC's own 8 KiB were the limit, told without details.
+constexpr int kMaxMetadataBytes = 32 << 10;
+
 // Those who change the server or ask for health are few.
 constexpr DoorLimits kFewLimits = {.max_connections = 64, .max_calls = 64, .message_bytes = 1 << 20};
 
@@ -39,6 +42,7 @@ std::unique_ptr<grpc::Server> StartServer(std::initializer_list<grpc::Service*> 
   builder.SetMaxSendMessageSize(-1);
   builder.SetResourceQuota(grpc::ResourceQuota("ditserve").SetMaxThreads(kMaxThreads));
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   for (const grpc_compression_algorithm algorithm : {GRPC_COMPRESS_DEFLATE, GRPC_COMPRESS_GZIP}) {
     builder.SetCompressionAlgorithmSupportStatus(algorithm, false);
   }

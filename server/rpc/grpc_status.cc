@@ -99,6 +99,12 @@ grpc::Status EndOfCall(const absl::Status& status, grpc::CallbackServerContext& 
   return ToGrpcStatus(status);
 }
 
+grpc::ServerUnaryReactor* FinishCall(grpc::CallbackServerContext* context, const absl::Status& status) {
+  auto* reactor = context->DefaultReactor();
+  reactor->Finish(EndOfCall(status, *context));
+  return reactor;
+}
+
 std::vector<std::pair<std::string, std::string>> TrailersOf(const absl::Status& status) {
   const grpc::Status told = ToGrpcStatus(status);
   std::vector<std::pair<std::string, std::string>> trailers = {

@@ -2,6 +2,7 @@
 #define DITSERVE_SERVER_RPC_GRPC_STATUS_H_
 
 #include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
 #include <grpcpp/support/status.h>
 
 #include <string>
@@ -21,6 +22,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status);
 // beside RetryInfo.
 // To be called before the call's last operation starts.
 grpc::Status EndOfCall(const absl::Status& status, grpc::CallbackServerContext& context);
+
+// Ends a unary call with EndOfCall.
+grpc::ServerUnaryReactor* FinishCall(grpc::CallbackServerContext* context,
+                                     const absl::Status& status = absl::OkStatus());
 
 // The same as HTTP/2 carries it, for calls that do not come as far as gRPC.
 std::vector<std::pair<std::string, std::string>> TrailersOf(const absl::Status& status);

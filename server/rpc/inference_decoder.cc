@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -11,6 +12,8 @@
 #include "core/base/error_details.h"
 #include "core/base/quoted.h"
 #include "core/base/status_macros.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/message.h"
 #include "google/protobuf/util/json_util.h"
 
 namespace ditserve {
@@ -42,6 +45,39 @@ void AppendElements(const Elements& elements, std::string& data) {
     const auto value = static_cast<Element>(element);
     data.append(reinterpret_cast<const char*>(&value), sizeof(value));
   }
+}
+
+// The list of `contents` that elements of a datatype are told in; empty where there is none.
+absl::string_view ContentsFor(v1::Dtype dtype) {
+  switch (dtype) {
+    case v1::DTYPE_FLOAT32:
+      return "fp32_contents";
+    case v1::DTYPE_INT64:
+      return "int64_contents";
+    case v1::DTYPE_INT32:
+      return "int_contents";
+    case v1::DTYPE_UINT8:
+      return "uint_contents";
+    case v1::DTYPE_BOOL:
+      return "bool_contents";
+    default:
+      return "";
+  }
+}
+
+// Elements that would be passed over: beside raw bytes any, else those of a list that is not the datatype's.
+absl::Status CheckContents(const InputTensor& input, v1::Dtype dtype, bool is_raw) {
+  std::vector<const google::protobuf::FieldDescriptor*> lists;  // That are not empty.
+  input.contents().GetReflection()->ListFields(input.contents(), &lists);
+  const std::string field = absl::StrCat(input.name(), ".contents");
+  if (is_raw && !lists.empty()) return FieldError(field, "given beside raw_input_contents, expected one of them");
+  const absl::string_view own = ContentsFor(dtype);
+  for (const google::protobuf::FieldDescriptor* list : lists) {
+    if (own.empty()) break;  // AppendContents says where they belong.
+    if (absl::string_view(list->name()) == own) continue;
+    return FieldError(field, absl::StrCat("has ", list->name(), ", expected ", own, " for ", input.datatype()));
+  }
+  return absl::OkStatus();
 }
 
 // Elements that are told one by one. How many there are to be is checked against the shape later.
@@ -103,6 +139,7 @@ absl::Status DecodeInput(InputTensor& input, std::string* raw, v1::ForwardReques
   }
   tensor->set_dtype(datatype->second);
   *tensor->mutable_shape() = input.shape();
+  DITSERVE_RETURN_IF_ERROR(CheckContents(input, tensor->dtype(), raw != nullptr));
   if (raw != nullptr) {
     tensor->mutable_data()->swap(*raw);
     return absl::OkStatus();

@@ -16,12 +16,6 @@ namespace {
 constexpr char kServerName[] = "ditserve";
 constexpr int64_t kAnyLength = -1;
 
-grpc::ServerUnaryReactor* Finish(grpc::CallbackServerContext* context, const absl::Status& status = absl::OkStatus()) {
-  auto* reactor = context->DefaultReactor();
-  reactor->Finish(EndOfCall(status, *context));
-  return reactor;
-}
-
 void Add(const char* name, const char* datatype, const std::vector<int64_t>& shape,
          google::protobuf::RepeatedPtrField<inference::ModelMetadataResponse::TensorMetadata>& tensors) {
   inference::ModelMetadataResponse::TensorMetadata& tensor = *tensors.Add();
@@ -65,14 +59,14 @@ grpc::ServerUnaryReactor* InferenceService::ServerLive(grpc::CallbackServerConte
                                                        const inference::ServerLiveRequest*,
                                                        inference::ServerLiveResponse* response) {
   response->set_live(true);
-  return Finish(context);
+  return FinishCall(context);
 }
 
 grpc::ServerUnaryReactor* InferenceService::ServerReady(grpc::CallbackServerContext* context,
                                                         const inference::ServerReadyRequest*,
                                                         inference::ServerReadyResponse* response) {
   response->set_ready(health_.ready());
-  return Finish(context);
+  return FinishCall(context);
 }
 
 grpc::ServerUnaryReactor* InferenceService::ModelReady(grpc::CallbackServerContext* context,
@@ -80,7 +74,7 @@ grpc::ServerUnaryReactor* InferenceService::ModelReady(grpc::CallbackServerConte
                                                        inference::ModelReadyResponse* response) {
   const absl::StatusOr<bool> ready = IsReady(*request);
   response->set_ready(ready.value_or(false));
-  return Finish(context, ready.status());
+  return FinishCall(context, ready.status());
 }
 
 absl::StatusOr<bool> InferenceService::IsReady(const inference::ModelReadyRequest& request) const {
@@ -96,13 +90,13 @@ grpc::ServerUnaryReactor* InferenceService::ServerMetadata(grpc::CallbackServerC
                                                            inference::ServerMetadataResponse* response) {
   response->set_name(kServerName);
   response->set_version(version_);
-  return Finish(context);
+  return FinishCall(context);
 }
 
 grpc::ServerUnaryReactor* InferenceService::ModelMetadata(grpc::CallbackServerContext* context,
                                                           const inference::ModelMetadataRequest* request,
                                                           inference::ModelMetadataResponse* response) {
-  return Finish(context, Describe(*request, *response));
+  return FinishCall(context, Describe(*request, *response));
 }
 
 absl::Status InferenceService::Describe(const inference::ModelMetadataRequest& request,

@@ -68,16 +68,12 @@ void Encode(const Profile& profile, v1::Profile& proto) {
 grpc::ServerUnaryReactor* ModelService::ListModels(grpc::CallbackServerContext* context, const v1::ListModelsRequest*,
                                                    v1::ListModelsResponse* response) {
   for (const ModelInfo& info : engine_.Models()) Encode(info, *response->add_models());
-  auto* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return FinishCall(context);
 }
 
 grpc::ServerUnaryReactor* ModelService::GetModel(grpc::CallbackServerContext* context,
                                                  const v1::GetModelRequest* request, v1::GetModelResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(Describe(*request, *response)));
-  return reactor;
+  return FinishCall(context, Describe(*request, *response));
 }
 
 absl::Status ModelService::Describe(const v1::GetModelRequest& request, v1::GetModelResponse& response) const {
@@ -99,16 +95,12 @@ grpc::ServerUnaryReactor* ModelService::ListProfiles(grpc::CallbackServerContext
                                                      v1::ListProfilesResponse* response) {
   for (const Profile& profile : catalogue_.profiles) Encode(profile, *response->add_profiles());
   response->set_default_profile(catalogue_.default_profile);
-  auto* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return FinishCall(context);
 }
 
 grpc::ServerUnaryReactor* ModelService::Plan(grpc::CallbackServerContext* context, const v1::PlanRequest* request,
                                              v1::PlanResponse* response) {
-  auto* reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(MakePlan(*request, *response)));
-  return reactor;
+  return FinishCall(context, MakePlan(*request, *response));
 }
 
 absl::Status ModelService::MakePlan(const v1::PlanRequest& request, v1::PlanResponse& response) {

@@ -131,13 +131,11 @@ grpc::ServerUnaryReactor* ResidencyService::GetResidency(grpc::CallbackServerCon
                                                          const v1::GetResidencyRequest*,
                                                          v1::GetResidencyResponse* response) {
   EncodeResidency(engine_.Residency(), *response->mutable_residency());
-  auto* reactor = context->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return FinishCall(context);
 }
 
 grpc::ServerWriteReactor<v1::WatchResidencyResponse>* ResidencyService::WatchResidency(
-    grpc::CallbackServerContext*, const v1::WatchResidencyRequest* request) {
+    grpc::CallbackServerContext* context, const v1::WatchResidencyRequest* request) {
   const absl::StatusOr<absl::Duration> interval = DecodeInterval(*request);
   const auto watcher = std::make_shared<Watcher>(this, interval.value_or(kUsualInterval));
   bool closed = false;
@@ -147,7 +145,7 @@ grpc::ServerWriteReactor<v1::WatchResidencyResponse>* ResidencyService::WatchRes
     closed = closed_;
   }
   if (!interval.ok()) {
-    watcher->Finish(ToGrpcStatus(interval.status()));
+    watcher->Finish(EndOfCall(interval.status(), *context));
   } else if (closed) {
     watcher->Finish({grpc::StatusCode::UNAVAILABLE, "the server is stopping"});
   } else {

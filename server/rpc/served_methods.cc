@@ -65,7 +65,8 @@ Methods AdminMethods() {
 Methods HealthMethods() {
   Methods methods;
   Add(*grpc::health::v1::HealthCheckRequest::descriptor()->file(), std::nullopt, kShortMessageBytes, methods);
-  methods["/grpc.health.v1.Health/Check"].is_probe = true;
+  // Watch too, which is held as long as its client likes and asks for no token.
+  for (auto& [path, method] : methods) method.is_probe = true;
   return methods;
 }
 

@@ -1,9 +1,11 @@
 #include "client/ditctl/tensor_file.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
+#include "absl/strings/str_cat.h"
 #include "client/ditctl/npy.h"
 #include "client/ditctl/tensors.h"
 #include "tests/testing/status_matchers.h"
@@ -42,6 +44,16 @@ TEST(TensorFileTest, WritesOverAnOlderFile) {
   WriteFile(folder / "x.npy", "older");
   ASSERT_THAT(WriteTensor(folder / "x.npy", "", SeededTensor(1, "x", {2}, DType::kFloat32)), IsOk());
   EXPECT_THAT(ReadTensor(folder / "x.npy", ""), IsOk());
+}
+
+TEST(TensorFileTest, WritesWhereOneWithTheSameNumberWasKilled) {
+  const TempFolder folder;
+  for (const char* name : {"x.npy", "x.safetensors"}) {
+    WriteFile(absl::StrCat(folder / name, ".partial-", getpid()), "half of it");
+    ASSERT_THAT(WriteTensor(folder / name, "output", SeededTensor(1, "x", {2}, DType::kFloat32)), IsOk());
+    EXPECT_THAT(ReadTensor(folder / name, "output"), IsOk());
+  }
+  EXPECT_EQ(FilesIn(folder), 2u);
 }
 
 TEST(TensorFileTest, WhatCannotBeWrittenLeavesNothing) {

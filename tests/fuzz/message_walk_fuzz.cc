@@ -1,5 +1,5 @@
-// A message as it comes: how it is cut changes nothing, and one that is let through takes, parsed, twice its bytes and
-// a bounded rest at most.
+// A message as it comes: how it is cut changes nothing, and one that is let through can be parsed, and takes then twice
+// its bytes and a bounded rest at most.
 
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
@@ -36,7 +36,7 @@ void WalkAndParse(const google::protobuf::Message& type, absl::string_view bytes
   Require(Walk(type, bytes, piece_bytes) == walked);
   if (!walked.ok()) return Require(absl::IsInvalidArgument(walked) && !FieldOf(walked).empty());
   const std::unique_ptr<google::protobuf::Message> message(type.New());
-  message->ParsePartialFromArray(bytes.data(), static_cast<int>(bytes.size()));
+  Require(message->ParsePartialFromArray(bytes.data(), static_cast<int>(bytes.size())));
   Require(static_cast<int64_t>(message->SpaceUsedLong() - 2 * bytes.size()) <= MessageWalk::kMostExtraBytes);
 }
 

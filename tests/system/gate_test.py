@@ -115,6 +115,16 @@ class GateTest(unittest.TestCase):
             self.attack(server, Target(*address, path=FORWARD), Target(*address))
             self.assert_forwards(server)
 
+    def test_refusals_that_nobody_reads_take_no_memory_at_any_moment(self):
+        with self.serving() as (server, address):
+            self.assert_forwards(server)
+            before = memory_bytes(server.process.pid, "VmHWM")
+            report = Attacker(Target(*address)).unread_refusals()
+            growth = memory_bytes(server.process.pid, "VmHWM") - before
+            print(f"{report}; {growth / 2**20:.0f} MiB more at most than {before / 2**20:.0f}")
+            self.assertLess(growth, MOST_GROWTH)
+            self.assert_forwards(server)
+
     def test_under_tls_who_has_no_token_is_refused_whatever_they_send(self):
         certificates(self.folder)
         (self.folder / "tokens.yaml").write_text(

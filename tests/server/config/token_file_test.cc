@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <string>
 
+#include "tests/testing/no_descriptors.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_folder.h"
 
@@ -115,6 +116,18 @@ TEST_F(TokenFileTest, KeepsItsTokensWhileTheFileIsWrongOrGone) {
   EXPECT_THAT((*file)->Check("of-who-only-reads", Scope::kRead), IsOk());
   Write("tokens:\n  - {name: grafana, token: another-that-reads, scopes: [read]}\n");
   EXPECT_TRUE(absl::IsUnauthenticated((*file)->Check("of-who-only-reads", Scope::kRead).status()));
+}
+
+TEST_F(TokenFileTest, ReadsTheFileThatItCouldNotReadOnceItCan) {
+  const absl::StatusOr<std::unique_ptr<TokenFile>> file = TokenFile::Open(path_);
+  ASSERT_THAT(file, IsOk());
+  Write("tokens:\n  - {name: grafana, token: another-that-reads, scopes: [read]}\n");
+  {
+    const NoDescriptors none;
+    for (int looks = 0; looks < 2; ++looks) EXPECT_THAT((*file)->Check("of-who-only-reads", Scope::kRead), IsOk());
+  }
+  EXPECT_TRUE(absl::IsUnauthenticated((*file)->Check("of-who-only-reads", Scope::kRead).status()));
+  EXPECT_THAT((*file)->Check("another-that-reads", Scope::kRead), IsOk());
 }
 
 TEST_F(TokenFileTest, DoesNotOpenWhatIsNoFileOfTokens) {

@@ -107,6 +107,45 @@ TEST_F(ConnectionTest, ASecondMessageIsRefusedWhereOneIsTakenForTheFirstIsHeldSt
   EXPECT_EQ(world_.server()->calls().size(), 0u);
 }
 
+TEST_F(ConnectionTest, ACallOfAClientThatHasGoneIsCountedUntilTheServerHasSeenItEnd) {
+  Call(1);
+  Begin(1, 150'000);
+  ASSERT_EQ(world_.server()->calls().size(), 1u);
+  Call(3);
+  Begin(3, 100'000);  // Waits, and has not come as far.
+  world_.client().Leave();
+  while (world_.doorman().message_bytes() > 0) {
+    EXPECT_EQ(world_.doorman().message_bytes(), 150'000);
+    world_.Step();
+  }
+  EXPECT_EQ(world_.server()->calls().size(), 0u);
+  EXPECT_EQ(world_.doorman().calls(), 0);
+  EXPECT_TRUE(world_.is_closed());
+}
+
+TEST_F(ConnectionTest, ARequestThatEndsWithoutItsMessageIsRefused) {
+  Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders | RawHttp2::kEndStream, 1, RawHttp2::Call(kInfer));
+  EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "request: no message came"));
+  Call(3);
+  Send(RawHttp2::kData, RawHttp2::kEndStream, 3, std::string(4, '\0'));
+  EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "request: no message came"));
+  EXPECT_EQ(world_.server(), nullptr);
+  Call(5);
+  Begin(5, 150'000);
+  Send(RawHttp2::kData, RawHttp2::kEndStream, 5, "m");
+  EXPECT_THAT(world_.refused(),
+              StatusIs(absl::StatusCode::kInvalidArgument, "request: ended after 106 bytes of 150005"));
+  EXPECT_EQ(world_.server()->calls().size(), 0u);
+  EXPECT_EQ(world_.doorman().calls(), 0);
+}
+
+TEST_F(ConnectionTest, AStreamMayEndWithoutAMessage) {
+  Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders | RawHttp2::kEndStream, 1, RawHttp2::Call(kStream));
+  EXPECT_THAT(world_.refused(), IsOk());
+  ASSERT_NE(world_.server(), nullptr);
+  EXPECT_EQ(world_.server()->calls().size(), 1u);
+}
+
 TEST_F(ConnectionTest, AMessageOfTooManyFieldsIsRefusedWhileItComesAndItsCallTakenBack) {
   Call(1, kWalked);
   Begin(1, 150'000, Inputs(MessageWalk::kMostFields));
@@ -183,6 +222,20 @@ TEST_F(ConnectionTest, WhoOpensTooManyStreamsBeforeItHeardOfTheLimitLosesThoseAl
   std::string answer;
   for (const RawHttp2::Frame& frame : FramesOf(world, RawHttp2::kData)) answer += frame.payload;
   EXPECT_EQ(answer, std::string(10, 'r'));
+  EXPECT_THAT(world.Check(), IsOk());
+}
+
+TEST(UngreetedConnectionTest, WhoReadsNothingIsGivenUpBeforeTheRefusalsOfItsStreamsPileUp) {
+  ConnectionWorld world({{kInfer, {Scope::kInfer, 200'000}}}, {.max_calls = 4}, nullptr);
+  world.client().SetReads(false);
+  world.client().Send(RawHttp2::kPreface + RawHttp2::FrameBytes(RawHttp2::kSettings, 0, 0, ""));
+  std::string calls;  // The limit of 128 is one that the client has not heard of: those beyond it are reset.
+  for (uint32_t i = 0; i < 10'000; ++i) {
+    calls += RawHttp2::FrameBytes(RawHttp2::kHeaders, RawHttp2::kEndHeaders, 2 * i + 1, "");
+  }
+  world.client().Send(calls);
+  world.Settle();
+  EXPECT_TRUE(world.is_closed());
   EXPECT_THAT(world.Check(), IsOk());
 }
 

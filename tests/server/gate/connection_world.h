@@ -41,6 +41,8 @@ class ClientDouble {
     reads_ = reads;
     Move();
   }
+  // Closes the connection.
+  void Leave() { Give("", asio::error::eof); }
   const std::string& received() const { return received_; }
 
  private:
@@ -141,6 +143,11 @@ class ConnectionWorld {
   void Settle() {
     io_.restart();
     while (io_.poll() > 0) io_.restart();
+  }
+  // One thing that is next, if there is any.
+  void Step() {
+    io_.restart();
+    io_.poll_one();
   }
   // So much time passes until the gate looks at its clock.
   void Pass(absl::Duration time) {

@@ -144,14 +144,17 @@ TEST(MessageWalkTest, RefusesWhatIsNotInProtobufsWireFormatWhereverItIsCut) {
   const std::vector<std::tuple<std::string, std::string, std::string>> wrong = {
       {"request", std::string("\0\0", 2), "a field without a number"},
       {"request", "\x02" + std::string(1, '\0'), "a field without a number"},
-      {"request", std::string(11, '\x80'), "an integer of more than 10 bytes"},
+      {"request", std::string(11, '\x80'), "a tag or length of more than 5 bytes"},
+      {"request", std::string("\x98\x86\x80\x80\x80\0\1", 7), "a tag or length of more than 5 bytes"},
+      {"model_name", std::string("\x0a\x81\x80\x80\x80\x80\0x", 8), "a tag or length of more than 5 bytes"},
       {"inputs.shape", Field(5, "\x18" + std::string(10, '\xff') + "\x01"), "an integer of more than 10 bytes"},
       {"inputs", "\x2c", "the wire type 4"},
       {"request", "\x9e\x06", "the wire type 6"},
       {"request", "\x9f\x06", "the wire type 7"},
       {"model_name", "\x0a", "is cut off"},
       {"model_name", "\x0a\x02o", "has 2 bytes, more than what holds it"},
-      {"model_name", "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01xx", "has 18446744073709551615 bytes"},
+      {"model_name", "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01xx", "a tag or length of more than 5 bytes"},
+      {"model_name", "\x0a\xff\xff\xff\xff\x0fxx", "has 4294967295 bytes"},
       {"inputs", Field(5, "") + "\x2a\x80", "is cut off"},
       {"inputs.name", Field(5, "\x0a\x01") + Field(1, "tiny"), "has 1 bytes, more than what holds it"},
       {"inputs.contents", Field(5, "\x2a") + Field(1, "tiny"), "is cut off"},
@@ -165,12 +168,43 @@ TEST(MessageWalkTest, RefusesWhatIsNotInProtobufsWireFormatWhereverItIsCut) {
        "123",
        "has 4 bytes, more than what holds it"},
       {"inputs.shape", Field(5, "\x18\xff"), "is cut off"},
+      {"inputs.shape", Field(5, Field(3, "\1\xff") + Field(1, "x")), "is cut off"},
+      {"inputs.shape", Field(5, Field(3, "\1" + std::string(10, '\xff') + "\1")), "an integer of more than 10 bytes"},
+      {"inputs.contents.bool_contents", Field(5, Field(5, Field(1, "\1\x80"))), "is cut off"},
+      {"inputs.contents.fp32_contents", Field(5, Field(5, Field(6, "12345"))), "5 bytes, expected a multiple of 4"},
+      {"inputs.contents.fp64_contents", Field(5, Field(5, Field(7, "123456"))), "6 bytes, expected a multiple of 8"},
   };
   for (const auto& [path, bytes, what] : wrong) {
     for (const size_t piece : {1UL, 2UL, 3UL, std::string::npos}) {
       EXPECT_THAT(Walk<ModelInferRequest>(bytes, piece), IsRefusedAt(path, what)) << piece;
     }
     EXPECT_FALSE(ModelInferRequest().ParseFromString(bytes)) << path << " " << what;
+  }
+}
+
+TEST(MessageWalkTest, LetsThroughTextInUtf8WhateverItsCharacters) {
+  // The first and the last of each length, and around the surrogates.
+  const std::string text =
+      "\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf";
+  const std::string message = Field(1, text) + Field(5, Field(4, Field(1, text)));
+  EXPECT_TRUE(ModelInferRequest().ParseFromString(message));
+  for (const size_t piece : {1UL, 2UL, 3UL, std::string::npos}) {
+    EXPECT_THAT(Walk<ModelInferRequest>(message, piece), IsOk());
+  }
+  EXPECT_THAT(Walk<ModelInferRequest>(Field(7, "\xff") + Field(99, "\xff")), IsOk());  // No text.
+}
+
+TEST(MessageWalkTest, RefusesTextThatIsNotUtf8WhereverItIsCut) {
+  for (const char* wrong : {"\xff", "\x80", "a\xc3", "\xc3z", "\xe2\x82", "\xc1\xbf", "\xe0\x9f\xbf", "\xed\xa0\x80",
+                            "\xf0\x8f\xbf\xbf", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82\xac\xac"}) {
+    for (const size_t piece : {1UL, 2UL, 3UL, std::string::npos}) {
+      EXPECT_THAT(Walk<ModelInferRequest>(Field(1, wrong) + Field(2, "1"), piece),
+                  IsRefusedAt("model_name", "is not in UTF-8"));
+      EXPECT_THAT(Walk<ModelInferRequest>(Field(5, Field(4, Field(1, wrong))), piece),
+                  IsRefusedAt("inputs.parameters.key", "is not in UTF-8"));
+    }
+    EXPECT_FALSE(ModelInferRequest().ParseFromString(Field(1, wrong)));
+    EXPECT_FALSE(ModelInferRequest().ParseFromString(Field(5, Field(4, Field(1, wrong)))));
   }
 }
 

@@ -76,10 +76,14 @@ TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
 
 TEST_F(MetricsTest, CountsCallsAndTimesThoseThatWereAnswered) {
   ForwardAccount account;
-  account.total = absl::Seconds(3);
+  account.total = absl::Seconds(1);  // Without what decoding and encoding take.
   account.stall = absl::Seconds(2);
-  metrics_->OnEnd(
-      {.rpc = "Forward", .code = absl::StatusCode::kOk, .model = "tiny", .profile = "disk", .account = &account});
+  metrics_->OnEnd({.rpc = "Forward",
+                   .code = absl::StatusCode::kOk,
+                   .model = "tiny",
+                   .profile = "disk",
+                   .duration = absl::Seconds(3),
+                   .account = &account});
   metrics_->OnEnd({.rpc = "ForwardStream", .code = absl::StatusCode::kDataLoss, .profile = "disk", .account = nullptr});
   const std::string text = metrics_->Scrape(gate_);
   EXPECT_THAT(text, HasSubstr("ditserve_requests_total{code=\"OK\",model=\"tiny\",rpc=\"Forward\"} 1\n"));

@@ -212,7 +212,14 @@ TEST_F(DenoiseDecoderTest, WhatIsWrongIsToldByItsField) {
   expect([](Request& r) { Set(at::full({1, 3}, 0), *r.mutable_prompt()->mutable_mask()); }, "prompt.mask.data");
   expect([](Request& r) { r.set_true_cfg_scale(std::numeric_limits<double>::infinity()); }, "true_cfg_scale");
   expect([](Request& r) { r.mutable_schedule()->set_steps(1001); }, "schedule.steps");
+  expect([](Request& r) { r.mutable_schedule()->set_steps(1); }, "schedule.steps");
   expect([](Request& r) { r.mutable_schedule()->add_sigmas(2); }, "schedule.sigmas[0]");
+  expect(
+      [](Request& r) {
+        r.mutable_schedule()->set_steps(1);
+        r.mutable_schedule()->set_shift_terminal(0.1);
+      },
+      "schedule.shift_terminal");
   expect([](Request& r) { r.mutable_schedule()->set_fixed(-1); }, "schedule.fixed");
   expect([](Request& r) { r.mutable_schedule()->mutable_dynamic()->set_max_shift(NAN); }, "schedule.dynamic.max_shift");
   expect([](Request& r) { r.mutable_schedule()->set_shift_terminal(1); }, "schedule.shift_terminal");

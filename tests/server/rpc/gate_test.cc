@@ -216,6 +216,27 @@ TEST_F(GateTest, ATokenAllowsWhatItsScopesSay) {
   server_.reset();
 }
 
+TEST_F(GateTest, WhoWatchesHealthTakesNoCallsPlace) {
+  SomeTokens access;
+  access.Add("client", {Scope::kInfer}, {"pipeline"});
+  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
+  ServeWith([&](GrpcServerOptions& options) {
+    options.access = &access;
+    options.limits.max_calls = 1;
+  });
+  grpc::ClientContext context;
+  grpc::health::v1::HealthCheckResponse response;
+  const auto health = grpc::health::v1::Health::NewStub(channel_);
+  const auto watch = health->Watch(&context, {});
+  EXPECT_TRUE(watch->Read(&response));
+  EXPECT_THAT(ForwardWith("client"), IsServed());
+  context.TryCancel();
+  while (watch->Read(&response)) {
+  }
+  EXPECT_THAT(watch->Finish(), Refused(StatusCode::CANCELLED, ""));
+  server_.reset();
+}
+
 TEST_F(GateTest, ATokenTakesNoMoreCallsThanItMay) {
   SomeTokens access;
   access.Add("one", {Scope::kInfer, Scope::kRead}, {"greedy", /*max_calls=*/1});
@@ -360,6 +381,12 @@ TEST_F(GateTest, RefusesAMessageThatIsNotInProtobufsWireFormat) {
   const grpc::Status status = CallMethod(channel_, "/ditserve.v1.TransformerService/Forward", "\x12\x03\x1a\x05");
   EXPECT_THAT(status, Refused(StatusCode::INVALID_ARGUMENT, "latents: has 3 bytes, more than what holds it"));
   EXPECT_EQ(FieldOf(status), "latents");
+}
+
+TEST_F(GateTest, RefusesTextThatGrpcWouldNotParse) {
+  const grpc::Status status = CallMethod(channel_, "/ditserve.v1.TransformerService/Forward", "\x0a\x01\xff");
+  EXPECT_THAT(status, Refused(StatusCode::INVALID_ARGUMENT, "model: is not in UTF-8"));
+  EXPECT_EQ(FieldOf(status), "model");
 }
 
 TEST_F(GateTest, AnswersHealthAloneWhereThatIsServed) {

@@ -85,6 +85,7 @@ TEST_F(GateTimeoutsTest, AnAnswerThatIsNotReadIsGivenUp) {
   EXPECT_EQ(frame.flags & RawHttp2::kEndStream, 0);
   ASSERT_TRUE(client.Await(RawHttp2::kReset, frame));
   AwaitNoCalls();
+  EXPECT_THAT(server_->gate().Figures().doors[0].refused, ::testing::IsEmpty());  // It was answered.
   EXPECT_THAT(Forward(TinyRequest()), IsServed());
 }
 
@@ -111,6 +112,16 @@ TEST_F(GateTimeoutsTest, AForwardPassMayBeSilentAsLongAsItTakes) {
   ASSERT_TRUE(other.Await(RawHttp2::kHeaders, frame));  // Of who began later and stopped: the time is over.
   call->Answer(TinyResult());
   EXPECT_THAT(pending.Wait(), IsServed());
+}
+
+TEST_F(GateTimeoutsTest, TakesAsMuchMetadataAsItPromises) {
+  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
+  for (int calls = 0; calls < 3; ++calls) {  // A limit of gRPC's would hold once the gate has heard of it.
+    grpc::ClientContext context;
+    context.AddMetadata("x", std::string(15 << 10, 'y'));
+    v1::ForwardResponse response;
+    EXPECT_THAT(transformer_->Forward(&context, TinyRequest(), &response), IsServed());
+  }
 }
 
 TEST_F(GateTimeoutsTest, RefusesMetadataThatIsTooLong) {

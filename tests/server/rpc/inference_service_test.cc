@@ -241,6 +241,18 @@ TEST_F(InferenceServiceTest, RefusesWhatItCannotSayNamingIt) {
          request.clear_raw_input_contents();
          request.mutable_inputs(0)->set_datatype("FP16");
        }},
+      {"latents.contents", [](auto& request) { request.mutable_inputs(0)->mutable_contents()->add_fp32_contents(1); }},
+      {"latents.contents",
+       [](auto& request) {
+         request.clear_raw_input_contents();
+         request.mutable_inputs(0)->mutable_contents()->add_int64_contents(1);
+       }},
+      {"latents.contents",
+       [](auto& request) {
+         request.clear_raw_input_contents();
+         request.mutable_inputs(0)->mutable_contents()->add_fp32_contents(1);
+         request.mutable_inputs(0)->mutable_contents()->add_bytes_contents("1");
+       }},
       {"inputs",
        [](auto& request) {
          request.mutable_inputs()->RemoveLast();
@@ -261,6 +273,13 @@ TEST_F(InferenceServiceTest, RefusesWhatItCannotSayNamingIt) {
   }
   EXPECT_EQ(engine_.submitted(), 0u);
   EXPECT_EQ(observer_.codes().size(), wrong.size());
+}
+
+TEST_F(InferenceServiceTest, TakesEmptyContentsBesideRawBytes) {
+  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
+  ModelInferRequest request = request_;
+  request.mutable_inputs(0)->mutable_contents();
+  EXPECT_THAT(Infer(request), IsServed());
 }
 
 TEST_F(InferenceServiceTest, RefusesAModelOrVersionThatIsNotThere) {

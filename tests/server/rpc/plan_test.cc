@@ -27,12 +27,16 @@ class PlanTest : public ServerTest {
     v1::PlanResponse response;
     const grpc::Status status = models_->Plan(&context, request_, &response);
     told_ = response.plan();
+    const auto& trailers = context.GetServerTrailingMetadata();
+    const auto pushback = trailers.find("grpc-retry-pushback-ms");
+    pushback_ms_ = pushback == trailers.end() ? "" : std::string(pushback->second.data(), pushback->second.size());
     return status;
   }
 
   const std::unique_ptr<v1::ModelService::Stub> models_ = v1::ModelService::NewStub(channel_);
   v1::PlanRequest request_;
   v1::Plan told_;
+  std::string pushback_ms_;  // Empty where there was none.
   PlanCall call_;
   absl::StatusOr<ForwardPlan> plan_ = ForwardPlan();
 };
@@ -173,6 +177,7 @@ TEST_F(PlanTest, OneIsMadeAtATime) {
   });
   begun.WaitForNotification();
   EXPECT_THAT(Plan(), Refused(StatusCode::RESOURCE_EXHAUSTED, "another plan is being made"));
+  EXPECT_EQ(pushback_ms_, "1000");
   goes_on.Notify();
   done.WaitForNotification();
 }
