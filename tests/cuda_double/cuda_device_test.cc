@@ -297,6 +297,19 @@ TEST_F(CudaDeviceTest, WhereWaitingFailsTwiceTheDeviceIsLost) {
   cuda_double::Begin({});
 }
 
+TEST_F(CudaDeviceTest, WhereTheDeviceItsContextOrTheServerBetweenIsGoneTheNextLookTells) {
+  for (const cudaError_t error : {cudaErrorNoDevice, cudaErrorDeviceUninitialized, cudaErrorContextIsDestroyed,
+                                  cudaErrorMpsConnectionFailed, cudaErrorMpsRpcFailure}) {
+    {
+      const std::unique_ptr<Device> device = MakeCuda();
+      cuda_double::FailCall("cudaStreamQuery", 1, error);
+      EXPECT_THAT(device->Health(), StatusIs(absl::StatusCode::kUnavailable, "cuda:0 is lost: looking at the device"))
+          << static_cast<int>(error);
+    }
+    cuda_double::Begin({});
+  }
+}
+
 TEST_F(CudaDeviceTest, AnAllocationThatIsRefusedOnItsWayGivesBackWhatItGot) {
   const std::unique_ptr<Device> device = MakeCuda();
   std::byte* const begin = *device->ReserveAddresses(Memory::kDevice, 8 * kGranule);

@@ -58,6 +58,10 @@ cudaUUID_t UuidOf(int device) {
 
 bool IsSticky(cudaError_t error) {
   constexpr cudaError_t kSticky[] = {cudaErrorDevicesUnavailable,
+                                     cudaErrorDeviceUninitialized,
+                                     cudaErrorContextIsDestroyed,
+                                     cudaErrorMpsConnectionFailed,
+                                     cudaErrorMpsRpcFailure,
                                      cudaErrorECCUncorrectable,
                                      cudaErrorNvlinkUncorrectable,
                                      cudaErrorContained,
