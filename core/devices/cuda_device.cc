@@ -377,14 +377,15 @@ class CudaDevice final : public Device {
                     "converting");
   }
 
-  // Whether kernels can access all of it: host memory that could not be registered they can't.
+  // Whether kernels can access all of it, at the host's addresses: host memory that could not be registered they can't,
+  // and on some systems what is registered has other addresses for them.
   absl::StatusOr<bool> KernelsReach(const ElementSpan& span, int64_t count) const {
     const int64_t bytes = IsHost(span.memory) ? count * SizeOf(span.dtype) : 0;
     for (int64_t done = 0; done < bytes; done += BytesInRange(span, done)) {
       cudaPointerAttributes attributes;
       DITSERVE_RETURN_IF_ERROR(
           StatusOf(cudaPointerGetAttributes(&attributes, span.data + done), "asking for host memory"));
-      if (attributes.type == cudaMemoryTypeUnregistered) return false;
+      if (attributes.type != cudaMemoryTypeHost || attributes.devicePointer != span.data + done) return false;
     }
     return true;
   }

@@ -270,6 +270,23 @@ TEST_F(CudaDeviceTest, HostMemoryThatCantBeRegisteredIsCopiedAndConvertedAllTheS
   EXPECT_THAT(WaitForAll({operated}), IsOk());
 }
 
+TEST_F(CudaDeviceTest, WhatKernelsHaveOtherAddressesForTheHostConverts) {
+  cuda_double::Options options;
+  options.host_apart = true;
+  cuda_double::Begin(options);
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range host(*device, Memory::kHost, kGranule), there(*device, Memory::kDevice, kGranule);
+  constexpr int64_t kCount = 1000;
+  auto* const floats = reinterpret_cast<float*>(host.data());
+  for (int64_t i = 0; i < kCount; ++i) floats[i] = static_cast<float>(i % 256);
+  EXPECT_THAT(device->BeginOperations(), IsOk());
+  EXPECT_THAT(device->Operate({host.Of(DType::kFloat32), {}, there.Of(DType::kBFloat16), kCount}), IsOk());
+  EXPECT_THAT(device->Operate({there.Of(DType::kBFloat16), {}, host.Of(DType::kFloat32, 8192), kCount}), IsOk());
+  const auto* const back = reinterpret_cast<const float*>(host.data() + 8192);
+  for (int64_t i = 0; i < kCount; ++i) ASSERT_EQ(static_cast<float>(i % 256), back[i]);
+  EXPECT_THAT(cuda_double::Launches(), IsEmpty());
+}
+
 TEST_F(CudaDeviceTest, AnEventIsNotPassedWhereAskingFails) {
   const std::unique_ptr<Device> device = MakeCuda();
   const Range host(*device, Memory::kHost, kGranule), there(*device, Memory::kDevice, kGranule);

@@ -37,6 +37,7 @@ struct Options {
   int64_t module_bytes = 0;                 // And what its first launch takes for good.
   bool monitor = true;                      // Whether NVML answers.
   bool slices = false;                      // Whether the devices are slices of cards (MIG).
+  bool host_apart = false;                  // Whether kernels have other addresses for registered host memory.
   bool audit = false;                       // Kernels do nothing, and need no body.
   int sm = 90;                              // The compute capability of the devices, times ten.
 };

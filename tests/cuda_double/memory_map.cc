@@ -181,18 +181,18 @@ int64_t MemoryMap::Free(std::byte* begin) {
   return bytes;
 }
 
-bool MemoryMap::Register(std::byte* begin, int64_t bytes) {
+bool MemoryMap::Register(std::byte* begin, int64_t bytes, uint32_t access) {
   const auto next = registered_.lower_bound(begin);
   if (next != registered_.end() && next->first < begin + bytes) return false;
-  if (next != registered_.begin() && std::prev(next)->first + std::prev(next)->second > begin) return false;
-  registered_.emplace(begin, bytes);
+  if (next != registered_.begin() && std::prev(next)->first + std::prev(next)->second.bytes > begin) return false;
+  registered_.emplace(begin, Registration{bytes, access});
   return true;
 }
 
 int64_t MemoryMap::Unregister(std::byte* begin) {
   const auto range = registered_.find(begin);
   if (range == registered_.end()) return -1;
-  const int64_t bytes = range->second;
+  const int64_t bytes = range->second.bytes;
   registered_.erase(range);
   return bytes;
 }
@@ -209,12 +209,13 @@ MemoryMap::Place MemoryMap::Locate(const void* begin, int64_t bytes) const {
   const std::byte* const end = at + bytes;
   if (!IsDeviceAddress(begin)) {
     auto range = registered_.upper_bound(at);
-    if (range != registered_.begin() && std::prev(range)->first + std::prev(range)->second > at) --range;
+    if (range != registered_.begin() && std::prev(range)->first + std::prev(range)->second.bytes > at) --range;
     if (range == registered_.end() || range->first >= end) return {Kind::kPageable};
-    Place place = {Kind::kPinned};
+    Place place = {Kind::kPinned, -1, ~0u};
     for (; at < end; ++range, ++place.pieces) {
       if (range == registered_.end() || range->first > at) return {Kind::kNone, -1, 0, 0, "are registered in part"};
-      at = range->first + range->second;
+      place.access &= range->second.access;
+      at = range->first + range->second.bytes;
     }
     return place;
   }
@@ -256,8 +257,8 @@ std::vector<std::string> MemoryMap::Describe() const {
   for (const auto& [begin, bytes] : reserved_) {
     if (Holding(begin) == mappings_.end()) lines.push_back(absl::StrCat(bytes, " bytes of device addresses"));
   }
-  for (const auto& [begin, bytes] : registered_) {
-    lines.push_back(absl::StrCat(bytes, " bytes of registered host memory"));
+  for (const auto& [begin, registration] : registered_) {
+    lines.push_back(absl::StrCat(registration.bytes, " bytes of registered host memory"));
   }
   for (const auto& [handle, memory] : handles_) {
     lines.push_back(absl::StrCat("a handle of ", memory->size_bytes, " bytes of device ", memory->device, "'s memory"));

@@ -85,6 +85,8 @@ class Runtime {
   // The host has taken memory; work that comes too late is done while it can be.
   void Take(const void* begin, int64_t bytes, const char* place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   MemoryMap::Kind KindOf(const void* begin, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Where kernels of the calling thread's device find registered host memory; null: nowhere.
+  void* DevicePointerOf(const void* data, const MemoryMap::Place& place) const;
   cudaError_t AllowPeer(int device, int peer) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- For the header.
