@@ -346,6 +346,22 @@ TEST_F(CudaDeviceTest, AnAllocationThatIsRefusedOnItsWayGivesBackWhatItGot) {
   device->ReleaseAddresses(Memory::kDevice, begin, 8 * kGranule);
 }
 
+// Each call may wait for the device.
+TEST_F(CudaDeviceTest, MemoryIsTakenFromAddressesInOneCall) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  std::byte* const begin = *device->ReserveAddresses(Memory::kDevice, 12 * kGranule);
+  const int64_t made = cuda_double::Calls("cuMemCreate");
+  EXPECT_THAT(device->Commit(Memory::kDevice, begin, 3 * kGranule), IsOk());
+  EXPECT_THAT(device->Commit(Memory::kDevice, begin + 3 * kGranule, 3 * kGranule), IsOk());
+  EXPECT_EQ(cuda_double::Calls("cuMemUnmap"), 0);
+  EXPECT_THAT(device->Move(Memory::kDevice, begin, begin + 6 * kGranule, 6 * kGranule), IsOk());
+  EXPECT_EQ(cuda_double::Calls("cuMemUnmap"), 1);
+  device->Decommit(Memory::kDevice, begin + 6 * kGranule, 6 * kGranule);
+  EXPECT_EQ(cuda_double::Calls("cuMemUnmap"), 2);
+  EXPECT_EQ(cuda_double::Calls("cuMemCreate"), made + 6);
+  device->ReleaseAddresses(Memory::kDevice, begin, 12 * kGranule);
+}
+
 TEST_F(CudaDeviceTest, TellsWhatTheDriverTellsOfItsMemory) {
   const std::unique_ptr<Device> device = MakeCuda();
   const Range own(*device, Memory::kDevice, 3 * kGranule);

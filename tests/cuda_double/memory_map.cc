@@ -143,17 +143,25 @@ MemoryMap::PhysicalPtr MemoryMap::MappedAt(const std::byte* begin) const {
   return mapping == mappings_.end() ? nullptr : mapping->second.memory;
 }
 
-MemoryMap::PhysicalPtr MemoryMap::Unmap(std::byte* begin, int64_t bytes) {
-  const auto mapping = mappings_.find(begin);
-  if (mapping == mappings_.end() || mapping->second.bytes != bytes) return nullptr;
-  PhysicalPtr memory = std::move(mapping->second.memory);
-  mappings_.erase(mapping);
-  memory->mapped = false;
-  if (memory.use_count() > 1) {
-    const std::byte* const found = Find(begin, bytes);
-    memory->contents.assign(found, found + bytes);
+bool MemoryMap::Unmap(std::byte* begin, int64_t bytes) {
+  const std::byte* const end = begin + bytes;
+  const std::byte* at = begin;
+  for (auto mapping = mappings_.find(begin); at < end; ++mapping) {
+    if (mapping == mappings_.end() || mapping->first != at) return false;
+    at += mapping->second.bytes;
   }
-  return memory;
+  if (at != end) return false;
+  for (auto mapping = mappings_.find(begin); mapping != mappings_.end() && mapping->first < end;) {
+    const std::byte* const first = mapping->first;
+    const int64_t size = mapping->second.bytes;
+    const PhysicalPtr memory = std::move(mapping->second.memory);
+    mapping = mappings_.erase(mapping);
+    memory->mapped = false;
+    if (memory.use_count() == 1) continue;
+    const std::byte* const found = Find(first, size);
+    memory->contents.assign(found, found + size);
+  }
+  return true;
 }
 
 bool MemoryMap::GiveAccess(std::byte* begin, int64_t bytes, int device) {

@@ -55,7 +55,8 @@ class MemoryMap {
   bool Map(std::byte* begin, PhysicalPtr memory, int64_t bytes);
   // The memory of the mapping that begins there; null: none does.
   PhysicalPtr MappedAt(const std::byte* begin) const;
-  PhysicalPtr Unmap(std::byte* begin, int64_t bytes);
+  // Of one mapping or several; false, and nothing is done: they are no whole ones.
+  bool Unmap(std::byte* begin, int64_t bytes);
   // Lets a device access mappings; false: not all of it is mapped.
   bool GiveAccess(std::byte* begin, int64_t bytes, int device);
 
