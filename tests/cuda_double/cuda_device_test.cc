@@ -188,6 +188,34 @@ TEST_F(CudaDeviceTest, WhatIsCopiedDoesNotWaitForWhatIsConverted) {
   EXPECT_EQ(cuda_double::Calls("cudaMemcpyAsync"), 4) << "no kernel reads the host's memory";
 }
 
+// A product of half a millisecond holds the whole GPU, and is not interrupted. Weights arrive and are converted all the
+// same, as fast as the link is.
+TEST_F(CudaDeviceTest, BetweenProductsCastsGoFirstAndTheLinkHasSlotsUntilThen) {
+  constexpr int kPieces = 120, kProducts = 11;
+  const absl::Duration copy = absl::Microseconds(76), cast = absl::Microseconds(8), product = absl::Microseconds(500);
+  const std::unique_ptr<Device> device = MakeCuda();
+  EXPECT_THAT(device->BeginOperations(), IsOk());
+  const Range host(*device, Memory::kHost, kGranule), own(*device, Memory::kDevice, kGranule);
+  cuda_double::Machine().SetDurations([&](const std::string& place) {
+    return place == "cudaMemcpyAsync"              ? copy
+           : absl::StrContains(place, "CastKernel") ? cast
+           : place == "a product"                  ? product
+                                                   : absl::ZeroDuration();
+  });
+  Events events;
+  for (int i = 0; i < kPieces; ++i) {
+    events.push_back(*device->Enqueue({host.Of(DType::kFloat8E4M3), {}, own.Of(DType::kBFloat16), 1000}, {}));
+  }
+  for (int i = 0; i < kProducts; ++i) {
+    EXPECT_EQ(cuda_double::LaunchWork("a product", {}, c10::cuda::getCurrentCUDAStream(0)), cudaSuccess);
+  }
+  const absl::Duration moving = kPieces * copy, ended = cuda_double::EndsAtOnSharedProcessors();
+  EXPECT_GE(ended, moving);
+  EXPECT_LE(ended * 9 / 10, moving) << "the link moved for " << absl::FDivDuration(moving, ended) << " of it";
+  RecordProperty("share_of_time_that_the_link_moved", absl::StrCat(absl::FDivDuration(moving, ended)));
+  EXPECT_THAT(WaitForAll(events), IsOk());
+}
+
 TEST_F(CudaDeviceTest, AMarkIsBehindCopiesCastsAndOperations) {
   const std::unique_ptr<Device> device = MakeCuda();
   EXPECT_THAT(device->BeginOperations(), IsOk());

@@ -133,10 +133,11 @@ bool Runtime::Passes(const char* function, const void* return_address) {
   return dropped_ != return_address;
 }
 
-cudaError_t Runtime::AddStream(bool blocking, const void* caller, cudaStream_t* made) {
+cudaError_t Runtime::AddStream(bool blocking, int priority, const void* caller, cudaStream_t* made) {
   const absl::MutexLock lock(&mutex_);
   const uintptr_t handle = NextHandle();
-  streams_.emplace(handle, Stream{machine_.AddStream(), current_device, blocking, nullptr, IsOfLibTorch(caller)});
+  streams_.emplace(handle,
+                   Stream{machine_.AddStream(), current_device, blocking, nullptr, IsOfLibTorch(caller), priority});
   *made = reinterpret_cast<cudaStream_t>(handle);
   return cudaSuccess;
 }
