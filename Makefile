@@ -11,6 +11,7 @@ MODEL ?=
 FULL ?=
 FROM ?= $(shell date +%s)000
 ROWS ?=
+ROUNDS ?=
 AGAINST ?=
 TARGETS ?=
 CONFIG ?= config/ditserve.yaml
@@ -35,11 +36,15 @@ libtorch=$$(scripts/fetch-libtorch) $(if $(filter cuda,$(1)),&& CUDACXX=$$(scrip
 cmake --build --preset $(1) --parallel $(JOBS) $(if $(2),--target $(2))
 endef
 
+# $(call with_references,COMMAND): what the references' environment needs. Where LIBTORCH is set that is not what LibTorch
+# comes from: if it can't be had, as without a network, what is held against the references is skipped, and no more.
+with_references = $(1)$(if $(LIBTORCH), || echo "*** no references: '$(firstword $(1))' failed. ***")
+
 # $(call build_for_gpu,TARGETS): the CUDA device module with a LibTorch that has the CUDA libraries it runs on, which is that
 # of the references' environment: a driver is all that must be there.
 define build_for_gpu
-scripts/setup python
-scripts/python-environment "$$CACHE/parity" scripts/parity/requirements.txt
+$(call with_references,scripts/setup python)
+$(call with_references,scripts/python-environment "$$CACHE/parity" scripts/parity/requirements.txt)
 libtorch=$${LIBTORCH:-$$(echo "$$CACHE"/parity/lib/python3*/site-packages/torch)} && CUDACXX=$$(scripts/fetch-nvcc) \
   && export CUDACXX && cmake --preset cuda -B build/gpu -DLIBTORCH="$$libtorch"
 cmake --build build/gpu --parallel $(JOBS) --target ditserve ditctl ditserve_cuda $(1)
@@ -93,13 +98,13 @@ bench:  ## Measures every promise; FULL=1: 60 blocks too; ROWS=<some>; AGAINST=<
 	bench/run $(build_dir)/bin $(if $(FULL),--full) $(if $(ROWS),--rows $(ROWS)) $(if $(AGAINST),--against "$$AGAINST")
 
 .PHONY: bench-gpu
-bench-gpu:  ## Measures a GPU: its link, overlap, riders, and the seed's three runs beside DiffSynth; says so where there is none
+bench-gpu:  ## Measures a GPU: its link, overlap, riders, and the seed's runs beside DiffSynth; ROWS=link|streamed|seed ROUNDS=3
 	@scripts/with-gpu $(MAKE) run-gpu-bench
 
 .PHONY: run-gpu-bench
 run-gpu-bench:
 	$(call build_for_gpu,bench_device_link bench_model_modules)
-	bench/run-gpu build/gpu/bin "$$CACHE/parity/bin/python"
+	bench/run-gpu build/gpu/bin "$$CACHE/parity/bin/python" $(if $(ROWS),--rows $(ROWS)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .PHONY: load
 load:  ## Measures what 256 clients at once are served, for SECONDS=60; FULL=1: a wider model too, and writes bench/LOAD.md

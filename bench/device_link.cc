@@ -1,6 +1,9 @@
 // Times what the machine's first GPU moves from pinned host memory, piece by piece, each as large as a module's
 // weights: from the first piece's being enqueued until the last one's event has passed. Prints a line of each way:
-// "copy" of bfloat16, "cast" of float8 to bfloat16; the bytes of a piece, and bytes that left the host in a second.
+// "copy" of bfloat16, "cast" of float8 to bfloat16; the bytes of a piece, and bytes that left the host in a second. The
+// first is "limit": one copy by CUDA's own calls, of memory that was allocated and registered as a whole.
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cinttypes>
 #include <cstdint>
@@ -11,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "core/base/status_macros.h"
 #include "core/devices/device_module.h"
@@ -50,8 +54,43 @@ absl::StatusOr<double> Rate(Device& device, std::byte* from, DType dtype, std::b
   return static_cast<double>(pieces * elements * SizeOf(dtype)) / absl::ToDoubleSeconds(best);
 }
 
+// The runtime's function of this name; it is there with the device module, and only modules know CUDA's headers.
+template <typename Function>
+absl::StatusOr<Function*> OfRuntime(const char* name) {
+  void* const runtime = dlopen("libcudart.so.13", RTLD_NOW | RTLD_NOLOAD);
+  void* const function = runtime == nullptr ? nullptr : dlsym(runtime, name);
+  if (function == nullptr) return absl::NotFoundError(absl::StrCat("no ", name, " in the CUDA runtime"));
+  return reinterpret_cast<Function*>(function);
+}
+
+// Bytes a second of one copy that nothing cuts in pieces, the best of the turns.
+absl::StatusOr<double> Limit() {
+  constexpr int kToDevice = 1;  // cudaMemcpyHostToDevice.
+  DITSERVE_ASSIGN_OR_RETURN(auto* const allocate_host, OfRuntime<int(void**, size_t)>("cudaMallocHost"));
+  DITSERVE_ASSIGN_OR_RETURN(auto* const allocate, OfRuntime<int(void**, size_t)>("cudaMalloc"));
+  DITSERVE_ASSIGN_OR_RETURN(auto* const copy, OfRuntime<int(void*, const void*, size_t, int)>("cudaMemcpy"));
+  DITSERVE_ASSIGN_OR_RETURN(auto* const give_back_host, OfRuntime<int(void*)>("cudaFreeHost"));
+  DITSERVE_ASSIGN_OR_RETURN(auto* const give_back, OfRuntime<int(void*)>("cudaFree"));
+  void *from = nullptr, *to = nullptr;
+  int error = allocate_host(&from, kMoved);
+  if (error == 0) error = allocate(&to, kMoved);
+  absl::Duration best = absl::InfiniteDuration();
+  if (error == 0) std::memset(from, 0, kMoved);
+  for (int turn = 0; error == 0 && turn < kTurns; ++turn) {
+    const absl::Time begun = absl::Now();
+    error = copy(to, from, kMoved, kToDevice);  // Of pinned memory: it is there when the call returns.
+    best = std::min(best, absl::Now() - begun);
+  }
+  if (to != nullptr) give_back(to);
+  if (from != nullptr) give_back_host(from);
+  if (error != 0) return absl::InternalError(absl::StrCat("a copy by CUDA's own calls: error ", error));
+  return static_cast<double>(kMoved) / absl::ToDoubleSeconds(best);
+}
+
 absl::Status Run() {
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<Device> device, LoadCudaDevice(0));
+  DITSERVE_ASSIGN_OR_RETURN(const double limit, Limit());
+  std::printf("limit %" PRId64 " %.0f\n", kMoved, limit);
   DITSERVE_ASSIGN_OR_RETURN(std::byte* const from, Take(*device, Memory::kHost, 2 * kElements[0]));
   DITSERVE_ASSIGN_OR_RETURN(std::byte* const to, Take(*device, device->memory(), 2 * kElements[0]));
   for (const DType dtype : {DType::kBFloat16, DType::kFloat8E4M3}) {

@@ -3,20 +3,21 @@
     python bench/gpu.py --bin build/gpu/bin --checkpoint DIR [--rows link streamed seed] [--rounds 3]
 
 A seeded checkpoint in bfloat16, 1024x1024, a prompt of 5 tokens, bfloat16 arithmetic. Times are of the forward pass as
-each side's caller sees it, of a process' second pass. Both sides take turns. Memory is what nvidia-smi says of the whole
-GPU at its most, less what was taken before: nobody else may use it meanwhile.
+each side's caller sees it, of a process' second pass; ours is at a timestep that it has not seen, so that it moves and
+computes as much as its first. Both sides take turns. Memory is what NVML says of the whole GPU, or slice, at its most,
+less what was taken before: nobody else may use it meanwhile. Ends with 1 where a target was missed.
 """
 
 import argparse
 import concurrent.futures
+import functools
 import importlib.util
 import json
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
+import card
 import measure
 import peers
 from request_measures import RIDERS
@@ -29,35 +30,9 @@ DIFFSYNTH_DEVICE = "cuda"
 GIB = 2**30
 
 
-class Smi:
-    """Follows what of the GPU's memory is taken, in bytes, while its context lasts."""
-
-    def __enter__(self) -> "Smi":
-        self.before = self.taken()
-        self.lines = tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([*self.command(), "-lms", "20"], stdout=self.lines)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait()
-        self.lines.seek(0)
-        seen = [int(line) for line in self.lines.read().split("\n")[:-1]]  # The last one may be cut off.
-        self.lines.close()
-        self.peak = max(seen, default=0) * 2**20 - self.before
-
-    @staticmethod
-    def command() -> list[str]:
-        return ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-
-    @classmethod
-    def taken(cls) -> int:
-        return int(output_of(*cls.command())) * 2**20
-
-
-def card() -> str:
-    return output_of("nvidia-smi", "--id=0", "--query-gpu=name,driver_version,pcie.link.gen.max,pcie.link.width.max",
-                     "--format=csv,noheader").strip()
+@functools.cache
+def the_card() -> card.Card:
+    return card.Card()
 
 
 def serve(binaries: Path, checkpoint: Path) -> Server:
@@ -65,12 +40,14 @@ def serve(binaries: Path, checkpoint: Path) -> Server:
 
 
 def forward(server: Server, profile: str, side: int) -> dict:
+    """A pass at a timestep that was not seen: of one that was, a server keeps what timesteps alone decide."""
     return server.call("forward", "--height", str(side), "--width", str(side), "--dtype", "bfloat16",
+                       "--timestep", str(next(server.timesteps) / 1000),
                        "--prompt-tokens", str(peers.PROMPT_TOKENS), "--profile", profile)["stats"]
 
 
 def rates(binaries: Path) -> dict[str, float]:
-    """Bytes a second of the largest pieces, by way."""
+    """Bytes a second by way: of the largest pieces, and of one large copy."""
     best = {}
     for line in output_of(binaries / "bench_device_link").splitlines():
         way, _, rate = line.split()
@@ -79,16 +56,19 @@ def rates(binaries: Path) -> dict[str, float]:
 
 
 class Link(Measure):
-    """What the device's copies reach."""
+    """What the device's copies reach, of what one copy does that is not cut in pieces."""
 
     def __init__(self, checkpoint: Path, _size: int = 0):
         super().__init__(checkpoint)
-        self.rows = [Row(f"{way} from pinned host memory: seconds a GB", "", "s")
+        self.rows = [Row(f"{way} from pinned host memory: seconds a GB", "", "s", "one copy of 1 GiB", BEST)
                      for way in ("copies of bfloat16", "casts of float8 to bfloat16")]
 
-    def ours(self, binaries: Path) -> list[float]:
+    def both(self, binaries: Path) -> tuple[list[float], list[float]]:
         best = rates(binaries)
-        return [1e9 / best["copy"], 1e9 / best["cast"]]
+        return [1e9 / best["copy"], 1e9 / best["cast"]], [1e9 / best["limit"]] * 2
+
+    def ours(self, binaries: Path) -> list[float]:
+        return self.both(binaries)[0]
 
 
 class Streamed(Measure):
@@ -103,7 +83,7 @@ class Streamed(Measure):
                      for profile, riders in self.cases]
 
     def both(self, binaries: Path) -> tuple[list[float], list[float]]:
-        rate = rates(binaries)["copy"]
+        rate = rates(binaries)["limit"]
         with serve(binaries, self.checkpoint) as server:
             forward(server, "resident", self.side)
             computing = seconds(forward(server, "resident", self.side))
@@ -138,7 +118,7 @@ class Seed(Measure):
     def ours(self, binaries: Path) -> list[float]:
         values = []
         for row, profile in zip(self.rows[::2], self.runs.values()):
-            with Smi() as memory, serve(binaries, self.checkpoint) as server:
+            with card.Followed(the_card()) as memory, serve(binaries, self.checkpoint) as server:
                 forward(server, profile, self.side)
                 stats = forward(server, profile, self.side)
             row.limits.append("moving" if seconds(stats, "stall") > seconds(stats) / 10 else "computing")
@@ -149,7 +129,7 @@ class Seed(Measure):
         values = []
         for profile in self.runs.values():
             peers.drop_page_cache()
-            with Smi() as memory:
+            with card.Followed(the_card()) as memory:
                 output = output_of(sys.executable, __file__, "--diffsynth", profile, "--checkpoint", self.checkpoint,
                                    "--side", str(self.side), "--on", DIFFSYNTH_DEVICE)
             values += [float(output.split()[-1]), memory.peak / GIB]
@@ -191,7 +171,7 @@ MEASURES = {"link": Link, "streamed": Streamed, "seed": Seed}
 
 def heading(checkpoint: Path) -> list[str]:
     blocks = json.loads((checkpoint / "config.json").read_text())["num_layers"]
-    return [f"## On {card()}", "",
+    return [f"## On {the_card().described()}", "",
             f"In one run of `make bench-gpu` at commit {measure.commit()}, on {measure.machine()}; of {blocks} blocks. "
             + " ".join(__doc__.split("\n\n")[2].split()), "",
             "| " + " | ".join(measure.COLUMNS) + " |", "|" + " --- |" * len(measure.COLUMNS)]
@@ -211,6 +191,7 @@ def main() -> None:
         print(run_diffsynth(arguments.checkpoint, arguments.diffsynth, arguments.side, arguments.on))
         return
     print("\n".join(heading(arguments.checkpoint)), flush=True)
+    missed = False
     for name in arguments.rows:
         if name == "seed" and importlib.util.find_spec("diffsynth") is None:
             print("| **skipped: the seed's runs: DiffSynth-Studio is not installed** |" +
@@ -218,6 +199,8 @@ def main() -> None:
             continue
         for row in measure.promises(MEASURES[name](arguments.checkpoint), arguments.bin.resolve(), arguments.rounds):
             print("| " + " | ".join(row) + " |", flush=True)
+            missed |= any(cell.endswith("missed**") for cell in row)
+    sys.exit(1 if missed else 0)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,9 @@ class StatusError : public std::exception {
   std::string text_;
 };
 
-// Calls `body` and turns what it throws into a status: a StatusError into its own, LibTorch's out-of-memory and
-// std::bad_alloc into ResourceExhausted, anything else into Internal. The one place where LibTorch's exceptions end.
+// Calls `body` and turns what it throws into a status: a StatusError into its own; into ResourceExhausted LibTorch's
+// out-of-memory, that of a device's runtime and libraries, and std::bad_alloc; anything else into Internal. The one
+// place where LibTorch's exceptions end.
 absl::Status CatchStatus(absl::FunctionRef<void()> body);
 
 }  // namespace ditserve

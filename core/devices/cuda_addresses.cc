@@ -2,8 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
-#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
@@ -72,13 +72,23 @@ absl::Status CudaAddresses::Commit(std::byte* begin, int64_t bytes) const {
   return Finish(begin, bytes, mapped, std::move(status));
 }
 
+// All of it is taken from where it was before any of it is where it is to be: taking is one call then, and each may wait
+// for the device.
 absl::Status CudaAddresses::Move(std::byte* from, std::byte* to, int64_t bytes) const {
   absl::Status status;
-  int64_t mapped = 0;
-  for (; status.ok() && mapped < bytes; mapped += status.ok() ? granule_bytes_ : 0) {
-    status = MoveGranule(from + mapped, to + mapped);
+  std::vector<CUmemGenericAllocationHandle> handles;
+  for (int64_t at = 0; status.ok() && at < bytes; at += granule_bytes_) {
+    CUmemGenericAllocationHandle handle;
+    status = StatusOf(driver_.retain(&handle, from + at), "asking for mapped device memory");
+    if (status.ok()) handles.push_back(handle);
   }
-  if (!status.ok()) Decommit(from + mapped + granule_bytes_, bytes - mapped - granule_bytes_);
+  Decommit(from, bytes);
+  int64_t mapped = 0;
+  for (const CUmemGenericAllocationHandle handle : handles) {
+    if (status.ok()) status = Map(to + mapped, handle);
+    if (status.ok()) mapped += granule_bytes_;
+    driver_.drop(handle);
+  }
   return Finish(to, bytes, mapped, std::move(status));
 }
 
@@ -97,27 +107,18 @@ absl::Status CudaAddresses::CommitGranule(std::byte* begin) const {
   CUmemGenericAllocationHandle handle;
   DITSERVE_RETURN_IF_ERROR(
       StatusOf(driver_.create(&handle, size, &properties_, 0), absl::StrCat(size, " bytes of device memory")));
-  absl::Status mapped = StatusOf(driver_.map(Address(begin), size, 0, handle, 0), "mapping device memory");
+  absl::Status mapped = Map(begin, handle);
   driver_.drop(handle);  // What is mapped stays until it is unmapped.
   return mapped;
 }
 
-// Takes the granule from where it was, whether or not it then is where it is to be.
-absl::Status CudaAddresses::MoveGranule(std::byte* from, std::byte* to) const {
-  const auto size = static_cast<size_t>(granule_bytes_);
-  CUmemGenericAllocationHandle handle;
-  absl::Status moved = StatusOf(driver_.retain(&handle, from), "asking for mapped device memory");
-  driver_.unmap(Address(from), size);
-  if (!moved.ok()) return moved;
-  moved = StatusOf(driver_.map(Address(to), size, 0, handle, 0), "mapping device memory");
-  driver_.drop(handle);
-  return moved;
+absl::Status CudaAddresses::Map(std::byte* begin, CUmemGenericAllocationHandle granule) const {
+  return StatusOf(driver_.map(Address(begin), static_cast<size_t>(granule_bytes_), 0, granule, 0),
+                  "mapping device memory");
 }
 
 void CudaAddresses::Decommit(std::byte* begin, int64_t bytes) const {
-  for (int64_t at = 0; at < bytes; at += granule_bytes_) {
-    driver_.unmap(Address(begin + at), static_cast<size_t>(granule_bytes_));
-  }
+  if (bytes > 0) driver_.unmap(Address(begin), static_cast<size_t>(bytes));
 }
 
 }  // namespace ditserve

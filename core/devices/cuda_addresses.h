@@ -16,7 +16,7 @@ namespace ditserve {
 
 // Address ranges of one device's memory, by CUDA's virtual memory management. The driver's calls are asked of the
 // runtime, so that nothing links the driver. Each granule is an allocation of its own, as CUDA takes memory back only
-// as it was given.
+// as it was given; of any number that lie side by side in one call.
 //
 // Thread safety: thread-safe. The caller has set the device.
 class CudaAddresses {
@@ -52,7 +52,7 @@ class CudaAddresses {
     return faults_.StatusOf(static_cast<cudaError_t>(result), what);
   }
   absl::Status CommitGranule(std::byte* begin) const;
-  absl::Status MoveGranule(std::byte* from, std::byte* to) const;
+  absl::Status Map(std::byte* begin, CUmemGenericAllocationHandle granule) const;
   // Ends what was mapped granule by granule: gives access to it, or after an error unmaps the `mapped` bytes.
   absl::Status Finish(std::byte* begin, int64_t bytes, int64_t mapped, absl::Status status) const;
 

@@ -238,15 +238,16 @@ class CudaDevice final : public Device {
         faults_(std::move(faults)) {}
 
   // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
-  // and be waited for. What is computed is what is waited for, and goes before copies.
+  // and be waited for. Priorities are between kernels alone, and none is interrupted: a cast takes microseconds, and goes
+  // first where a kernel makes room, or the link would stand until nothing is computed. Copies know no priority.
   absl::Status CreateStreams() {
     int least = 0, greatest = 0;
     DITSERVE_RETURN_IF_ERROR(StatusOf(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities"));
     DITSERVE_RETURN_IF_ERROR(
         StatusOf(cudaStreamCreateWithPriority(&copies_, cudaStreamNonBlocking, least), "creating a stream for copies"));
     DITSERVE_RETURN_IF_ERROR(
-        StatusOf(cudaStreamCreateWithPriority(&casts_, cudaStreamNonBlocking, least), "creating a stream for casts"));
-    return StatusOf(cudaStreamCreateWithPriority(&computing_, cudaStreamNonBlocking, greatest),
+        StatusOf(cudaStreamCreateWithPriority(&casts_, cudaStreamNonBlocking, greatest), "creating a stream for casts"));
+    return StatusOf(cudaStreamCreateWithPriority(&computing_, cudaStreamNonBlocking, least),
                     "creating a stream for operations");
   }
 
@@ -377,14 +378,15 @@ class CudaDevice final : public Device {
                     "converting");
   }
 
-  // Whether kernels can access all of it: host memory that could not be registered they can't.
+  // Whether kernels can access all of it, at the host's addresses: host memory that could not be registered they can't,
+  // and on some systems what is registered has other addresses for them.
   absl::StatusOr<bool> KernelsReach(const ElementSpan& span, int64_t count) const {
     const int64_t bytes = IsHost(span.memory) ? count * SizeOf(span.dtype) : 0;
     for (int64_t done = 0; done < bytes; done += BytesInRange(span, done)) {
       cudaPointerAttributes attributes;
       DITSERVE_RETURN_IF_ERROR(
           StatusOf(cudaPointerGetAttributes(&attributes, span.data + done), "asking for host memory"));
-      if (attributes.type == cudaMemoryTypeUnregistered) return false;
+      if (attributes.type != cudaMemoryTypeHost || attributes.devicePointer != span.data + done) return false;
     }
     return true;
   }

@@ -7,10 +7,15 @@ namespace ditserve {
 namespace {
 
 // Those of which CUDA 13's driver_types.h says that the process must be terminated, and what can't get better either:
-// memory or a link that is broken, and a device that is gone.
+// memory or a link that is broken; a device, its context or the MPS server between that is gone.
 bool IsFatal(cudaError_t error) {
   switch (error) {
     case cudaErrorDevicesUnavailable:
+    case cudaErrorNoDevice:
+    case cudaErrorDeviceUninitialized:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorMpsConnectionFailed:
+    case cudaErrorMpsRpcFailure:
     case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable:
     case cudaErrorContained:

@@ -36,7 +36,9 @@ int64_t CudaHostMemory::unpinned_bytes() const {
 }
 
 absl::Status CudaHostMemory::Pin(std::byte* range) {
-  const auto pin = [&] { return cudaHostRegister(range, kRangeBytes, cudaHostRegisterPortable); };
+  // Of every device, and in their addresses: kernels reach it.
+  constexpr unsigned kFlags = cudaHostRegisterPortable | cudaHostRegisterMapped;
+  const auto pin = [&] { return cudaHostRegister(range, kRangeBytes, kFlags); };
   cudaError_t error = pin();
   if (error == cudaErrorHostMemoryAlreadyRegistered) {
     // To give it back has failed once: what is registered are other pages.

@@ -14,12 +14,14 @@
 
 #include "absl/synchronization/notification.h"
 #include "core/base/executor.h"
+#include "core/base/status_macros.h"
 #include "core/devices/device_module.h"
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
 #include "core/memory/tensor_region.h"
 #include "core/placement/profile.h"
 #include "models/cuda_arithmetic.h"
+#include "models/errors.h"
 #include "models/weights.h"
 #include "server/engine/runtime_memory.h"
 #include "server/engine/tensor_link.h"
@@ -137,18 +139,19 @@ class Audit::Server {
   }
 
   // In a region that is large enough; where tensors lie does not depend on its size.
-  void Run(const QwenImageDiT& model, const ForwardInputs& inputs, at::ScalarType dtype, LeaseSource& weights,
-           Figures& figures) {
+  absl::Status Run(const QwenImageDiT& model, const ForwardInputs& inputs, at::ScalarType dtype, LeaseSource& weights,
+                   Figures& figures) {
     Buffer buffer = of_device_->Take(2 * figures.predicted_bytes);
-    ASSERT_THAT(buffer.Prepare(), IsOk());
+    DITSERVE_RETURN_IF_ERROR(buffer.Prepare());
     const auto region =
         std::make_shared<TensorRegion>(absl::MakeSpan(buffer.data(), static_cast<size_t>(buffer.size_bytes())));
     const auto counted = std::make_shared<Counted>(region);
     const auto before = cuda_double::AllCalls();
+    absl::Status status;
     {
       absl::Notification done;
       const at::Device cuda(at::kCUDA, 0);
-      Task<bool> pass = Pass(model.Forward(inputs, cuda, dtype, weights, link_.get()), done);
+      Task<bool> pass = Pass(model.Forward(inputs, cuda, dtype, weights, link_.get()), status, done);
       OnExecutor([&] {
         device_->ComputeIn(counted);
         pass.Start();
@@ -162,6 +165,7 @@ class Audit::Server {
     figures.kept_bytes = counted->used_bytes();
     figures.peak_bytes = counted->most_bytes();
     figures.region_bytes = region->most_bytes();
+    return status;
   }
 
   bool DeviceComputesFloat8() const { return device_->CanCompute(DType::kFloat8E4M3).ok(); }
@@ -186,11 +190,11 @@ class Audit::Server {
   }
 
  private:
-  static Task<bool> Pass(Task<at::Tensor> forward, absl::Notification& done) {
+  static Task<bool> Pass(Task<at::Tensor> forward, absl::Status& status, absl::Notification& done) {
     try {
       co_await std::move(forward);
-    } catch (const std::exception& error) {
-      ADD_FAILURE() << error.what();
+    } catch (...) {
+      status = CatchStatus([] { throw; });
     }
     done.Notify();
     co_return true;
@@ -222,7 +226,7 @@ Figures Audit::Pass(const QwenImageDiT& model, const AuditedShape& of) {
   figures.predicted_bytes = model.ActivationPeakBytes(ShapeOf(inputs), of.dtype, at::kCUDA);
   const size_t launches_before = cuda_double::Launches().size();
   Record::Get().Clear();
-  server_->Run(model, inputs, of.dtype, weights, figures);
+  EXPECT_THAT(server_->Run(model, inputs, of.dtype, weights, figures), IsOk());
 
   const std::vector<cuda_double::Launch> launches = cuda_double::Launches();
   for (size_t i = launches_before; i < launches.size(); ++i) {
@@ -235,6 +239,15 @@ Figures Audit::Pass(const QwenImageDiT& model, const AuditedShape& of) {
   figures.gemms = Record::Get().gemms();
   figures.refused = Record::Get().refused();
   return figures;
+}
+
+absl::Status Audit::PassWithoutMemory(const QwenImageDiT& model, const AuditedShape& of, int64_t launch) {
+  SharedWeights weights(model.modules(), DTypeOf(of.dtype));
+  const ForwardInputs inputs = Inputs(model.config(), of);
+  Figures figures;
+  figures.predicted_bytes = model.ActivationPeakBytes(ShapeOf(inputs), of.dtype, at::kCUDA);
+  cuda_double::FailCall("cudaLaunchKernel", launch, cudaErrorMemoryAllocation);
+  return server_->Run(model, inputs, of.dtype, weights, figures);
 }
 
 }  // namespace ditserve::cuda_audit

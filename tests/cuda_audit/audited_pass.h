@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "models/qwen_image_dit.h"
 #include "tests/cuda_audit/record.h"
 
@@ -44,6 +45,9 @@ class Audit {
   ~Audit();
 
   Figures Pass(const QwenImageDiT& model, const AuditedShape& of);
+
+  // How a pass ends whose n-th launch finds no memory: a kernel is brought to the device when it is first launched.
+  absl::Status PassWithoutMemory(const QwenImageDiT& model, const AuditedShape& of, int64_t launch);
 
   // Whether our device says that it computes in float8, and whether LibTorch takes a product of float8 with a scale for
   // each row.

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "tests/cuda_audit/audited_pass.h"
+#include "tests/testing/status_matchers.h"
 
 namespace ditserve::cuda_audit {
 namespace {
@@ -22,6 +23,7 @@ using ::testing::Gt;
 using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::Pair;
+using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 int sm = 90;
@@ -82,6 +84,8 @@ class CudaAuditTest : public ::testing::Test {
     for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf, at::kFloat}) {
       for (const int64_t batch : {1, 3}) other_passes_.push_back(audit.Pass(low, {512, 77, dtype, batch}));
     }
+    // (Inputs are the first, by kernels of ours.)
+    for (const int64_t launch : {20, 60}) without_memory_.push_back(audit.PassWithoutMemory(low, {256, 5}, launch));
     multiplies_float8_ = audit.MultipliesFloat8();
   }
 
@@ -91,8 +95,9 @@ class CudaAuditTest : public ::testing::Test {
   // The same in float8.
   static inline std::map<int64_t, Figures> float8_passes_;
   static inline std::map<std::pair<int64_t, int64_t>, Figures> low_float8_passes_;
-  static inline bool has_float8_ = false;         // As the device tells.
-  static inline bool multiplies_float8_ = false;  // As LibTorch does.
+  static inline std::vector<absl::Status> without_memory_;  // Of passes in which LibTorch's launches find none.
+  static inline bool has_float8_ = false;                   // As the device tells.
+  static inline bool multiplies_float8_ = false;            // As LibTorch does.
 };
 
 TEST_F(CudaAuditTest, NothingIsAskedThatNobodyAnswers) {
@@ -144,6 +149,11 @@ TEST_F(CudaAuditTest, APassTakesNothingOfTheDeviceAndKeepsNothing) {
   for (const auto& [of, pass] : low_float8_passes_) {
     EXPECT_LE(pass.region_bytes, pass.predicted_bytes) << of.first << " pixels a side, " << of.second << " tokens";
   }
+}
+
+TEST_F(CudaAuditTest, WhereALaunchFindsNoMemoryThePassEndsWithResourceExhausted) {
+  EXPECT_THAT(without_memory_, SizeIs(2));
+  EXPECT_THAT(without_memory_, Each(StatusIs(absl::StatusCode::kResourceExhausted, "no memory left for an operation")));
 }
 
 TEST_F(CudaAuditTest, MemoryOfAPass) {

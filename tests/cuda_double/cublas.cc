@@ -11,6 +11,7 @@ namespace ditserve::cuda_double {
 namespace {
 
 std::mutex mutex;
+int64_t workspace_bytes = kCublasWorkspaceBytes;
 
 std::map<int, c10::DataPtr>& Workspaces() {
   static auto* const workspaces = new std::map<int, c10::DataPtr>();
@@ -19,10 +20,15 @@ std::map<int, c10::DataPtr>& Workspaces() {
 
 }  // namespace
 
+void SetCublasWorkspaceBytes(int64_t bytes) {
+  const std::scoped_lock lock(mutex);
+  workspace_bytes = bytes;
+}
+
 void NeedCublasWorkspace() {
   const std::scoped_lock lock(mutex);
   c10::DataPtr& workspace = Workspaces()[c10::cuda::current_device()];
-  if (!workspace) workspace = c10::cuda::CUDACachingAllocator::get()->allocate(kCublasWorkspaceBytes);
+  if (!workspace) workspace = c10::cuda::CUDACachingAllocator::get()->allocate(static_cast<size_t>(workspace_bytes));
 }
 
 }  // namespace ditserve::cuda_double

@@ -188,6 +188,34 @@ TEST_F(CudaDeviceTest, WhatIsCopiedDoesNotWaitForWhatIsConverted) {
   EXPECT_EQ(cuda_double::Calls("cudaMemcpyAsync"), 4) << "no kernel reads the host's memory";
 }
 
+// A product of half a millisecond holds the whole GPU, and is not interrupted. Weights arrive and are converted all the
+// same, as fast as the link is.
+TEST_F(CudaDeviceTest, BetweenProductsCastsGoFirstAndTheLinkHasSlotsUntilThen) {
+  constexpr int kPieces = 120, kProducts = 11;
+  const absl::Duration copy = absl::Microseconds(76), cast = absl::Microseconds(8), product = absl::Microseconds(500);
+  const std::unique_ptr<Device> device = MakeCuda();
+  EXPECT_THAT(device->BeginOperations(), IsOk());
+  const Range host(*device, Memory::kHost, kGranule), own(*device, Memory::kDevice, kGranule);
+  cuda_double::Machine().SetDurations([&](const std::string& place) {
+    return place == "cudaMemcpyAsync"              ? copy
+           : absl::StrContains(place, "CastKernel") ? cast
+           : place == "a product"                  ? product
+                                                   : absl::ZeroDuration();
+  });
+  Events events;
+  for (int i = 0; i < kPieces; ++i) {
+    events.push_back(*device->Enqueue({host.Of(DType::kFloat8E4M3), {}, own.Of(DType::kBFloat16), 1000}, {}));
+  }
+  for (int i = 0; i < kProducts; ++i) {
+    EXPECT_EQ(cuda_double::LaunchWork("a product", {}, c10::cuda::getCurrentCUDAStream(0)), cudaSuccess);
+  }
+  const absl::Duration moving = kPieces * copy, ended = cuda_double::EndsAtOnSharedProcessors();
+  EXPECT_GE(ended, moving);
+  EXPECT_LE(ended * 9 / 10, moving) << "the link moved for " << absl::FDivDuration(moving, ended) << " of it";
+  RecordProperty("share_of_time_that_the_link_moved", absl::StrCat(absl::FDivDuration(moving, ended)));
+  EXPECT_THAT(WaitForAll(events), IsOk());
+}
+
 TEST_F(CudaDeviceTest, AMarkIsBehindCopiesCastsAndOperations) {
   const std::unique_ptr<Device> device = MakeCuda();
   EXPECT_THAT(device->BeginOperations(), IsOk());
@@ -270,6 +298,23 @@ TEST_F(CudaDeviceTest, HostMemoryThatCantBeRegisteredIsCopiedAndConvertedAllTheS
   EXPECT_THAT(WaitForAll({operated}), IsOk());
 }
 
+TEST_F(CudaDeviceTest, WhatKernelsHaveOtherAddressesForTheHostConverts) {
+  cuda_double::Options options;
+  options.host_apart = true;
+  cuda_double::Begin(options);
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range host(*device, Memory::kHost, kGranule), there(*device, Memory::kDevice, kGranule);
+  constexpr int64_t kCount = 1000;
+  auto* const floats = reinterpret_cast<float*>(host.data());
+  for (int64_t i = 0; i < kCount; ++i) floats[i] = static_cast<float>(i % 256);
+  EXPECT_THAT(device->BeginOperations(), IsOk());
+  EXPECT_THAT(device->Operate({host.Of(DType::kFloat32), {}, there.Of(DType::kBFloat16), kCount}), IsOk());
+  EXPECT_THAT(device->Operate({there.Of(DType::kBFloat16), {}, host.Of(DType::kFloat32, 8192), kCount}), IsOk());
+  const auto* const back = reinterpret_cast<const float*>(host.data() + 8192);
+  for (int64_t i = 0; i < kCount; ++i) ASSERT_EQ(static_cast<float>(i % 256), back[i]);
+  EXPECT_THAT(cuda_double::Launches(), IsEmpty());
+}
+
 TEST_F(CudaDeviceTest, AnEventIsNotPassedWhereAskingFails) {
   const std::unique_ptr<Device> device = MakeCuda();
   const Range host(*device, Memory::kHost, kGranule), there(*device, Memory::kDevice, kGranule);
@@ -297,6 +342,19 @@ TEST_F(CudaDeviceTest, WhereWaitingFailsTwiceTheDeviceIsLost) {
   cuda_double::Begin({});
 }
 
+TEST_F(CudaDeviceTest, WhereTheDeviceItsContextOrTheServerBetweenIsGoneTheNextLookTells) {
+  for (const cudaError_t error : {cudaErrorNoDevice, cudaErrorDeviceUninitialized, cudaErrorContextIsDestroyed,
+                                  cudaErrorMpsConnectionFailed, cudaErrorMpsRpcFailure}) {
+    {
+      const std::unique_ptr<Device> device = MakeCuda();
+      cuda_double::FailCall("cudaStreamQuery", 1, error);
+      EXPECT_THAT(device->Health(), StatusIs(absl::StatusCode::kUnavailable, "cuda:0 is lost: looking at the device"))
+          << static_cast<int>(error);
+    }
+    cuda_double::Begin({});
+  }
+}
+
 TEST_F(CudaDeviceTest, AnAllocationThatIsRefusedOnItsWayGivesBackWhatItGot) {
   const std::unique_ptr<Device> device = MakeCuda();
   std::byte* const begin = *device->ReserveAddresses(Memory::kDevice, 8 * kGranule);
@@ -314,6 +372,22 @@ TEST_F(CudaDeviceTest, AnAllocationThatIsRefusedOnItsWayGivesBackWhatItGot) {
   EXPECT_THAT(cuda_double::Leaks(),
               Contains(HasSubstr("device 0's memory")).Times(static_cast<int>(device->staging_bytes() / kGranule)));
   device->ReleaseAddresses(Memory::kDevice, begin, 8 * kGranule);
+}
+
+// Each call may wait for the device.
+TEST_F(CudaDeviceTest, MemoryIsTakenFromAddressesInOneCall) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  std::byte* const begin = *device->ReserveAddresses(Memory::kDevice, 12 * kGranule);
+  const int64_t made = cuda_double::Calls("cuMemCreate");
+  EXPECT_THAT(device->Commit(Memory::kDevice, begin, 3 * kGranule), IsOk());
+  EXPECT_THAT(device->Commit(Memory::kDevice, begin + 3 * kGranule, 3 * kGranule), IsOk());
+  EXPECT_EQ(cuda_double::Calls("cuMemUnmap"), 0);
+  EXPECT_THAT(device->Move(Memory::kDevice, begin, begin + 6 * kGranule, 6 * kGranule), IsOk());
+  EXPECT_EQ(cuda_double::Calls("cuMemUnmap"), 1);
+  device->Decommit(Memory::kDevice, begin + 6 * kGranule, 6 * kGranule);
+  EXPECT_EQ(cuda_double::Calls("cuMemUnmap"), 2);
+  EXPECT_EQ(cuda_double::Calls("cuMemCreate"), made + 6);
+  device->ReleaseAddresses(Memory::kDevice, begin, 12 * kGranule);
 }
 
 TEST_F(CudaDeviceTest, TellsWhatTheDriverTellsOfItsMemory) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
+#include "absl/time/time.h"
 #include "tests/testing/late_machine.h"
 
 // A double of the CUDA runtime: a libcudart.so.13 on which LibTorch's own libc10_cuda and our CUDA device run as they
@@ -37,6 +38,7 @@ struct Options {
   int64_t module_bytes = 0;                 // And what its first launch takes for good.
   bool monitor = true;                      // Whether NVML answers.
   bool slices = false;                      // Whether the devices are slices of cards (MIG).
+  bool host_apart = false;                  // Whether kernels have other addresses for registered host memory.
   bool audit = false;                       // Kernels do nothing, and need no body.
   int sm = 90;                              // The compute capability of the devices, times ten.
 };
@@ -61,6 +63,11 @@ std::map<std::string, int64_t> AllCalls();
 int64_t HostSynchronizations();
 // Those of the calling thread, ever.
 int64_t ThreadSynchronizations();
+
+// --- Time. When all that was enqueued since durations were set would end if a device's kernels shared one processor, and
+// its copies one engine: what is ready of the stream with the highest priority goes first, and nothing is interrupted. (By
+// itself the machine's time lets each stream go on as if it were alone.)
+absl::Duration EndsAtOnSharedProcessors();
 
 // --- Errors. The n-th call of `function` from now on (of any, where it is empty; kEveryCall: each) fails and does
 // nothing; one that was to fail already is not counted. Of errors

@@ -282,10 +282,10 @@ TEST_F(CudaDoubleTest, WhatIsFreedWhileItIsUsedOrTwiceOrNeverIsReported) {
 TEST_F(CudaDoubleTest, RegisteredMemoryIsOfOnePieceToCopiesAndOfAnyToKernels) {
   alignas(4096) static char memory[8192];
   char* const middle = memory + 4000;
-  EXPECT_EQ(cudaHostRegister(memory, 4096, cudaHostRegisterPortable), cudaSuccess);
+  EXPECT_EQ(cudaHostRegister(memory, 4096, cudaHostRegisterDefault), cudaSuccess);
   EXPECT_EQ(cudaHostRegister(middle, 100, 0), cudaErrorHostMemoryAlreadyRegistered);
   EXPECT_EQ(Touch("a kernel", nullptr, middle, false), cudaErrorInvalidValue) << "only a part is registered";
-  EXPECT_EQ(cudaHostRegister(memory + 4096, 4096, cudaHostRegisterPortable), cudaSuccess);
+  EXPECT_EQ(cudaHostRegister(memory + 4096, 4096, cudaHostRegisterDefault), cudaSuccess);
   EXPECT_EQ(Touch("a kernel", nullptr, middle, false), cudaSuccess);
   EXPECT_EQ(cudaMemcpyAsync(data_, middle, kBytes, cudaMemcpyDefault, nullptr), cudaErrorInvalidValue);
   EXPECT_THAT(Machine().TakeRaces(), ElementsAre(HasSubstr("are registered in part"), HasSubstr("one by one")));
@@ -294,6 +294,28 @@ TEST_F(CudaDoubleTest, RegisteredMemoryIsOfOnePieceToCopiesAndOfAnyToKernels) {
   EXPECT_EQ(cudaHostUnregister(memory), cudaErrorHostMemoryNotRegistered);
   EXPECT_EQ(cudaHostUnregister(memory + 4096), cudaSuccess);
   EXPECT_EQ(Touch("a kernel", nullptr, memory, false), cudaErrorInvalidValue) << "pageable";
+}
+
+TEST_F(CudaDoubleTest, KernelsReachRegisteredMemoryThatIsMappedForTheirDevice) {
+  alignas(4096) static char memory[4096];
+  const auto reaches = [&](unsigned flags, int device) {
+    EXPECT_EQ(cudaHostRegister(memory, sizeof memory, flags), cudaSuccess);
+    EXPECT_EQ(cudaSetDevice(device), cudaSuccess);
+    const bool reached = Touch("a kernel", nullptr, memory, false) == cudaSuccess;
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    cudaPointerAttributes attributes;
+    EXPECT_EQ(cudaPointerGetAttributes(&attributes, memory), cudaSuccess);
+    EXPECT_EQ(attributes.devicePointer == memory, reached);
+    EXPECT_EQ(cudaSetDevice(0), cudaSuccess);
+    EXPECT_EQ(cudaHostUnregister(memory), cudaSuccess);
+    EXPECT_EQ(Machine().TakeRaces().empty(), reached);
+    return reached;
+  };
+  EXPECT_TRUE(reaches(cudaHostRegisterDefault, 1));
+  EXPECT_TRUE(reaches(cudaHostRegisterPortable | cudaHostRegisterMapped, 1));
+  EXPECT_TRUE(reaches(cudaHostRegisterMapped, 0));
+  EXPECT_FALSE(reaches(cudaHostRegisterMapped, 1));
+  EXPECT_FALSE(reaches(cudaHostRegisterPortable, 0));
 }
 
 TEST_F(CudaDoubleTest, ADeviceHasSoMuchMemoryAndNoMore) {

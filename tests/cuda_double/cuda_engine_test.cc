@@ -246,6 +246,11 @@ TEST_F(CudaEngineTest, SlotsForCastsAreOfTheDevicesBudgetWhichIsNeverLess) {
               StatusIs(absl::StatusCode::kResourceExhausted, "slots for casts on cuda:0 take"));
 }
 
+TEST_F(CudaEngineTest, AnEngineThatDoesNotStartEndsItsOwnTestAlone) {
+  const std::unique_ptr<Device> gpu = MakeGpu();
+  EXPECT_THROW(MakeEngineOn(*gpu, gpu->staging_bytes() - 1), absl::BadStatusOrAccess);
+}
+
 // In the double's time, in which the host takes none.
 TEST_F(CudaEngineTest, AccountsAndPlansAreOfTheDevicesTime) {
   const absl::Duration kTime = absl::Milliseconds(2);

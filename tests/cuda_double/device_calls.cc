@@ -15,6 +15,15 @@ namespace {
 // Of every device, whatever its SM.
 constexpr int kMultiprocessors = 132, kThreadsPerMultiprocessor = 2048, kSharedBytes = 227 << 10;
 
+constexpr uint32_t kEveryDevice = ~0u;
+
+// Whose kernels reach memory that is registered so; by default it is mapped and portable, as with unified addressing.
+uint32_t AccessBy(unsigned flags) {
+  if (flags == cudaHostRegisterDefault) return kEveryDevice;
+  if ((flags & cudaHostRegisterMapped) == 0) return 0;
+  return (flags & cudaHostRegisterPortable) != 0 ? kEveryDevice : 1u << CurrentDevice();
+}
+
 }  // namespace
 
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): CUDA has names of its own for parameters.
@@ -137,11 +146,12 @@ cudaError_t cudaFree(void* data) {
   });
 }
 
-cudaError_t cudaHostRegister(void* data, size_t bytes, unsigned /*flags*/) {
+cudaError_t cudaHostRegister(void* data, size_t bytes, unsigned flags) {
   return Call(__func__, [&](Runtime& runtime) {
     const absl::MutexLock lock(&runtime.mutex());
     if (data == nullptr || bytes == 0) return cudaErrorInvalidValue;
-    const bool done = runtime.memory().Register(static_cast<std::byte*>(data), static_cast<int64_t>(bytes));
+    const bool done =
+        runtime.memory().Register(static_cast<std::byte*>(data), static_cast<int64_t>(bytes), AccessBy(flags));
     return done ? cudaSuccess : cudaErrorHostMemoryAlreadyRegistered;
   });
 }
@@ -162,7 +172,7 @@ cudaError_t cudaHostAlloc(void** data, size_t bytes, unsigned /*flags*/) {
     if (*data == MAP_FAILED) return cudaErrorMemoryAllocation;
     std::memset(*data, kPoison, bytes);
     const absl::MutexLock lock(&runtime.mutex());
-    runtime.memory().Register(static_cast<std::byte*>(*data), static_cast<int64_t>(bytes));
+    runtime.memory().Register(static_cast<std::byte*>(*data), static_cast<int64_t>(bytes), kEveryDevice);
     return cudaSuccess;
   });
 }
@@ -200,8 +210,11 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
       default:
         attributes->type = cudaMemoryTypeUnregistered;
     }
-    if (attributes->type != cudaMemoryTypeUnregistered) attributes->devicePointer = const_cast<void*>(data);
-    if (place.kind == MemoryMap::Kind::kPinned) attributes->hostPointer = const_cast<void*>(data);
+    if (attributes->type == cudaMemoryTypeDevice) attributes->devicePointer = const_cast<void*>(data);
+    if (place.kind == MemoryMap::Kind::kPinned) {
+      attributes->hostPointer = const_cast<void*>(data);
+      attributes->devicePointer = runtime.DevicePointerOf(data, place);
+    }
     return cudaSuccess;
   });
 }

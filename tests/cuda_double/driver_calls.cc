@@ -80,7 +80,7 @@ CUresult Map(CUdeviceptr begin, size_t bytes, size_t offset, CUmemGenericAllocat
 CUresult Unmap(CUdeviceptr begin, size_t bytes) {
   return DriverCall("cuMemUnmap", [&](Runtime& runtime, MemoryMap& memory) {
     runtime.mutex().AssertHeld();
-    if (memory.Unmap(Pointer(begin), static_cast<int64_t>(bytes)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (bytes == 0 || !memory.Unmap(Pointer(begin), static_cast<int64_t>(bytes))) return CUDA_ERROR_INVALID_VALUE;
     runtime.Take(Pointer(begin), static_cast<int64_t>(bytes), "cuMemUnmap");
     return CUDA_SUCCESS;
   });

@@ -93,6 +93,7 @@ std::vector<Site> Sites() {
 }
 void DropSite(const void* address) { Runtime::Get().DropSite(address); }
 
+absl::Duration EndsAtOnSharedProcessors() { return Runtime::Get().EndsAtOnSharedProcessors(); }
 std::vector<Launch> Launches() { return Runtime::Get().Launches(); }
 void RegisterKernel(const std::string& part_of_name, KernelBody body) {
   Kernels::Get().Register(part_of_name, std::move(body));

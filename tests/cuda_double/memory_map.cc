@@ -143,17 +143,25 @@ MemoryMap::PhysicalPtr MemoryMap::MappedAt(const std::byte* begin) const {
   return mapping == mappings_.end() ? nullptr : mapping->second.memory;
 }
 
-MemoryMap::PhysicalPtr MemoryMap::Unmap(std::byte* begin, int64_t bytes) {
-  const auto mapping = mappings_.find(begin);
-  if (mapping == mappings_.end() || mapping->second.bytes != bytes) return nullptr;
-  PhysicalPtr memory = std::move(mapping->second.memory);
-  mappings_.erase(mapping);
-  memory->mapped = false;
-  if (memory.use_count() > 1) {
-    const std::byte* const found = Find(begin, bytes);
-    memory->contents.assign(found, found + bytes);
+bool MemoryMap::Unmap(std::byte* begin, int64_t bytes) {
+  const std::byte* const end = begin + bytes;
+  const std::byte* at = begin;
+  for (auto mapping = mappings_.find(begin); at < end; ++mapping) {
+    if (mapping == mappings_.end() || mapping->first != at) return false;
+    at += mapping->second.bytes;
   }
-  return memory;
+  if (at != end) return false;
+  for (auto mapping = mappings_.find(begin); mapping != mappings_.end() && mapping->first < end;) {
+    const std::byte* const first = mapping->first;
+    const int64_t size = mapping->second.bytes;
+    const PhysicalPtr memory = std::move(mapping->second.memory);
+    mapping = mappings_.erase(mapping);
+    memory->mapped = false;
+    if (memory.use_count() == 1) continue;
+    const std::byte* const found = Find(first, size);
+    memory->contents.assign(found, found + size);
+  }
+  return true;
 }
 
 bool MemoryMap::GiveAccess(std::byte* begin, int64_t bytes, int device) {
@@ -181,18 +189,18 @@ int64_t MemoryMap::Free(std::byte* begin) {
   return bytes;
 }
 
-bool MemoryMap::Register(std::byte* begin, int64_t bytes) {
+bool MemoryMap::Register(std::byte* begin, int64_t bytes, uint32_t access) {
   const auto next = registered_.lower_bound(begin);
   if (next != registered_.end() && next->first < begin + bytes) return false;
-  if (next != registered_.begin() && std::prev(next)->first + std::prev(next)->second > begin) return false;
-  registered_.emplace(begin, bytes);
+  if (next != registered_.begin() && std::prev(next)->first + std::prev(next)->second.bytes > begin) return false;
+  registered_.emplace(begin, Registration{bytes, access});
   return true;
 }
 
 int64_t MemoryMap::Unregister(std::byte* begin) {
   const auto range = registered_.find(begin);
   if (range == registered_.end()) return -1;
-  const int64_t bytes = range->second;
+  const int64_t bytes = range->second.bytes;
   registered_.erase(range);
   return bytes;
 }
@@ -209,12 +217,13 @@ MemoryMap::Place MemoryMap::Locate(const void* begin, int64_t bytes) const {
   const std::byte* const end = at + bytes;
   if (!IsDeviceAddress(begin)) {
     auto range = registered_.upper_bound(at);
-    if (range != registered_.begin() && std::prev(range)->first + std::prev(range)->second > at) --range;
+    if (range != registered_.begin() && std::prev(range)->first + std::prev(range)->second.bytes > at) --range;
     if (range == registered_.end() || range->first >= end) return {Kind::kPageable};
-    Place place = {Kind::kPinned};
+    Place place = {Kind::kPinned, -1, ~0u};
     for (; at < end; ++range, ++place.pieces) {
       if (range == registered_.end() || range->first > at) return {Kind::kNone, -1, 0, 0, "are registered in part"};
-      at = range->first + range->second;
+      place.access &= range->second.access;
+      at = range->first + range->second.bytes;
     }
     return place;
   }
@@ -256,8 +265,8 @@ std::vector<std::string> MemoryMap::Describe() const {
   for (const auto& [begin, bytes] : reserved_) {
     if (Holding(begin) == mappings_.end()) lines.push_back(absl::StrCat(bytes, " bytes of device addresses"));
   }
-  for (const auto& [begin, bytes] : registered_) {
-    lines.push_back(absl::StrCat(bytes, " bytes of registered host memory"));
+  for (const auto& [begin, registration] : registered_) {
+    lines.push_back(absl::StrCat(registration.bytes, " bytes of registered host memory"));
   }
   for (const auto& [handle, memory] : handles_) {
     lines.push_back(absl::StrCat("a handle of ", memory->size_bytes, " bytes of device ", memory->device, "'s memory"));

@@ -55,7 +55,8 @@ class MemoryMap {
   bool Map(std::byte* begin, PhysicalPtr memory, int64_t bytes);
   // The memory of the mapping that begins there; null: none does.
   PhysicalPtr MappedAt(const std::byte* begin) const;
-  PhysicalPtr Unmap(std::byte* begin, int64_t bytes);
+  // Of one mapping or several; false, and nothing is done: they are no whole ones.
+  bool Unmap(std::byte* begin, int64_t bytes);
   // Lets a device access mappings; false: not all of it is mapped.
   bool GiveAccess(std::byte* begin, int64_t bytes, int device);
 
@@ -64,15 +65,16 @@ class MemoryMap {
   // The bytes it had; -1: nothing was allocated there.
   int64_t Free(std::byte* begin);
 
-  // Host memory. False: part of it is registered already; nothing was registered there.
-  bool Register(std::byte* begin, int64_t bytes);
+  // Host memory, and whose kernels reach it, a bit each. False: part of it is registered already; nothing was registered
+  // there.
+  bool Register(std::byte* begin, int64_t bytes, uint32_t access);
   int64_t Unregister(std::byte* begin);  // The bytes it had; -1: none.
 
   enum class Kind : uint8_t { kDevice, kPinned, kPageable, kNone };
   struct Place {
     Kind kind;
     int device = -1;      // Whose memory it is.
-    uint32_t access = 0;  // Of devices that may access it, a bit each.
+    uint32_t access = 0;  // Of devices that may access it, or whose kernels may where it is the host's, a bit each.
     int pieces = 0;       // Of host memory that was registered one by one.
     std::string wrong;    // Why it is none.
   };
@@ -108,7 +110,11 @@ class MemoryMap {
   const std::shared_ptr<std::map<int, int64_t>> used_bytes_;
   std::map<const std::byte*, int64_t> reserved_;
   std::map<const std::byte*, Mapping> mappings_;
-  std::map<const std::byte*, int64_t> registered_;
+  struct Registration {
+    int64_t bytes;
+    uint32_t access;
+  };
+  std::map<const std::byte*, Registration> registered_;
   std::map<uint64_t, PhysicalPtr> handles_;
   uint64_t next_handle_ = 1;
 };

@@ -58,6 +58,10 @@ cudaUUID_t UuidOf(int device) {
 
 bool IsSticky(cudaError_t error) {
   constexpr cudaError_t kSticky[] = {cudaErrorDevicesUnavailable,
+                                     cudaErrorDeviceUninitialized,
+                                     cudaErrorContextIsDestroyed,
+                                     cudaErrorMpsConnectionFailed,
+                                     cudaErrorMpsRpcFailure,
                                      cudaErrorECCUncorrectable,
                                      cudaErrorNvlinkUncorrectable,
                                      cudaErrorContained,
@@ -129,10 +133,11 @@ bool Runtime::Passes(const char* function, const void* return_address) {
   return dropped_ != return_address;
 }
 
-cudaError_t Runtime::AddStream(bool blocking, const void* caller, cudaStream_t* made) {
+cudaError_t Runtime::AddStream(bool blocking, int priority, const void* caller, cudaStream_t* made) {
   const absl::MutexLock lock(&mutex_);
   const uintptr_t handle = NextHandle();
-  streams_.emplace(handle, Stream{machine_.AddStream(), current_device, blocking, nullptr, IsOfLibTorch(caller)});
+  streams_.emplace(handle,
+                   Stream{machine_.AddStream(), current_device, blocking, nullptr, IsOfLibTorch(caller), priority});
   *made = reinterpret_cast<cudaStream_t>(handle);
   return cudaSuccess;
 }
@@ -201,8 +206,11 @@ Runtime::PointPtr Runtime::EnqueueOn(Stream& stream, const std::string& place, s
 bool Runtime::CheckAccesses(const std::string& place, int device, bool kernel, const Accesses& accesses) {
   for (const LateMachine::Access& access : accesses) {
     MemoryMap::Place at = memory_.Locate(access.begin, access.bytes);
-    const uint32_t mine = 1u << device | peers_[static_cast<size_t>(device)];
+    const uint32_t own = 1u << device, mine = own | peers_[static_cast<size_t>(device)];
     if (at.kind == MemoryMap::Kind::kPageable && kernel) at.wrong = "lie in host memory that is not registered";
+    if (at.kind == MemoryMap::Kind::kPinned && kernel && ((at.access & own) == 0 || options_.host_apart)) {
+      at.wrong = absl::StrCat("lie in host memory that has no such address on device ", device);
+    }
     if (at.pieces > 1 && !kernel) at.wrong = "lie across ranges of host memory that were registered one by one";
     if (at.kind == MemoryMap::Kind::kDevice && (at.access & (kernel ? mine : ~0u)) == 0) {
       at.wrong = absl::StrCat("are not accessible to device ", device);
@@ -360,6 +368,12 @@ void Runtime::Take(const void* begin, int64_t bytes, const char* place) {
 MemoryMap::Kind Runtime::KindOf(const void* begin, int64_t bytes) {
   const absl::MutexLock lock(&mutex_);
   return memory_.Locate(begin, bytes).kind;
+}
+
+void* Runtime::DevicePointerOf(const void* data, const MemoryMap::Place& place) const {
+  constexpr uintptr_t kApart = uintptr_t{1} << 46;
+  if ((place.access & (1u << CurrentDevice())) == 0) return nullptr;
+  return reinterpret_cast<void*>(Number(data) ^ (options_.host_apart ? kApart : 0));
 }
 
 cudaError_t Runtime::AllowPeer(int device, int peer) {

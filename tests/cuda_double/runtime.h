@@ -46,7 +46,8 @@ class Runtime {
 
   // --- Streams.
   // `caller`: who asks; what LibTorch asks for stays in its pools.
-  cudaError_t AddStream(bool blocking, const void* caller, cudaStream_t* made) ABSL_LOCKS_EXCLUDED(mutex_);
+  cudaError_t AddStream(bool blocking, int priority, const void* caller, cudaStream_t* made)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   cudaError_t RemoveStream(cudaStream_t handle) ABSL_LOCKS_EXCLUDED(mutex_);
   // An operation at the end of a stream. `place` names it; `found` are the places of the accesses' bytes.
   using FoundWork = absl::AnyInvocable<void(const std::vector<std::byte*>& found)>;
@@ -85,6 +86,8 @@ class Runtime {
   // The host has taken memory; work that comes too late is done while it can be.
   void Take(const void* begin, int64_t bytes, const char* place) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   MemoryMap::Kind KindOf(const void* begin, int64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Where kernels of the calling thread's device find registered host memory; null: nowhere.
+  void* DevicePointerOf(const void* data, const MemoryMap::Place& place) const;
   cudaError_t AllowPeer(int device, int peer) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // --- For the header.
@@ -98,6 +101,7 @@ class Runtime {
   std::string FunctionOf(const void* site) ABSL_LOCKS_EXCLUDED(mutex_);
   void DropSite(const void* address) { dropped_ = address; }
   std::vector<cuda_double::Launch> Launches() ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Duration EndsAtOnSharedProcessors() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   struct Stream {
@@ -106,6 +110,7 @@ class Runtime {
     bool blocking;
     PointPtr last;
     bool pooled = false;  // LibTorch's.
+    int priority = 0;     // The least number goes first.
   };
   struct EventState {
     int device;

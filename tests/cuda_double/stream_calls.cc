@@ -40,16 +40,16 @@ cudaError_t Copy(Runtime& runtime, const char* place, void* target, const void* 
 // NOLINTBEGIN(readability-inconsistent-declaration-parameter-name): CUDA has names of its own for parameters.
 extern "C" {
 
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int /*priority*/) {
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority) {
   const void* const caller = __builtin_return_address(0);
   return Call(__func__, [&](Runtime& runtime) {
-    return runtime.AddStream((flags & cudaStreamNonBlocking) == 0, caller, stream);
+    return runtime.AddStream((flags & cudaStreamNonBlocking) == 0, priority, caller, stream);
   });
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   const void* const caller = __builtin_return_address(0);
   return Call(__func__, [&](Runtime& runtime) {
-    return runtime.AddStream((flags & cudaStreamNonBlocking) == 0, caller, stream);
+    return runtime.AddStream((flags & cudaStreamNonBlocking) == 0, /*priority=*/0, caller, stream);
   });
 }
 cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }

@@ -2,9 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <stdexcept>
 
 #include "absl/strings/str_join.h"
 #include "core/devices/device_module.h"
+#include "tests/cuda_double/cublas.h"
 #include "tests/cuda_double/cuda_double.h"
 #include "tests/cuda_double/told_device.h"
 #include "tests/gpu/gpu.h"
@@ -14,10 +16,14 @@ namespace ditserve {
 
 absl::StatusOr<std::string> FindGpu() { return "the double of the CUDA runtime"; }
 
+// What is taken beside the budget, and cuBLAS' workspace, are as large as a real card's may be.
 GpuScope::GpuScope() {
   cuda_double::Options options;
   options.device_bytes = int64_t{4} << 30;
+  options.context_bytes = 500 << 20;
+  options.module_bytes = 150 << 20;
   cuda_double::Begin(options);
+  cuda_double::SetCublasWorkspaceBytes(32 << 20);
 }
 
 GpuScope::~GpuScope() {
@@ -30,7 +36,7 @@ GpuScope::~GpuScope() {
 std::unique_ptr<Device> OpenGpu() {
   std::string error;
   std::unique_ptr<Device> device(DitserveMakeDevice(0, Memory::kDevice, &error));
-  EXPECT_NE(device, nullptr) << error;
+  if (device == nullptr) throw std::runtime_error(error);
   return std::make_unique<ToldDevice>(std::move(device));
 }
 
@@ -44,9 +50,7 @@ struct CoTenant::Holder {
 CoTenant::CoTenant(int64_t bytes) : holder_(std::make_unique<Holder>()) {
   const int64_t granule = holder_->device->granule_bytes(Memory::kDevice);
   holder_->bytes = bytes / granule * granule;
-  const auto begin = holder_->device->ReserveAddresses(Memory::kDevice, holder_->bytes);
-  EXPECT_THAT(begin, IsOk());
-  holder_->begin = *begin;
+  holder_->begin = holder_->device->ReserveAddresses(Memory::kDevice, holder_->bytes).value();
   EXPECT_THAT(holder_->device->Commit(Memory::kDevice, holder_->begin, holder_->bytes), IsOk());
 }
 

@@ -24,7 +24,7 @@ class GpuScope {
   ~GpuScope();
 };
 
-// Null, and the test has failed, if there is none.
+// Throws, which ends the test, if there is none.
 std::unique_ptr<Device> OpenGpu();
 
 // Somebody else who has so many bytes of the GPU's memory, as long as it lives.

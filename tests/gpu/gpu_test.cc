@@ -29,6 +29,8 @@ namespace ditserve {
 namespace {
 
 constexpr int64_t kMiB = 1 << 20;
+// For what a GPU's runtime and LibTorch take for good, some hundred MiB, and all that passes of such a model want.
+constexpr int64_t kRoomy = 1024 * kMiB;
 
 class GpuTest : public LocalEngineTest {
  protected:
@@ -80,7 +82,7 @@ class GpuTest : public LocalEngineTest {
 
 TEST_F(GpuTest, EveryProfileIsAsCloseToTheCpuInFloat32AsItsDtypeLets) {
   const std::unique_ptr<Device> cpu = MakeCpuDevice(CpuBFloat16::kFloat32), gpu = OpenGpu();
-  const auto on_cpu = MakeEngineOn(*cpu), on_gpu = MakeEngineOn(*gpu);
+  const auto on_cpu = MakeEngineOn(*cpu), on_gpu = MakeEngineOn(*gpu, kRoomy);
   std::vector<std::string> seen;
   for (const Profile& profile : profiles_) {
     Profile exact = profile;
@@ -98,14 +100,14 @@ TEST_F(GpuTest, EveryProfileIsAsCloseToTheCpuInFloat32AsItsDtypeLets) {
 
 TEST_F(GpuTest, WhatIsResidentAndWhoElseRidesNeverChangesABit) {
   const std::unique_ptr<Device> gpu = OpenGpu();
-  const auto roomy = MakeEngineOn(*gpu);
+  const auto roomy = MakeEngineOn(*gpu, kRoomy);
   std::vector<at::Tensor> alone;
   for (const Profile& profile : profiles_) {
     alone.push_back(Output(*roomy, MakeCall(profile)));
     EXPECT_TRUE(at::equal(Output(*roomy, MakeCall(profile)), alone.back())) << profile.name << ", again";
   }
   for (const int64_t beside : {16 * kMiB, 24 * kMiB, 56 * kMiB}) {
-    const auto engine = MakeEngineOn(*gpu);
+    const auto engine = MakeEngineOn(*gpu, kRoomy);
     // Beside what is taken for good. Warming up takes more than some.
     const int64_t budget = engine->Residency().devices[0].memory.usage.total_bytes() + beside;
     EXPECT_THAT(engine->SetBudget(Memory::kDevice, budget), IsOk());
@@ -129,7 +131,7 @@ TEST_F(GpuTest, WhatIsResidentAndWhoElseRidesNeverChangesABit) {
 // Eight that come while the first stands at its first module.
 TEST_F(GpuTest, EightRidersGetWhatEachGetsAloneAndMoveTheBytesOfOne) {
   const std::unique_ptr<Device> gpu = OpenGpu();
-  const auto engine = MakeEngineOn(*gpu);
+  const auto engine = MakeEngineOn(*gpu, kRoomy);
   const Profile profile = ProfileNamed("host-offload");
   std::vector<ForwardCall> calls;
   std::vector<at::Tensor> alone;
@@ -164,15 +166,21 @@ TEST_F(GpuTest, EightRidersGetWhatEachGetsAloneAndMoveTheBytesOfOne) {
 
 TEST_F(GpuTest, TheGpuGivesNoMoreThanTheBudget) {
   const std::unique_ptr<Device> gpu = OpenGpu();
-  const auto available = [&] { return gpu->MemoryStatusOf(Memory::kDevice)->available_bytes; };
+  const auto available = [&]() -> int64_t {
+    const absl::StatusOr<MemoryStatus> memory = gpu->MemoryStatusOf(Memory::kDevice);
+    EXPECT_THAT(memory, IsOk());
+    return memory.ok() ? memory->available_bytes : 0;
+  };
   // What libraries take for themselves when they are first asked.
-  for (const Profile& profile : profiles_) Output(*MakeEngineOn(*gpu), MakeCall(profile, 256, 256));
+  for (const Profile& profile : profiles_) Output(*MakeEngineOn(*gpu, kRoomy), MakeCall(profile, 256, 256));
+  // Beside what is taken for good, which is no less on other GPUs. The context was there before all of it.
+  const int64_t budget = MakeEngineOn(*gpu, kRoomy)->Residency().devices[0].memory.usage.total_bytes() + 84 * kMiB;
+  const int64_t measured_budget = budget - gpu->runtime_bytes();
   const int64_t before = available();
-  constexpr int64_t kBudget = 96 * kMiB;
   std::atomic<int64_t> least = before;
   int64_t in_ledger = 0;
   {
-    const auto engine = MakeEngineOn(*gpu, kBudget);
+    const auto engine = MakeEngineOn(*gpu, budget);
     std::vector<std::unique_ptr<Flight>> flights;
     for (int i = 0; i < 2; ++i) {
       for (const Profile& profile : profiles_) {
@@ -184,14 +192,15 @@ TEST_F(GpuTest, TheGpuGivesNoMoreThanTheBudget) {
     for (const auto& flight : flights) EXPECT_THAT(flight->Wait(), IsOk());
     in_ledger = engine->Residency().devices[0].memory.usage.peak_bytes;
   }
-  EXPECT_LE(before - least, kBudget);
+  EXPECT_LE(before - least, measured_budget);
   EXPECT_GT(before - least, 0);
-  Tell(absl::StrFormat("budget %d MB, the ledger's peak %.1f MB, cudaMemGetInfo's %.1f MB", kBudget / 1000000,
-                       static_cast<double>(in_ledger) / 1e6, static_cast<double>(before - least) / 1e6));
+  Tell(absl::StrFormat("budget %d MB, the ledger's peak %.1f MB, cudaMemGetInfo's %.1f MB", measured_budget / 1000000,
+                       static_cast<double>(in_ledger - gpu->runtime_bytes()) / 1e6,
+                       static_cast<double>(before - least) / 1e6));
 }
 
 TEST_F(GpuTest, ACoTenantGetsItsMemoryAndPassesGoOn) {
-  constexpr int64_t kBudget = 1024 * kMiB;
+  constexpr int64_t kBudget = kRoomy;
   const std::unique_ptr<Device> gpu = OpenGpu();
   const auto engine = MakeEngineOn(*gpu, kBudget, 512 * kMiB, /*follow_pressure=*/true);
   const ForwardCall call = MakeCall(ProfileNamed("dynamic"));
@@ -202,8 +211,8 @@ TEST_F(GpuTest, ACoTenantGetsItsMemoryAndPassesGoOn) {
     while (!reached()) EXPECT_TRUE(at::equal(Output(*engine, call), expected));
   };
   // It leaves what engines leave to others, and some for passes.
-  const MemoryStatus memory = *gpu->MemoryStatusOf(Memory::kDevice);
-  const int64_t left = std::max(memory.total_bytes / 50, 512 * kMiB) + 64 * kMiB;
+  const MemoryStatus memory = gpu->MemoryStatusOf(Memory::kDevice).value();
+  const int64_t left = std::max(memory.total_bytes / 50, 512 * kMiB) + 128 * kMiB;
   int64_t lowered = 0;
   {
     const CoTenant other(memory.available_bytes - left);
@@ -222,8 +231,7 @@ TEST_F(GpuTest, RowsInFloat8AreTheCpusBitForBit) {
   const int64_t granule = std::max(gpu->granule_bytes(Memory::kHost), gpu->granule_bytes(Memory::kDevice));
   const auto take = [&](Memory memory) {
     const absl::StatusOr<std::byte*> begin = gpu->ReserveAddresses(memory, granule);
-    EXPECT_THAT(begin, IsOk());
-    EXPECT_THAT(gpu->Commit(memory, *begin, granule), IsOk());
+    EXPECT_THAT(gpu->Commit(memory, begin.value(), granule), IsOk());
     return *begin;
   };
   std::byte *const host = take(Memory::kHost), *const there = take(Memory::kDevice);
@@ -288,8 +296,7 @@ TEST_F(GpuTest, CastsAreTheCpusBitForBit) {
   const auto bytes_of = [&](Memory memory) { return gpu->granule_bytes(memory); };
   const auto take = [&](Memory memory) {
     const absl::StatusOr<std::byte*> begin = gpu->ReserveAddresses(memory, bytes_of(memory));
-    EXPECT_THAT(begin, IsOk());
-    EXPECT_THAT(gpu->Commit(memory, *begin, bytes_of(memory)), IsOk());
+    EXPECT_THAT(gpu->Commit(memory, begin.value(), bytes_of(memory)), IsOk());
     return *begin;
   };
   std::byte *const from = take(Memory::kHost), *const there = take(Memory::kDevice), *const back = take(Memory::kHost);
@@ -331,7 +338,7 @@ TEST_F(GpuTest, AnIllegalAddressLosesTheDeviceAndEveryCallEndsWithWhy) {
     LocalEngineOptions options;
     options.host_budget_bytes = 128 * kMiB;
     options.on_device_lost = [&](const absl::Status&) { told.Notify(); };
-    auto engine = LocalEngine::Make(options, {{gpu.get(), 128 * kMiB}}, &clock_);
+    auto engine = LocalEngine::Make(options, {{gpu.get(), kRoomy}}, &clock_);
     if (!engine.ok() || !(*engine)->LoadModel({"tiny", folder_ / "model"}).ok()) std::_Exit(2);
     const auto is_loss = [](const absl::Status& status) {
       std::fprintf(stderr, "%s\n", status.ToString().c_str());

@@ -1,20 +1,19 @@
-// Runs the tests of a GPU, and prints what they saw as a table; says so where there is no GPU.
+// Runs the tests of a GPU, and prints what each saw when it ends, as a row of a table; says so where there is no GPU.
 #include <gtest/gtest.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "tests/gpu/gpu.h"
 
 namespace ditserve {
 namespace {
 
-// A row a test, in Markdown.
+// A row a test, in Markdown, at once: whatever ends the program later, what was seen is told.
 class Table final : public ::testing::EmptyTestEventListener {
  public:
   explicit Table(std::string gpu) : gpu_(std::move(gpu)) {}
@@ -25,17 +24,16 @@ class Table final : public ::testing::EmptyTestEventListener {
     for (int i = 0; i < result.test_property_count(); ++i) {
       if (result.GetTestProperty(i).key() == std::string("seen")) seen = result.GetTestProperty(i).value();
     }
-    rows_.push_back(
-        absl::StrCat("| ", test.name(), " | ", result.Passed() ? "passed" : "**failed**", " | ", seen, " |"));
+    std::printf("| %s | %s | %s |\n", test.name(), result.Passed() ? "passed" : "**failed**", seen.c_str());
+    std::fflush(stdout);
   }
-  void OnTestProgramEnd(const ::testing::UnitTest&) override {
-    std::printf("\nOn %s:\n\n| test | result | seen |\n| --- | --- | --- |\n", gpu_.c_str());
-    for (const std::string& row : rows_) std::printf("%s\n", row.c_str());
+  void OnTestProgramStart(const ::testing::UnitTest&) override {
+    std::printf("On %s:\n\n| test | result | seen |\n| --- | --- | --- |\n", gpu_.c_str());
+    std::fflush(stdout);
   }
 
  private:
   const std::string gpu_;
-  std::vector<std::string> rows_;
 };
 
 int Main(int argc, char** argv) {

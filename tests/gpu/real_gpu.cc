@@ -15,7 +15,6 @@
 #include "absl/strings/str_cat.h"
 #include "core/devices/device_module.h"
 #include "tests/gpu/gpu.h"
-#include "tests/testing/status_matchers.h"
 
 namespace ditserve {
 namespace {
@@ -46,11 +45,7 @@ absl::StatusOr<std::string> FindGpu() {
 GpuScope::GpuScope() = default;
 GpuScope::~GpuScope() = default;
 
-std::unique_ptr<Device> OpenGpu() {
-  absl::StatusOr<std::unique_ptr<Device>> device = Open();
-  EXPECT_THAT(device, IsOk());
-  return device.ok() ? *std::move(device) : nullptr;
-}
+std::unique_ptr<Device> OpenGpu() { return Open().value(); }
 
 // A process of its own: this program, started as HoldMemory.
 struct CoTenant::Holder {

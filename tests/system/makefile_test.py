@@ -90,6 +90,22 @@ class MakefileTest(unittest.TestCase):
                 self.assertIn(["cmake", "--preset", "cuda", "-B", "build/gpu",
                                f"-DLIBTORCH={self.cache}/parity/lib/python3*/site-packages/torch"], calls)
 
+    def test_where_libtorch_is_named_what_needs_a_gpu_needs_no_packages(self):
+        for script in ("setup", "python-environment"):
+            (self.folder / "scripts" / script).write_text("#!/bin/sh\nexit 1\n")
+        cache = f"DITSERVE_CACHE={self.cache}"
+        for target, last in (("run-gpu-tests", "run"), ("run-gpu-bench", "run-gpu")):
+            calls = self.make(target, cache, "LIBTORCH=/a libtorch")
+            self.assertIn(["cmake", "--preset", "cuda", "-B", "build/gpu", "-DLIBTORCH=/a libtorch"], calls)
+            self.assertEqual(calls[-1], [last, "build/gpu/bin", f"{self.cache}/parity/bin/python"])
+            with self.assertRaises(AssertionError):
+                self.make(target, cache)
+
+    def test_a_gpu_is_measured_in_the_rows_and_rounds_that_are_asked_for(self):
+        calls = self.make("run-gpu-bench", f"DITSERVE_CACHE={self.cache}", "ROWS=link streamed", "ROUNDS=1")
+        self.assertEqual(calls[-1], ["run-gpu", "build/gpu/bin", f"{self.cache}/parity/bin/python",
+                                     "--rows", "link", "streamed", "--rounds", "1"])
+
     def test_clean_keeps_what_was_fetched(self):
         kept = self.folder / "build/cache/libtorch"
         kept.mkdir(parents=True)

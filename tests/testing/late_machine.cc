@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -36,6 +37,7 @@ class LateMachine::Point {
  public:
   Clock clock;
   absl::Duration time;
+  std::optional<size_t> number;  // Of all timed operations.
   bool done = false;
 };
 
@@ -60,6 +62,8 @@ void LateMachine::Begin(uint32_t seed) {
   random_.seed(seed);
   durations_ = nullptr;
   host_time_ = absl::ZeroDuration();
+  timed_before_ += timed_.size();
+  timed_.clear();
   for (Stream& stream : streams_) stream.time = absl::ZeroDuration();
 }
 
@@ -99,7 +103,15 @@ LateMachine::PointPtr LateMachine::Enqueue(size_t stream_index, const std::strin
   end->clock = stream.clock;
   stream.time = std::max(stream.time, host_time_);
   for (const PointPtr& point : operation.after) stream.time = std::max(stream.time, point->time);
-  if (durations_) stream.time += durations_(place);
+  if (durations_) {
+    Timed timed = {stream_index, place, {}, durations_(place)};
+    for (const PointPtr& point : operation.after) {
+      if (point->number >= timed_before_) timed.after.push_back(*point->number - timed_before_);
+    }
+    stream.time += timed.duration;
+    end->number = timed_before_ + timed_.size();
+    timed_.push_back(std::move(timed));
+  }
   end->time = stream.time;
   std::vector<const void*> points;
   for (const PointPtr& point : operation.after) points.push_back(point.get());
@@ -217,6 +229,11 @@ absl::Duration LateMachine::EndsAt() {
   absl::Duration end;
   for (const Stream& stream : streams_) end = std::max(end, stream.time);
   return end;
+}
+
+std::vector<LateMachine::Timed> LateMachine::TimedOperations() {
+  const absl::MutexLock lock(&mutex_);
+  return timed_;
 }
 
 int64_t LateMachine::Pending(const std::string& place) {

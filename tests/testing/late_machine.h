@@ -80,6 +80,14 @@ class LateMachine {
   // When the point passes, and when all that was enqueued does.
   absl::Duration PassesAt(const PointPtr& point) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Duration EndsAt() ABSL_LOCKS_EXCLUDED(mutex_);
+  // What was enqueued while operations lasted, in order, for whoever lets them share what does them.
+  struct Timed {
+    size_t stream;
+    std::string place;
+    std::vector<size_t> after;  // Of these; it comes after the one before it on its stream, too.
+    absl::Duration duration;
+  };
+  std::vector<Timed> TimedOperations() ABSL_LOCKS_EXCLUDED(mutex_);
   // How many operations of this name nobody has had done yet.
   int64_t Pending(const std::string& place) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -140,6 +148,8 @@ class LateMachine {
   Cells cells_ ABSL_GUARDED_BY(mutex_);
   std::function<absl::Duration(const std::string&)> durations_ ABSL_GUARDED_BY(mutex_);
   absl::Duration host_time_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Timed> timed_ ABSL_GUARDED_BY(mutex_);
+  size_t timed_before_ ABSL_GUARDED_BY(mutex_) = 0;  // Until Begin.
   std::vector<std::string> races_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -135,10 +135,7 @@ class LocalEngineTest : public ::testing::Test {
     options.host_budget_bytes = 64 << 20;
     options.transfer_threads = 2;
     options.residency.max_riders = max_riders;
-    auto engine = LocalEngine::Make(options, {{device_.get(), device_budget, modulation_bytes}}, &clock_);
-    EXPECT_THAT(engine, IsOk());
-    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
-    return *std::move(engine);
+    return Loaded(LocalEngine::Make(options, {{device_.get(), device_budget, modulation_bytes}}, &clock_));
   }
 
   // One that keeps so many bytes of modulation.
@@ -171,10 +168,7 @@ class LocalEngineTest : public ::testing::Test {
     options.threads = 1;
     options.transfer_threads = 2;
     options.follow_pressure = follow_pressure;
-    auto engine = LocalEngine::Make(options, {{&device, device_budget}}, &clock_);
-    EXPECT_THAT(engine, IsOk());
-    EXPECT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
-    return *std::move(engine);
+    return Loaded(LocalEngine::Make(options, {{&device, device_budget}}, &clock_));
   }
 
   Profile ProfileNamed(const std::string& name) const {
@@ -215,6 +209,14 @@ class LocalEngineTest : public ::testing::Test {
   const SteadyClock clock_;
   const std::unique_ptr<WatchedDevice> device_ = std::make_unique<WatchedDevice>();
   std::vector<Profile> profiles_;
+
+ private:
+  // With the model. Throws where there is no engine: that test ends, and the next one begins.
+  std::unique_ptr<LocalEngine> Loaded(absl::StatusOr<std::unique_ptr<LocalEngine>> engine) const {
+    std::unique_ptr<LocalEngine> made = std::move(engine).value();
+    EXPECT_THAT(made->LoadModel({"tiny", folder_ / "model"}), IsOk());
+    return made;
+  }
 };
 
 }  // namespace ditserve
