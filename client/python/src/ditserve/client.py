@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _requests, reports
 from ._calls import Pending, Run, Session, Stream
-from ._connection import Tls, Token
+from ._configured import Configured
 from ._requests import Call, DenoiseOptions, ForwardOptions, PlanOptions, Prompt
-from ._servers import Balance, Servers
 from ._tensors import Array, ArrayT
 
 if TYPE_CHECKING:
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client:
+class Client(Configured[Session]):
     """Calls a ditserve, or several that serve the same model.
 
     address: host:port or unix:/path; several: every call goes to one of them, chosen by `balance`, and elsewhere where
@@ -35,19 +33,7 @@ class Client:
     comes while a call is waited for, such as KeyboardInterrupt, cancels it.
     """
 
-    def __init__(
-        self,
-        address: str | Sequence[str] = "127.0.0.1:50051",
-        *,
-        token: Token = "",
-        tls: Tls | bool = False,
-        retries: int = 5,
-        timeout: float | None = None,
-        balance: Balance = "least_waiting",
-    ) -> None:
-        servers = Servers([address] if isinstance(address, str) else address, balance)
-        self._session = Session(servers, tls, token, retries)
-        self._timeout = timeout
+    _make_session = Session
 
     def __enter__(self) -> Self:
         return self
