@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import socket
 import sys
 import threading
 import time
+import types
 
 import grpc
 import pytest
 from conftest import Inputs, details
 
 import ditserve
-from ditserve import _api, errors
+from ditserve import _api, _requests, errors
 
 INPUTS = Inputs()
 FULL = details(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", RetryInfo={"retry_delay": {"nanos": 10_000_000}})
@@ -179,6 +182,45 @@ def test_the_trace_context_of_the_current_span_goes_with_every_call(forward, fak
     assert fake.metadata[0]["traceparent"] == f"00-{0xA1:032x}-{0xB2:016x}-01"
 
 
+def test_of_traces_only_w3cs_context_goes_with_a_call(fake):
+    from opentelemetry import baggage, context, propagate, trace
+
+    class XRay:
+        def inject(self, carrier, *_, **__):
+            carrier["X-Amzn-Trace-Id"] = "Root=1"
+
+    usual = propagate.get_global_textmap()
+    propagate.set_global_textmap(XRay())
+    span = trace.NonRecordingSpan(trace.SpanContext(0xA1, 0xB2, is_remote=False, trace_flags=trace.TraceFlags(1)))
+    fake.answers = [ANSWER]
+    attached = context.attach(baggage.set_baggage("user", "me", trace.set_span_in_context(span)))
+    try:
+        with ditserve.Client(fake.address) as client:
+            client.forward(*INPUTS.all)
+    finally:
+        propagate.set_global_textmap(usual)
+        context.detach(attached)
+    assert fake.metadata[0]["traceparent"] == f"00-{0xA1:032x}-{0xB2:016x}-01"
+    assert not {"baggage", "x-amzn-trace-id"} & set(fake.metadata[0])
+
+
+def test_a_process_that_has_no_more_of_opentelemetry_than_its_protocol_makes_calls(fake, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", types.ModuleType("opentelemetry"))
+    fake.answers = [ANSWER]
+    with ditserve.Client(fake.address) as client:
+        client.forward(*INPUTS.all)
+
+
+def test_of_several_servers_one_that_says_nothing_is_passed_over(fake):
+    fake.answers = [ANSWER]
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # It takes connections, and answers nothing.
+        addresses = [f"127.0.0.1:{silent.getsockname()[1]}", fake.address]
+        with ditserve.Client(addresses, balance="round_robin", timeout=12) as client:
+            assert client.forward(*INPUTS.all).stats.riders == 1
+
+
 def test_a_private_key_is_not_shown():
     assert "secret" not in repr(ditserve.Tls(private_key=b"secret"))
 
@@ -316,10 +358,144 @@ def test_an_async_watch_is_left_as_the_other_is(server, loop):
         async with ditserve.AsyncClient(server.address) as client, client.watch(0.1) as residencies:
             assert (await anext(residencies)).memories
             assert (await anext(residencies)).memories
-        with pytest.raises(StopAsyncIteration):
+        with pytest.raises(errors.Cancelled):
             await anext(residencies)
 
     loop.run_until_complete(watch())
+
+
+@pytest.mark.parametrize("kind", ["watch", "run"])
+@pytest.mark.parametrize("end", ["leave", "cancel"])
+def test_an_async_stream_ends_for_the_task_that_reads_it(fake, loop, kind, end):
+    fake.answers = [[b"" if kind == "watch" else PROGRESS, None]]
+    reads = asyncio.Event()
+
+    async def read(stream) -> None:
+        async for _ in stream:
+            reads.set()
+
+    async def leave() -> None:
+        async with ditserve.AsyncClient(fake.address) as client:
+            async with client.watch() if kind == "watch" else client.forward_stream(*INPUTS.all) as stream:
+                reading = asyncio.create_task(read(stream))
+                await reads.wait()
+                if end == "cancel":
+                    stream.cancel()
+                    await asyncio.wait({reading})
+            for one in (reading, anext(stream)):
+                with pytest.raises(errors.Cancelled):
+                    await asyncio.wait_for(one, 60)
+            assert await asyncio.to_thread(fake.all_ended.wait, 60)
+
+    loop.run_until_complete(leave())
+
+
+def test_an_async_stream_that_is_dropped_half_read_is_ended(fake, loop):
+    fake.answers = [[b"", None]]
+
+    async def drop() -> None:
+        async with ditserve.AsyncClient(fake.address) as client:
+            async for _ in client.watch():
+                break
+            assert await asyncio.to_thread(fake.all_ended.wait, 60)
+
+    loop.run_until_complete(drop())
+
+
+def test_an_async_stream_that_waits_to_be_sent_again_is_left(fake, loop):
+    fake.answers = [LATER]
+
+    async def leave() -> None:
+        async with ditserve.AsyncClient(fake.address) as client, client.forward_stream(*INPUTS.all) as run:
+            reading = asyncio.create_task(run.result())
+            while not fake.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)  # It has been told.
+            run.cancel()
+            with pytest.raises(errors.Cancelled):
+                await asyncio.wait_for(reading, 60)
+
+    loop.run_until_complete(leave())
+
+
+def test_an_async_run_that_nobody_waited_for_any_more_was_cancelled(fake, loop):
+    fake.answers = [[PROGRESS, None]]
+
+    async def give_up() -> None:
+        async with ditserve.AsyncClient(fake.address) as client:
+            run = client.forward_stream(*INPUTS.all)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(run.result(), 0.05)
+            with pytest.raises(errors.Cancelled):
+                await run.result()
+
+    loop.run_until_complete(give_up())
+
+
+BROKEN = details(grpc.StatusCode.INTERNAL, "broken")
+
+
+@pytest.mark.parametrize(("token", "told"), [("secret", "broken"), ("no token", "token: expected")])
+def test_who_waits_again_is_told_the_same_error(fake, loop, token, told):
+    fake.answers = [BROKEN]
+    with ditserve.Client(fake.address, token=lambda: token) as client:
+        pending = client.begin_forward(*INPUTS.all, at_once=False)
+        for _ in range(2):
+            with pytest.raises((errors.Internal, ValueError), match=told):
+                pending.result()
+
+    async def wait_twice() -> None:
+        async with ditserve.AsyncClient(fake.address, token=token) as client:
+            run = client.forward_stream(*INPUTS.all)
+            for _ in range(2):
+                with pytest.raises((errors.Internal, ValueError), match=told):
+                    await run.result()
+
+    loop.run_until_complete(wait_twice())
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_what_comes_after_a_result_decides_nothing(fakes, loop, kind):
+    fakes[0].answers = [[stream_of(ANSWER), details(grpc.StatusCode.UNAVAILABLE, "gone")]]
+    fakes[1].answers = [None]
+    addresses = [fake.address for fake in fakes]
+
+    async def run() -> ditserve.reports.Forward:
+        async with ditserve.AsyncClient(addresses, balance="round_robin") as client:
+            run = client.forward_stream(*INPUTS.all, timeout=20)
+            assert await run.result() is await run.result()
+            return await run.result()
+
+    if kind == "async":
+        answer = loop.run_until_complete(run())
+    else:
+        with ditserve.Client(addresses, balance="round_robin") as client:
+            answer = client.forward_stream(*INPUTS.all, timeout=20).result()
+    assert answer.output.shape == (1, 4, 64)
+    assert fakes[1].requests == []
+
+
+def test_an_async_call_holds_what_its_arrays_held_when_it_was_made(fake, loop):
+    fake.answers = [ANSWER]
+    latents, timestep, prompt = (array.copy() for array in INPUTS.all)
+
+    async def forward() -> None:
+        async with ditserve.AsyncClient(fake.address) as client:
+            with pytest.raises(TypeError, match="latents: expected"):
+                client.forward([1], 0.5, prompt)
+            call = client.forward(latents, timestep, prompt)
+            latents[:] = 0
+            await call
+
+    loop.run_until_complete(forward())
+    assert fake.requests == [_requests.forward(*INPUTS.all, None).request]
+
+
+@pytest.mark.parametrize("name", ["__init__", *(
+    name for name in vars(ditserve.AsyncClient) if not name.startswith("_") and name != "close")])
+def test_both_clients_take_the_same(name):
+    one, other = (inspect.signature(getattr(cls, name)) for cls in (ditserve.Client, ditserve.AsyncClient))
+    assert one.parameters == other.parameters  # Annotations are strings: so types, too.
 
 
 def test_a_timeout_includes_asking_for_figures(fakes, loop):

@@ -10,12 +10,13 @@ from . import errors, reports
 from ._calls import Pending, Run, Stream
 from ._connection import Tls
 from ._requests import DenoiseOptions, FirstBlockCache, ForwardOptions, Options, PlanOptions, Prompt, TeaCache
-from .aio import AsyncClient, AsyncRun
+from .aio import AsyncClient, AsyncRun, AsyncStream
 from .client import Client
 
 __all__ = [
     "AsyncClient",
     "AsyncRun",
+    "AsyncStream",
     "Client",
     "DenoiseOptions",
     "FirstBlockCache",

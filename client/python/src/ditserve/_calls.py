@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import grpc
 
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ProgressT = TypeVar("ProgressT")
 ResultT = TypeVar("ResultT")
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
+StreamT = TypeVar("StreamT", bound=Cancellable)
 
 
 class Session:
@@ -85,6 +92,7 @@ class _UnderWay(Generic[T]):
         self._session, self._call, self._timeout = session, call, timeout
         self._attempts: Attempts
         self._left = threading.Event()
+        self._failed: Exception | None = None  # What it ended with, for who asks again.
         self._sent: Any = None
         self._waits = False  # To be sent again.
         session.register(self)
@@ -114,6 +122,18 @@ class _UnderWay(Generic[T]):
         """The channels are about to be: who waits to be sent again is not."""
         if self._waits:
             self._left.set()
+
+    @contextmanager
+    def _ended_by_errors(self) -> Iterator[None]:
+        """Whatever ends the waiting ends the call; who waits again is told the same, and of an interrupt Cancelled."""
+        if self._failed is not None:
+            raise self._failed
+        try:
+            yield
+        except BaseException as error:
+            self._failed = error if isinstance(error, Exception) else Cancelled("the call was cancelled")
+            self.cancel()
+            raise
 
     def _try_again(self, failed: grpc.RpcError | grpc.FutureCancelledError) -> None:
         """Sends it again, if and when that is worth it. Errors: else, what the failure means."""
@@ -155,19 +175,15 @@ class Pending(_UnderWay[T]):
         return self._left.is_set() or (self._sent is not None and bool(self._sent.done()))
 
     def result(self) -> T:
-        """Sends it, where it is not sent yet, and waits for the answer. Errors: see Client."""
-        try:
+        """Sends it, where it is not sent yet, and waits for the answer. Errors: see Client; a second time the same."""
+        with self._ended_by_errors():
             self.send()
-            while True:
-                if self._left.is_set():
-                    raise Cancelled("the call was cancelled")
+            while not self._left.is_set():
                 try:
                     return self._call.read(self._sent.result())
                 except (grpc.RpcError, grpc.FutureCancelledError) as failed:
                     self._try_again(failed)
-        except BaseException:
-            self.cancel()
-            raise
+            raise Cancelled("the call was cancelled")
 
 
 class Stream(_UnderWay[T]):
@@ -189,20 +205,41 @@ class Stream(_UnderWay[T]):
         return self
 
     def __next__(self) -> T:
-        try:
+        with self._ended_by_errors():
             while True:
                 try:
-                    return self._call.read(next(self._sent))
+                    message = next(self._sent, None)
+                    if message is None:
+                        break
+                    return self._call.read(message)
                 except grpc.RpcError as failed:
                     self._try_again(failed)
-        except StopIteration:
-            raise
-        except BaseException:
-            self.cancel()
-            raise
+        raise StopIteration
+
+    def finish(self) -> None:
+        """Waits for the end, after an answer beside which it decides nothing: no error comes of it, and no other try."""
+        with self._ended_by_errors(), suppress(grpc.RpcError):
+            next(self._sent, None)
 
 
-class Run(Generic[ProgressT, ResultT]):
+class RunBase(Generic[StreamT, ResultT]):
+    """A run of either client: what its stream is, and which of its answers is the result."""
+
+    def __init__(self, stream: StreamT, is_result: Callable[[Any], bool]) -> None:
+        self._stream, self._is_result = stream, is_result
+        self._result: ResultT | None = None
+
+    def cancel(self) -> None:
+        """Ends it at the next module; whoever waits for it gets Cancelled."""
+        self._stream.cancel()
+
+    def _ended(self) -> ResultT:
+        if self._result is None:
+            raise Internal("the stream ended without a result")
+        return self._result
+
+
+class Run(RunBase[Stream[ProgressT | ResultT], ResultT], Generic[ProgressT, ResultT]):
     """A pass, or a loop of them: an iterator of its progress, which has a result at its end.
 
         for progress in run: print(progress.modules_done)
@@ -210,10 +247,6 @@ class Run(Generic[ProgressT, ResultT]):
 
     As a context manager it cancels what is left of it at the end.
     """
-
-    def __init__(self, stream: Stream[ProgressT | ResultT], is_result: Callable[[Any], bool]) -> None:
-        self._stream, self._is_result = stream, is_result
-        self._result: ResultT | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -225,21 +258,18 @@ class Run(Generic[ProgressT, ResultT]):
         return self
 
     def __next__(self) -> ProgressT:
+        if self._result is not None:
+            raise StopIteration
         event: Any = next(self._stream)
         if self._is_result(event):
             self._result = event
-            event = next(self._stream)
+            self._stream.finish()
+            raise StopIteration
         return event  # type: ignore[no-any-return]
-
-    def cancel(self) -> None:
-        """Ends it at the next module; whoever waits for it gets Cancelled."""
-        self._stream.cancel()
 
     def result(self, *, bar: bool = False) -> ResultT:
         """Waits for the end. bar: shows a tqdm bar meanwhile. Errors: see Client."""
         with progress_bar(bar) as show:
             for progress in self:
                 show(progress)
-        if self._result is None:
-            raise Internal("the stream ended without a result")
-        return self._result
+        return self._ended()

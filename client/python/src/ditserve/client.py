@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _requests, reports
 from ._calls import Pending, Run, Session, Stream
-from ._connection import Tls, Token
+from ._configured import Configured
 from ._requests import Call, DenoiseOptions, ForwardOptions, PlanOptions, Prompt
-from ._servers import Balance, Servers
-from ._tensors import Array, ArrayT
+from ._tensors import Array, ArrayT, Number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client:
+class Client(Configured[Session]):
     """Calls a ditserve, or several that serve the same model.
 
     address: host:port or unix:/path; several: every call goes to one of them, chosen by `balance`, and elsewhere where
@@ -35,19 +33,7 @@ class Client:
     comes while a call is waited for, such as KeyboardInterrupt, cancels it.
     """
 
-    def __init__(
-        self,
-        address: str | Sequence[str] = "127.0.0.1:50051",
-        *,
-        token: Token = "",
-        tls: Tls | bool = False,
-        retries: int = 5,
-        timeout: float | None = None,
-        balance: Balance = "least_waiting",
-    ) -> None:
-        servers = Servers([address] if isinstance(address, str) else address, balance)
-        self._session = Session(servers, tls, token, retries)
-        self._timeout = timeout
+    _make_session = Session
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +48,7 @@ class Client:
     def forward(
         self,
         latents: ArrayT,
-        timestep: float | Array,
+        timestep: Number | Array,
         prompt_emb: Array,
         prompt_emb_mask: Array | None = None,
         **options: Unpack[ForwardOptions],
@@ -70,7 +56,7 @@ class Client:
         """One forward pass of the transformer.
 
         latents: [B, 16, H/8, W/8]; float32, bfloat16 or float16; H and W are multiples of 16 pixels.
-        timestep: [B], or one number for all: what the model's forward takes, a pipeline's divided by 1000.
+        timestep: [B], or one number for all, numpy's and torch's too: what the model's forward takes, a pipeline's / 1000.
         prompt_emb: [B, T, 3584], 1 <= T <= 1024.
         prompt_emb_mask: [B, T], nonzero where a token counts.
         options: see ForwardOptions.
@@ -81,7 +67,7 @@ class Client:
     def begin_forward(
         self,
         latents: ArrayT,
-        timestep: float | Array,
+        timestep: Number | Array,
         prompt_emb: Array,
         prompt_emb_mask: Array | None = None,
         *,
@@ -97,7 +83,7 @@ class Client:
     def forward_stream(
         self,
         latents: ArrayT,
-        timestep: float | Array,
+        timestep: Number | Array,
         prompt_emb: Array,
         prompt_emb_mask: Array | None = None,
         **options: Unpack[ForwardOptions],
