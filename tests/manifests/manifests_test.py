@@ -215,6 +215,8 @@ BROKEN: list[tuple[Callable[[Resources], object], str]] = [
     (reconfigure("name: cpu", "name: cpu\n  threads: 8"), "8 threads on 4 CPUs"),
     (lambda r: container(r)["resources"]["limits"].pop("cpu"), "has no limit of CPUs"),
     (lambda r: pod(r).update(terminationGracePeriodSeconds=600), "is killed before 665 s"),
+    (lambda r: container(r).pop("lifecycle"), "stops before others have heard"),
+    (lambda r: r.remove(policy.of_kind(r, "NetworkPolicy")[0]), "Deployment ditserve: anybody may come"),
 ]
 
 

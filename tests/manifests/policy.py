@@ -61,8 +61,9 @@ def pods(resources: Resources) -> Iterator[Pod]:
         if template:
             yield Pod(name(resource), template["metadata"].get("labels", {}), template["spec"])
         elif resource["kind"] == "ClusterServingRuntime":
-            services = of_kind(resources, "InferenceService")
-            yield Pod(name(resource), {}, {**services[0]["spec"]["predictor"], **resource["spec"]})
+            (service,) = of_kind(resources, "InferenceService")
+            of_kserve = {"serving.kserve.io/inferenceservice": service["metadata"]["name"]}
+            yield Pod(name(resource), service["metadata"]["labels"] | of_kserve, {**service["spec"]["predictor"], **resource["spec"]})
 
 
 def restricted(resources: Resources) -> Iterator[str]:
@@ -175,6 +176,24 @@ def references(resources: Resources) -> Iterator[str]:
                 yield f"{pod.owner}: spreads other pods"
 
 
+def _asked(resources: Resources, trigger: dict) -> Iterator[str]:
+    """What KEDA asks of Prometheus."""
+    services = [service["metadata"]["name"] for service in of_kind(resources, "Service")
+                if any(port["name"] == "metrics" for port in service["spec"]["ports"])]
+    if re.findall(r'service="([^"]*)"', trigger["query"]) != services:
+        yield f"asks for others' queues, and not {services}"
+    if trigger.get("ignoreNullValues") != "false":
+        yield "takes no answer for an empty queue"
+
+
+def doors(resources: Resources) -> Iterator[str]:
+    """Nobody comes to a server but by a NetworkPolicy."""
+    policies = [policy["spec"]["podSelector"].get("matchLabels") for policy in of_kind(resources, "NetworkPolicy")]
+    for pod, _, _ in servers(resources):
+        if not any(_matches(chosen, pod.labels) for chosen in policies):
+            yield f"{pod.owner}: anybody may come"
+
+
 def servers(resources: Resources) -> Iterator[tuple[Pod, dict, str]]:
     """Pods that run ditserve: the pod, the container, and the file that it is told to read."""
     for pod in pods(resources):
@@ -264,12 +283,14 @@ def _memory(config: dict, pod: Pod, container: dict) -> Iterator[str]:
 
 def _stopping(config: dict, pod: Pod, container: dict) -> Iterator[str]:
     before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    if before < 5:
+        yield "stops before others have heard of it"
     needed = before + config["requests"]["drain_timeout_seconds"] + END_SECONDS
     if pod.spec.get("terminationGracePeriodSeconds", 30) < needed:
         yield f"is killed before {needed} s"
 
 
-ALL = (restricted, labels, references, configuration)
+ALL = (restricted, labels, references, doors, configuration)
 
 
 def findings(resources: Resources) -> list[str]:
