@@ -239,6 +239,12 @@ class BrokenTest(ManifestsTest):
                 ("hpa", "HorizontalPodAutoscaler", lambda s: s["scaleTargetRef"].update(name="other"), "nothing to scale"),
                 ("keda", "ScaledObject", lambda s: s["scaleTargetRef"].update(name="other"), "nothing to scale"),
                 ("keda", "Deployment", lambda s: s.update(replicas=2), "sets the replicas back"),
+                ("hpa", "HorizontalPodAutoscaler", lambda s: s.update(minReplicas=1), "leaves one pod alone"),
+                ("keda", "ScaledObject", lambda s: s.pop("minReplicaCount"), "leaves one pod alone"),
+                ("keda", "ScaledObject", lambda s: s["triggers"][0]["metadata"].update(query='sum(a{job="ditserve"})'), "others' queues"),
+                ("keda", "ScaledObject", lambda s: s["triggers"][0]["metadata"].pop("ignoreNullValues"), "for an empty queue"),
+                ("kserve", "NetworkPolicy", lambda s: s["podSelector"].update(matchLabels={"app": "other"}), "anybody may come"),
+                ("kserve", "NetworkPolicy", lambda s: s["ingress"][0].update(ports=[{"port": "grpc"}]), "has no port grpc"),
                 ("monitoring", "ServiceMonitor", lambda s: s["endpoints"][0].update(port="grpc"), "not one Service"),
                 ("monitoring", "ServiceMonitor", lambda s: s.update(jobLabel="app.kubernetes.io/component"), "job is not called"),
                 ("gateway", "GRPCRoute", lambda s: s["rules"][0]["backendRefs"][0].update(name="other"), "no Service other"),
@@ -257,6 +263,7 @@ class ChartTest(ManifestsTest):
         def plain(resources: Resources) -> dict[str, dict]:
             (config,) = policy.of_kind(resources, "ConfigMap")
             renamed = json.dumps(resources).replace(config["metadata"]["name"], "ditserve-config")  # One's ends with a hash.
+            renamed = renamed.replace(r'namespace=\"default\",', "")  # A component can't know its namespace.
             return {policy.name(resource): comparable(resource) for resource in json.loads(renamed)}
 
         def comparable(value):

@@ -161,6 +161,10 @@ def references(resources: Resources) -> Iterator[str]:
                 yield f"{name(resource)}: nothing to scale"
             elif "replicas" in target[0]["spec"]:
                 yield f"{name(resource)}: an apply sets the replicas back"
+            if spec.get("minReplicas", spec.get("minReplicaCount", 0)) < 2:
+                yield f"{name(resource)}: leaves one pod alone"
+            yield from (f"{name(resource)}: {finding}" for trigger in spec.get("triggers", [])
+                        for finding in _asked(resources, trigger["metadata"]))
         elif kind in ("GRPCRoute", "BackendTLSPolicy"):
             named = spec.get("targetRefs") or [backend for rule in spec["rules"] for backend in rule["backendRefs"]]
             for service in named:

@@ -58,9 +58,9 @@ class Kustomize:
         return parse(done.stdout)
 
 
-def helm(values: dict) -> Resources:
-    """What the chart makes of a release called "ditserve"."""
+def helm(values: dict, name: str = "ditserve", namespace: str = "default") -> Resources:
+    """What the chart makes of a release."""
     with helm_python.Chart.load(CHART) as chart:
         chart.validate_schema(values)
-        rendered = chart.render(values, name="ditserve", namespace="default")
-    return [resource for name, text in sorted(rendered.items()) if name.endswith(".yaml") for resource in parse(text)]
+        rendered = chart.render(values, name=name, namespace=namespace)
+    return [resource for file, text in sorted(rendered.items()) if file.endswith(".yaml") for resource in parse(text)]
