@@ -28,6 +28,7 @@ ANSWERED = 'code="OK"'
 NOT_ANSWERED = 'code!="OK"'
 REFUSED = 'code="RESOURCE_EXHAUSTED"'
 FAULTS = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS"'
+UNANSWERED = 'code=~"UNAVAILABLE|DEADLINE_EXCEEDED"'
 
 # As on the status page.
 KINDS = {"weights": "#2f6fdb", "staging": "#e0912a", "activations": "#2a9d78", "modulation": "#b8568f", "runtime": "#8b8378"}
@@ -149,11 +150,11 @@ def stages(scope: Scope) -> Panel:
     return stacked(panel, STAGES)
 
 
-def stalls(scope: Scope) -> Panel:
+def stalls(scope: Scope, span: int = 12) -> Panel:
     return curves(
         "Stalled, by server",
         "Share of their time that answered passes waited for weights. Above one half DitserveStalls fires.",
-        {"{{instance}}": scope.stalled(BY_SERVER)}, units.PercentUnit)
+        {"{{instance}}": scope.stalled(BY_SERVER)}, units.PercentUnit, span)
 
 
 def latency(scope: Scope, share: float, name: str) -> Panel:
@@ -179,7 +180,8 @@ def errors(scope: Scope, span: int = 12) -> Panel:
     return curves(
         "Requests without an answer, by code",
         "Those that ended by an error, each second. RESOURCE_EXHAUSTED: the server was full; INVALID_ARGUMENT and"
-        " NOT_FOUND: the clients' own; INTERNAL, UNKNOWN and DATA_LOSS: faults of the server or its files.",
+        " NOT_FOUND: the clients' own; UNAVAILABLE: the disk fails, or the server stops; DEADLINE_EXCEEDED: later than"
+        " the client waits; INTERNAL, UNKNOWN and DATA_LOSS: faults of the server or its files.",
         {"{{code}}": f"sum by (code) ({scope.rate('requests_total', NOT_ANSWERED)})"}, units.RequestsPerSecond, span)
 
 
@@ -257,9 +259,11 @@ def overview() -> dashboard.Dashboard:
             latency(ALL, 0.99, "99th percentile"),
             errors(ALL),
             curves("Faults and refusals, by server",
-                   "Shares of the requests that ended by a fault, or were refused because the server was full."
-                   " DitserveFaults fires above 1 %, DitserveRefusesRequests above 5 %.",
+                   "Shares of the requests that ended by a fault, unavailable or too late, or were refused because the"
+                   " server was full. DitserveFaults fires above 1 %, DitserveUnanswered above 25 %,"
+                   " DitserveRefusesRequests above 5 %.",
                    {"{{instance}} faults": ALL.ended(FAULTS, BY_SERVER),
+                    "{{instance}} unanswered": ALL.ended(UNANSWERED, BY_SERVER),
                     "{{instance}} refused": ALL.ended(REFUSED, BY_SERVER)}, units.PercentUnit),
         ],
         "Gate": [
@@ -290,8 +294,12 @@ def overview() -> dashboard.Dashboard:
                    "Bytes that were moved between two tiers, each second, over all servers. Compare disk to host with"
                    " what the disks can do.",
                    {"{{from}} to {{to}}": f"sum by (from, to) ({ALL.rate('transfer_bytes_total')})"},
-                   units.BytesPerSecondIEC),
-            stalls(ALL),
+                   units.BytesPerSecondIEC, span=8),
+            curves("Modules computed, by device",
+                   "Modules that requests computed, each second. Where there are riders, and it and the transfers stay"
+                   " at nothing for half an hour, DitserveStandsStill fires.",
+                   {"{{instance}} {{device}}": ALL.rate("modules_computed_total")}, units.OpsPerSecond, span=8),
+            stalls(ALL, span=8),
             stages(ALL),
             durations(ALL),
         ],
@@ -299,7 +307,7 @@ def overview() -> dashboard.Dashboard:
             curves("Versions", "How many servers run each version: two at a time are an update under way.",
                    {"{{version}}": f"count by (version) ({ALL.of('build_info')})"}, units.Short),
             curves("Models that are loaded",
-                   "Share of the servers that have loaded the model. Below 100 % for 15 minutes DitserveModelNotLoaded"
+                   "Share of the servers that have loaded the model. Below 100 % for 5 minutes DitserveModelNotLoaded"
                    " fires.",
                    {"{{model}}": f"avg by (model) ({ALL.of('model_load_progress_ratio')})"}, units.PercentUnit),
         ],

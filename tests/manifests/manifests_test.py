@@ -139,6 +139,14 @@ class RulesTest(ManifestsTest):
         mounted = {volume["secret"]["secretName"] for volume in pod.spec["volumes"] if "secret" in volume}
         self.assertEqual(mounted, set(made))
 
+    def test_the_overlay_of_the_readme_is_one(self):
+        (text,) = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "kubernetes/README.md").read_text(), re.DOTALL)
+        resources = self.kustomize.render_text(text)
+        self.assertEqual(policy.findings(resources), [])
+        for chosen in policy.of_kind(resources, "ServiceMonitor", "PrometheusRule"):
+            self.assertIn("release", chosen["metadata"]["labels"])
+        self.assertEqual(len(policy.of_kind(resources, "ServiceMonitor", "PrometheusRule", "ScaledObject")), 3)
+
     def test_the_readme_has_every_overlay_and_component(self):
         text = (DEPLOY / "kubernetes/README.md").read_text()
         folders = [path.parent for path in (DEPLOY / "kubernetes").glob("*/*/kustomization.yaml")]
@@ -210,13 +218,15 @@ BROKEN: list[tuple[Callable[[Resources], object], str]] = [
     (lambda r: container(r)["volumeMounts"].pop(3), "nothing is mounted at /models"),
     (reconfigure("device_budget: 8GiB", "device_budget: 60%"), "a budget follows the machine"),
     (reconfigure("device_budget: 8GiB", "device_budget: auto"), "a budget follows the machine"),
-    (reconfigure("device_budget: 8GiB", "device_budget: 12GiB"), "needs 17.5 GiB, and has 16Gi"),
+    (reconfigure("device_budget: 8GiB", "device_budget: 10GiB"), "needs 16.5 GiB, and has 16Gi"),
     (reconfigure("name: cpu", "name: cuda:0"), "has no GPU"),
     (lambda r: container(r)["resources"]["limits"].update({"nvidia.com/gpu": 1}), "has GPU"),
     (lambda r: container(r)["resources"]["requests"].update(memory="1Gi"), "memory is not guaranteed"),
     (reconfigure("name: cpu", "name: cpu\n  threads: 8"), "8 threads on 4 CPUs"),
     (lambda r: container(r)["resources"]["limits"].pop("cpu"), "has no limit of CPUs"),
     (lambda r: pod(r).update(terminationGracePeriodSeconds=600), "is killed before 665 s"),
+    (lambda r: container(r).pop("lifecycle"), "stops before others have heard"),
+    (lambda r: r.remove(policy.of_kind(r, "NetworkPolicy")[0]), "Deployment ditserve: anybody may come"),
 ]
 
 
@@ -239,6 +249,12 @@ class BrokenTest(ManifestsTest):
                 ("hpa", "HorizontalPodAutoscaler", lambda s: s["scaleTargetRef"].update(name="other"), "nothing to scale"),
                 ("keda", "ScaledObject", lambda s: s["scaleTargetRef"].update(name="other"), "nothing to scale"),
                 ("keda", "Deployment", lambda s: s.update(replicas=2), "sets the replicas back"),
+                ("hpa", "HorizontalPodAutoscaler", lambda s: s.update(minReplicas=1), "leaves one pod alone"),
+                ("keda", "ScaledObject", lambda s: s.pop("minReplicaCount"), "leaves one pod alone"),
+                ("keda", "ScaledObject", lambda s: s["triggers"][0]["metadata"].update(query='sum(a{job="ditserve"})'), "others' queues"),
+                ("keda", "ScaledObject", lambda s: s["triggers"][0]["metadata"].pop("ignoreNullValues"), "for an empty queue"),
+                ("kserve", "NetworkPolicy", lambda s: s["podSelector"].update(matchLabels={"app": "other"}), "anybody may come"),
+                ("kserve", "NetworkPolicy", lambda s: s["ingress"][0].update(ports=[{"port": "grpc"}]), "has no port grpc"),
                 ("monitoring", "ServiceMonitor", lambda s: s["endpoints"][0].update(port="grpc"), "not one Service"),
                 ("monitoring", "ServiceMonitor", lambda s: s.update(jobLabel="app.kubernetes.io/component"), "job is not called"),
                 ("gateway", "GRPCRoute", lambda s: s["rules"][0]["backendRefs"][0].update(name="other"), "no Service other"),
@@ -257,6 +273,7 @@ class ChartTest(ManifestsTest):
         def plain(resources: Resources) -> dict[str, dict]:
             (config,) = policy.of_kind(resources, "ConfigMap")
             renamed = json.dumps(resources).replace(config["metadata"]["name"], "ditserve-config")  # One's ends with a hash.
+            renamed = renamed.replace(r'namespace=\"default\",', "")  # A component can't know its namespace.
             return {policy.name(resource): comparable(resource) for resource in json.loads(renamed)}
 
         def comparable(value):
@@ -282,9 +299,37 @@ class ChartTest(ManifestsTest):
                 self.assertEqual(self.difference(self.kustomized[what], charted), [])
 
     def test_a_difference_is_seen(self):
-        for changed in ({"replicas": 3}, {"config": {"requests": {"drain_timeout_seconds": 601}}}, {"schedulerName": "other"},
-                        {"networkPolicy": {"enabled": False}}, {"resources": {"limits": {"cpu": "5"}}}):
-            self.assertEqual(len(self.difference(self.kustomized["base"], rendering.helm(changed))), 1, changed)
+        for changed, places in (({"replicas": 3}, 1), ({"config": {"requests": {"drain_timeout_seconds": 601}}}, 2), ({"schedulerName": "other"}, 1),
+                                ({"networkPolicy": {"enabled": False}}, 1), ({"resources": {"limits": {"cpu": "5"}}}, 1)):
+            self.assertEqual(len(self.difference(self.kustomized["base"], rendering.helm(changed))), places, changed)
+
+    def test_a_pod_may_drain_for_as_long_as_it_is_told_to(self):
+        def grace(drain: int, given: int) -> int:
+            resources = rendering.helm({"config": {"requests": {"drain_timeout_seconds": drain}}, "terminationGracePeriodSeconds": given})
+            self.assertEqual(policy.findings(resources), [])
+            return pod(resources)["terminationGracePeriodSeconds"]
+        self.assertEqual([grace(600, 0), grace(3600, 0), grace(3600, 670), grace(600, 900), grace(0, 0)], [670, 3670, 3670, 900, 70])
+
+    def test_a_release_scales_by_its_own_queue(self):
+        for name, namespace, service in (("ditserve", "default", "ditserve"), ("ditserve", "images", "ditserve"), ("dev", "images", "dev-ditserve")):
+            resources = rendering.helm({"autoscaling": {"kind": "keda"}}, name, namespace)
+            self.assertEqual(policy.findings(resources), [])
+            (trigger,) = spec(resources, "ScaledObject")["triggers"]
+            self.assertEqual(trigger["metadata"]["query"], 'sum(ditserve_requests_waiting{job="ditserve",'
+                             f'namespace="{namespace}",service="{service}-headless"}})')
+
+    def test_a_claim_asks_for_memory_by_the_name_of_the_driver(self):
+        for claim in ({"class": "gpu.nvidia.com"}, {"class": "mig.nvidia.com"}, {"class": "ours", "driver": "gpu.example.com"}):
+            (request,) = spec(rendering.helm({"deviceClaim": {"memory": "22Gi", **claim}}), "ResourceClaimTemplate")["spec"]["devices"]["requests"]
+            self.assertEqual(request["exactly"], {"deviceClassName": claim["class"], "selectors": [{"cel": {
+                "expression": f"device.capacity['{claim.get('driver', 'gpu.nvidia.com')}'].memory.compareTo(quantity('22Gi')) >= 0"}}]})
+
+    def test_what_the_operator_chooses_by_is_on_both(self):
+        plain = self.charted["monitoring"]
+        labelled = rendering.helm({"monitoring": {"enabled": True, "labels": {"release": "stack"}}})
+        for kind in ("ServiceMonitor", "PrometheusRule"):
+            (before,), (after,) = policy.of_kind(plain, kind), policy.of_kind(labelled, kind)
+            self.assertEqual(after["metadata"]["labels"], before["metadata"]["labels"] | {"release": "stack"})
 
     def test_two_releases_stand_side_by_side(self):
         with helm_python.Chart.load(rendering.CHART) as chart:
@@ -301,7 +346,9 @@ class ChartTest(ManifestsTest):
     def test_values_that_mean_nothing_are_refused(self):
         for wrong in ({"replica": 2}, {"replicas": "two"}, {"image": {"tags": "1"}}, {"config": {"memory": {"host_budget": "25%"}}},
                       {"config": {"models": []}}, {"autoscaling": {"kind": "vpa"}}, {"networkPolicy": {"clients": []}},
-                      {"resources": {"limits": {"memory": "much"}}}, {"config": {"listen": {"health_address": "none"}}}):
+                      {"resources": {"limits": {"memory": "much"}}}, {"config": {"listen": {"health_address": "none"}}},
+                      {"config": {"requests": {"drain_timeout_seconds": None}}}, {"config": {"requests": {"drain_timeout_seconds": "ten"}}},
+                      {"deviceClaim": {"driver": ""}}, {"monitoring": {"labels": {"release": 1}}}):
             with self.subTest(wrong), self.assertRaises(helm_python.HelmError):
                 rendering.helm(wrong)
 

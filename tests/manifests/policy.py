@@ -11,7 +11,7 @@ Resources = list[dict]
 
 GIB = 1 << 30
 UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": GIB, "Ti": 1 << 40, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": GIB}
-MESSAGE_MEMORY = "1GiB"  # listen.message_memory's default.
+MESSAGE_MEMORY = "1GiB"  # listen.message_memory's default. It is held twice where gRPC is parsing.
 # Beside budgets and messages: programs and LibTorch; with CUDA its context and libraries, too.
 PROGRAMS_BYTES = {"cpu": GIB // 2, "cuda": 2 * GIB}
 # What the restricted profile of the Pod Security Standards allows, and volumes of images, which are read-only.
@@ -61,8 +61,9 @@ def pods(resources: Resources) -> Iterator[Pod]:
         if template:
             yield Pod(name(resource), template["metadata"].get("labels", {}), template["spec"])
         elif resource["kind"] == "ClusterServingRuntime":
-            services = of_kind(resources, "InferenceService")
-            yield Pod(name(resource), {}, {**services[0]["spec"]["predictor"], **resource["spec"]})
+            (service,) = of_kind(resources, "InferenceService")
+            of_kserve = {"serving.kserve.io/inferenceservice": service["metadata"]["name"]}
+            yield Pod(name(resource), service["metadata"]["labels"] | of_kserve, {**service["spec"]["predictor"], **resource["spec"]})
 
 
 def restricted(resources: Resources) -> Iterator[str]:
@@ -160,6 +161,10 @@ def references(resources: Resources) -> Iterator[str]:
                 yield f"{name(resource)}: nothing to scale"
             elif "replicas" in target[0]["spec"]:
                 yield f"{name(resource)}: an apply sets the replicas back"
+            if spec.get("minReplicas", spec.get("minReplicaCount", 0)) < 2:
+                yield f"{name(resource)}: leaves one pod alone"
+            yield from (f"{name(resource)}: {finding}" for trigger in spec.get("triggers", [])
+                        for finding in _asked(resources, trigger["metadata"]))
         elif kind in ("GRPCRoute", "BackendTLSPolicy"):
             named = spec.get("targetRefs") or [backend for rule in spec["rules"] for backend in rule["backendRefs"]]
             for service in named:
@@ -173,6 +178,24 @@ def references(resources: Resources) -> Iterator[str]:
         for spread in pod.spec.get("topologySpreadConstraints", []):
             if not _matches(spread["labelSelector"].get("matchLabels"), pod.labels):
                 yield f"{pod.owner}: spreads other pods"
+
+
+def _asked(resources: Resources, trigger: dict) -> Iterator[str]:
+    """What KEDA asks of Prometheus."""
+    services = [service["metadata"]["name"] for service in of_kind(resources, "Service")
+                if any(port["name"] == "metrics" for port in service["spec"]["ports"])]
+    if re.findall(r'service="([^"]*)"', trigger["query"]) != services:
+        yield f"asks for others' queues, and not {services}"
+    if trigger.get("ignoreNullValues") != "false":
+        yield "takes no answer for an empty queue"
+
+
+def doors(resources: Resources) -> Iterator[str]:
+    """Nobody comes to a server but by a NetworkPolicy."""
+    policies = [policy["spec"]["podSelector"].get("matchLabels") for policy in of_kind(resources, "NetworkPolicy")]
+    for pod, _, _ in servers(resources):
+        if not any(_matches(chosen, pod.labels) for chosen in policies):
+            yield f"{pod.owner}: anybody may come"
 
 
 def servers(resources: Resources) -> Iterator[tuple[Pod, dict, str]]:
@@ -249,7 +272,7 @@ def _memory(config: dict, pod: Pod, container: dict) -> Iterator[str]:
                  or "gpu-memory" in pod.spec.get("annotations", {}) or pod.spec.get("schedulerName") == "kai-scheduler")
     if on_gpu != bool(wants_gpu):
         yield f"computes on {device['name']}, and {'has' if wants_gpu else 'has no'} GPU"
-    held = to_bytes(budgets["host_budget"]) + to_bytes(config["listen"].get("message_memory", MESSAGE_MEMORY))
+    held = to_bytes(budgets["host_budget"]) + 2 * to_bytes(config["listen"].get("message_memory", MESSAGE_MEMORY))
     held += PROGRAMS_BYTES["cuda"] if on_gpu else PROGRAMS_BYTES["cpu"] + to_bytes(budgets["device_budget"])
     if held > to_bytes(limits["memory"]):
         yield f"needs {held / GIB:.1f} GiB, and has {limits['memory']}"
@@ -264,12 +287,14 @@ def _memory(config: dict, pod: Pod, container: dict) -> Iterator[str]:
 
 def _stopping(config: dict, pod: Pod, container: dict) -> Iterator[str]:
     before = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    if before < 5:
+        yield "stops before others have heard of it"
     needed = before + config["requests"]["drain_timeout_seconds"] + END_SECONDS
     if pod.spec.get("terminationGracePeriodSeconds", 30) < needed:
         yield f"is killed before {needed} s"
 
 
-ALL = (restricted, labels, references, configuration)
+ALL = (restricted, labels, references, doors, configuration)
 
 
 def findings(resources: Resources) -> list[str]:

@@ -51,6 +51,12 @@ class Kustomize:
                 return self._build(Path(overlay))
         return self._build(place)
 
+    def render_text(self, kustomization: str) -> Resources:
+        """Of a kustomization in a folder beside deploy/."""
+        with tempfile.TemporaryDirectory(dir=self.deploy.parent) as overlay:
+            (Path(overlay) / "kustomization.yaml").write_text(kustomization)
+            return self._build(Path(overlay))
+
     def _build(self, folder: Path) -> Resources:
         done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -58,9 +64,9 @@ class Kustomize:
         return parse(done.stdout)
 
 
-def helm(values: dict) -> Resources:
-    """What the chart makes of a release called "ditserve"."""
+def helm(values: dict, name: str = "ditserve", namespace: str = "default") -> Resources:
+    """What the chart makes of a release."""
     with helm_python.Chart.load(CHART) as chart:
         chart.validate_schema(values)
-        rendered = chart.render(values, name="ditserve", namespace="default")
-    return [resource for name, text in sorted(rendered.items()) if name.endswith(".yaml") for resource in parse(text)]
+        rendered = chart.render(values, name=name, namespace=namespace)
+    return [resource for file, text in sorted(rendered.items()) if file.endswith(".yaml") for resource in parse(text)]
