@@ -238,15 +238,15 @@ class CudaDevice final : public Device {
         faults_(std::move(faults)) {}
 
   // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
-  // and be waited for. Priorities are between kernels alone, and none is interrupted: a cast takes microseconds, and goes
-  // first where a kernel makes room, or the link would stand until nothing is computed. Copies know no priority.
+  // and be waited for. Priorities are between kernels alone, and none is interrupted: a cast takes microseconds, and
+  // goes first where a kernel makes room, or the link would stand until nothing is computed. Copies know no priority.
   absl::Status CreateStreams() {
     int least = 0, greatest = 0;
     DITSERVE_RETURN_IF_ERROR(StatusOf(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities"));
     DITSERVE_RETURN_IF_ERROR(
         StatusOf(cudaStreamCreateWithPriority(&copies_, cudaStreamNonBlocking, least), "creating a stream for copies"));
-    DITSERVE_RETURN_IF_ERROR(
-        StatusOf(cudaStreamCreateWithPriority(&casts_, cudaStreamNonBlocking, greatest), "creating a stream for casts"));
+    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaStreamCreateWithPriority(&casts_, cudaStreamNonBlocking, greatest),
+                                      "creating a stream for casts"));
     return StatusOf(cudaStreamCreateWithPriority(&computing_, cudaStreamNonBlocking, least),
                     "creating a stream for operations");
   }

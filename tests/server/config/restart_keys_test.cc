@@ -1,4 +1,6 @@
 // What a running server takes over of a changed configuration, and what it says needs a restart.
+#include "server/config/restart_keys.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <yaml-cpp/yaml.h>
@@ -10,7 +12,6 @@
 #include "absl/strings/str_cat.h"
 #include "server/config/config.h"
 #include "server/config/default_config.h"
-#include "server/config/restart_keys.h"
 #include "tests/testing/status_matchers.h"
 
 namespace ditserve {
