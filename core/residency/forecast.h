@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "core/memory/ledger.h"
-#include "core/residency/policy.h"
+#include "core/residency/policy/policy.h"
 
 namespace ditserve {
 

@@ -30,12 +30,12 @@
 #include "core/placement/profile.h"
 #include "core/placement/route_maker.h"
 #include "core/residency/forecast.h"
-#include "core/residency/outlook.h"
-#include "core/residency/policy.h"
+#include "core/residency/policy/outlook.h"
+#include "core/residency/policy/policy.h"
 #include "core/residency/residency_snapshot.h"
 #include "core/residency/rider.h"
-#include "core/residency/transfer_engine.h"
-#include "core/residency/transfer_pace.h"
+#include "core/residency/transfers/transfer_engine.h"
+#include "core/residency/transfers/transfer_pace.h"
 #include "core/storage/model_weights.h"
 
 namespace ditserve {

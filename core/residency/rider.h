@@ -13,8 +13,8 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/base/priority.h"
-#include "core/residency/join_policy.h"
 #include "core/residency/lease.h"
+#include "core/residency/policy/join_policy.h"
 #include "core/storage/module.h"
 
 namespace ditserve {

@@ -16,7 +16,7 @@
 #include "core/base/priority.h"
 #include "core/memory/ledger.h"
 #include "core/placement/profile.h"
-#include "core/residency/join_policy.h"
+#include "core/residency/policy/join_policy.h"
 #include "core/residency/residency_snapshot.h"
 #include "models/qwen_image_dit.h"
 #include "server/engine/denoise_loop.h"

@@ -11,7 +11,7 @@
 #include "core/devices/device.h"
 #include "core/memory/arena.h"
 #include "core/memory/ledger.h"
-#include "core/residency/transfer_engine.h"
+#include "core/residency/transfers/transfer_engine.h"
 #include "server/engine/modulation_cache.h"
 #include "server/engine/operation_queue.h"
 #include "server/engine/runtime_memory.h"

@@ -19,7 +19,7 @@
 #include "core/memory/ledger.h"
 #include "core/placement/route_maker.h"
 #include "core/residency/pressure_guard.h"
-#include "core/residency/transfer_engine.h"
+#include "core/residency/transfers/transfer_engine.h"
 #include "models/activation_memory.h"
 #include "models/errors.h"
 #include "models/weights.h"

@@ -11,7 +11,7 @@
 #include "absl/time/time.h"
 #include "core/memory/ledger.h"
 #include "core/placement/profile.h"
-#include "core/residency/transfer_pace.h"
+#include "core/residency/transfers/transfer_pace.h"
 #include "models/qwen_image_dit.h"
 
 namespace ditserve {

@@ -8,7 +8,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "core/placement/profile.h"
-#include "core/residency/outlook.h"
+#include "core/residency/policy/outlook.h"
 #include "core/residency/rider.h"
 #include "models/qwen_image_dit.h"
 #include "server/engine/engine_device.h"

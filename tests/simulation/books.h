@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "core/residency/policy.h"
+#include "core/residency/policy/policy.h"
 #include "tests/simulation/scenario.h"
 
 namespace ditserve::simulation {

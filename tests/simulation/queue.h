@@ -6,7 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "core/residency/policy.h"
+#include "core/residency/policy/policy.h"
 #include "tests/simulation/scenario.h"
 
 namespace ditserve::simulation {

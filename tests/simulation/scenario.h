@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "core/residency/policy.h"
+#include "core/residency/policy/policy.h"
 
 namespace ditserve::simulation {
 

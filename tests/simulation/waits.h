@@ -7,8 +7,8 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "core/residency/liveness_bound.h"
-#include "core/residency/policy.h"
+#include "core/residency/policy/liveness_bound.h"
+#include "core/residency/policy/policy.h"
 #include "tests/simulation/queue.h"
 #include "tests/simulation/scenario.h"
 

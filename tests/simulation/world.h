@@ -14,7 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "core/residency/policy.h"
+#include "core/residency/policy/policy.h"
 #include "tests/simulation/books.h"
 #include "tests/simulation/queue.h"
 #include "tests/simulation/scenario.h"

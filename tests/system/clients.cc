@@ -7,11 +7,10 @@
 //   - nobody waits longer than the storms that it met, and that bound after the last change.
 // A bound for one request can't be had while budgets change: each change may take away the room that was just made for
 // it, so it counts anew from there. So budgets stand still every few seconds, and nobody begins anew. The bound is the
-// policy's own (core/residency/liveness_bound.h), with the longest times that were measured alone put in. What fails it
-// is a server that stops, or one that serves only who comes anew: whose turn it is among those who are there can't be
-// seen in it, for once nobody comes they all take the same time together. The simulator sees that (docs/mutants.md).
-// Without the budget's floor, all 32 wait for ever.
-// usage: clients SECONDS
+// policy's own (core/residency/policy/liveness_bound.h), with the longest times that were measured alone put in. What
+// fails it is a server that stops, or one that serves only who comes anew: whose turn it is among those who are there
+// can't be seen in it, for once nobody comes they all take the same time together. The simulator sees that
+// (docs/mutants.md). Without the budget's floor, all 32 wait for ever. usage: clients SECONDS
 #include <ATen/Parallel.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
@@ -36,7 +35,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "core/devices/cpu_device.h"
-#include "core/residency/liveness_bound.h"
+#include "core/residency/policy/liveness_bound.h"
 #include "models/seeded_checkpoint.h"
 #include "server/config/catalogue.h"
 #include "server/config/config.h"

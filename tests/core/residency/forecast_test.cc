@@ -5,7 +5,7 @@
 
 #include <limits>
 
-#include "tests/core/residency/policy_fixture.h"
+#include "tests/core/residency/policy/policy_fixture.h"
 
 namespace ditserve {
 namespace {

@@ -5,8 +5,8 @@ A mutant is (what is broken, [(file, text, text in its place), ...]). A text mus
 
 RIDERS = "core/residency/residency_riders.cc"
 ACTIONS = "core/residency/residency_actions.cc"
-TRANSFERS = "core/residency/transfer_engine.cc"
-JOB = "core/residency/transfer_job.cc"
+TRANSFERS = "core/residency/transfers/transfer_engine.cc"
+JOB = "core/residency/transfers/transfer_job.cc"
 COMPLETIONS = "core/devices/completions.cc"
 BUFFER = "core/memory/buffer.cc"
 ARENA = "core/memory/arena.cc"
@@ -72,11 +72,11 @@ MUTANTS = [
                                                                "  const CopyLayout layout = LayoutOf(module, form, device.IsInHostMemory(copy.key.memory));"),
                                                               (ACTIONS, "      gone.tensors.clear();\n", "")]),
     ("a dropped copy keeps its memory", [(ACTIONS, "      gone.buffer = Buffer();\n", "")]),
-    ("a pin is copied where it is moved", [("core/residency/copy_store.h", "copy_(std::exchange(other.copy_, nullptr))", "copy_(other.copy_)")]),
-    ("a pin never ends", [("core/residency/copy_store.h", "if (copy_ != nullptr) --copy_->pins_;", "")]),
-    ("a lease doesn't pin", [("core/residency/copy_store.h", "explicit Pin(Copy& copy) : copy_(&copy) { ++copy.pins_; }",
+    ("a pin is copied where it is moved", [("core/residency/policy/copy_store.h", "copy_(std::exchange(other.copy_, nullptr))", "copy_(other.copy_)")]),
+    ("a pin never ends", [("core/residency/policy/copy_store.h", "if (copy_ != nullptr) --copy_->pins_;", "")]),
+    ("a lease doesn't pin", [("core/residency/policy/copy_store.h", "explicit Pin(Copy& copy) : copy_(&copy) { ++copy.pins_; }",
                               "explicit Pin(Copy& copy) : copy_(&copy) { copy.pins_ += 0; }"),
-                             ("core/residency/copy_store.h", "if (copy_ != nullptr) --copy_->pins_;", "")]),
+                             ("core/residency/policy/copy_store.h", "if (copy_ != nullptr) --copy_->pins_;", "")]),
     ("who leaves stays in the manager's books", [(RIDERS, "    left.splice(left.begin(), riders_, state);\n", "    static_cast<void>(state);\n")]),
     ("who begins to wait is not looked after", [(RIDERS, "if (!at_once || !actions_.empty()) ApplyLocked", "if (!actions_.empty()) ApplyLocked")]),
     ("a failed load is told as done", [(ACTIONS, "      failed_[load] = std::move(status);  // Until nothing is under way any more.\n      return;\n", "")]),
@@ -106,7 +106,7 @@ MUTANTS = [
     ("addresses are not merged", [(ARENA, "before->first + before->second == range.offset_bytes", "false"),
                                   (ARENA, "next != fresh_.end() && next->first", "false && next->first")]),
     ("garbage is not of the arena any more", [(ARENA, "  used_bytes_ += SizeOf(garbage.ranges_);\n", "")]),
-    ("the policy trims parts of granules", [("core/residency/room.cc", "  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;\n", "")]),
+    ("the policy trims parts of granules", [("core/residency/policy/room.cc", "  bytes = (bytes + budget.granule_bytes - 1) / budget.granule_bytes * budget.granule_bytes;\n", "")]),
     # --- reads that are shared
     ("each reads for itself", [(TRANSFERS, "  const bool was_read = slot.at != nullptr;\n", "  const bool was_read = slot.at != nullptr;\n  if (slot.holders >= 0) return false;\n")]),
     ("who comes while it is read reads it too", [(TRANSFERS, "&& Share(slot, lane, job)) job->Take(slot.holds->piece);", "&& false) job->Take(slot.holds->piece);")]),

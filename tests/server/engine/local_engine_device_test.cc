@@ -3,7 +3,7 @@
 
 #include <atomic>
 
-#include "core/residency/transfer_engine.h"
+#include "core/residency/transfers/transfer_engine.h"
 #include "tests/server/engine/local_engine_fixture.h"
 #include "tests/testing/fake_clock.h"
 

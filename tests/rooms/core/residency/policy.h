@@ -1,2 +1,0 @@
-// For the test that scripts/check-rooms sees what decides include a thread. Nothing compiles this.
-#include "core/residency/room.h"
