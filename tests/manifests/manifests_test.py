@@ -137,6 +137,14 @@ class RulesTest(ManifestsTest):
         mounted = {volume["secret"]["secretName"] for volume in pod.spec["volumes"] if "secret" in volume}
         self.assertEqual(mounted, set(made))
 
+    def test_the_overlay_of_the_readme_is_one(self):
+        (text,) = re.findall(r"```yaml\n(.*?)```", (DEPLOY / "kubernetes/README.md").read_text(), re.DOTALL)
+        resources = self.kustomize.render_text(text)
+        self.assertEqual(policy.findings(resources), [])
+        for chosen in policy.of_kind(resources, "ServiceMonitor", "PrometheusRule"):
+            self.assertIn("release", chosen["metadata"]["labels"])
+        self.assertEqual(len(policy.of_kind(resources, "ServiceMonitor", "PrometheusRule", "ScaledObject")), 3)
+
     def test_the_readme_has_every_overlay_and_component(self):
         text = (DEPLOY / "kubernetes/README.md").read_text()
         folders = [path.parent for path in (DEPLOY / "kubernetes").glob("*/*/kustomization.yaml")]
@@ -289,9 +297,37 @@ class ChartTest(ManifestsTest):
                 self.assertEqual(self.difference(self.kustomized[what], charted), [])
 
     def test_a_difference_is_seen(self):
-        for changed in ({"replicas": 3}, {"config": {"requests": {"drain_timeout_seconds": 601}}}, {"schedulerName": "other"},
-                        {"networkPolicy": {"enabled": False}}, {"resources": {"limits": {"cpu": "5"}}}):
-            self.assertEqual(len(self.difference(self.kustomized["base"], rendering.helm(changed))), 1, changed)
+        for changed, places in (({"replicas": 3}, 1), ({"config": {"requests": {"drain_timeout_seconds": 601}}}, 2), ({"schedulerName": "other"}, 1),
+                                ({"networkPolicy": {"enabled": False}}, 1), ({"resources": {"limits": {"cpu": "5"}}}, 1)):
+            self.assertEqual(len(self.difference(self.kustomized["base"], rendering.helm(changed))), places, changed)
+
+    def test_a_pod_may_drain_for_as_long_as_it_is_told_to(self):
+        def grace(drain: int, given: int) -> int:
+            resources = rendering.helm({"config": {"requests": {"drain_timeout_seconds": drain}}, "terminationGracePeriodSeconds": given})
+            self.assertEqual(policy.findings(resources), [])
+            return pod(resources)["terminationGracePeriodSeconds"]
+        self.assertEqual([grace(600, 0), grace(3600, 0), grace(3600, 670), grace(600, 900), grace(0, 0)], [670, 3670, 3670, 900, 70])
+
+    def test_a_release_scales_by_its_own_queue(self):
+        for name, namespace, service in (("ditserve", "default", "ditserve"), ("ditserve", "images", "ditserve"), ("dev", "images", "dev-ditserve")):
+            resources = rendering.helm({"autoscaling": {"kind": "keda"}}, name, namespace)
+            self.assertEqual(policy.findings(resources), [])
+            (trigger,) = spec(resources, "ScaledObject")["triggers"]
+            self.assertEqual(trigger["metadata"]["query"], 'sum(ditserve_requests_waiting{job="ditserve",'
+                             f'namespace="{namespace}",service="{service}-headless"}})')
+
+    def test_a_claim_asks_for_memory_by_the_name_of_the_driver(self):
+        for claim in ({"class": "gpu.nvidia.com"}, {"class": "mig.nvidia.com"}, {"class": "ours", "driver": "gpu.example.com"}):
+            (request,) = spec(rendering.helm({"deviceClaim": {"memory": "22Gi", **claim}}), "ResourceClaimTemplate")["spec"]["devices"]["requests"]
+            self.assertEqual(request["exactly"], {"deviceClassName": claim["class"], "selectors": [{"cel": {
+                "expression": f"device.capacity['{claim.get('driver', 'gpu.nvidia.com')}'].memory.compareTo(quantity('22Gi')) >= 0"}}]})
+
+    def test_what_the_operator_chooses_by_is_on_both(self):
+        plain = self.charted["monitoring"]
+        labelled = rendering.helm({"monitoring": {"enabled": True, "labels": {"release": "stack"}}})
+        for kind in ("ServiceMonitor", "PrometheusRule"):
+            (before,), (after,) = policy.of_kind(plain, kind), policy.of_kind(labelled, kind)
+            self.assertEqual(after["metadata"]["labels"], before["metadata"]["labels"] | {"release": "stack"})
 
     def test_two_releases_stand_side_by_side(self):
         with helm_python.Chart.load(rendering.CHART) as chart:
@@ -308,7 +344,9 @@ class ChartTest(ManifestsTest):
     def test_values_that_mean_nothing_are_refused(self):
         for wrong in ({"replica": 2}, {"replicas": "two"}, {"image": {"tags": "1"}}, {"config": {"memory": {"host_budget": "25%"}}},
                       {"config": {"models": []}}, {"autoscaling": {"kind": "vpa"}}, {"networkPolicy": {"clients": []}},
-                      {"resources": {"limits": {"memory": "much"}}}, {"config": {"listen": {"health_address": "none"}}}):
+                      {"resources": {"limits": {"memory": "much"}}}, {"config": {"listen": {"health_address": "none"}}},
+                      {"config": {"requests": {"drain_timeout_seconds": None}}}, {"config": {"requests": {"drain_timeout_seconds": "ten"}}},
+                      {"deviceClaim": {"driver": ""}}, {"monitoring": {"labels": {"release": 1}}}):
             with self.subTest(wrong), self.assertRaises(helm_python.HelmError):
                 rendering.helm(wrong)
 

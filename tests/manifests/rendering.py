@@ -51,6 +51,12 @@ class Kustomize:
                 return self._build(Path(overlay))
         return self._build(place)
 
+    def render_text(self, kustomization: str) -> Resources:
+        """Of a kustomization in a folder beside deploy/."""
+        with tempfile.TemporaryDirectory(dir=self.deploy.parent) as overlay:
+            (Path(overlay) / "kustomization.yaml").write_text(kustomization)
+            return self._build(Path(overlay))
+
     def _build(self, folder: Path) -> Resources:
         done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
