@@ -216,7 +216,7 @@ BROKEN: list[tuple[Callable[[Resources], object], str]] = [
     (lambda r: container(r)["volumeMounts"].pop(3), "nothing is mounted at /models"),
     (reconfigure("device_budget: 8GiB", "device_budget: 60%"), "a budget follows the machine"),
     (reconfigure("device_budget: 8GiB", "device_budget: auto"), "a budget follows the machine"),
-    (reconfigure("device_budget: 8GiB", "device_budget: 12GiB"), "needs 17.5 GiB, and has 16Gi"),
+    (reconfigure("device_budget: 8GiB", "device_budget: 10GiB"), "needs 16.5 GiB, and has 16Gi"),
     (reconfigure("name: cpu", "name: cuda:0"), "has no GPU"),
     (lambda r: container(r)["resources"]["limits"].update({"nvidia.com/gpu": 1}), "has GPU"),
     (lambda r: container(r)["resources"]["requests"].update(memory="1Gi"), "memory is not guaranteed"),
