@@ -65,7 +65,7 @@ LABEL org.opencontainers.image.title="ditserve" \
       org.opencontainers.image.revision="${REVISION}"
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
-# A probe opens no model; it needs one named as every configuration does.
+# A probe needs no model. Arguments of `docker run` take CMD's place: whoever gives some repeats --config.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m \
   CMD ["ditserve", "--config", "/etc/ditserve/ditserve.yaml", "--probe"]
 ENTRYPOINT ["tini", "--", "ditserve"]
@@ -81,7 +81,7 @@ LABEL org.opencontainers.image.title="ditserve" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 USER 10001:10001
-# A probe opens no model; it needs one named as every configuration does.
+# A probe needs no model. Arguments of `docker run` take CMD's place: whoever gives some repeats --config.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m \
   CMD ["ditserve", "--config", "/etc/ditserve/ditserve.yaml", "--probe"]
 ENTRYPOINT ["tini", "--", "ditserve"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from docker_host import Docker
 
+ROOT = Path(__file__).resolve().parents[2]
 USER = "12345:12345"
 MEMORY_BYTES = 2 << 30
 MOST_IMAGE_BYTES = 700_000_000
@@ -116,6 +117,9 @@ class ContainerTest(unittest.TestCase):
         self.assertLess(image["Size"], MOST_IMAGE_BYTES)
         config = image["Config"]
         self.assertRegex(config["User"], r"^[1-9]\d*:[1-9]\d*$")
+        # Arguments take the place of these, so who is shown others is shown these too.
+        shown = re.search(r"docker run .*?\n```", (ROOT / "docs/install.md").read_text(), re.DOTALL)[0]
+        self.assertIn(f"ditserve:0.1.0 {' '.join(config['Cmd'])} ", shown)
         version = self.docker("run", "--rm", "--network=none", self.image, "--version").stdout.split()[1]
         self.assertEqual(config["Labels"]["org.opencontainers.image.version"], version)
         bill = json.loads(self.docker("run", "--rm", "--network=none", "--entrypoint=cat", self.image,
