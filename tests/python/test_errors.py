@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import sys
 import threading
 import time
+import types
 
 import grpc
 import pytest
 from conftest import Inputs, details
 
 import ditserve
-from ditserve import _api, _requests, errors
+from ditserve import _api, _connection, _requests, errors
 
 INPUTS = Inputs()
 FULL = details(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", RetryInfo={"retry_delay": {"nanos": 10_000_000}})
@@ -178,6 +180,61 @@ def test_the_trace_context_of_the_current_span_goes_with_every_call(forward, fak
     finally:
         context.detach(attached)
     assert fake.metadata[0]["traceparent"] == f"00-{0xA1:032x}-{0xB2:016x}-01"
+
+
+def test_of_traces_only_w3cs_context_goes_with_a_call(fake):
+    from opentelemetry import baggage, context, propagate, trace
+
+    class XRay:
+        def inject(self, carrier, *_, **__):
+            carrier["X-Amzn-Trace-Id"] = "Root=1"
+
+    usual = propagate.get_global_textmap()
+    propagate.set_global_textmap(XRay())
+    span = trace.NonRecordingSpan(trace.SpanContext(0xA1, 0xB2, is_remote=False, trace_flags=trace.TraceFlags(1)))
+    fake.answers = [ANSWER]
+    attached = context.attach(baggage.set_baggage("user", "me", trace.set_span_in_context(span)))
+    try:
+        with ditserve.Client(fake.address) as client:
+            client.forward(*INPUTS.all)
+    finally:
+        propagate.set_global_textmap(usual)
+        context.detach(attached)
+    assert fake.metadata[0]["traceparent"] == f"00-{0xA1:032x}-{0xB2:016x}-01"
+    assert not {"baggage", "x-amzn-trace-id"} & set(fake.metadata[0])
+
+
+def test_a_process_that_has_no_more_of_opentelemetry_than_its_protocol_makes_calls(fake, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "opentelemetry", types.ModuleType("opentelemetry"))
+    fake.answers = [ANSWER]
+    with ditserve.Client(fake.address) as client:
+        client.forward(*INPUTS.all)
+
+
+def test_of_several_servers_one_that_says_nothing_is_passed_over(fake):
+    fake.answers = [ANSWER]
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # It takes connections, and answers nothing.
+        addresses = [f"127.0.0.1:{silent.getsockname()[1]}", fake.address]
+        with ditserve.Client(addresses, balance="round_robin", timeout=12) as client:
+            assert client.forward(*INPUTS.all).stats.riders == 1
+
+
+def test_whom_a_machine_believes_is_in_the_first_file_that_it_has(tmp_path, monkeypatch):
+    for name in ("told", "kept"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    monkeypatch.setattr(_connection, "_AUTHORITIES", [f"{tmp_path}/other", f"{tmp_path}/kept"])
+    monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/told")
+    assert _connection._machine_authorities() == b"told"
+    monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/none")
+    assert _connection._machine_authorities() == b"kept"
+    monkeypatch.setattr(_connection, "_AUTHORITIES", [])
+    assert _connection._machine_authorities() is None
+    monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/told")
+    monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", f"{tmp_path}/grpcs")
+    assert _connection._machine_authorities() is None
 
 
 def test_a_private_key_is_not_shown():

@@ -191,7 +191,7 @@ def test_a_scope_that_the_token_lacks_is_told(serve, tmp_path):
             client.forward(*Inputs().all)
 
 
-def test_under_tls_only_whom_the_client_believes_is_spoken_to(serve, tmp_path):
+def test_under_tls_only_whom_the_client_believes_is_spoken_to(serve, tmp_path, monkeypatch):
     sys.path.insert(0, str(Path(__file__).parents[1] / "system"))
     from gate_test import certificates
 
@@ -206,6 +206,11 @@ def test_under_tls_only_whom_the_client_believes_is_spoken_to(serve, tmp_path):
     for tls in (True, ditserve.Tls(pem["ca.pem"]), False):  # A stranger to it; one who shows no certificate; plain text.
         with ditserve.Client(address, tls=tls) as client, pytest.raises(errors.Unavailable):
             client.models()
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/ca.pem")  # As if the machine believed it.
+    own = ditserve.Tls(certificate=pem["server.pem"], private_key=pem["server.key"])
+    with ditserve.Client(address, tls=own) as client:
+        assert client.models()
 
 
 def test_of_a_thousand_calls_at_once_each_ends(server, loop):
