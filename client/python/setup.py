@@ -23,7 +23,7 @@ def describe_api() -> None:
         raise SystemExit("setup.py: protoc could not describe the API")
 
 
-if PROTOS.is_dir():
+if not (HERE / "PKG-INFO").exists():  # Which a source distribution has: what lies around that is not the repository's.
     describe_api()
 if __name__ == "__main__":
     setup()

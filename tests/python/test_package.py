@@ -40,12 +40,15 @@ def test_a_wheel_built_of_the_source_distribution_has_all_that_it_needs(tmp_path
     shutil.copytree(ROOT / "client/python", tmp_path / "client/python", ignore=ignored)
     shutil.copytree(ROOT / "proto", tmp_path / "proto")
     source = build(tmp_path / "client/python", "sdist")
-    shutil.unpack_archive(source, tmp_path / "unpacked", filter="data")
-    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    shutil.unpack_archive(source, tmp_path / "other/unpacked", filter="data")
+    (tmp_path / "other/proto").mkdir()  # Somebody's, where the repository has its own.
+    (unpacked,) = (tmp_path / "other/unpacked").iterdir()
     wheel = build(unpacked, "wheel")
     assert wheel.name.endswith("-py3-none-any.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     assert (tmp_path / "installed/ditserve/py.typed").exists()
+    (license,) = (tmp_path / "installed").glob("*.dist-info/licenses/LICENSE")
+    assert license.read_bytes() == (ROOT / "LICENSE").read_bytes()
     program = "import ditserve; print(ditserve.__file__); ditserve.Client().close()"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")})
@@ -101,3 +104,12 @@ def test_what_a_server_can_not_be_told_is_refused():
             (dict(model_class=QwenImageDiT, path=["a-1-of-2.safetensors", "b-2-of-2.safetensors"]), "expected all shards")):
         with pytest.raises(ValueError, match=message):
             serve(**arguments, vram_config=VRAM_CONFIG)
+    with pytest.raises(TypeError, match="vram_limt"):
+        serve(QwenImageDiT, "a", vram_config=VRAM_CONFIG, vram_limt=0)
+    assert serve(QwenImageDiT, "a", vram_config=VRAM_CONFIG, config={}, state_dict=None)
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, "torch.bfloat16"), ({"torch_dtype": "torch.float32"}, "torch.float32")])
+def test_the_server_computes_in_load_models_dtype_where_the_dict_names_none(given, told):
+    command = serve(QwenImageDiT, "a", vram_config=dict.fromkeys(VRAM_CONFIG), **given)
+    assert f"    computation_dtype: {told}\n" in command

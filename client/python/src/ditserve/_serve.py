@@ -10,6 +10,7 @@ from typing import Any
 from ._requests import vram_config_keys
 
 _REFUSED = ("config", "state_dict", "state_dict_converter", "quantize")
+_TAKEN = ("torch_dtype", "device", "use_disk_map")
 
 
 def serve(
@@ -25,17 +26,23 @@ def serve(
     """Prints, and returns, what starts a server that holds a model as `load_model` with these arguments would.
 
     Requests that say nothing else use the profile `load-model`. The server computes on the devices that vram_config names:
-    "cuda" is its first. others: torch_dtype, device and use_disk_map, which a
-    vram_config says better.
+    "cuda" is its first. others: torch_dtype, which it computes in where vram_config names no computation_dtype, bfloat16 if
+    left out; device and use_disk_map, which a vram_config says better.
 
-    Errors: ValueError for a model that is none of ours, and for what a server can't be told.
+    Errors: ValueError for a model that is none of ours, and for what a server can't be told; TypeError for what load_model
+    can't be told either.
     """
     if model_class.__name__ != "QwenImageDiT":
         raise ValueError(f"model_class: expected QwenImageDiT; found {model_class.__name__}")
+    unknown = set(others) - {*_REFUSED, *_TAKEN}
+    if unknown:
+        raise TypeError(f"serve() got an unexpected keyword argument {min(unknown)!r}")
     for name in _REFUSED:
-        if others.get(name) is not None:
+        if others.get(name):
             raise ValueError(f"{name}: a server can't be told")
-    keys = vram_config_keys(vram_config if module_map is None else {**vram_config, "module_map": module_map})
+    computed = vram_config.get("computation_dtype") or others.get("torch_dtype") or "torch.bfloat16"
+    told = {**vram_config, "computation_dtype": computed}
+    keys = vram_config_keys(told if module_map is None else {**told, "module_map": module_map})
     types = keys.pop("module_map", {})
     profile = [f"    {key}: {value}" for key, value in keys.items()]
     profile += ["    module_map:", *(f"      {kind}: {wrapper}" for kind, wrapper in types.items())] if types else []
