@@ -98,6 +98,13 @@ def test_a_number_is_a_timestep_of_all(either):
     assert (one == either.forward(*inputs.all).output).all()
 
 
+@pytest.mark.parametrize("timestep", [0.5, np.float32(0.5), np.float64(0.5), np.array(0.5), Inputs(batch=2).timestep])
+def test_numbers_of_any_kind_are_timesteps(timestep):
+    inputs = Inputs(batch=2)
+    call = _requests.forward(inputs.latents, timestep, inputs.prompt_emb, None)
+    assert call.request == _requests.forward(*inputs.all, None).request
+
+
 @pytest.mark.parametrize("kind", [np.float16, ml_dtypes.bfloat16])
 def test_sixteen_bits_go_in_and_come_out(either, kind):
     inputs, exact = Inputs(dtype=kind), either.forward(*Inputs().all).output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from conftest import LONG, Inputs, await_residency, busy, idle
 
 import ditserve
-from ditserve import _api, _tensors, _wire
+from ditserve import _api, _requests, _tensors, _wire
 from ditserve._deferred import DeferredTensor, Passes
 
 
@@ -35,6 +36,22 @@ def test_tensors_come_back_in_their_dtype(client, dtype):
     assert output.dtype == dtype
     assert abs(output.float().numpy() - exact).max() < 0.03 * abs(exact).max()
     output.zero_()  # It is the caller's.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_element_of_a_schedule_is_a_timestep(dtype):
+    latents, timestep, prompt = tensors(Inputs(batch=2))
+    (element,) = torch.tensor([0.5], dtype=dtype)
+    expected = _requests.forward(latents, timestep, prompt, None).request
+    assert _requests.forward(latents, element, prompt, None).request == expected
+
+
+def test_a_loop_whose_latents_numpy_can_not_hold_is_refused_before_it_is_computed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    latents = torch.from_numpy(Inputs().latents).bfloat16()
+    with pytest.raises(ImportError, match="pip install ditserve"):
+        _requests.denoise(Inputs().prompt_emb, None, height=32, width=32, latents=latents)
+    _requests.denoise(torch.from_numpy(Inputs().prompt_emb), None, height=32, width=32, latents=latents)
 
 
 def test_loops_take_tensors_and_give_them(client):
@@ -110,6 +127,21 @@ def test_what_an_error_ended_is_not_sent_later(fake):
         with pytest.raises(ValueError, match="token"):
             ended[0] + 1
         assert (begin(passes, Inputs()) + 1 == 1).all()
+    assert len(fake.requests) == 1
+
+
+def test_where_one_pass_can_not_be_begun_the_other_is_not_sent_later(fake):
+    fake.answers = [_api.v1("ForwardResponse")(output={"dtype": 1, "shape": [1, 16, 4, 4], "data": bytes(1024)})
+                    .SerializeToString()]
+    with ditserve.Client(fake.address) as client:
+        passes = Passes(client, {})
+        held = begin(passes, Inputs())
+        latents, timestep, prompt = tensors(Inputs())
+        with pytest.raises(TypeError, match="prompt_emb.dtype"):
+            passes.begin(latents, timestep, prompt.double(), None, latents.shape)
+        assert (begin(passes, Inputs()) + 1 == 1).all()
+        with pytest.raises(ditserve.errors.Cancelled):
+            held + 1
     assert len(fake.requests) == 1
 
 

@@ -76,7 +76,13 @@ class Passes:
     ) -> torch.Tensor:
         """`shape` is the output's. The arguments are Client.forward's."""
         # The request is made now: the pipeline may write into its tensors before it uses the output.
-        pending = self._client.begin_forward(latents, timestep, prompt_emb, mask, at_once=False, **self._options, **options)
+        try:
+            pending = self._client.begin_forward(
+                latents, timestep, prompt_emb, mask, at_once=False, **self._options, **options
+            )
+        except BaseException:
+            self._end()
+            raise
         self._asked_for.add(pending)
         return DeferredTensor(shape, latents, self, pending)
 
@@ -86,10 +92,14 @@ class Passes:
             for other in list(self._asked_for):
                 other.send(beside=pending.address)
             output = pending.result().output
-        except BaseException:  # The picture is lost: nobody will wait for the others.
-            for other in list(self._asked_for):
-                other.cancel()
-            self._asked_for.clear()
+        except BaseException:
+            self._end()
             raise
         self._asked_for.discard(pending)
         return output
+
+    def _end(self) -> None:
+        """The picture is lost: nobody will wait for the others."""
+        for other in list(self._asked_for):
+            other.cancel()
+        self._asked_for.clear()

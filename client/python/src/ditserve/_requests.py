@@ -11,7 +11,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from . import _api, _wire, reports
-from ._tensors import Array, ArrayT, dtype_name, is_torch, maker, numpy_dtype, received, require_array, tensor
+from ._tensors import Array, ArrayT, Number, dtype_name, is_torch, maker, numpy_dtype, received, require_array, tensor
 from .errors import Internal
 
 Priority = Literal["interactive", "batch"]
@@ -147,7 +147,7 @@ class Call(Generic[T]):
 
 
 def forward(
-    latents: ArrayT, timestep: float | Array, prompt_emb: Array, prompt_emb_mask: Array | None, **options: Any
+    latents: ArrayT, timestep: Number | Array, prompt_emb: Array, prompt_emb_mask: Array | None, **options: Any
 ) -> Call[reports.Forward[ArrayT]]:
     pieces = _forward_pieces(latents, timestep, prompt_emb, prompt_emb_mask, **options)
     decode = _forward_decoder(latents)
@@ -155,7 +155,7 @@ def forward(
 
 
 def forward_stream(
-    latents: ArrayT, timestep: float | Array, prompt_emb: Array, prompt_emb_mask: Array | None, **options: Any
+    latents: ArrayT, timestep: Number | Array, prompt_emb: Array, prompt_emb_mask: Array | None, **options: Any
 ) -> Call[reports.ForwardProgress | reports.Forward[ArrayT]]:
     pieces = _forward_pieces(latents, timestep, prompt_emb, prompt_emb_mask, **options)
     decode_response = _forward_decoder(latents)
@@ -272,8 +272,8 @@ def _forward_pieces(
     **options: Any,
 ) -> list[_wire.Buffer]:
     require_array(latents, "latents")
-    if isinstance(timestep, int | float):
-        timestep = np.full(latents.shape[:1], timestep, np.float32)
+    if isinstance(timestep, int | float) or getattr(timestep, "ndim", None) == 0:  # One of a schedule's, of any kind.
+        timestep = np.full(latents.shape[:1], float(timestep), np.float32)
     if latents.ndim != 4:
         raise ValueError(f"latents.shape: {list(latents.shape)}, expected [B, 16, H/8, W/8]")
     height, width = (side * 8 for side in latents.shape[2:])
@@ -325,6 +325,9 @@ def _denoise_pieces(
     **options: Any,
 ) -> list[_wire.Buffer]:
     require_array(prompt.emb, "prompt.emb")
+    if latents is not None:
+        require_array(latents, "latents")
+        _require_answerable(dtype_name(latents), prompt.emb)
     schedule = _api.v1("Schedule")(steps=steps, sigmas=sigmas, shift_terminal=shift_terminal, strength=strength)
     if isinstance(shift, tuple):
         schedule.dynamic.base_shift, schedule.dynamic.max_shift = shift
@@ -375,9 +378,14 @@ def _noise(seeds: Sequence[int], batch: int, dtype: str, kind: Array) -> Any:
             raise ValueError("batch, dtype: are those of noise, of which there is none without seeds")
         return None
     dtype = dtype or dtype_name(kind)
-    if not is_torch(kind):
-        numpy_dtype(dtype)  # What can't be answered is refused before it is computed.
+    _require_answerable(dtype, kind)
     return _api.v1("Noise")(seeds=seeds, batch=batch, dtype=_api.number("Dtype", dtype))
+
+
+def _require_answerable(dtype: str, kind: Array) -> None:
+    """Refuses before it is computed what can't be answered. Errors: ImportError."""
+    if not is_torch(kind):
+        numpy_dtype(dtype)
 
 
 def _shared(

@@ -19,6 +19,7 @@ else:
     Array = Any
 
 ArrayT = TypeVar("ArrayT", bound="Array")
+Number: TypeAlias = "float | np.floating[Any] | np.integer[Any]"
 # Makes an array of a dtype's name, a shape and its elements.
 Maker = Callable[[str, "tuple[int, ...]", memoryview], ArrayT]
 

@@ -18,7 +18,7 @@ from ._configured import Configured
 from ._connection import Tls, Token, connect, metadata
 from ._requests import Call, DenoiseOptions, ForwardOptions, PlanOptions, Prompt
 from ._servers import Attempts, Servers
-from ._tensors import Array, ArrayT
+from ._tensors import Array, ArrayT, Number
 from .errors import Cancelled, DitserveError, error_of
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ class AsyncClient(Configured[_Session]):
     def forward(
         self,
         latents: ArrayT,
-        timestep: float | Array,
+        timestep: Number | Array,
         prompt_emb: Array,
         prompt_emb_mask: Array | None = None,
         **options: Unpack[ForwardOptions],
@@ -273,7 +273,7 @@ class AsyncClient(Configured[_Session]):
     def forward_stream(
         self,
         latents: ArrayT,
-        timestep: float | Array,
+        timestep: Number | Array,
         prompt_emb: Array,
         prompt_emb_mask: Array | None = None,
         **options: Unpack[ForwardOptions],

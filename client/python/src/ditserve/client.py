@@ -8,7 +8,7 @@ from . import _requests, reports
 from ._calls import Pending, Run, Session, Stream
 from ._configured import Configured
 from ._requests import Call, DenoiseOptions, ForwardOptions, PlanOptions, Prompt
-from ._tensors import Array, ArrayT
+from ._tensors import Array, ArrayT, Number
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -48,7 +48,7 @@ class Client(Configured[Session]):
     def forward(
         self,
         latents: ArrayT,
-        timestep: float | Array,
+        timestep: Number | Array,
         prompt_emb: Array,
         prompt_emb_mask: Array | None = None,
         **options: Unpack[ForwardOptions],
@@ -56,7 +56,7 @@ class Client(Configured[Session]):
         """One forward pass of the transformer.
 
         latents: [B, 16, H/8, W/8]; float32, bfloat16 or float16; H and W are multiples of 16 pixels.
-        timestep: [B], or one number for all: what the model's forward takes, a pipeline's divided by 1000.
+        timestep: [B], or one number for all, numpy's and torch's too: what the model's forward takes, a pipeline's / 1000.
         prompt_emb: [B, T, 3584], 1 <= T <= 1024.
         prompt_emb_mask: [B, T], nonzero where a token counts.
         options: see ForwardOptions.
@@ -67,7 +67,7 @@ class Client(Configured[Session]):
     def begin_forward(
         self,
         latents: ArrayT,
-        timestep: float | Array,
+        timestep: Number | Array,
         prompt_emb: Array,
         prompt_emb_mask: Array | None = None,
         *,
@@ -83,7 +83,7 @@ class Client(Configured[Session]):
     def forward_stream(
         self,
         latents: ArrayT,
-        timestep: float | Array,
+        timestep: Number | Array,
         prompt_emb: Array,
         prompt_emb_mask: Array | None = None,
         **options: Unpack[ForwardOptions],
