@@ -2,10 +2,14 @@
 
 Its numerics are diffusers' (docs/python.md): ComfyUI's own where both sides of the picture are multiples of 32 pixels, but
 for the dtypes in which it rotates queries and keys and takes the timestep.
+
+Workflows come from anywhere. So they name the server and the model, and no file: whom a token may be sent to, and whom TLS
+believes, is said by who starts ComfyUI, in its environment (`_operators_access`).
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,25 +46,13 @@ class DitserveLoader:
             },
             "optional": {
                 "model": ("STRING", {"default": "", "tooltip": "Where the server has several"}),
-                "token_file": ("STRING", {"default": "", "tooltip": "Holds the server's token"}),
-                "ca_file": ("STRING", {"default": "", "tooltip": "Authorities that are believed (PEM); empty: no TLS"}),
             },
         }
 
-    def load(
-        self,
-        address: str,
-        profile: str,
-        vram_limit_gib: float,
-        model: str = "",
-        token_file: str = "",
-        ca_file: str = "",
-    ) -> tuple[Any]:
-        client = ditserve.Client(
-            address,
-            token=lambda: Path(token_file).read_text().strip() if token_file else "",  # Tokens are renewed.
-            tls=ditserve.Tls(Path(ca_file).read_bytes()) if ca_file else False,
-        )
+    def load(self, address: str, profile: str, vram_limit_gib: float, model: str = "") -> tuple[Any]:
+        """Errors: ValueError for an address that the operator's token is not for; Client's; NotFound; ValueError for another
+        numerics than diffusers'."""
+        client = ditserve.Client(address, **_operators_access(address))
         served_model(client, model, "diffusers")
         options = {"model": model, "profile": profile, "vram_limit": vram_limit_gib if vram_limit_gib >= 0 else None}
         config = comfy.supported_models.QwenImage({"image_model": "qwen_image", "disable_unet_model_creation": True})
@@ -72,6 +64,22 @@ class DitserveLoader:
         return (RemotePatcher(made, comfy.model_management.get_torch_device(), offload),)
 
 
+def _operators_access(address: str) -> dict[str, Any]:
+    """Client's token and tls, by ComfyUI's environment:
+
+    DITSERVE_TOKEN_FILE: holds the token, and is read before each call.
+    DITSERVE_ADDRESSES: where there is a token, the servers that it is for, with commas between them; no others are called.
+    DITSERVE_CA_FILE: authorities that are believed (PEM); without it no TLS is spoken.
+    """
+    token, authorities = os.environ.get("DITSERVE_TOKEN_FILE", ""), os.environ.get("DITSERVE_CA_FILE", "")
+    if token and address not in map(str.strip, os.environ.get("DITSERVE_ADDRESSES", "").split(",")):
+        raise ValueError("address: ComfyUI has a token, and DITSERVE_ADDRESSES does not name this server for it")
+    return {
+        "token": (lambda: Path(token).read_text().strip()) if token else "",
+        "tls": ditserve.Tls(Path(authorities).read_bytes()) if authorities else False,
+    }
+
+
 class RemotePatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
     """Refuses what would be left out: weights are the server's, so LoRA and the like have nothing to patch."""
 
@@ -80,6 +88,12 @@ class RemotePatcher(comfy.model_patcher.ModelPatcher):  # type: ignore[misc]
 
     def add_hook_patches(self, *_: Any, **__: Any) -> Any:
         raise ValueError("patches of weights (LoRA as a hook): can't be done remotely")
+
+    def get_key_patches(self, *_: Any, **__: Any) -> Any:
+        raise ValueError("weights (merging models): can't be done remotely")
+
+    def set_injections(self, *_: Any, **__: Any) -> Any:
+        raise ValueError("injections (LoRA by a bypass): can't be done remotely")
 
     def clone(self, *arguments: Any, **keywords: Any) -> RemotePatcher:
         made = super().clone(*arguments, **keywords)

@@ -14,8 +14,11 @@ from diffusers import QwenImageTransformer2DModel
 from safetensors.torch import load_file
 
 import ditserve
+from ditserve import _api
 
 HERE = Path(__file__).parent
+MODELS = _api.v1("ListModelsResponse")(
+    models=[{"name": "tiny", "numerics": _api.number("Numerics", "diffusers")}]).SerializeToString()
 PROMPTS = [torch.from_numpy(Inputs(tokens=tokens).prompt_emb) for tokens in (5, 2)]
 
 
@@ -118,10 +121,9 @@ def test_sampling_is_comfyuis_where_sides_are_multiples_of_32_pixels(comfy, remo
     assert error < 1e-5 if same else error > 1e-3
 
 
-def test_the_loader_gives_a_model_that_samples(comfy, served, tmp_path):
-    (tmp_path / "token").write_text("0123456789abcdef\n")
+def test_the_loader_gives_a_model_that_samples(comfy, served):
     comfy.utils.shown.clear()
-    (patcher,) = comfy.node.DitserveLoader().load(served.address, "disk", 0.0, token_file=str(tmp_path / "token"))
+    (patcher,) = comfy.node.DitserveLoader().load(served.address, "disk", 0.0)
     assert patcher.model.memory_required([1]) == 0
     picture = comfy.samplers.sample(patcher.model, noise(1024, 1024), *PROMPTS, 4.0, comfy.samplers.sigmas(2))
     assert picture.shape == (1, 16, 1, 128, 128)
@@ -143,10 +145,37 @@ def test_the_loaders_inputs_are_those_of_its_method(comfy):
     assert comfy.node.NODE_CLASS_MAPPINGS["DitserveLoader"] is comfy.node.DitserveLoader
 
 
-def test_under_tls_the_loader_believes_the_authorities_that_it_is_given(comfy, tmp_path):
+def test_under_tls_the_loader_believes_the_authorities_that_the_operator_names(comfy, fake, tmp_path, monkeypatch):
     (tmp_path / "ca.pem").write_text("no certificate")
+    monkeypatch.setenv("DITSERVE_CA_FILE", str(tmp_path / "ca.pem"))
+    fake.answers = [MODELS]
     with pytest.raises(ditserve.errors.Unavailable):
-        comfy.node.DitserveLoader().load("127.0.0.1:1", "", -1.0, ca_file=str(tmp_path / "ca.pem"))
+        comfy.node.DitserveLoader().load(fake.address, "", -1.0)
+    assert fake.metadata == []
+
+
+def test_the_operators_token_goes_to_the_servers_that_the_operator_names_alone(comfy, fakes, tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("0123456789abcdef\n")
+    monkeypatch.setenv("DITSERVE_TOKEN_FILE", str(tmp_path / "token"))
+    for fake in fakes:
+        fake.answers = [MODELS]
+    with pytest.raises(ValueError, match="address: ComfyUI has a token"):
+        comfy.node.DitserveLoader().load(fakes[0].address, "", -1.0)
+    monkeypatch.setenv("DITSERVE_ADDRESSES", f"gpu1:50051, {fakes[0].address}")
+    assert comfy.node.DitserveLoader().load(fakes[0].address, "", -1.0)
+    with pytest.raises(ValueError, match="address: ComfyUI has a token"):
+        comfy.node.DitserveLoader().load(fakes[1].address, "", -1.0)
+    assert [one["authorization"] for one in fakes[0].metadata] == ["Bearer 0123456789abcdef"]
+    assert fakes[1].metadata == []
+
+
+def test_a_workflow_names_no_file(comfy, fake, tmp_path):
+    (tmp_path / "secret").write_text("0123456789abcdef\n")
+    fake.answers = [MODELS]
+    for name in ("token_file", "ca_file"):
+        with pytest.raises(TypeError, match=name):
+            comfy.node.DitserveLoader().load(fake.address, "", -1.0, **{name: str(tmp_path / "secret")})
+    assert fake.metadata == []
 
 
 def test_cancel_ends_the_pass_at_the_server(comfy, remote, served):
@@ -202,10 +231,14 @@ def test_sides_that_are_no_multiples_of_16_are_refused(remote):
         remote(noise(32, 40), torch.tensor([0.5]), PROMPTS[0])
 
 
-def test_a_lora_is_refused_by_clones_too(comfy, served):
+def test_what_changes_weights_is_refused_by_clones_too(comfy, served):
     (patcher,) = comfy.node.DitserveLoader().load(served.address, "", -1.0)
     for one in (patcher, patcher.clone(), patcher.clone().clone()):
         with pytest.raises(ValueError, match="LoRA"):
             one.add_patches({})
         with pytest.raises(ValueError, match="LoRA as a hook"):
             one.add_hook_patches(None, {})
+        with pytest.raises(ValueError, match="LoRA by a bypass"):
+            one.set_injections("bypass_lora", [])
+        with pytest.raises(ValueError, match="merging"):
+            one.get_key_patches("diffusion_model.")
