@@ -18,6 +18,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 
 import ditserve
 import ditserve.diffsynth
+from ditserve import _api
 from ditserve.diffusers import RemoteTransformer
 
 PROMPT = torch.from_numpy(Inputs(tokens=5).prompt_emb)
@@ -38,7 +39,8 @@ def diffusers_pipeline(client: ditserve.Client, side: int = 32, steps: int = 2, 
                         num_inference_steps=steps, output_type="latent", **given).images
 
 
-def diffsynth_pipeline(client: ditserve.Client, side: int = 32, steps: int = 2, **given):
+def diffsynth_pipeline(client: ditserve.Client, side: int = 32, steps: int = 2, held=None, **given):
+    """held: how weights are; what attach takes."""
     from diffsynth.pipelines import qwen_image
 
     class Prompts(qwen_image.PipelineUnit):
@@ -58,7 +60,7 @@ def diffsynth_pipeline(client: ditserve.Client, side: int = 32, steps: int = 2, 
     pipe.vae, pipe.vae_output_to_image = Vae(), lambda latents: latents
     pipe.units = [qwen_image.QwenImageUnit_ShapeChecker(), Prompts(), qwen_image.QwenImageUnit_NoiseInitializer(),
                   qwen_image.QwenImageUnit_InputImageEmbedder()]
-    pipe = ditserve.diffsynth.attach(pipe, client, profile="disk")
+    pipe = ditserve.diffsynth.attach(pipe, client, **(held or {"profile": "disk"}))
     return lambda: pipe(height=side, width=side, num_inference_steps=steps, seed=1, progress_bar_cmd=lambda x: x, **given)
 
 
@@ -179,6 +181,45 @@ def test_a_lora_of_a_remote_dit_is_refused_and_of_others_not(serve):
         pipe.load_lora(torch.nn.Linear(2, 2), state_dict={})
         with pytest.raises(AttributeError, match="no 'transformer_blocks': its weights are the server's"):
             pipe.dit.transformer_blocks
+        with pytest.raises(ValueError, match="load_state_dict: can't be done remotely"):
+            pipe.dit.load_state_dict({"a": torch.zeros(1)}, strict=False)
+
+
+@pytest.mark.parametrize("told", [{}, {
+    "offload_dtype": "disk", "offload_device": "disk", "onload_dtype": "disk", "onload_device": "disk",
+    "preparing_dtype": torch.float32, "preparing_device": "accelerator"}])
+def test_a_model_config_that_leaves_the_computation_to_the_pipeline_is_taken(serve, told):
+    from diffsynth.core.loader import ModelConfig
+
+    with ditserve.Client(serve(numerics="diffsynth").address) as client:
+        held = {"vram_config": ModelConfig(path="x", **told).vram_config()}
+        assert torch.isfinite(diffsynth_pipeline(client, held=held)()).all()
+
+
+def test_what_a_later_diffsynth_asks_of_its_model_is_refused_by_name(fake):
+    class Pipeline:
+        torch_dtype = torch.float32
+
+        def load_lora(self):
+            pass
+
+        @staticmethod
+        def model_fn(dit=None, latents=None, timestep=None, prompt_emb=None, prompt_emb_mask=None, later=1.0, **kwargs):
+            pass
+
+    inputs = {"latents": torch.zeros(1, 16, 4, 4), "timestep": torch.tensor([500.0]), "prompt_emb": PROMPT,
+              "prompt_emb_mask": torch.ones(1, 5, dtype=torch.int64), "cfg_scale": 4.0}
+    fake.answers = [_api.v1("ListModelsResponse")(
+        models=[{"name": "tiny", "numerics": _api.number("Numerics", "diffsynth")}]).SerializeToString()]
+    with ditserve.Client(fake.address) as client:
+        pipe = Pipeline()
+        for _ in range(2):  # A pipeline may be attached again.
+            ditserve.diffsynth.attach(pipe, client)
+            for given in ({}, {"later": 1.0}, {"later": None}):
+                assert pipe.model_fn(**inputs, **given).shape == (1, 16, 4, 4)
+            for given in (0.5, torch.zeros(1)):
+                with pytest.raises(ValueError, match="later: can't be done remotely"):
+                    pipe.model_fn(**inputs, later=given)
 
 
 def test_a_pass_is_begun_while_its_pair_is_computed(serve, numerics):

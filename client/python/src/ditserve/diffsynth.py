@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -15,22 +17,21 @@ from .client import Client
 __all__ = ["attach", "serve"]
 
 PipelineT = TypeVar("PipelineT")
-# What DiffSynth's model_fn takes beside the pass itself, and does something with unless it is None or False.
-_REFUSED = (
-    "blockwise_controlnet_conditioning",
-    "blockwise_controlnet_inputs",
-    "context_latents",
-    "edit_latents",
-    "edit_rope_interpolation",
-    "enable_fp8_attention",
-    "entity_masks",
-    "entity_prompt_emb",
-    "kv_cache",
-    "layer_input_latents",
-    "layer_num",
-    "use_gradient_checkpointing",
-    "zero_cond_t",
-)
+# What DiffSynth's model_fn takes and a pass has, or that is nothing without what is refused. All else that it takes is.
+_KNOWN = {
+    "blockwise_controlnet",
+    "dit",
+    "entity_prompt_emb_mask",
+    "height",
+    "latents",
+    "num_inference_steps",
+    "progress_id",
+    "prompt_emb",
+    "prompt_emb_mask",
+    "timestep",
+    "use_gradient_checkpointing_offload",
+    "width",
+}
 
 
 def attach(
@@ -46,7 +47,8 @@ def attach(
         pipe = QwenImagePipeline.from_pretrained(..., model_configs=[<text encoder>, <VAE>])
         attach(pipe, Client("gpu1:50051"), vram_config={...}, vram_limit=0)
 
-    vram_config: DiffSynth-Studio's, unchanged: devices are the server's. vram_limit: GiB of its device memory.
+    vram_config: DiffSynth-Studio's, unchanged: devices are the server's; the pipeline's dtype is computed in where it names
+        none. vram_limit: GiB of its device memory.
     options: as Client.forward has them.
     The two branches of guidance ride one sweep. A transformer that the pipeline holds is dropped.
 
@@ -55,18 +57,28 @@ def attach(
     for whatever of a call can't be done remotely, by name; AttributeError for other things that a transformer has.
     """
     served_model(client, options.get("model", ""), "diffsynth")
+    made: Any = pipe
+    if vram_config is not None:
+        vram_config = {**vram_config, "computation_dtype": vram_config.get("computation_dtype") or made.torch_dtype}
     passes = Passes(client, {"vram_config": vram_config, "vram_limit": vram_limit, **options})
     dit = _RemoteDit()
-    made: Any = pipe
     load_lora = made.load_lora
+    taken = inspect.signature(made.model_fn).parameters.values()
+    refused = {one.name: one.default for one in taken if one.name not in _KNOWN and one.kind is not one.VAR_KEYWORD}
 
     def load_lora_elsewhere(module: Any, *arguments: Any, **keywords: Any) -> Any:
         if module is dit:
             raise ValueError("load_lora: can't be done remotely")
         return load_lora(module, *arguments, **keywords)
 
-    made.dit, made.load_lora = dit, load_lora_elsewhere
-    made.model_fn = lambda **inputs: _model_fn(passes, **inputs)
+    @functools.wraps(made.model_fn)  # Whose parameters it has, for who attaches a pipeline again.
+    def model_fn(**inputs: Any) -> torch.Tensor:
+        for name, default in refused.items():
+            if _does_something(inputs.get(name), default):
+                raise ValueError(f"{name}: can't be done remotely")
+        return _model_fn(passes, **inputs)
+
+    made.dit, made.load_lora, made.model_fn = dit, load_lora_elsewhere, model_fn
     return pipe
 
 
@@ -77,17 +89,23 @@ def _model_fn(
     timestep: torch.Tensor,
     prompt_emb: torch.Tensor,
     prompt_emb_mask: torch.Tensor,
-    **others: Any,
+    **_: Any,
 ) -> torch.Tensor:
     """DiffSynth-Studio's model_fn_qwen_image. timestep: 0 to 1000. Returns [B, 16, H/8, W/8]."""
-    for name in _REFUSED:
-        if others.get(name) is not None and others[name] is not False:
-            raise ValueError(f"{name}: can't be done remotely")
     return passes.begin(latents, timestep / 1000, prompt_emb, prompt_emb_mask, latents.shape, output_layout="latents")
 
 
+def _does_something(given: Any, default: Any) -> bool:
+    if given is None or given is False:
+        return False
+    return not (isinstance(given, bool | int | float | str) and given == default)
+
+
 class _RemoteDit(torch.nn.Module):
-    """Holds the transformer's place in a pipeline, which is a module of modules."""
+    """Holds the transformer's place in a pipeline, which is a module of modules. It has no parameters."""
+
+    def load_state_dict(self, *_: Any, **__: Any) -> Any:
+        raise ValueError("load_state_dict: can't be done remotely")
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"a remote transformer has no {name!r}: its weights are the server's")
