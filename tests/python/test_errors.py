@@ -15,7 +15,7 @@ import pytest
 from conftest import Inputs, details
 
 import ditserve
-from ditserve import _api, _requests, errors
+from ditserve import _api, _connection, _requests, errors
 
 INPUTS = Inputs()
 FULL = details(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", RetryInfo={"retry_delay": {"nanos": 10_000_000}})
@@ -219,6 +219,22 @@ def test_of_several_servers_one_that_says_nothing_is_passed_over(fake):
         addresses = [f"127.0.0.1:{silent.getsockname()[1]}", fake.address]
         with ditserve.Client(addresses, balance="round_robin", timeout=12) as client:
             assert client.forward(*INPUTS.all).stats.riders == 1
+
+
+def test_whom_a_machine_believes_is_in_the_first_file_that_it_has(tmp_path, monkeypatch):
+    for name in ("told", "kept"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    monkeypatch.setattr(_connection, "_AUTHORITIES", [f"{tmp_path}/other", f"{tmp_path}/kept"])
+    monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/told")
+    assert _connection._machine_authorities() == b"told"
+    monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/none")
+    assert _connection._machine_authorities() == b"kept"
+    monkeypatch.setattr(_connection, "_AUTHORITIES", [])
+    assert _connection._machine_authorities() is None
+    monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/told")
+    monkeypatch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", f"{tmp_path}/grpcs")
+    assert _connection._machine_authorities() is None
 
 
 def test_a_private_key_is_not_shown():

@@ -206,6 +206,7 @@ def test_under_tls_only_whom_the_client_believes_is_spoken_to(serve, tmp_path, m
     for tls in (True, ditserve.Tls(pem["ca.pem"]), False):  # A stranger to it; one who shows no certificate; plain text.
         with ditserve.Client(address, tls=tls) as client, pytest.raises(errors.Unavailable):
             client.models()
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/ca.pem")  # As if the machine believed it.
     own = ditserve.Tls(certificate=pem["server.pem"], private_key=pem["server.key"])
     with ditserve.Client(address, tls=own) as client:
