@@ -274,6 +274,13 @@ TEST_F(CudaDeviceTest, HostMemoryIsRegisteredInPiecesAndAllOfItIsGivenBack) {
   device->ReleaseAddresses(Memory::kHost, begin, 4 * kGranule);
 }
 
+TEST_F(CudaDeviceTest, HostMemoryHasItsPagesBeforeItIsRegistered) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range host(*device, Memory::kHost, 4 * kGranule);
+  EXPECT_EQ(cuda_double::Calls("cudaHostRegister"), 4);
+  EXPECT_EQ(cuda_double::BytesRegisteredWithoutPages(), 0);
+}
+
 TEST_F(CudaDeviceTest, HostMemoryThatCantBeRegisteredIsCopiedAndConvertedAllTheSame) {
   const std::unique_ptr<Device> device = MakeCuda();
   cuda_double::FailCall("cudaHostRegister", 2, cudaErrorMemoryAllocation);
