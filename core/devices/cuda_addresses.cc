@@ -72,8 +72,8 @@ absl::Status CudaAddresses::Commit(std::byte* begin, int64_t bytes) const {
   return Finish(begin, bytes, mapped, std::move(status));
 }
 
-// All of it is taken from where it was before any of it is where it is to be: taking is one call then, and each may wait
-// for the device.
+// All of it is taken from where it was before any of it is where it is to be: taking is one call then, and each may
+// wait for the device.
 absl::Status CudaAddresses::Move(std::byte* from, std::byte* to, int64_t bytes) const {
   absl::Status status;
   std::vector<CUmemGenericAllocationHandle> handles;

@@ -238,15 +238,15 @@ class CudaDevice final : public Device {
         faults_(std::move(faults)) {}
 
   // Non-blocking, as LibTorch's streams are: the legacy stream, should anything use it, would wait for any other kind
-  // and be waited for. Priorities are between kernels alone, and none is interrupted: a cast takes microseconds, and goes
-  // first where a kernel makes room, or the link would stand until nothing is computed. Copies know no priority.
+  // and be waited for. Priorities are between kernels alone, and none is interrupted: a cast takes microseconds, and
+  // goes first where a kernel makes room, or the link would stand until nothing is computed. Copies know no priority.
   absl::Status CreateStreams() {
     int least = 0, greatest = 0;
     DITSERVE_RETURN_IF_ERROR(StatusOf(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities"));
     DITSERVE_RETURN_IF_ERROR(
         StatusOf(cudaStreamCreateWithPriority(&copies_, cudaStreamNonBlocking, least), "creating a stream for copies"));
-    DITSERVE_RETURN_IF_ERROR(
-        StatusOf(cudaStreamCreateWithPriority(&casts_, cudaStreamNonBlocking, greatest), "creating a stream for casts"));
+    DITSERVE_RETURN_IF_ERROR(StatusOf(cudaStreamCreateWithPriority(&casts_, cudaStreamNonBlocking, greatest),
+                                      "creating a stream for casts"));
     return StatusOf(cudaStreamCreateWithPriority(&computing_, cudaStreamNonBlocking, least),
                     "creating a stream for operations");
   }
@@ -463,8 +463,8 @@ class CudaDevice final : public Device {
   CudaHostMemory host_memory_{faults_.get()};
   std::unique_ptr<CudaAddresses> addresses_;
 
-  // Each slot takes what a transfer moves at a time (4 MiB), for which a link of 55 GB/s needs 76 us; so many, as no cast
-  // begins while a product of half a millisecond has the whole GPU. Together they are of whole granules.
+  // Each slot takes what a transfer moves at a time (4 MiB), for which a link of 55 GB/s needs 76 us; so many, as no
+  // cast begins while a product of half a millisecond has the whole GPU. Together they are of whole granules.
   static constexpr int64_t kSlots = 8, kSlotBytes = 17 << 18, kStagingBytes = kSlots * kSlotBytes, kLine = 16;
   std::byte* staging_ = nullptr;
 

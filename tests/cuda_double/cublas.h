@@ -5,7 +5,8 @@
 
 namespace ditserve::cuda_double {
 
-// As much as a product takes of a device's memory here, unless a test says otherwise; LibTorch's would take some 32 MiB.
+// As much as a product takes of a device's memory here, unless a test says otherwise; LibTorch's would take some 32
+// MiB.
 inline constexpr int64_t kCublasWorkspaceBytes = 2 << 20;
 
 // Of workspaces that are taken from now on.

@@ -198,10 +198,10 @@ TEST_F(CudaDeviceTest, BetweenProductsCastsGoFirstAndTheLinkHasSlotsUntilThen) {
   EXPECT_THAT(device->BeginOperations(), IsOk());
   const Range host(*device, Memory::kHost, kGranule), own(*device, Memory::kDevice, kGranule);
   cuda_double::Machine().SetDurations([&](const std::string& place) {
-    return place == "cudaMemcpyAsync"              ? copy
+    return place == "cudaMemcpyAsync"               ? copy
            : absl::StrContains(place, "CastKernel") ? cast
-           : place == "a product"                  ? product
-                                                   : absl::ZeroDuration();
+           : place == "a product"                   ? product
+                                                    : absl::ZeroDuration();
   });
   Events events;
   for (int i = 0; i < kPieces; ++i) {

@@ -64,9 +64,9 @@ int64_t HostSynchronizations();
 // Those of the calling thread, ever.
 int64_t ThreadSynchronizations();
 
-// --- Time. When all that was enqueued since durations were set would end if a device's kernels shared one processor, and
-// its copies one engine: what is ready of the stream with the highest priority goes first, and nothing is interrupted. (By
-// itself the machine's time lets each stream go on as if it were alone.)
+// --- Time. When all that was enqueued since durations were set would end if a device's kernels shared one processor,
+// and its copies one engine: what is ready of the stream with the highest priority goes first, and nothing is
+// interrupted. (By itself the machine's time lets each stream go on as if it were alone.)
 absl::Duration EndsAtOnSharedProcessors();
 
 // Bytes that cudaHostRegister found without pages, which a driver has to get itself.

@@ -65,8 +65,8 @@ class MemoryMap {
   // The bytes it had; -1: nothing was allocated there.
   int64_t Free(std::byte* begin);
 
-  // Host memory, and whose kernels reach it, a bit each. False: part of it is registered already; nothing was registered
-  // there.
+  // Host memory, and whose kernels reach it, a bit each. False: part of it is registered already; nothing was
+  // registered there.
   bool Register(std::byte* begin, int64_t bytes, uint32_t access);
   int64_t Unregister(std::byte* begin);  // The bytes it had; -1: none.
 

@@ -14,7 +14,8 @@ namespace {
 
 absl::Status OfDevice(int32_t code) {
   return CatchStatus([code] {
-    throw c10::AcceleratorError(c10::SourceLocation{"launch", "kernel.cu", 1}, code, "CUDA error: as the runtime has it");
+    throw c10::AcceleratorError(c10::SourceLocation{"launch", "kernel.cu", 1}, code,
+                                "CUDA error: as the runtime has it");
   });
 }
 
@@ -26,7 +27,8 @@ TEST(ErrorsTest, ADeviceThatIsOutOfMemoryIsToldAsSuchWhoeverAskedIt) {
   EXPECT_THAT(OfDevice(2), StatusIs(absl::StatusCode::kResourceExhausted, "the device has no memory left"));
   EXPECT_THAT(OfLibrary("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
               StatusIs(absl::StatusCode::kResourceExhausted, "the device has no memory left"));
-  EXPECT_THAT(CatchStatus([] { throw std::bad_alloc(); }), StatusIs(absl::StatusCode::kResourceExhausted, "the system"));
+  EXPECT_THAT(CatchStatus([] { throw std::bad_alloc(); }),
+              StatusIs(absl::StatusCode::kResourceExhausted, "the system"));
 }
 
 TEST(ErrorsTest, OtherErrorsOfADeviceAreInternal) {
