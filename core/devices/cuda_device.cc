@@ -463,8 +463,9 @@ class CudaDevice final : public Device {
   CudaHostMemory host_memory_{faults_.get()};
   std::unique_ptr<CudaAddresses> addresses_;
 
-  // Two slots, so that one is filled while the other is converted; each takes what a transfer moves at a time (4 MiB).
-  static constexpr int64_t kSlots = 2, kSlotBytes = 5 << 20, kStagingBytes = kSlots * kSlotBytes, kLine = 16;
+  // Each slot takes what a transfer moves at a time (4 MiB), for which a link of 55 GB/s needs 76 us; so many, as no
+  // cast begins while a product of half a millisecond has the whole GPU. Together they are of whole granules.
+  static constexpr int64_t kSlots = 8, kSlotBytes = 17 << 18, kStagingBytes = kSlots * kSlotBytes, kLine = 16;
   std::byte* staging_ = nullptr;
 
   // The last copies from the host's memory: some 200 MB where weights stream.

@@ -9,6 +9,7 @@ namespace ditserve {
 
 absl::Status CudaHostMemory::Commit(std::byte* begin, int64_t bytes) {
   DITSERVE_RETURN_IF_ERROR(CommitHostMemory(begin, bytes));
+  PopulateHostMemory(begin, bytes);  // Registering would do it in the driver, which lets nobody else in meanwhile.
   for (int64_t at = 0; at < bytes; at += kRangeBytes) {
     absl::Status pinned = Pin(begin + at);
     if (pinned.ok()) continue;

@@ -20,6 +20,8 @@ void ReleaseHostAddresses(std::byte* begin, int64_t bytes);
 
 // Errors: ResourceExhausted.
 absl::Status CommitHostMemory(std::byte* begin, int64_t bytes);
+// Gives committed memory its pages now, in one call, as writing to it would one by one.
+void PopulateHostMemory(std::byte* begin, int64_t bytes);
 // Any access to it is a fault from then on.
 void DecommitHostMemory(std::byte* begin, int64_t bytes);
 // As Device::Move.

@@ -135,8 +135,9 @@ TEST_F(CudaDeviceTest, AnOperationThatADeviceIsLostByIsToldByWhoeverWaits) {
 // Whatever their places and numbers are: a few, as many as go through one slot, or more than all slots hold.
 TEST_F(CudaDeviceTest, WhatIsConvertedOnItsWayHasTheBitsOfTheHostsConversions) {
   const std::unique_ptr<Device> device = MakeCuda();
-  const Range host(*device, Memory::kHost, 16 * kGranule), own(*device, Memory::kDevice, 16 * kGranule),
-      back(*device, Memory::kHost, 16 * kGranule);
+  constexpr int64_t kBytes = 20 * kGranule;
+  const Range host(*device, Memory::kHost, kBytes), own(*device, Memory::kDevice, kBytes),
+      back(*device, Memory::kHost, kBytes);
   constexpr DType kThrough[] = {DType::kFloat8E4M3};
   const auto check = [&](DType from, int64_t skipped, absl::Span<const DType> through, DType to, int64_t into,
                          int64_t count) {
@@ -145,15 +146,15 @@ TEST_F(CudaDeviceTest, WhatIsConvertedOnItsWayHasTheBitsOfTheHostsConversions) {
     for (int64_t i = 0; i < count * SizeOf(from); ++i) values[i] = static_cast<std::byte>((i * 37 + i / 251) % 127);
     Cast(values, from, through, expected.data() + into * SizeOf(to), to, count);
     std::memset(back.data(), 0x5a, expected.size());
-    cuda_double::Machine().HostWrites(host.data(), 16 * kGranule, "the test");
-    cuda_double::Machine().HostWrites(back.data(), 16 * kGranule, "the test");
+    cuda_double::Machine().HostWrites(host.data(), kBytes, "the test");
+    cuda_double::Machine().HostWrites(back.data(), kBytes, "the test");
     const auto bytes = static_cast<int64_t>(expected.size());
     const EventPtr blank = *device->Enqueue({back.Of(DType::kUint8), {}, own.Of(DType::kUint8), bytes}, {});
     const EventPtr there = *device->Enqueue(
         {host.Of(from, skipped * SizeOf(from)), through, own.Of(to, into * SizeOf(to)), count}, {blank});
     const EventPtr arrived = *device->Enqueue({own.Of(DType::kUint8), {}, back.Of(DType::kUint8), bytes}, {there});
     EXPECT_THAT(arrived->Wait(), IsOk());
-    cuda_double::Machine().HostReads(back.data(), 16 * kGranule, "the test");
+    cuda_double::Machine().HostReads(back.data(), kBytes, "the test");
     EXPECT_EQ(std::memcmp(back.data(), expected.data(), expected.size()), 0)
         << Name(from) << " to " << Name(to) << ", " << count << " from " << skipped << " to " << into;
   };
@@ -164,7 +165,7 @@ TEST_F(CudaDeviceTest, WhatIsConvertedOnItsWayHasTheBitsOfTheHostsConversions) {
     for (const int64_t skipped : {1, 7}) {
       for (const int64_t into : {1, 8, 5}) check(from, skipped, kThrough, to, into, 1000);
     }
-    check(from, 3, {}, to, 5, 2'700'001);
+    check(from, 3, {}, to, 5, 9'000'001);
   }
 }
 
@@ -271,6 +272,13 @@ TEST_F(CudaDeviceTest, HostMemoryIsRegisteredInPiecesAndAllOfItIsGivenBack) {
   device->Decommit(Memory::kHost, begin, 4 * kGranule);
   EXPECT_EQ(device->unpinned_bytes(), 0);
   device->ReleaseAddresses(Memory::kHost, begin, 4 * kGranule);
+}
+
+TEST_F(CudaDeviceTest, HostMemoryHasItsPagesBeforeItIsRegistered) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range host(*device, Memory::kHost, 4 * kGranule);
+  EXPECT_EQ(cuda_double::Calls("cudaHostRegister"), 4);
+  EXPECT_EQ(cuda_double::BytesRegisteredWithoutPages(), 0);
 }
 
 TEST_F(CudaDeviceTest, HostMemoryThatCantBeRegisteredIsCopiedAndConvertedAllTheSame) {

@@ -69,6 +69,9 @@ int64_t ThreadSynchronizations();
 // interrupted. (By itself the machine's time lets each stream go on as if it were alone.)
 absl::Duration EndsAtOnSharedProcessors();
 
+// Bytes that cudaHostRegister found without pages, which a driver has to get itself.
+int64_t BytesRegisteredWithoutPages();
+
 // --- Errors. The n-th call of `function` from now on (of any, where it is empty; kEveryCall: each) fails and does
 // nothing; one that was to fail already is not counted. Of errors
 // after which a process must end, the device answers with nothing else from then on, and does nothing.

@@ -1,6 +1,7 @@
 // Every call by which the engine's passes are ordered on the device, left out alone, is missed.
 #include "tests/cuda_double/engine_on_cuda.h"
 #include "tests/cuda_double/mutants.h"
+#include "tests/cuda_double/round_trip.h"
 
 namespace ditserve {
 namespace {
@@ -17,7 +18,8 @@ constexpr char kMarks[] = "cudaEventRecord in ditserve::(anonymous namespace)::C
 TEST_F(CudaEngineMutantsTest, EachCallThatOrdersAPassIsMissedWhereItIsLeftOut) {
   const auto ride = [this](uint32_t run, const void* site) {
     Begin(run, site);
-    Ride(run, 1 + static_cast<int>(run % 4), nullptr, /*device_budget=*/int64_t{48} << 20);
+    Ride(run, 1 + static_cast<int>(run % 4), nullptr, /*device_budget=*/int64_t{72} << 20);
+    Burst(*MakeGpu());
     End();
   };
   EXPECT_GE(LeaveOutEach(/*runs=*/12, ride, {kHostConversion, kMarks}), 3)

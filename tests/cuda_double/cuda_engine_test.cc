@@ -111,7 +111,7 @@ TEST_F(CudaEngineTest, BudgetsThatChangeNeverChangeAResult) {
   for (uint32_t seed = 1; seed <= 12; ++seed) {
     Begin(seed);
     Ride(seed, 4, [&](Engine& engine, int rider) {
-      const int64_t bytes = (40 + 8 * (static_cast<int64_t>(seed + static_cast<uint32_t>(rider)) % 5)) * kMiB;
+      const int64_t bytes = (64 + 8 * (static_cast<int64_t>(seed + static_cast<uint32_t>(rider)) % 5)) * kMiB;
       EXPECT_THAT(engine.SetBudget(Memory::kDevice, bytes), IsOk());
     });
     End();
@@ -120,7 +120,7 @@ TEST_F(CudaEngineTest, BudgetsThatChangeNeverChangeAResult) {
 
 TEST_F(CudaEngineTest, CancellingAtAnyModuleLeavesNothingBehind) {
   const std::unique_ptr<Device> gpu = MakeGpu();
-  const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
+  const auto engine = MakeEngineOn(*gpu, 88 * kMiB);
   const at::Tensor expected = Output(*engine, MakeCall(ProfileNamed("disk")));
   const int modules = engine->Models()[0].model->modules_used();
   for (int at = 0; at < modules; at += 3) {
@@ -141,7 +141,7 @@ TEST_F(CudaEngineTest, CancellingAtAnyModuleLeavesNothingBehind) {
 
 TEST_F(CudaEngineTest, TheExecutorWaitsForNoDevice) {
   const std::unique_ptr<Device> gpu = MakeGpu();
-  const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
+  const auto engine = MakeEngineOn(*gpu, 88 * kMiB);
   for (const Profile& profile : profiles_) {
     int64_t before = -1, after = -1;
     absl::Notification ended;
@@ -205,7 +205,7 @@ TEST_F(CudaEngineTest, WhileADeviceStandsOnlySoManyModulesAreIssuedAndOfACancell
   const ForwardCall call = MakeCall(ProfileNamed("disk"));
   for (const bool cancels : {false, true}) {
     StandingDevice gpu(MakeGpu());
-    const auto engine = MakeEngineOn(gpu, 64 * kMiB);
+    const auto engine = MakeEngineOn(gpu, 88 * kMiB);
     std::atomic<int> most = 0;
     absl::Notification stands;
     const auto flight = Send(*engine, call, [&](const ForwardProgress& progress) {
@@ -255,7 +255,7 @@ TEST_F(CudaEngineTest, AnEngineThatDoesNotStartEndsItsOwnTestAlone) {
 TEST_F(CudaEngineTest, AccountsAndPlansAreOfTheDevicesTime) {
   const absl::Duration kTime = absl::Milliseconds(2);
   const std::unique_ptr<Device> gpu = MakeGpu();
-  const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
+  const auto engine = MakeEngineOn(*gpu, 88 * kMiB);
   const ForwardCall call = MakeCall(ProfileNamed("disk"));
   const auto products = [kTime](const std::string& place) { return place == kProduct ? kTime : absl::ZeroDuration(); };
   cuda_double::Machine().SetDurations(products);
@@ -336,7 +336,7 @@ TEST_F(CudaEngineTest, ADeviceIsDescribedWithWhatEachProfileTakesAndNothingOfItI
 
 TEST_F(CudaEngineTest, EnginesOfTwoDevicesComputeAtOnce) {
   const std::unique_ptr<Device> first = MakeGpu(0), second = MakeGpu(1);
-  const auto on_first = MakeEngineOn(*first, 64 * kMiB), on_second = MakeEngineOn(*second, 64 * kMiB);
+  const auto on_first = MakeEngineOn(*first, 88 * kMiB), on_second = MakeEngineOn(*second, 88 * kMiB);
   std::vector<std::unique_ptr<Flight>> flights;
   std::vector<at::Tensor> expected;
   for (const Profile& profile : profiles_) {
@@ -412,7 +412,7 @@ class SmallMemoryDevice final : public ForwardingDevice {
 
 TEST_F(CudaEngineTest, APassThatNeedsMoreThanWasReservedFailsAlone) {
   SmallMemoryDevice gpu(MakeGpu());
-  const auto engine = MakeEngineOn(gpu, 64 * kMiB);
+  const auto engine = MakeEngineOn(gpu, 88 * kMiB);
   const ForwardCall call = MakeCall(ProfileNamed("disk"));
   EXPECT_TRUE(at::equal(Output(*engine, call), Expected(call)));
   gpu.SetLargest(4096);
@@ -425,7 +425,7 @@ TEST_F(CudaEngineTest, APassThatNeedsMoreThanWasReservedFailsAlone) {
 
 // What the device has given is what the ledger has booked, while riders come and go and when they have gone.
 TEST_F(CudaEngineTest, TheLedgerHasWhatTheDeviceHasGivenToTheByte) {
-  constexpr int64_t kContext = 17 * kMiB, kModules = 30 * kMiB, kBudget = 112 * kMiB;
+  constexpr int64_t kContext = 17 * kMiB, kModules = 30 * kMiB, kBudget = 136 * kMiB;
   cuda_double::Options options;
   options.device_bytes = int64_t{1} << 30;
   options.context_bytes = kContext;
@@ -575,7 +575,7 @@ TEST_F(CudaEngineTest, AnErrorOfOneCallEndsAtMostThePassesThatItMeets) {
       Begin(static_cast<uint32_t>(n));
       {
         const std::unique_ptr<Device> gpu = MakeGpu();
-        const auto engine = MakeEngineOn(*gpu, 64 * kMiB);
+        const auto engine = MakeEngineOn(*gpu, 88 * kMiB);
         const bool of_memory = absl::StrContains(function, "Create");
         const int64_t failing = cuda_double::Calls(function) + n;
         cuda_double::FailCall(function, n, of_memory ? cudaErrorMemoryAllocation : cudaErrorInvalidValue);
@@ -607,8 +607,8 @@ class CudaEngineDeathTest : public CudaEngineTest {
   // Exits with 0 where calls end as they must when the n-th operation loses a device, of one or of two.
   [[noreturn]] void LoseAt(int64_t n, bool of_two) {
     const std::unique_ptr<Device> gpu = MakeGpu(), second = MakeGpu(1, DeviceMemory(1));
-    std::vector<BudgetedDevice> devices = {{gpu.get(), 128 * kMiB}};
-    if (of_two) devices.push_back({second.get(), 128 * kMiB});
+    std::vector<BudgetedDevice> devices = {{gpu.get(), 152 * kMiB}};
+    if (of_two) devices.push_back({second.get(), 152 * kMiB});
     absl::Notification told;
     LocalEngineOptions options;
     options.host_budget_bytes = 128 * kMiB;

@@ -40,6 +40,7 @@ void MoveOnce(uint32_t seed, const void* site) {
     EXPECT_EQ(trip.Run().ok(), failing == 0);
     EXPECT_TRUE(trip.right() || failing > 0) << "a wrong value";
     EXPECT_TRUE(device->CopySpeed() || failing > 0) << "the speed of its link is not known";
+    Burst(*device);
   }
   for (const std::string& race : cuda_double::Machine().TakeRaces()) ADD_FAILURE() << race;
 }

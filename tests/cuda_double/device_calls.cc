@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "tests/cuda_double/runtime.h"
 
@@ -22,6 +23,15 @@ uint32_t AccessBy(unsigned flags) {
   if (flags == cudaHostRegisterDefault) return kEveryDevice;
   if ((flags & cudaHostRegisterMapped) == 0) return 0;
   return (flags & cudaHostRegisterPortable) != 0 ? kEveryDevice : 1u << CurrentDevice();
+}
+
+int64_t BytesWithoutPages(void* data, size_t bytes) {
+  constexpr size_t kPageBytes = 4096;
+  const size_t before = reinterpret_cast<uintptr_t>(data) % kPageBytes;
+  std::vector<unsigned char> pages((before + bytes + kPageBytes - 1) / kPageBytes);
+  if (mincore(static_cast<std::byte*>(data) - before, before + bytes, pages.data()) != 0) return 0;
+  const auto absent = std::count_if(pages.begin(), pages.end(), [](unsigned char page) { return (page & 1) == 0; });
+  return absent * static_cast<int64_t>(kPageBytes);
 }
 
 }  // namespace
@@ -150,6 +160,7 @@ cudaError_t cudaHostRegister(void* data, size_t bytes, unsigned flags) {
   return Call(__func__, [&](Runtime& runtime) {
     const absl::MutexLock lock(&runtime.mutex());
     if (data == nullptr || bytes == 0) return cudaErrorInvalidValue;
+    runtime.AddBytesWithoutPages(BytesWithoutPages(data, bytes));
     const bool done =
         runtime.memory().Register(static_cast<std::byte*>(data), static_cast<int64_t>(bytes), AccessBy(flags));
     return done ? cudaSuccess : cudaErrorHostMemoryAlreadyRegistered;

@@ -60,7 +60,7 @@ class CudaEngineTest : public LocalEngineTest {
   // Calls of all profiles and of several sizes at once, of which each must get what it gets alone; the most that shared
   // a window. `between` is called after each was sent.
   int Ride(uint32_t seed, int riders, const std::function<void(Engine&, int rider)>& between = nullptr,
-           int64_t device_budget = int64_t{96} << 20) {
+           int64_t device_budget = int64_t{120} << 20) {
     const std::unique_ptr<Device> gpu = MakeGpu();
     cuda_double::Machine().SetDurations([](const std::string& place) {
       return place == "cudaMemcpyAsync" ? absl::Milliseconds(1) : absl::ZeroDuration();

@@ -93,6 +93,7 @@ std::vector<Site> Sites() {
 }
 void DropSite(const void* address) { Runtime::Get().DropSite(address); }
 
+int64_t BytesRegisteredWithoutPages() { return Runtime::Get().bytes_without_pages(); }
 absl::Duration EndsAtOnSharedProcessors() { return Runtime::Get().EndsAtOnSharedProcessors(); }
 std::vector<Launch> Launches() { return Runtime::Get().Launches(); }
 void RegisterKernel(const std::string& part_of_name, KernelBody body) {

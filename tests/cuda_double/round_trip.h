@@ -55,6 +55,19 @@ class Range {
   std::byte* begin_ = nullptr;
 };
 
+// More conversions than a device has slots for, which nothing orders but the slots.
+inline void Burst(Device& device) {
+  constexpr int64_t kConversions = 20, kCount = 1000, kApart = 4096;
+  const Range host(device, Memory::kHost, kGranule), own(device, device.memory(), kGranule);
+  Events events;
+  for (int64_t i = 0; i < kConversions; ++i) {
+    const absl::StatusOr<EventPtr> converted =
+        device.Enqueue({host.Of(DType::kFloat32), {}, own.Of(DType::kBFloat16, i * kApart), kCount}, {});
+    if (converted.ok()) events.push_back(*converted);
+  }
+  static_cast<void>(WaitForAll(events));
+}
+
 // Elements that go to a device and are rounded on the way, are read by an operation there, come back, and are widened
 // on the host, each step after the event of the one before.
 class RoundTrip {

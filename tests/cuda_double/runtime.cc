@@ -92,6 +92,7 @@ void Runtime::Begin(const Options& options) {
   std::fill(lost_.begin(), lost_.end(), cudaSuccess);
   last_error = cudaSuccess;
   synchronizations_ = 0;
+  bytes_without_pages_ = 0;
   dropped_ = nullptr;
   std::erase_if(events_, [](const auto& each) { return !each.second.pooled; });
   std::erase_if(streams_, [this](const auto& each) {

@@ -95,6 +95,8 @@ class Runtime {
   int64_t Calls(const std::string& function) ABSL_LOCKS_EXCLUDED(mutex_);
   std::map<std::string, int64_t> AllCalls() ABSL_LOCKS_EXCLUDED(mutex_);
   int64_t synchronizations() const { return synchronizations_; }
+  int64_t bytes_without_pages() const { return bytes_without_pages_; }
+  void AddBytesWithoutPages(int64_t bytes) { bytes_without_pages_ += bytes; }
   void FailCall(const std::string& function, int64_t n, cudaError_t error) ABSL_LOCKS_EXCLUDED(mutex_);
   void FailOperation(int64_t n, cudaError_t error) ABSL_LOCKS_EXCLUDED(mutex_);
   std::vector<const void*> SiteAddresses() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -140,6 +142,7 @@ class Runtime {
   Options options_;
   std::array<std::atomic<cudaError_t>, kMostDevices> lost_ = {};
   std::atomic<int64_t> synchronizations_ = 0;
+  std::atomic<int64_t> bytes_without_pages_ = 0;  // When they were registered.
   std::atomic<const void*> dropped_ = nullptr;
   uintptr_t next_handle_ ABSL_GUARDED_BY(mutex_) = 0x1000;  // Never one twice.
   std::map<uintptr_t, Stream> streams_ ABSL_GUARDED_BY(mutex_);
