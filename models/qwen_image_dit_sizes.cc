@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "models/meta_run.h"
+#include "models/ops.h"
 #include "models/qwen_image_dit.h"
 
 namespace ditserve {
