@@ -20,7 +20,6 @@
 namespace ditserve {
 namespace {
 
-constexpr int64_t kPatchPixels = 16;
 // Of Qwen-Image's pipelines.
 constexpr double kUsualScale = 4;
 
