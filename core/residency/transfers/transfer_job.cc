@@ -210,10 +210,9 @@ bool TransferJob::Finish(const absl::Status& status, Moved moved) {
     moved = std::move(moved_);
   }
   for (size_t i = 0; i < transfer_.targets.size(); ++i) {
-    // What makes the next target reads this one, which may be given back as soon as it is ready. (One on the host stays
-    // until the transfer is done: who takes it on another device has not to wait for this one.)
+    // What makes the next target reads this one, which may be given back as soon as it is ready.
     Events events = moved.written[i];
-    if (i + 1 < transfer_.targets.size() && !IsHost(transfer_.targets[i].buffer->memory())) {
+    if (i + 1 < transfer_.targets.size()) {
       events.insert(events.end(), moved.written[i + 1].begin(), moved.written[i + 1].end());
     }
     result_.Update(SetReady(transfer_.targets[i], events));

@@ -23,8 +23,9 @@ class StandingDevice final : public FakeDevice {
  public:
   using FakeDevice::FakeDevice;
 
-  void Stand(bool for_copies, bool for_memory) {
+  void Stand(bool for_copies, bool for_memory, bool for_operations = false) {
     const absl::MutexLock lock(&mutex_);
+    operations_pass_ = !for_operations;
     copies_pass_ = !for_copies;
     gives_memory_ = !for_memory;
   }
@@ -39,13 +40,12 @@ class StandingDevice final : public FakeDevice {
     DITSERVE_RETURN_IF_ERROR(FakeDevice::Enqueue(conversion, after).status());
     const absl::MutexLock lock(&mutex_);
     ++copies_;
-    return std::make_shared<Copied>(this);
+    return std::make_shared<Passed>(this, &copies_pass_);
   }
-  // Operations stand as copies do.
   absl::StatusOr<EventPtr> RecordOperations() override {
     const absl::MutexLock lock(&mutex_);
-    if (copies_pass_) return nullptr;
-    return std::make_shared<Copied>(this);
+    if (operations_pass_) return nullptr;
+    return std::make_shared<Passed>(this, &operations_pass_);
   }
   absl::Status Commit(Memory memory, std::byte* begin, int64_t bytes) override {
     if (!IsHost(memory)) {
@@ -56,24 +56,27 @@ class StandingDevice final : public FakeDevice {
   }
 
  private:
-  class Copied final : public Event {
+  // What the device is done with once it `passes`.
+  class Passed final : public Event {
    public:
-    explicit Copied(StandingDevice* of) : of_(of) {}
+    Passed(StandingDevice* of, const bool* passes) : of_(of), passes_(passes) {}
     bool Done() override {
       const absl::MutexLock lock(&of_->mutex_);
-      return of_->copies_pass_;
+      return *passes_;
     }
     absl::Status Wait() override {
       const absl::MutexLock lock(&of_->mutex_);
-      of_->mutex_.Await(absl::Condition(&of_->copies_pass_));
+      of_->mutex_.Await(absl::Condition(passes_));
       return absl::OkStatus();
     }
 
    private:
     StandingDevice* const of_;
+    const bool* const passes_;
   };
 
   absl::Mutex mutex_;
+  bool operations_pass_ ABSL_GUARDED_BY(mutex_) = true;
   bool copies_pass_ ABSL_GUARDED_BY(mutex_) = true;
   bool gives_memory_ ABSL_GUARDED_BY(mutex_) = true;
   int copies_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -145,17 +148,6 @@ TEST_F(ResidencyDevicesTest, ThoseWhoGoInStepReadHardlyAModuleTwice) {
   EXPECT_EQ(one.account().disk_read_bytes + other.account().disk_read_bytes, reads * Fixture::kCopyBytes);
 }
 
-// What it was read for there is behind it; the copy on the host is whole.
-TEST_F(ResidencyDevicesTest, WhatIsOnTheHostIsTakenThoughTheDeviceThatItWasReadForStands) {
-  standing_->Stand(/*for_copies=*/true, /*for_memory=*/false);
-  Pass stands(fixture_, Fixture::HostOffload(), On(0));
-  standing_->AwaitCopies(1);
-  Pass goes_on(fixture_, Fixture::HostOffload(), On(1));
-  EXPECT_THAT(goes_on.Wait(), IsOk());
-  standing_->GoOn();
-  EXPECT_THAT(stands.Wait(), IsOk());
-}
-
 TEST_F(ResidencyDevicesTest, WhoIsCancelledWhileItsMemoryIsTakenIsToldWhyItEnded) {
   standing_->Stand(/*for_copies=*/false, /*for_memory=*/true);
   standing_->GiveAtMost(Memory::kDevice, 0);
@@ -167,9 +159,10 @@ TEST_F(ResidencyDevicesTest, WhoIsCancelledWhileItsMemoryIsTakenIsToldWhyItEnded
 
 // Events come more often than somebody looks.
 TEST_F(ResidencyDevicesTest, WhatOperationsReadToTheirEndIsGivenBackWhateverElseHappens) {
+  EXPECT_THAT(fixture_.manager->SetBudget(Memory::kDevice, 2 * kModules * Fixture::kCopyBytes), IsOk());
   EXPECT_THAT(Pass(fixture_, Fixture::Resident(), On(0)).Wait(), IsOk());
-  standing_->Stand(/*for_copies=*/true, /*for_memory=*/false);
-  EXPECT_THAT(Pass(fixture_, Fixture::Resident(), On(0)).Wait(), IsOk());
+  standing_->Stand(/*for_copies=*/false, /*for_memory=*/false, /*for_operations=*/true);
+  EXPECT_THAT(Pass(fixture_, Fixture::Resident(), On(0)).Wait(), IsOk());  // All is there.
   EXPECT_THAT(fixture_.manager->SetBudget(Memory::kDevice, Fixture::kCopyBytes), IsOk());
   const auto held = [&] { return fixture_.ledger.Usage(Memory::kDevice).total_bytes(); };
   EXPECT_GT(held(), Fixture::kCopyBytes);
