@@ -1,4 +1,5 @@
 // What the CUDA device asks NVML, of the double's devices.
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 
@@ -16,15 +17,23 @@ struct nvmlMemory_t {
   unsigned long long total, free, used;
 };
 
+static std::atomic<int> begun = 0;  // nvmlInit_v2, less nvmlShutdown.
+
 int nvmlInit_v2() {
   constexpr int kDriverNotLoaded = 9;
-  return Runtime::Get().options().monitor ? 0 : kDriverNotLoaded;
+  if (!Runtime::Get().options().monitor) return kDriverNotLoaded;
+  ++begun;
+  return 0;
 }
 
-int nvmlShutdown() { return 0; }
+int nvmlShutdown() {
+  --begun;
+  return 0;
+}
 
 int nvmlDeviceGetHandleByUUID(const char* uuid, nvmlDevice_st** found) {
-  constexpr int kNotFound = 6;
+  constexpr int kNotFound = 6, kUninitialized = 1;
+  if (begun == 0) return kUninitialized;
   static nvmlDevice_st devices[Runtime::kMostDevices];
   const Options& options = Runtime::Get().options();
   for (int i = 0; i < options.devices; ++i) {

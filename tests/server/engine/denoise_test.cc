@@ -97,7 +97,7 @@ TEST_F(DenoiseTest, DifferentLoopsAtOnceReadLittleMoreThanTheLongestOfThemAlone)
     EXPECT_TRUE(at::equal(flights[i]->result->output, Expected(*alone, calls[i]))) << i;
     charged += flights[i]->result->account.disk_read_bytes;
   }
-  EXPECT_GE(bytes_read(*engine), of_longest);
+  EXPECT_GE(bytes_read(*engine), of_longest / 2) << "what stays for one is there for another";
   EXPECT_LE(bytes_read(*engine), of_longest * 6 / 5);
   // Each has its share of it. (Of what is read by several, halves and thirds of a byte are nobody's.)
   EXPECT_LE(charged, bytes_read(*engine));

@@ -20,6 +20,7 @@ using ::testing::ElementsAre;
 TEST(LoggingTest, EveryLineIsAnObjectAndGrpcsOwnAreForDevelopers) {
   ::testing::internal::CaptureStderr();
   RequestLines requests = StartLogging("debug", RequestLog::Form::kJson);
+  gpr_set_log_verbosity(GPR_LOG_SEVERITY_ERROR);  // As gRPC sets it when it begins.
   spdlog::warn("of ours");
   gpr_log(GPR_ERROR, "a stream of %s", "gRPC's");
   GOOGLE_LOG(ERROR) << "a message of protobuf's";
