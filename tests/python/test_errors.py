@@ -15,7 +15,7 @@ import pytest
 from conftest import Inputs, details
 
 import ditserve
-from ditserve import _api, _connection, _requests, errors
+from ditserve import _api, _connection, _requests, _servers, errors
 
 INPUTS = Inputs()
 FULL = details(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", RetryInfo={"retry_delay": {"nanos": 10_000_000}})
@@ -348,13 +348,14 @@ def test_closing_an_async_client_ends_calls_that_wait_to_be_sent_again(fake, loo
 
     async def close() -> None:
         client = ditserve.AsyncClient(fake.address)
-        waits, wait = [], client._session._wait
+        waits, wait_after = [], _servers.Attempts.wait_after
 
-        async def noted(seconds: float) -> None:
-            waits.append(seconds)
-            await wait(seconds)
+        def noted(attempts, error):
+            wait = wait_after(attempts, error)
+            waits.append(wait)
+            return wait
 
-        monkeypatch.setattr(client._session, "_wait", noted)
+        monkeypatch.setattr(_servers.Attempts, "wait_after", noted)
         run = client.forward_stream(*INPUTS.all)
         waiting = [asyncio.ensure_future(client.forward(*INPUTS.all)), asyncio.ensure_future(run.result())]
         while len(waits) < 2:
