@@ -36,7 +36,7 @@ class Report:
     count: int = 0
     bytes_sent: int = 0
     connections: int = 0
-    begun: int = 0  # Of these: on which the attack began.
+    begun: int = 0  # Of these: that were accepted. (Some are closed while the first of the attack is sent.)
     answered: int = 0
     reset: int = 0
     ends: Counter[str] = field(default_factory=Counter)
@@ -49,7 +49,7 @@ class Report:
             self.count += count
             self.bytes_sent += connection.bytes_sent
             self.connections += 1
-            self.begun += connection.has_sent
+            self.begun += not fate.end.startswith(NOT_ACCEPTED)
             self.answered += fate.answered
             self.reset += fate.reset
             self.ends[fate.end or "open to the end"] += 1

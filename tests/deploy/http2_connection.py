@@ -124,7 +124,6 @@ class Connection:
         except OSError as error:
             self.fate.end = f"{NOT_ACCEPTED}: {error}"
         self.send(PREFACE + settings(self.first_settings))
-        self._greeting_bytes = self.bytes_sent
 
     def __enter__(self):
         return self
@@ -136,11 +135,6 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return not self.fate.end
-
-    @property
-    def has_sent(self) -> bool:
-        """Anything but what every connection begins with."""
-        return self.bytes_sent > self._greeting_bytes
 
     def next_stream(self) -> int:
         self.last_stream += 2 if self.last_stream else 1
