@@ -43,8 +43,9 @@ absl::StatusOr<Doorman::Call> Doorman::LetIn(absl::string_view path, absl::strin
   }
   call.method = &method->second;
   call.slot = (call.method->is_probe ? probes : calls_).Take(1);
+  if (!call.slot && call.method->is_probe && !call.method->is_watch) call.slot = shared_probes_.Take(1);
   if (!call.slot && call.method->is_probe) {
-    return absl::ResourceExhaustedError(absl::StrCat(probes.limit(), " checks of this connection are being answered"));
+    return absl::ResourceExhaustedError(absl::StrCat(probes.limit(), " probes of this connection are being answered"));
   }
   if (!call.slot) {
     return absl::ResourceExhaustedError(absl::StrCat("max_concurrent_calls: ", calls_.limit(),

@@ -24,7 +24,8 @@ namespace ditserve {
 struct Method {
   std::optional<Scope> scope;     // That a token must have; none: nobody is asked for a token.
   int64_t max_message_bytes = 0;  // Of what the client sends.
-  bool is_probe = false;          // Takes no call's place: one of the few that each connection has for probes.
+  bool is_probe = false;          // Takes no call's place but a probe's.
+  bool is_watch = false;          // A probe that is held as long as its client likes.
   bool is_stream = false;         // The client may send several messages.
   // What the client sends; null: its bytes are not looked at. Must outlive the gate.
   const google::protobuf::Descriptor* message = nullptr;
@@ -44,6 +45,8 @@ class Doorman {
  public:
   // Messages of up to this many bytes are not counted: there are no more of them than calls.
   static constexpr int64_t kSmallMessageBytes = 64 << 10;
+  // At one time, beyond those that each connection has for itself: a proxy's carries those of many clients.
+  static constexpr int kSharedProbes = 1024;
 
   // A call that was let in.
   struct Call {
@@ -58,8 +61,8 @@ class Doorman {
   Doorman(Methods methods, const DoorLimits& limits, const AccessControl* access)
       : methods_(std::move(methods)), access_(access), calls_(limits.max_calls), message_bytes_(limits.message_bytes) {}
 
-  // `authorization`: the metadata of that name. `probes`: of the connection; no other can use them up. Errors:
-  // Unimplemented; those of AccessControl; ResourceExhausted.
+  // `authorization`: the metadata of that name. `probes`: of the connection; no other can use them up, and watches have
+  // no others. Errors: Unimplemented; those of AccessControl; ResourceExhausted.
   absl::StatusOr<Call> LetIn(absl::string_view path, absl::string_view authorization, Quota& probes);
 
   // Counts a message in place of the call's last. False where there is no room now. Errors: ResourceExhausted where
@@ -79,7 +82,7 @@ class Doorman {
 
   const Methods methods_;
   const AccessControl* const access_;
-  Quota calls_, message_bytes_;
+  Quota calls_, message_bytes_, shared_probes_{kSharedProbes};
   bool turned_away_ = false;
   std::map<std::string, OwnQuotas> callers_;  // Of as many as there are tokens.
 };

@@ -65,8 +65,8 @@ Methods AdminMethods() {
 Methods HealthMethods() {
   Methods methods;
   Add(*grpc::health::v1::HealthCheckRequest::descriptor()->file(), std::nullopt, kShortMessageBytes, methods);
-  // Watch too, which is held as long as its client likes and asks for no token.
   for (auto& [path, method] : methods) method.is_probe = true;
+  methods.at("/grpc.health.v1.Health/Watch").is_watch = true;
   return methods;
 }
 

@@ -89,6 +89,7 @@ class Fate:
 
     end: str = ""  # How it ended; "" while it has not.
     answered: int = 0  # Streams on which headers came.
+    ended: int = 0  # By the peer, with headers: a gRPC call with its status.
     reset: int = 0  # Streams that the peer reset.
     pongs: int = 0
 
@@ -224,6 +225,7 @@ class Connection:
             self.fate.pongs += 1
         elif kind == HEADERS:
             self.fate.answered += 1
+            self.fate.ended += bool(flags & END_STREAM)
         elif kind == RST_STREAM:
             self.fate.reset += 1
         elif kind == WINDOW_UPDATE:
@@ -286,8 +288,8 @@ class HealthClient:
         connection, stream = self._connection, self._connection.next_stream()
         connection.data, begun = b"", time.monotonic()
         connection.send(frame(HEADERS, END_HEADERS, stream, self._request) + frame(DATA, END_STREAM, stream, bytes(5)))
-        reset = connection.fate.reset
-        done = connection.await_frames(lambda: len(connection.data) >= len(SERVING) or connection.fate.reset > reset)
-        if not done or connection.data != SERVING:
-            raise ConnectionError(f"health: {connection.fate.end or connection.data!r}")
+        over = connection.fate.reset + connection.fate.ended
+        connection.await_frames(lambda: connection.fate.reset + connection.fate.ended > over)
+        if connection.data != SERVING:
+            raise ConnectionError(f"health: told {connection.data!r}; {connection.fate.end or 'the connection is open'}")
         return time.monotonic() - begun

@@ -22,9 +22,9 @@ constexpr const char* kTokens[] = {"", "Bearer a", "Bearer b", "Basic c"};
 
 Methods SomeMethods() {
   return {{kPaths[0], {Scope::kInfer, 180'000}},
-          {kPaths[1], {Scope::kRead, 1000, false, /*is_stream=*/true}},
-          {kPaths[2], {std::nullopt, 1000, true}},
-          {kPaths[3], {std::nullopt, 1000, true}}};
+          {kPaths[1], {.scope = Scope::kRead, .max_message_bytes = 1000, .is_stream = true}},
+          {kPaths[2], {.scope = std::nullopt, .max_message_bytes = 1000, .is_probe = true}},
+          {kPaths[3], {.scope = std::nullopt, .max_message_bytes = 1000, .is_probe = true, .is_watch = true}}};
 }
 
 // With the token a one may do everything, with any other read alone.

@@ -44,11 +44,12 @@ class ConnectionTest : public ::testing::Test {
   void Reset(uint32_t stream) { Send(RawHttp2::kReset, 0, stream, RawHttp2::Number(NGHTTP2_CANCEL)); }
 
   const google::protobuf::Descriptor* const type_ = inference::ModelInferRequest::descriptor();
-  ConnectionWorld world_{{{kInfer, {Scope::kInfer, 200'000}},
-                          {kStream, {Scope::kInfer, 200'000, false, /*is_stream=*/true}},
-                          {kWalked, {Scope::kInfer, 200'000, false, /*is_stream=*/true, type_}}},
-                         {.max_calls = 4, .message_bytes = 200'000},
-                         nullptr};
+  ConnectionWorld world_{
+      {{kInfer, {Scope::kInfer, 200'000}},
+       {kStream, {.scope = Scope::kInfer, .max_message_bytes = 200'000, .is_stream = true}},
+       {kWalked, {.scope = Scope::kInfer, .max_message_bytes = 200'000, .is_stream = true, .message = type_}}},
+      {.max_calls = 4, .message_bytes = 200'000},
+      nullptr};
 };
 
 // What the gate has sent, of one type.

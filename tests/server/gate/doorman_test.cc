@@ -11,7 +11,7 @@
 namespace ditserve {
 namespace {
 
-constexpr char kInfer[] = "/s/Infer", kRead[] = "/s/Read", kProbe[] = "/h/Check";
+constexpr char kInfer[] = "/s/Infer", kRead[] = "/s/Read", kProbe[] = "/h/Check", kWatch[] = "/h/Watch";
 constexpr int64_t kMegabyte = 1'000'000;
 
 // Lets everybody in as who they say they are, with these limits.
@@ -28,8 +28,10 @@ class AnyToken final : public AccessControl {
 class DoormanTest : public ::testing::Test {
  protected:
   static Methods SomeMethods() {
-    return {
-        {kInfer, {Scope::kInfer, 5 * kMegabyte}}, {kRead, {Scope::kRead, 100}}, {kProbe, {std::nullopt, 100, true}}};
+    return {{kInfer, {Scope::kInfer, 5 * kMegabyte}},
+            {kRead, {Scope::kRead, 100}},
+            {kProbe, {.scope = std::nullopt, .max_message_bytes = 100, .is_probe = true}},
+            {kWatch, {.scope = std::nullopt, .max_message_bytes = 100, .is_probe = true, .is_watch = true}}};
   }
 
   absl::StatusOr<Doorman::Call> LetIn(Doorman& doorman, const char* path, const char* token = "") {
@@ -56,11 +58,16 @@ TEST_F(DoormanTest, CountsCallsUntilTheyEnd) {
 TEST_F(DoormanTest, AnswersProbesWhenThereAreTooManyCalls) {
   std::vector<Doorman::Call> calls;
   for (int i = 0; i < 3; ++i) calls.push_back(LetIn(open_, kInfer).value());
-  calls.push_back(LetIn(open_, kProbe).value());
-  calls.push_back(LetIn(open_, kProbe).value());
-  EXPECT_THAT(LetIn(open_, kProbe), StatusIs(absl::StatusCode::kResourceExhausted, "2 checks of this connection"));
+  for (int i = 0; i < 2 + Doorman::kSharedProbes; ++i) calls.push_back(LetIn(open_, kProbe).value());
+  EXPECT_THAT(LetIn(open_, kProbe), StatusIs(absl::StatusCode::kResourceExhausted, "2 probes of this connection"));
   Quota of_another(2);
   EXPECT_THAT(open_.LetIn(kProbe, "", of_another), IsOk());
+}
+
+TEST_F(DoormanTest, AnswersProbesOfAConnectionWhoseWatchesTookItsPlaces) {
+  const Doorman::Call first = LetIn(open_, kWatch).value(), second = LetIn(open_, kWatch).value();
+  EXPECT_THAT(LetIn(open_, kWatch), StatusIs(absl::StatusCode::kResourceExhausted, "2 probes of this connection"));
+  EXPECT_THAT(LetIn(open_, kProbe), IsOk());
 }
 
 TEST_F(DoormanTest, AsksForABearerTokenWhereAMethodNeedsAScope) {

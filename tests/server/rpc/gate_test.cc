@@ -4,6 +4,7 @@
 #include <grpcpp/generic/generic_stub.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <functional>
 #include <map>
@@ -234,6 +235,25 @@ TEST_F(GateTest, WhoWatchesHealthTakesNoCallsPlace) {
   while (watch->Read(&response)) {
   }
   EXPECT_THAT(watch->Finish(), Refused(StatusCode::CANCELLED, ""));
+  server_.reset();
+}
+
+TEST_F(GateTest, AConnectionsWatchesAreFewAndSilenceNoCheckOnIt) {
+  ServeWith([](GrpcServerOptions&) {});
+  const auto health = grpc::health::v1::Health::NewStub(channel_);
+  std::array<grpc::ClientContext, 8> contexts;
+  grpc::health::v1::HealthCheckResponse response;
+  std::vector<std::unique_ptr<grpc::ClientReader<grpc::health::v1::HealthCheckResponse>>> watches;
+  for (grpc::ClientContext& context : contexts) {
+    watches.push_back(health->Watch(&context, {}));
+    EXPECT_TRUE(watches.back()->Read(&response));
+  }
+  grpc::ClientContext one_more;
+  EXPECT_THAT(health->Watch(&one_more, {})->Finish(),
+              Refused(StatusCode::RESOURCE_EXHAUSTED, "8 probes of this connection"));
+  EXPECT_THAT(Check(channel_), IsServed());
+  for (grpc::ClientContext& context : contexts) context.TryCancel();
+  for (const auto& watch : watches) EXPECT_THAT(watch->Finish(), Refused(StatusCode::CANCELLED, ""));
   server_.reset();
 }
 
