@@ -32,7 +32,7 @@ struct ProductBlocks {
   int64_t lines, columns, rows, sum_rows;
 };
 constexpr ProductBlocks kProductBlocks = {/*lines=*/384, /*columns=*/768, /*rows=*/144, /*sum_rows=*/1032};
-constexpr ProductBlocks kAmxProductBlocks = {/*lines=*/192, /*columns=*/512, /*rows=*/128, /*sum_rows=*/1376};
+constexpr ProductBlocks kAmxProductBlocks = {/*lines=*/192, /*columns=*/512, /*rows=*/128, /*sum_rows=*/2048};
 
 // The inner loops of products and of attention for one instruction set, one arithmetic and one dtype of weights. Sizes
 // are elements. Operands are rearranged to lines of words, which hold a float32 or, in bfloat16 arithmetic, two
