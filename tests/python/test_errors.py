@@ -221,6 +221,26 @@ def test_of_several_servers_one_that_says_nothing_is_passed_over(fake):
             assert client.forward(*INPUTS.all).stats.riders == 1
 
 
+def test_only_where_several_serve_must_they_be_quick(fake, loop, monkeypatch):
+    limits, libraries = [], {grpc: grpc.insecure_channel, grpc.aio: grpc.aio.insecure_channel}
+    for library, made in libraries.items():
+        def noted(address, options, made=made):
+            limits.append(dict(options).get("grpc.min_reconnect_backoff_ms"))
+            return made(address, options=options)
+        monkeypatch.setattr(library, "insecure_channel", noted)
+
+    async def forward(*addresses: str) -> None:
+        async with ditserve.AsyncClient(addresses, balance="round_robin") as client:
+            await client.forward(*INPUTS.all)
+
+    fake.answers = [ANSWER, ANSWER]
+    ditserve.Client(fake.address).close()
+    ditserve.Client([fake.address, "127.0.0.1:1"]).close()
+    loop.run_until_complete(forward(fake.address))
+    loop.run_until_complete(forward(fake.address, "127.0.0.1:1"))
+    assert limits == [None, 5000, 5000, None, 5000]
+
+
 def test_whom_a_machine_believes_is_in_the_first_file_that_it_has(tmp_path, monkeypatch):
     for name in ("told", "kept"):
         (tmp_path / name).write_text(name)
@@ -343,19 +363,25 @@ def test_what_was_answered_before_the_client_was_closed_can_be_read_afterwards(f
     assert pending.result().stats.riders == 1
 
 
-def test_closing_an_async_client_ends_calls_that_wait_to_be_sent_again(fake, loop, monkeypatch):
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that calls wait to be sent again, as each has been told of."""
+    waits, wait_after = [], _servers.Attempts.wait_after
+
+    def noted(attempts, error):
+        wait = wait_after(attempts, error)
+        waits.append(wait)
+        return wait
+
+    monkeypatch.setattr(_servers.Attempts, "wait_after", noted)
+    return waits
+
+
+def test_closing_an_async_client_ends_calls_that_wait_to_be_sent_again(fake, loop, waits):
     fake.answers = [LATER]
 
     async def close() -> None:
         client = ditserve.AsyncClient(fake.address)
-        waits, wait_after = [], _servers.Attempts.wait_after
-
-        def noted(attempts, error):
-            wait = wait_after(attempts, error)
-            waits.append(wait)
-            return wait
-
-        monkeypatch.setattr(_servers.Attempts, "wait_after", noted)
         run = client.forward_stream(*INPUTS.all)
         waiting = [asyncio.ensure_future(client.forward(*INPUTS.all)), asyncio.ensure_future(run.result())]
         while len(waits) < 2:
@@ -419,15 +445,14 @@ def test_an_async_stream_that_is_dropped_half_read_is_ended(fake, loop):
     loop.run_until_complete(drop())
 
 
-def test_an_async_stream_that_waits_to_be_sent_again_is_left(fake, loop):
+def test_an_async_stream_that_waits_to_be_sent_again_is_left(fake, loop, waits):
     fake.answers = [LATER]
 
     async def leave() -> None:
         async with ditserve.AsyncClient(fake.address) as client, client.forward_stream(*INPUTS.all) as run:
             reading = asyncio.create_task(run.result())
-            while not fake.requests:
+            while not waits:
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.2)  # It has been told.
             run.cancel()
             with pytest.raises(errors.Cancelled):
                 await asyncio.wait_for(reading, 60)

@@ -220,6 +220,10 @@ def test_what_a_later_diffsynth_asks_of_its_model_is_refused_by_name(fake):
             for given in (0.5, torch.zeros(1)):
                 with pytest.raises(ValueError, match="later: can't be done remotely"):
                     pipe.model_fn(**inputs, later=given)
+        pipe.model_fn = lambda **inputs: None  # Somebody's wrapper, of which nothing can be told.
+        ditserve.diffsynth.attach(pipe, client)
+        with pytest.raises(ValueError, match="edit_latents: can't be done remotely"):
+            pipe.model_fn(**inputs, edit_latents=torch.zeros(1))
 
 
 def test_a_pass_is_begun_while_its_pair_is_computed(serve, numerics):

@@ -38,7 +38,7 @@ class Session:
 
     def __init__(self, servers: Servers, tls: Tls | bool, token: Token, retries: int) -> None:
         self._servers, self._token, self._retries = servers, token, retries
-        self._channels = {address: connect(grpc, address, tls) for address in servers.addresses}
+        self._channels = {address: connect(grpc, address, tls, len(servers.addresses) > 1) for address in servers.addresses}
         self._lock = threading.Lock()
         self._calls: weakref.WeakSet[_UnderWay[Any]] = weakref.WeakSet()
         self.closed = False

@@ -20,14 +20,14 @@ _OPTIONS = [
     # gRPC would wait up to two minutes before it looks again for a server that is starting.
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # To connect takes so long at most: where several serve, a machine that answers nothing is passed over then.
-    ("grpc.min_reconnect_backoff_ms", 5_000),
     # A machine that is gone says nothing, and a pass may take minutes. The server asks as often.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     # Older versions of gRPC stop asking after two times in which nothing else was sent.
     ("grpc.max_pings_without_data", 0),
 ]
+# To connect takes so long at most: a machine that answers nothing is passed over then. (gRPC would give it 20 s.)
+_OPTIONS_OF_SEVERAL = [*_OPTIONS, ("grpc.min_reconnect_backoff_ms", 5_000)]
 
 
 # Where distributions keep the authorities that a machine believes, as gRPC's core knows them.
@@ -54,14 +54,15 @@ class Tls:
     private_key: bytes | None = field(default=None, repr=False)
 
 
-def connect(library: Any, address: str, tls: Tls | bool) -> Any:
-    """A channel of `library`, which is grpc or grpc.aio."""
+def connect(library: Any, address: str, tls: Tls | bool, is_of_several: bool) -> Any:
+    """A channel of `library`, which is grpc or grpc.aio. is_of_several: others could take its calls."""
+    options = _OPTIONS_OF_SEVERAL if is_of_several else _OPTIONS
     if not tls:
-        return library.insecure_channel(address, options=_OPTIONS)
+        return library.insecure_channel(address, options=options)
     chosen = tls if isinstance(tls, Tls) else Tls()
     believed = chosen.ca or _machine_authorities()
     credentials = grpc.ssl_channel_credentials(believed, chosen.private_key, chosen.certificate)
-    return library.secure_channel(address, credentials, options=_OPTIONS)
+    return library.secure_channel(address, credentials, options=options)
 
 
 def _machine_authorities() -> bytes | None:

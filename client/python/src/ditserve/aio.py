@@ -70,7 +70,7 @@ class _Session:
             raise ValueError("the client is closed")
         # Made when it is used: it belongs to the event loop that runs then.
         if address not in self._channels:
-            self._channels[address] = connect(grpc.aio, address, self._tls)
+            self._channels[address] = connect(grpc.aio, address, self._tls, len(self._servers.addresses) > 1)
         return self._channels[address]
 
     async def _ask_for_figures(self, address: str, patience: float) -> None:
@@ -240,7 +240,8 @@ class AsyncRun(RunBase[AsyncStream[ProgressT | ResultT], ResultT], Generic[Progr
 class AsyncClient(Configured[_Session]):
     """`Client`, for asyncio: the same arguments, methods and errors. Cancelling a task cancels its call, at the server too.
 
-    A call holds what its arrays hold when it is made, and is sent when it is first waited for.
+    A call holds what its arrays hold when it is made, which is when wrong arguments raise, and is sent when it is first
+    waited for.
 
     Thread safety: of one event loop, which is the one that runs when its first call is made.
     """

@@ -32,6 +32,22 @@ _KNOWN = {
     "use_gradient_checkpointing_offload",
     "width",
 }
+# The rest of those that DiffSynth 2.1.12's takes, for where its signature does not tell: a wrapper may take **inputs.
+_REFUSED = (
+    "blockwise_controlnet_conditioning",
+    "blockwise_controlnet_inputs",
+    "context_latents",
+    "edit_latents",
+    "edit_rope_interpolation",
+    "enable_fp8_attention",
+    "entity_masks",
+    "entity_prompt_emb",
+    "kv_cache",
+    "layer_input_latents",
+    "layer_num",
+    "use_gradient_checkpointing",
+    "zero_cond_t",
+)
 
 
 def attach(
@@ -64,7 +80,11 @@ def attach(
     dit = _RemoteDit()
     load_lora = made.load_lora
     taken = inspect.signature(made.model_fn).parameters.values()
-    refused = {one.name: one.default for one in taken if one.name not in _KNOWN and one.kind is not one.VAR_KEYWORD}
+    refused = dict.fromkeys(_REFUSED) | {
+        one.name: one.default
+        for one in taken
+        if one.name not in _KNOWN and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    }
 
     def load_lora_elsewhere(module: Any, *arguments: Any, **keywords: Any) -> Any:
         if module is dit:
