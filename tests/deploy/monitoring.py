@@ -63,7 +63,7 @@ class Webhook:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                webhook.told += [(alert["labels"]["alertname"], alert["labels"]["instance"], alert["status"])
+                webhook.told += [(alert["labels"]["alertname"], alert["labels"].get("instance", ""), alert["status"])
                                  for alert in body["alerts"]]
                 self.send_response(200)
                 self.end_headers()

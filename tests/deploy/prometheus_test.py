@@ -31,8 +31,9 @@ receivers: [{{name: test, webhook_configs: [{{url: '{url}', send_resolved: true}
 
 
 def in_seconds(rules: str) -> str:
-    """The rules with each minute of a `for:` or a range made a second."""
-    return re.sub(r"(?<=for: )(\d+)m|(?<=\[)(\d+)m(?=\])", lambda found: f"{found[1] or found[2]}s", rules)
+    """The rules with each minute of a `for:` or a range made a second, and each hour a minute."""
+    return re.sub(r"(?<=for: )(\d+)([mh])|(?<=\[)(\d+)([mh])(?=\])",
+                  lambda found: (found[1] or found[3]) + {"m": "s", "h": "m"}[found[2] or found[4]], rules)
 
 
 def configuration(alertmanager: str, with_namespace: int, without: int) -> str:

@@ -317,6 +317,8 @@ class ChartTest(ManifestsTest):
             (trigger,) = spec(resources, "ScaledObject")["triggers"]
             self.assertEqual(trigger["metadata"]["query"], 'sum(ditserve_requests_waiting{job="ditserve",'
                              f'namespace="{namespace}",service="{service}-headless"}})')
+        (trigger,) = spec(rendering.helm({"autoscaling": {"kind": "keda", "query": 'sum(a{b="c"})'}}), "ScaledObject")["triggers"]
+        self.assertEqual(trigger["metadata"]["query"], 'sum(a{b="c"})')
 
     def test_a_claim_asks_for_memory_by_the_name_of_the_driver(self):
         for claim in ({"class": "gpu.nvidia.com"}, {"class": "mig.nvidia.com"}, {"class": "ours", "driver": "gpu.example.com"}):
