@@ -242,9 +242,10 @@ int Main(int argc, char** argv) {
     return found.ok() ? 0 : fail(found, kFailed);
   }
   const absl::Status brief = LookOutBriefly(argv);
+  const SteadyClock clock;
   std::unique_ptr<TokenFile> tokens;
   if (!config->tokens_file.empty()) {
-    absl::StatusOr<std::unique_ptr<TokenFile>> opened = TokenFile::Open(config->tokens_file);
+    absl::StatusOr<std::unique_ptr<TokenFile>> opened = TokenFile::Open(config->tokens_file, &clock);
     if (!opened.ok()) return fail(opened.status(), kWrongUsage);
     tokens = *std::move(opened);
   }

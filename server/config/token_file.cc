@@ -20,6 +20,7 @@ namespace {
 // A token that can be guessed is none.
 constexpr size_t kLeastTokenBytes = 16;
 constexpr size_t kMostTokenBytes = 4096;
+constexpr absl::Duration kNextTry = absl::Seconds(1);
 
 constexpr std::array<std::pair<absl::string_view, Scope>, 3> kScopes = {
     {{"infer", Scope::kInfer}, {"read", Scope::kRead}, {"admin", Scope::kAdmin}}};
@@ -100,11 +101,11 @@ absl::StatusOr<std::vector<AccessToken>> ParseTokens(const std::string& yaml, co
   return tokens;
 }
 
-absl::StatusOr<std::unique_ptr<TokenFile>> TokenFile::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<TokenFile>> TokenFile::Open(const std::string& path, const Clock* clock) {
   Contents contents;
   contents.stamp = FileStamp::Of(path);
   DITSERVE_ASSIGN_OR_RETURN(contents.tokens, Read(path));
-  return absl::WrapUnique(new TokenFile(path, std::move(contents)));
+  return absl::WrapUnique(new TokenFile(path, clock, std::move(contents)));
 }
 
 std::shared_ptr<const TokenFile::Contents> TokenFile::Current() const {
@@ -116,18 +117,22 @@ std::shared_ptr<const TokenFile::Contents> TokenFile::Current() const {
   Contents found;
   found.stamp = FileStamp::Of(path_);  // Before it is read: what changes meanwhile is then read again.
   if (found.stamp == known->stamp) return known;
+  if (found.stamp == known->unreadable && clock_.Now() < known->next_try) return known;
   absl::StatusOr<std::vector<AccessToken>> tokens = Read(path_);
   if (tokens.ok()) {
     spdlog::info("tokens: {} of {}", tokens->size(), path_);
     found.tokens = *std::move(tokens);
   } else {
-    const bool was_read = absl::IsInvalidArgument(tokens.status());
     found.error = std::string(tokens.status().message());
-    if (!was_read && found.error == known->error) return known;  // It has been told.
-    spdlog::error("tokens stay as they were: {}", found.error);
     found.tokens = known->tokens;
+    if (absl::IsInvalidArgument(tokens.status()) || found.error != known->error) {
+      spdlog::error("tokens stay as they were: {}", found.error);
+    }
     // No descriptor was left, or the disk failed: the file is as good as it was, and nobody has looked into it yet.
-    if (!was_read) found.stamp = known->stamp;
+    if (!absl::IsInvalidArgument(tokens.status())) {
+      found.unreadable = std::exchange(found.stamp, known->stamp);
+      found.next_try = clock_.Now() + kNextTry;
+    }
   }
   const absl::MutexLock lock(&mutex_);
   contents_ = std::make_shared<Contents>(std::move(found));

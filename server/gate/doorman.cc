@@ -43,9 +43,12 @@ absl::StatusOr<Doorman::Call> Doorman::LetIn(absl::string_view path, absl::strin
   }
   call.method = &method->second;
   call.slot = (call.method->is_probe ? probes : calls_).Take(1);
-  if (!call.slot && call.method->is_probe && !call.method->is_watch) call.slot = shared_probes_.Take(1);
   if (!call.slot && call.method->is_probe) {
-    return absl::ResourceExhaustedError(absl::StrCat(probes.limit(), " probes of this connection are being answered"));
+    Quota& shared = call.method->is_watch ? shared_watches_ : shared_probes_;
+    if (!(call.slot = shared.Take(1))) {
+      return absl::ResourceExhaustedError(absl::StrCat(probes.limit(), " probes of this connection, and ",
+                                                       shared.limit(), " beyond such of all, are being answered"));
+    }
   }
   if (!call.slot) {
     return absl::ResourceExhaustedError(absl::StrCat("max_concurrent_calls: ", calls_.limit(),

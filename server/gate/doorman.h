@@ -43,10 +43,11 @@ struct DoorLimits {
 // Thread safety: thread-compatible; a gate's thread asks. Ownership: must outlive the calls that it let in.
 class Doorman {
  public:
-  // Messages of up to this many bytes are not counted: there are no more of them than calls.
+  // Messages of up to this many bytes are not counted: there are no more of them than calls, and probes' are shorter.
   static constexpr int64_t kSmallMessageBytes = 64 << 10;
-  // At one time, beyond those that each connection has for itself: a proxy's carries those of many clients.
-  static constexpr int kSharedProbes = 1024;
+  // At one time, beyond those that each connection has for itself: a proxy's carries those of many clients. Watches are
+  // apart, for they would leave no place to who only asks.
+  static constexpr int kSharedProbes = 1024, kSharedWatches = 256;
 
   // A call that was let in.
   struct Call {
@@ -61,8 +62,8 @@ class Doorman {
   Doorman(Methods methods, const DoorLimits& limits, const AccessControl* access)
       : methods_(std::move(methods)), access_(access), calls_(limits.max_calls), message_bytes_(limits.message_bytes) {}
 
-  // `authorization`: the metadata of that name. `probes`: of the connection; no other can use them up, and watches have
-  // no others. Errors: Unimplemented; those of AccessControl; ResourceExhausted.
+  // `authorization`: the metadata of that name. `probes`: of the connection; no other can use them up. Errors:
+  // Unimplemented; those of AccessControl; ResourceExhausted.
   absl::StatusOr<Call> LetIn(absl::string_view path, absl::string_view authorization, Quota& probes);
 
   // Counts a message in place of the call's last. False where there is no room now. Errors: ResourceExhausted where
@@ -82,7 +83,7 @@ class Doorman {
 
   const Methods methods_;
   const AccessControl* const access_;
-  Quota calls_, message_bytes_, shared_probes_{kSharedProbes};
+  Quota calls_, message_bytes_, shared_probes_{kSharedProbes}, shared_watches_{kSharedWatches};
   bool turned_away_ = false;
   std::map<std::string, OwnQuotas> callers_;  // Of as many as there are tokens.
 };

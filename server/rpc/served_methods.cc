@@ -17,6 +17,8 @@ namespace ditserve {
 namespace {
 
 constexpr int64_t kShortMessageBytes = Doorman::kSmallMessageBytes;
+// The name of a service. Who watches, and needs no token to, may leave it there as long as they like.
+constexpr int64_t kProbeBytes = 1 << 10;
 
 void Add(const google::protobuf::FileDescriptor& file, std::optional<Scope> scope, int64_t max_message_bytes,
          Methods& methods) {
@@ -64,7 +66,7 @@ Methods AdminMethods() {
 
 Methods HealthMethods() {
   Methods methods;
-  Add(*grpc::health::v1::HealthCheckRequest::descriptor()->file(), std::nullopt, kShortMessageBytes, methods);
+  Add(*grpc::health::v1::HealthCheckRequest::descriptor()->file(), std::nullopt, kProbeBytes, methods);
   for (auto& [path, method] : methods) method.is_probe = true;
   methods.at("/grpc.health.v1.Health/Watch").is_watch = true;
   return methods;

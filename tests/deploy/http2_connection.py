@@ -233,7 +233,8 @@ class Connection:
         elif kind == GOAWAY:
             code = int.from_bytes(payload[4:8], "big")
             name = ERRORS[code] if code < len(ERRORS) else str(code)
-            self.fate.end = f"GOAWAY {name} {payload[8:].decode(errors='replace')}".strip()
+            if code:  # Else streams that are there go on (RFC 9113, 6.8).
+                self.fate.end = f"GOAWAY {name} {payload[8:].decode(errors='replace')}".strip()
         elif kind == DATA and payload:
             self.data += payload
             return window_update(0, len(payload))

@@ -65,9 +65,12 @@ TEST_F(DoormanTest, AnswersProbesWhenThereAreTooManyCalls) {
 }
 
 TEST_F(DoormanTest, AnswersProbesOfAConnectionWhoseWatchesTookItsPlaces) {
-  const Doorman::Call first = LetIn(open_, kWatch).value(), second = LetIn(open_, kWatch).value();
+  std::vector<Doorman::Call> watches;
+  for (int i = 0; i < 2 + Doorman::kSharedWatches; ++i) watches.push_back(LetIn(open_, kWatch).value());
   EXPECT_THAT(LetIn(open_, kWatch), StatusIs(absl::StatusCode::kResourceExhausted, "2 probes of this connection"));
   EXPECT_THAT(LetIn(open_, kProbe), IsOk());
+  Quota of_another(2);
+  EXPECT_THAT(open_.LetIn(kWatch, "", of_another), IsOk());
 }
 
 TEST_F(DoormanTest, AsksForABearerTokenWhereAMethodNeedsAScope) {
