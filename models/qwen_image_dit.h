@@ -75,9 +75,10 @@ class QwenImageDiT {
   // what it makes of its inputs before they go there, and the output.
   int64_t HostPeakBytes(const ForwardShape& shape, at::ScalarType arithmetic) const;
 
-  // What a Forward of this shape computes, in multiply-adds or what takes as long, by module: from when it is acquired
-  // until the next one is. Found by running Forward on meta tensors.
-  std::vector<double> WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const;
+  // What a Forward of this shape computes on such a device, in multiply-adds or what takes as long, by module: from
+  // when it is acquired until the next one is. Found by running Forward on meta tensors.
+  std::vector<double> WorkOf(const ForwardShape& shape, at::ScalarType arithmetic,
+                             at::DeviceType device = at::kCPU) const;
 
  private:
   // The modules of each part, by their index in modules().

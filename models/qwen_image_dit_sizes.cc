@@ -58,9 +58,11 @@ int64_t QwenImageDiT::HostPeakBytes(const ForwardShape& shape, at::ScalarType ar
   return prepared + making + output + kSmallTensors;
 }
 
-std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarType arithmetic) const {
+std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarType arithmetic,
+                                         at::DeviceType device) const {
   MetaLeaseSource leases(modules_, DTypeOf(arithmetic));
   WeightSource weights(leases, modules_, at::kMeta);
+  const MetaMemory memory(device);  // Whose operations these are.
   Task<Batch> pass = Run(PrepareMeta(shape, config_, arithmetic), std::min<size_t>(2, parts_.blocks.size()), nullptr,
                          nullptr, weights);
   pass.Start();

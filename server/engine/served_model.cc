@@ -47,7 +47,7 @@ int64_t ServedModel::ActivationBytes(const ForwardShape& shape,
 }
 
 std::vector<double> ServedModel::WorkOf(const ComputedShape& of) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  return Remember(works, mutex, of.shape, of.arithmetic, [&] { return dit->WorkOf(of.shape, of.arithmetic); });
+  return Remember(works, mutex, of.shape, of.arithmetic, [&] { return dit->WorkOf(of.shape, of.arithmetic, device); });
 }
 
 void ServedModel::LearnComputing(int on_device, const ComputedShape& of, std::vector<absl::Duration> modules) {

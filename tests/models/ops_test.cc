@@ -111,7 +111,6 @@ TEST(OpsTest, ProductsAreAddedWhateverTheWidthOfTheirInput) {
   EXPECT_TRUE(at::equal(x, expected));
 }
 
-// As both references do: diffusers' transformer has a function that rounds the frequencies too, and calls another.
 // A schedule's rows are made together, and one that is made again has the same bits.
 TEST(OpsTest, ARowHasTheSameBitsAmongAnyNumberOfOthers) {
   const c10::InferenceMode no_autograd;
@@ -133,6 +132,7 @@ TEST(OpsTest, ARowHasTheSameBitsAmongAnyNumberOfOthers) {
   for (const Isa isa : Isas()) EXPECT_LT(static_cast<int64_t>(kJoinedRows), MatmulFewRows(isa)) << "that one too";
 }
 
+// As both references do: diffusers' transformer has a function that rounds the frequencies too, and calls another.
 TEST(OpsTest, TimeChannelsAreMadeInFloat32OfANarrowTimestep) {
   const c10::InferenceMode no_autograd;
   const at::Tensor frequencies = at::exp(at::arange(128, at::kFloat).mul(-std::log(10000.0)).div(128));

@@ -567,6 +567,17 @@ TEST_P(WorkTest, OfEachModuleIsWhatIsComputedUntilTheNextOne) {
   }
 }
 
+// A GPU's products are LibTorch's, which have a row's own bits only one by one.
+TEST_P(WorkTest, OnAGpuEachTimestepReadsTheWeightsOfModulation) {
+  const QwenImageDiT model(TinyConfig());
+  const std::vector<double> one = model.WorkOf({64, 64, {5}}, GetParam(), at::kCUDA);
+  const std::vector<double> two = model.WorkOf({64, 64, {5, 5}, 2}, GetParam(), at::kCUDA);
+  for (const ModuleIndex module : model.modulation_modules()) {
+    const auto at = static_cast<size_t>(module);
+    EXPECT_EQ(two[at], 2 * one[at]) << model.modules()[at].path;
+  }
+}
+
 // Each thread keeps what it computes in: no pass takes more where there are more of them.
 TEST(QwenImageDiTTest, TheActivationPeakDoesNotDependOnTheNumberOfThreads) {
   ActivationMemory::InstallAllocator();

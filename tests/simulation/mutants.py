@@ -1,6 +1,6 @@
 """The policy's rules, each broken on purpose: scripts/mutate shows by which check of the simulator that is found.
 
-A mutant is (what is broken, [(file of core/residency, text, text in its place), ...]). A text must stand in its file
+A mutant is (what is broken, [(file of core/residency/policy, text, text in its place), ...]). A text must stand in its file
 exactly once. Those in COSTS break no promise: they only change what sweeps cost.
 """
 
@@ -129,7 +129,7 @@ MUTANTS = [
     ("what stays takes of the window", [("loads.cc", "/*streams=*/!room_.MayStay(key));  // (Another", "/*streams=*/true);  // (Another")]),
     ("what came to stay takes of the window", [("room.cc",
         "    if (copy->may_stay && std::exchange(copy->streams, false)) Budget(copy->key.memory).streaming_bytes -= copy->bytes;\n", "")]),
-    ("a failure stays where another loaded it", [("policy.cc", "    if (!is_there) return rider.load_error->second;\n", "    return rider.load_error->second;\n")]),
+    ("a failure stays where another loaded it", [("policy.cc", "rider.load_error->first == module && !is_there)", "rider.load_error->first == module)")]),
     ("a dropped copy stays booked as streaming", [("room.cc", "  if (copy.streams) budget.streaming_bytes -= copy.bytes;\n", "")]),
     ("a dropped copy's bytes are not in the cache", [("room.cc", "  budget.cached_bytes += copy.bytes;\n", "")]),
     ("what was given back is still leaving", [("policy.cc", "  state_.budgets[Index(memory)].leaving_bytes -= bytes;\n", "")]),
@@ -138,9 +138,9 @@ MUTANTS = [
     ("a load takes no slot", [("loads.cc", "if (++device.loads == 1) device.estimates", "device.estimates")]),
     ("who left rides on in its itinerary", [("admission.cc", "  --rider.itinerary->riders;\n", "")]),
     # --- loads that failed
-    ("a failure that was passed is remembered", [("policy.cc", "rider.load_error->first < module) rider", "false) rider")]),
-    ("a failure is told before its module is reached", [("policy.cc", "rider.load_error->first == module) {", "rider.load_error->first >= module) {")]),
-    ("a failure is not told", [("policy.cc", "rider.load_error->first == module) {", "false) {")]),
+    ("a failure that was passed is remembered", [("policy.cc", "rider.load_error->first <= module;", "rider.load_error->first == module;")]),
+    ("a failure is told before its module is reached", [("policy.cc", "rider.load_error->first == module && ", "rider.load_error->first >= module && ")]),
+    ("a failure is not told", [("policy.cc", "rider.load_error->first == module && !is_there)", "false)")]),
     ("who waits for another module is told of a failure", [("policy.cc", "if (rider.pending && rider.next == key.module) {", "if (rider.pending) {")]),
     ("of two failures the first that happened counts", [("policy.cc", "rider.load_error->first > key.module)", "false)")]),
     ("what failed is loaded ahead once more", [("loads.cc", "    if (rider.load_error && i >= rider.load_error->first) return std::nullopt;\n", "")]),
@@ -193,6 +193,7 @@ COSTS = [
     ("a head of admission that fits hardly ever ages", [("elder.cc", "now_ - device.head_since >= options_.ageing;",
                                              "now_ - device.head_since >= 1000 * options_.ageing;")]),
     ("others load ahead into what the head waits for", [("room.cc", "if (!urgent) room -= device.head_bytes;", "static_cast<void>(urgent);")]),
+    ("behind a failure that is forgotten nothing is loaded", [("policy.cc", "decides || forgets)", "decides)")]),
     ("the nearest copies are doomed", [("room.cc", "a.next_use > b.next_use :", "a.next_use < b.next_use :")]),
     ("the nearest copies are evicted", [("room.cc", "return a.next_use > b.next_use;", "return a.next_use < b.next_use;")]),
     ("riders do not go together", [("sweeps.cc", "  if (!behind.riding() ||", "  if (true || !behind.riding() ||")]),

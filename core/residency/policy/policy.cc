@@ -127,17 +127,15 @@ absl::StatusOr<std::optional<Pin>> Policy::Acquire(PolicyRider& rider, ModuleInd
   if (passes_over) PassOver(rider, module, actions);
   if (decides) rider.undecided.reset();
   if (!rider.ended.ok()) return rider.ended;
-  // It was passed all the same, by a copy that was loaded for another.
-  if (rider.load_error && rider.load_error->first < module) rider.load_error.reset();
   Copy* const copy = sweeps_.FindComputable(*rider.itinerary, module);
   const bool is_there = copy != nullptr && copy->ready() && !copy->doomed;
-  if (rider.load_error && rider.load_error->first == module) {
-    if (!is_there) return rider.load_error->second;
-    rider.load_error.reset();  // It was loaded for another since.
-  }
+  if (rider.load_error && rider.load_error->first == module && !is_there) return rider.load_error->second;
+  // It is passed all the same, by a copy that was loaded for another.
+  const bool forgets = rider.load_error && rider.load_error->first <= module;
+  if (forgets) rider.load_error.reset();
   if (is_there) {
     std::optional<Pin> pin = Pin(*copy);
-    if (passes_over || decides) Decide(actions);  // What can be loaded now is other than it was.
+    if (passes_over || decides || forgets) Decide(actions);  // What can be loaded now is other than it was.
     return pin;
   }
   rider.pending = true;

@@ -386,7 +386,7 @@ TEST_P(ResidencyBudgetTest, AnyByteAtAnyModuleGivesTheSameValuesOfUnevenModules)
     EXPECT_THAT(pass.Wait(), IsOk());
     fixture.Settle();
     EXPECT_THAT(fixture.manager->Check(), IsOk());
-    EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), fixture.ledger.Usage(Memory::kDevice).budget_bytes);
+    EXPECT_LE(fixture.ledger.Usage(Memory::kDevice).total_bytes(), fixture.ledger.Usage(Memory::kDevice).wanted_bytes);
   }
 }
 

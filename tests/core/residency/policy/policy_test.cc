@@ -233,6 +233,27 @@ TEST_F(PolicyTest, WhatFailedIsForgottenOnceItIsThere) {
   EXPECT_TRUE(policy_->Acquire(rider, 1, now_, actions_)->has_value());
 }
 
+TEST_F(PolicyTest, BehindAFailureThatIsForgottenLoadingGoesOnAtOnce) {
+  Make({10, 10, 10}, 100);
+  PolicyRider& rider = Join(Request(1));
+  std::vector<StartLoad> loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 3u);
+  policy_->Failed(loads[1].load, absl::UnavailableError("failed"), now_, actions_);
+  policy_->Failed(loads[2].load, absl::UnavailableError("failed"), now_, actions_);
+  Arrive(loads[0].load);
+  PolicyRider& other = Join(Request(1));  // It asks for both anew, gets the first, and goes.
+  loads = Take<StartLoad>();
+  ASSERT_EQ(loads.size(), 2u);
+  Arrive(loads[0].load);
+  policy_->Failed(loads[1].load, absl::UnavailableError("failed"), now_, actions_);
+  policy_->Leave(other, now_, actions_);
+  Release(rider, Get(rider));
+  EXPECT_TRUE(Take<StartLoad>().empty());
+  const absl::StatusOr<std::optional<Pin>> pin = policy_->Acquire(rider, 1, now_, actions_);
+  ASSERT_TRUE(pin->has_value());
+  EXPECT_EQ(Take<StartLoad>().at(0).module, 2);
+}
+
 TEST_F(PolicyTest, OfTwoFailuresTheNearerOneIsTold) {
   Make({10, 10, 10}, 100);
   PolicyRider& rider = Join(Request(1));
