@@ -47,9 +47,10 @@ struct CoTenant::Holder {
   std::byte* begin = nullptr;
 };
 
-CoTenant::CoTenant(int64_t bytes) : holder_(std::make_unique<Holder>()) {
+CoTenant::CoTenant(int64_t left_bytes) : holder_(std::make_unique<Holder>()) {
   const int64_t granule = holder_->device->granule_bytes(Memory::kDevice);
-  holder_->bytes = bytes / granule * granule;
+  const int64_t available = holder_->device->MemoryStatusOf(Memory::kDevice)->available_bytes;
+  holder_->bytes = (available - left_bytes) / granule * granule;
   holder_->begin = holder_->device->ReserveAddresses(Memory::kDevice, holder_->bytes).value();
   EXPECT_THAT(holder_->device->Commit(Memory::kDevice, holder_->begin, holder_->bytes), IsOk());
 }

@@ -27,10 +27,10 @@ class GpuScope {
 // Throws, which ends the test, if there is none.
 std::unique_ptr<Device> OpenGpu();
 
-// Somebody else who has so many bytes of the GPU's memory, as long as it lives.
+// Somebody else, who has all that is free of the GPU's memory but for so many bytes, as long as it lives.
 class CoTenant {
  public:
-  explicit CoTenant(int64_t bytes);
+  explicit CoTenant(int64_t left_bytes);
   ~CoTenant();
   CoTenant(const CoTenant&) = delete;
   CoTenant& operator=(const CoTenant&) = delete;
@@ -43,9 +43,9 @@ class CoTenant {
 // Has the device reach for an address that has no memory: it is lost with the process' context.
 void ReachForNoMemory(Device& device);
 
-// What a program started as a co-tenant does, in its own process: takes memory, says so, and gives it back when its
-// standard input ends. The exit code.
-int HoldMemory(int64_t bytes);
+// What a program started as a co-tenant does, in its own process, whose context takes its part: takes memory but for so
+// many bytes, says so, and gives it back when its standard input ends. The exit code.
+int HoldMemory(int64_t left_bytes);
 
 }  // namespace ditserve
 

@@ -37,10 +37,12 @@ class Table final : public ::testing::EmptyTestEventListener {
 };
 
 int Main(int argc, char** argv) {
-  int64_t bytes = 0;
+  int64_t left_bytes = 0;
   for (int i = 1; i < argc; ++i) {
     absl::string_view argument = argv[i];
-    if (absl::ConsumePrefix(&argument, "--hold=") && absl::SimpleAtoi(argument, &bytes)) return HoldMemory(bytes);
+    if (absl::ConsumePrefix(&argument, "--hold-all-but=") && absl::SimpleAtoi(argument, &left_bytes)) {
+      return HoldMemory(left_bytes);
+    }
   }
   ::testing::InitGoogleTest(&argc, argv);
   if (GTEST_FLAG_GET(list_tests)) return RUN_ALL_TESTS();

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
 #include "core/devices/device_module.h"
 #include "tests/gpu/gpu.h"
 
@@ -20,6 +21,14 @@ namespace ditserve {
 namespace {
 
 constexpr int kNoDevice = 100;  // CUDA_ERROR_NO_DEVICE.
+
+absl::Status TakeAllBut(int64_t left_bytes, Device& device) {
+  DITSERVE_ASSIGN_OR_RETURN(const MemoryStatus memory, device.MemoryStatusOf(Memory::kDevice));
+  const int64_t granule = device.granule_bytes(Memory::kDevice);
+  const int64_t bytes = (memory.available_bytes - left_bytes) / granule * granule;
+  DITSERVE_ASSIGN_OR_RETURN(std::byte* const begin, device.ReserveAddresses(Memory::kDevice, bytes));
+  return device.Commit(Memory::kDevice, begin, bytes);
+}
 
 // All of a program: LibTorch's CUDA half can't be loaded twice.
 absl::StatusOr<std::unique_ptr<Device>> Open() { return LoadCudaDevice(0); }
@@ -53,14 +62,14 @@ struct CoTenant::Holder {
   int to = -1;
 };
 
-CoTenant::CoTenant(int64_t bytes) : holder_(std::make_unique<Holder>()) {
+CoTenant::CoTenant(int64_t left_bytes) : holder_(std::make_unique<Holder>()) {
   int to[2], from[2];
   if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0) std::abort();
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
   posix_spawn_file_actions_adddup2(&files, to[0], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&files, from[1], STDOUT_FILENO);
-  std::string program = "/proc/self/exe", hold = absl::StrCat("--hold=", bytes);
+  std::string program = "/proc/self/exe", hold = absl::StrCat("--hold-all-but=", left_bytes);
   char* arguments[] = {program.data(), hold.data(), nullptr};
   EXPECT_EQ(posix_spawn(&holder_->process, program.c_str(), &files, nullptr, arguments, environ), 0);
   posix_spawn_file_actions_destroy(&files);
@@ -79,15 +88,9 @@ CoTenant::~CoTenant() {
   EXPECT_EQ(status, 0);
 }
 
-int HoldMemory(int64_t bytes) {
-  absl::StatusOr<std::unique_ptr<Device>> device = Open();
-  absl::Status status = device.status();
-  if (status.ok()) {
-    const int64_t granule = (*device)->granule_bytes(Memory::kDevice);
-    bytes = bytes / granule * granule;
-    const absl::StatusOr<std::byte*> begin = (*device)->ReserveAddresses(Memory::kDevice, bytes);
-    status = begin.ok() ? (*device)->Commit(Memory::kDevice, *begin, bytes) : begin.status();
-  }
+int HoldMemory(int64_t left_bytes) {
+  const absl::StatusOr<std::unique_ptr<Device>> device = Open();
+  const absl::Status status = device.ok() ? TakeAllBut(left_bytes, **device) : device.status();
   if (!status.ok()) {
     std::fprintf(stderr, "%s\n", status.ToString().c_str());
     return 1;
