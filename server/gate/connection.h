@@ -58,8 +58,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Close();
 
  private:
-  static constexpr int kProbes = 8;
-
   friend struct ClientEvents;
   friend struct ServerEvents;
 
@@ -100,7 +98,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::function<void()> closed_;  // Empty once it is.
   const absl::Duration born_;
   std::unique_ptr<Http2Session> client_, server_;
-  Quota probes_{kProbes};
+  Doorman::Probes probes_;
   std::map<int32_t, std::unique_ptr<Call>> calls_;  // By the client's stream.
 
   bool client_has_acknowledged_ = false;  // Our settings.

@@ -25,7 +25,7 @@ absl::Status TooLarge(int64_t bytes, int64_t most, absl::string_view limit) {
 
 }  // namespace
 
-absl::StatusOr<Doorman::Call> Doorman::LetIn(absl::string_view path, absl::string_view authorization, Quota& probes) {
+absl::StatusOr<Doorman::Call> Doorman::LetIn(absl::string_view path, absl::string_view authorization, Probes& probes) {
   const auto method = methods_.find(path);
   Call call;
   const std::optional<Scope> scope = method == methods_.end() ? Scope::kRead : method->second.scope;
@@ -42,15 +42,12 @@ absl::StatusOr<Doorman::Call> Doorman::LetIn(absl::string_view path, absl::strin
     return absl::UnimplementedError(absl::StrCat("method ", Quoted(path), " is not served at this address"));
   }
   call.method = &method->second;
-  call.slot = (call.method->is_probe ? probes : calls_).Take(1);
-  if (!call.slot && call.method->is_probe) {
-    Quota& shared = call.method->is_watch ? shared_watches_ : shared_probes_;
-    if (!(call.slot = shared.Take(1))) {
-      return absl::ResourceExhaustedError(absl::StrCat(probes.limit(), " probes of this connection, and ",
-                                                       shared.limit(), " beyond such of all, are being answered"));
-    }
-  }
-  if (!call.slot) {
+  if (call.method->is_probe) {
+    const bool is_watch = call.method->is_watch;
+    call.slot = (is_watch ? probes.watches : probes.checks).Take(1);
+    if (!call.slot) call.slot = (is_watch ? shared_watches_ : shared_checks_).Take(1);
+    if (!call.slot) return absl::ResourceExhaustedError("too many probes are being answered");
+  } else if (!(call.slot = calls_.Take(1))) {
     return absl::ResourceExhaustedError(absl::StrCat("max_concurrent_calls: ", calls_.limit(),
                                                      " calls are being served, which is this server's limit"));
   }

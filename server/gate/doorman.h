@@ -45,9 +45,13 @@ class Doorman {
  public:
   // Messages of up to this many bytes are not counted: there are no more of them than calls, and probes' are shorter.
   static constexpr int64_t kSmallMessageBytes = 64 << 10;
-  // At one time, beyond those that each connection has for itself: a proxy's carries those of many clients. Watches are
-  // apart, for they would leave no place to who only asks.
-  static constexpr int kSharedProbes = 1024, kSharedWatches = 256;
+  // Places that a connection has for probes of its own. A check is answered at once; a watch lasts, and takes 20 KiB,
+  // as long as its client likes.
+  struct Probes {
+    Quota checks{8}, watches{1};
+  };
+  // Those that all share beyond: a proxy's connection carries the probes of many clients.
+  static constexpr int kSharedChecks = 1024, kSharedWatches = 256;
 
   // A call that was let in.
   struct Call {
@@ -62,9 +66,9 @@ class Doorman {
   Doorman(Methods methods, const DoorLimits& limits, const AccessControl* access)
       : methods_(std::move(methods)), access_(access), calls_(limits.max_calls), message_bytes_(limits.message_bytes) {}
 
-  // `authorization`: the metadata of that name. `probes`: of the connection; no other can use them up. Errors:
-  // Unimplemented; those of AccessControl; ResourceExhausted.
-  absl::StatusOr<Call> LetIn(absl::string_view path, absl::string_view authorization, Quota& probes);
+  // `authorization`: the metadata of that name. `probes`: the connection's. Errors: Unimplemented; those of
+  // AccessControl; ResourceExhausted.
+  absl::StatusOr<Call> LetIn(absl::string_view path, absl::string_view authorization, Probes& probes);
 
   // Counts a message in place of the call's last. False where there is no room now. Errors: ResourceExhausted where
   // there never is.
@@ -83,7 +87,7 @@ class Doorman {
 
   const Methods methods_;
   const AccessControl* const access_;
-  Quota calls_, message_bytes_, shared_probes_{kSharedProbes}, shared_watches_{kSharedWatches};
+  Quota calls_, message_bytes_, shared_checks_{kSharedChecks}, shared_watches_{kSharedWatches};
   bool turned_away_ = false;
   std::map<std::string, OwnQuotas> callers_;  // Of as many as there are tokens.
 };

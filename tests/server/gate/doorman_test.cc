@@ -3,8 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <optional>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "tests/testing/status_matchers.h"
 
@@ -39,7 +42,7 @@ class DoormanTest : public ::testing::Test {
   }
 
   AnyToken access_;
-  Quota probes_{2};
+  Doorman::Probes probes_;
   const DoorLimits limits_{.max_connections = 1, .max_calls = 3, .message_bytes = 4 * kMegabyte};
   Doorman open_{SomeMethods(), limits_, nullptr};
   Doorman asking_{SomeMethods(), limits_, &access_};
@@ -58,19 +61,25 @@ TEST_F(DoormanTest, CountsCallsUntilTheyEnd) {
 TEST_F(DoormanTest, AnswersProbesWhenThereAreTooManyCalls) {
   std::vector<Doorman::Call> calls;
   for (int i = 0; i < 3; ++i) calls.push_back(LetIn(open_, kInfer).value());
-  for (int i = 0; i < 2 + Doorman::kSharedProbes; ++i) calls.push_back(LetIn(open_, kProbe).value());
-  EXPECT_THAT(LetIn(open_, kProbe), StatusIs(absl::StatusCode::kResourceExhausted, "2 probes of this connection"));
-  Quota of_another(2);
-  EXPECT_THAT(open_.LetIn(kProbe, "", of_another), IsOk());
+  for (const auto& [probe, own, shared] : {std::tuple(kProbe, probes_.checks.limit(), Doorman::kSharedChecks),
+                                           std::tuple(kWatch, probes_.watches.limit(), Doorman::kSharedWatches)}) {
+    for (int64_t i = 0; i < own + shared; ++i) calls.push_back(LetIn(open_, probe).value());
+    EXPECT_THAT(LetIn(open_, probe), StatusIs(absl::StatusCode::kResourceExhausted, "too many probes"));
+    Doorman::Probes of_another;
+    EXPECT_THAT(open_.LetIn(probe, "", of_another), IsOk());
+  }
+  EXPECT_EQ(open_.calls(), 3);
 }
 
-TEST_F(DoormanTest, AnswersProbesOfAConnectionWhoseWatchesTookItsPlaces) {
-  std::vector<Doorman::Call> watches;
-  for (int i = 0; i < 2 + Doorman::kSharedWatches; ++i) watches.push_back(LetIn(open_, kWatch).value());
-  EXPECT_THAT(LetIn(open_, kWatch), StatusIs(absl::StatusCode::kResourceExhausted, "2 probes of this connection"));
-  EXPECT_THAT(LetIn(open_, kProbe), IsOk());
-  Quota of_another(2);
-  EXPECT_THAT(open_.LetIn(kWatch, "", of_another), IsOk());
+TEST_F(DoormanTest, WatchesTakeNoChecksPlaceAndChecksNoWatches) {
+  std::vector<Doorman::Call> calls;
+  for (const auto& [many, other] : {std::pair(kWatch, kProbe), std::pair(kProbe, kWatch)}) {
+    for (absl::StatusOr<Doorman::Call> call = LetIn(open_, many); call.ok(); call = LetIn(open_, many)) {
+      calls.push_back(*std::move(call));
+    }
+    EXPECT_THAT(LetIn(open_, other), IsOk());
+    calls.clear();
+  }
 }
 
 TEST_F(DoormanTest, AsksForABearerTokenWhereAMethodNeedsAScope) {
