@@ -88,6 +88,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, E
   options.address = config.listen_address;
   options.limits = {config.max_connections, config.max_concurrent_calls, config.message_memory_bytes};
   options.max_receive_message_bytes = config.max_receive_message_bytes;
+  options.answer_bytes = config.answer_memory_bytes;
   options.request_limits = {config.max_batch, config.max_side_pixels};
   options.version = DITSERVE_VERSION;
   options.observers = std::move(observers);
@@ -112,7 +113,7 @@ std::vector<std::string> NamesOf(const ProfileCatalogue& catalogue) {
 
 // Null where nobody is to watch.
 absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConfig& config, const Metrics& metrics,
-                                                                const Engine& engine, const Gate& gate) {
+                                                                const Engine& engine, const GrpcServer& server) {
   if (config.metrics_address == "none") return nullptr;
   DITSERVE_ASSIGN_OR_RETURN(
       std::unique_ptr<HttpEndpoint> endpoint,
@@ -120,7 +121,8 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConf
           config.metrics_address,
           {{"/", "text/html; charset=utf-8", [] { return std::string(kStatusPage); }},
            {"/status.json", "application/json", [&] { return StatusJson(engine.Residency(), DITSERVE_VERSION); }},
-           {"/metrics", "text/plain; version=0.0.4; charset=utf-8", [&] { return metrics.Scrape(gate.Figures()); }}}));
+           {"/metrics", "text/plain; version=0.0.4; charset=utf-8",
+            [&] { return metrics.Scrape(server.Figures()); }}}));
   spdlog::info("metrics and the status page on port {} of {}", endpoint->port(), config.metrics_address);
   return endpoint;
 }
@@ -182,7 +184,7 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<GrpcServer> server,
                             Listen(config, engine.get(), &catalogue, {metrics.get(), &requests}, access));
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<HttpEndpoint> endpoint,
-                            ListenForWatchers(config, *metrics, *engine, server->gate()));
+                            ListenForWatchers(config, *metrics, *engine, *server));
   DITSERVE_RETURN_IF_ERROR(LoadModels(config, *engine));
   stop.BeginServing();
   server->SetReady(true);

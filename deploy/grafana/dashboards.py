@@ -278,6 +278,10 @@ def overview() -> dashboard.Dashboard:
                    "What the requests of these calls take, but for those of up to 64 KiB. Near message_memory others"
                    " wait.",
                    {"{{door}}": f"sum by (door) ({ALL.of('gate_message_bytes')})"}, units.BytesIEC, span=8),
+            curves("Bytes of answers, by server",
+                   "What answers take until their clients have read them, of calls that wait too. Near answer_memory more"
+                   " calls are refused.",
+                   {"{{instance}}": ALL.of("answer_bytes")}, units.BytesIEC),
             curves("Sent away at the gate",
                    "Calls that were refused there, by code, and connections that were closed as there were too many,"
                    " each second: none of them reached the queue. UNAUTHENTICATED and PERMISSION_DENIED: the clients'"

@@ -48,6 +48,8 @@ absl::Status ReadListen(YamlMap& map, ServerConfig& config) {
   DITSERVE_RETURN_IF_ERROR(map.ReadInteger("max_connections", 1, 1 << 20, &config.max_connections));
   DITSERVE_RETURN_IF_ERROR(ReadBytes(map, "message_memory", 1, kMaxSizeBytes,
                                      "expected 1 to 2^50 bytes, with KiB, MiB or GiB", &config.message_memory_bytes));
+  DITSERVE_RETURN_IF_ERROR(ReadBytes(map, "answer_memory", 1, kMaxSizeBytes,
+                                     "expected 1 to 2^50 bytes, with KiB, MiB or GiB", &config.answer_memory_bytes));
   DITSERVE_RETURN_IF_ERROR(map.ReadString("health_address", &config.health_address));
   if (!IsMetricsAddress(config.health_address)) return map.Wrong("health_address", kMetricsForm);
   return map.RefuseOthers();

@@ -40,6 +40,7 @@ struct ServerConfig {
   int max_concurrent_calls = 0;
   int max_connections = 0;
   int64_t message_memory_bytes = 0;
+  int64_t answer_memory_bytes = 0;
   std::string health_address;  // host:port, or "none".
 
   TlsFiles tls;

@@ -13,6 +13,7 @@ std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const
   compare("listen.max_concurrent_calls", &ServerConfig::max_concurrent_calls);
   compare("listen.max_connections", &ServerConfig::max_connections);
   compare("listen.message_memory", &ServerConfig::message_memory_bytes);
+  compare("listen.answer_memory", &ServerConfig::answer_memory_bytes);
   compare("listen.health_address", &ServerConfig::health_address);
   compare("tls", &ServerConfig::tls);
   compare("device.name", &ServerConfig::devices);

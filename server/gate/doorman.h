@@ -11,8 +11,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "core/base/quota.h"
 #include "server/gate/access.h"
-#include "server/gate/quota.h"
 
 namespace google::protobuf {
 class Descriptor;

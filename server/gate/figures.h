@@ -24,6 +24,7 @@ struct DoorFigures {
 
 struct GateFigures {
   std::vector<DoorFigures> doors;
+  int64_t answer_bytes = 0;  // Of answers that are on their way, or will be; behind the gate.
   absl::Time certificate_ends = absl::InfiniteFuture();  // When it ends to be valid; infinite without TLS.
 };
 

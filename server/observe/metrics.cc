@@ -228,8 +228,15 @@ std::vector<MetricFamily> CollectGate(const GateFigures& gate) {
       refused.Add({{"door", door.name}, {"code", absl::StatusCodeToString(code)}}, count);
     }
   }
-  std::vector<MetricFamily> families = {connections.Build(), calls.Build(), bytes.Build(), turned_away.Build(),
-                                        refused.Build()};
+  std::vector<MetricFamily> families = {
+      connections.Build(),
+      calls.Build(),
+      bytes.Build(),
+      turned_away.Build(),
+      refused.Build(),
+      Gauge("ditserve_answer_bytes", "What the answers of calls take that have not ended.")
+          .Add({}, gate.answer_bytes)
+          .Build()};
   if (gate.certificate_ends != absl::InfiniteFuture()) {
     families.push_back(Gauge("ditserve_certificate_not_after_seconds",
                              "When the TLS certificate ends to be valid, in seconds of Unix' time.")

@@ -13,6 +13,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 #include "models/errors.h"
 #include "server/rpc/grpc_status.h"
@@ -39,6 +40,13 @@ OutputForm FormOf(const v1::ForwardRequest& request, const DecodedForward& decod
 absl::Duration Now() {
   const gpr_timespec now = gpr_now(GPR_CLOCK_MONOTONIC);
   return absl::Seconds(now.tv_sec) + absl::Nanoseconds(now.tv_nsec);
+}
+
+// What an answer takes until its client has read it: as it was written, and as gRPC sends it. Latents on the way of a
+// loop are kept until they can be told, and told likewise.
+int64_t AnswerBytes(const ForwardCall& call) {
+  const auto output = static_cast<int64_t>(call.inputs.latents.nbytes());
+  return (call.denoising && call.denoising->latents_every > 0 ? 5 : 2) * output;
 }
 
 // Tells observers how one call ended.
@@ -83,7 +91,9 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
   ForwardReactor(grpc::CallbackServerContext* context, Report report, ForwardCalls::Answer answer)
       : context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)), answer_(std::move(answer)) {}
 
-  void Submit(Engine& engine, Executor& encoder, ForwardCall call, const OutputForm& form) {
+  // `memory`: of the answer.
+  void Submit(Engine& engine, Executor& encoder, ForwardCall call, Quota::Hold memory, const OutputForm& form) {
+    memory_ = std::move(memory);
     report_.SetCall(call);
     call_ = engine.Submit(std::move(call), nullptr, [this, &encoder, form](absl::StatusOr<ForwardResult> result) {
       if (!result.ok()) return End(result.status());
@@ -111,6 +121,7 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
   grpc::CallbackServerContext& context_;
   const absl::Duration time_given_;
   Report report_;
+  Quota::Hold memory_;
   ForwardCalls::Answer answer_;
   std::shared_ptr<ForwardHandle> call_;
 };
@@ -137,8 +148,9 @@ class StreamReactor final : public grpc::ServerWriteReactor<Message> {
   StreamReactor(grpc::CallbackServerContext* context, Report report, Encoder encode)
       : context_(*context), time_given_(TimeLeft(*context)), report_(std::move(report)), encode_(std::move(encode)) {}
 
-  // `modules_total`: as far as is known.
-  void Submit(Engine& engine, Executor& encoder, ForwardCall call, int modules_total) {
+  // `memory`: of the answer. `modules_total`: as far as is known.
+  void Submit(Engine& engine, Executor& encoder, ForwardCall call, Quota::Hold memory, int modules_total) {
+    memory_ = std::move(memory);
     report_.SetCall(call);
     ForwardProgress queued;
     queued.modules_total = modules_total;
@@ -238,6 +250,7 @@ class StreamReactor final : public grpc::ServerWriteReactor<Message> {
   grpc::CallbackServerContext& context_;
   const absl::Duration time_given_;
   Report report_;
+  Quota::Hold memory_;
   const Encoder encode_;
   std::shared_ptr<StreamReactor> self_;
   std::shared_ptr<ForwardHandle> call_;
@@ -250,15 +263,6 @@ class StreamReactor final : public grpc::ServerWriteReactor<Message> {
   std::optional<grpc::Status> outcome_ ABSL_GUARDED_BY(mutex_);    // The engine is done.
 };
 
-// What `decode` makes of a request, as it may be submitted.
-absl::StatusOr<DecodedForward> Accept(const grpc::CallbackServerContext& context,
-                                      absl::FunctionRef<absl::StatusOr<DecodedForward>()> decode) {
-  absl::StatusOr<DecodedForward> decoded;
-  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { decoded = decode(); }));
-  if (decoded.ok()) decoded->call.deadline = absl::Now() + TimeLeft(context);
-  return decoded;
-}
-
 template <typename Reactor>
 auto* Refuse(grpc::CallbackServerContext* context, Report report, const absl::Status& why) {
   const grpc::Status end = EndOfCall(why, *context);
@@ -270,14 +274,44 @@ auto* Refuse(grpc::CallbackServerContext* context, Report report, const absl::St
 
 }  // namespace
 
-ForwardCalls::ForwardCalls(Engine* engine, RequestDecoder decoder, std::vector<RequestObserver*> observers)
-    : engine_(*engine), decoder_(std::move(decoder)), observers_(std::move(observers)), encoder_([] {}) {}
+struct ForwardCalls::Accepted : DecodedForward {
+  Quota::Hold answer;
+};
+
+ForwardCalls::ForwardCalls(Engine* engine, RequestDecoder decoder, int64_t answer_bytes,
+                           std::vector<RequestObserver*> observers)
+    : engine_(*engine),
+      decoder_(std::move(decoder)),
+      observers_(std::move(observers)),
+      answers_(answer_bytes),
+      encoder_([] {}) {}
+
+absl::StatusOr<ForwardCalls::Accepted> ForwardCalls::Accept(
+    const grpc::CallbackServerContext& context, absl::FunctionRef<absl::StatusOr<DecodedForward>()> decode) {
+  absl::StatusOr<DecodedForward> decoded;
+  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { decoded = decode(); }));
+  DITSERVE_RETURN_IF_ERROR(decoded.status());
+  const int64_t bytes = AnswerBytes(decoded->call);
+  if (bytes > answers_.limit()) {
+    return FieldError("request",
+                      absl::StrCat("its answer takes ", bytes, " bytes, expected at most ", answers_.limit(),
+                                   ", which is answer_memory"),
+                      absl::StatusCode::kResourceExhausted);
+  }
+  Quota::Hold answer = answers_.Take(bytes);
+  if (!answer) {
+    return absl::ResourceExhaustedError(absl::StrCat("answer_memory: of ", answers_.limit(), " bytes ", answers_.held(),
+                                                     " are other calls'; the answer to this one takes ", bytes));
+  }
+  decoded->call.deadline = absl::Now() + TimeLeft(context);
+  return Accepted{*std::move(decoded), std::move(answer)};
+}
 
 grpc::ServerUnaryReactor* ForwardCalls::Serve(grpc::CallbackServerContext* context, const char* rpc,
                                               MakeRequest make_request, Answer answer) {
   Report report(observers_, rpc, *context);
   const v1::ForwardRequest* request = nullptr;
-  absl::StatusOr<DecodedForward> accepted = Accept(*context, [&]() -> absl::StatusOr<DecodedForward> {
+  absl::StatusOr<Accepted> accepted = Accept(*context, [&]() -> absl::StatusOr<DecodedForward> {
     DITSERVE_ASSIGN_OR_RETURN(request, make_request());
     return decoder_.Decode(*request, engine_.Models());
   });
@@ -290,7 +324,7 @@ grpc::ServerUnaryReactor* ForwardCalls::Serve(grpc::CallbackServerContext* conte
   }
   auto* reactor = new ForwardReactor(context, std::move(report), std::move(answer));
   const OutputForm form = FormOf(*request, *accepted);
-  reactor->Submit(engine_, encoder_, std::move(accepted->call), form);
+  reactor->Submit(engine_, encoder_, std::move(accepted->call), std::move(accepted->answer), form);
   return reactor;
 }
 
@@ -299,8 +333,7 @@ grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ForwardCalls::ServeStream(g
                                                                                const v1::ForwardRequest& request) {
   using Reactor = StreamReactor<v1::ForwardStreamResponse>;
   Report report(observers_, rpc, *context);
-  absl::StatusOr<DecodedForward> accepted =
-      Accept(*context, [&] { return decoder_.Decode(request, engine_.Models()); });
+  absl::StatusOr<Accepted> accepted = Accept(*context, [&] { return decoder_.Decode(request, engine_.Models()); });
   if (!accepted.ok()) return Refuse<Reactor>(context, std::move(report), accepted.status());
   const OutputForm form = FormOf(request, *accepted);
   const auto reactor = Reactor::Make(context, std::move(report),
@@ -310,7 +343,8 @@ grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ForwardCalls::ServeStream(g
                                       [form](ForwardResult result, v1::ForwardStreamResponse& message) {
                                         return EncodeResponse(std::move(result), form, *message.mutable_response());
                                       }});
-  reactor->Submit(engine_, encoder_, std::move(accepted->call), form.model->modules_used());
+  reactor->Submit(engine_, encoder_, std::move(accepted->call), std::move(accepted->answer),
+                  form.model->modules_used());
   return reactor.get();
 }
 
@@ -318,7 +352,7 @@ grpc::ServerWriteReactor<v1::DenoiseResponse>* ForwardCalls::ServeDenoise(grpc::
                                                                           const v1::DenoiseRequest& request) {
   using Reactor = StreamReactor<v1::DenoiseResponse>;
   Report report(observers_, "Denoise", *context);
-  absl::StatusOr<DecodedForward> accepted =
+  absl::StatusOr<Accepted> accepted =
       Accept(*context, [&] { return decoder_.DecodeDenoise(request, engine_.Models()); });
   if (!accepted.ok()) return Refuse<Reactor>(context, std::move(report), accepted.status());
   const int64_t steps = accepted->call.denoising->schedule.steps();
@@ -331,7 +365,7 @@ grpc::ServerWriteReactor<v1::DenoiseResponse>* ForwardCalls::ServeDenoise(grpc::
                                       }});
   const int laps = static_cast<int>(accepted->call.denoising->steps_left());
   const int modules_total = laps * accepted->model->modules_used();
-  reactor->Submit(engine_, encoder_, std::move(accepted->call), modules_total);
+  reactor->Submit(engine_, encoder_, std::move(accepted->call), std::move(accepted->answer), modules_total);
   return reactor.get();
 }
 

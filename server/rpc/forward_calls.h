@@ -3,6 +3,7 @@
 
 #include <grpcpp/support/server_callback.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -10,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/base/executor.h"
+#include "core/base/quota.h"
 #include "ditserve/v1/denoise_service.pb.h"
 #include "ditserve/v1/transformer_service.pb.h"
 #include "server/engine/engine.h"
@@ -32,8 +34,11 @@ class ForwardCalls {
   // Writes the response. Errors end the call.
   using Answer = absl::AnyInvocable<absl::Status(ForwardResult, const OutputForm&)>;
 
-  // `observers` must outlive the gRPC server.
-  ForwardCalls(Engine* engine, RequestDecoder decoder, std::vector<RequestObserver*> observers);
+  // `answer_bytes`: at most, of the answers of all calls that have not ended. `observers` must outlive the gRPC server.
+  ForwardCalls(Engine* engine, RequestDecoder decoder, int64_t answer_bytes, std::vector<RequestObserver*> observers);
+
+  // That are booked now.
+  int64_t answer_bytes() const { return answers_.held(); }
 
   // Makes the request; it must live until the call is done, which is when the answer is destroyed.
   using MakeRequest = absl::FunctionRef<absl::StatusOr<const v1::ForwardRequest*>()>;
@@ -47,9 +52,17 @@ class ForwardCalls {
                                                               const v1::DenoiseRequest& request);
 
  private:
+  struct Accepted;
+
+  // What `decode` makes of a request, as it may be submitted, with the memory of its answer. Errors: those of `decode`;
+  // ResourceExhausted.
+  absl::StatusOr<Accepted> Accept(const grpc::CallbackServerContext& context,
+                                  absl::FunctionRef<absl::StatusOr<DecodedForward>()> decode);
+
   Engine& engine_;
   const RequestDecoder decoder_;
   const std::vector<RequestObserver*> observers_;
+  Quota answers_;
   Executor encoder_;  // A thread for answers: neither the engine's nor gRPC's wait while one is copied.
 };
 

@@ -60,7 +60,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const GrpcServerOp
 }
 
 GrpcServer::GrpcServer(const GrpcServerOptions& options, Engine* engine, const ProfileCatalogue* catalogue)
-    : calls_(engine, RequestDecoder(options.request_limits, catalogue), WithLossObserver(options.observers)),
+    : calls_(engine, RequestDecoder(options.request_limits, catalogue), options.answer_bytes,
+             WithLossObserver(options.observers)),
       transformer_(&calls_),
       denoise_(&calls_),
       models_(engine, catalogue, options.request_limits),
@@ -98,6 +99,12 @@ absl::Status GrpcServer::Listen(const GrpcServerOptions& options) {
   gate.trailers = TrailersOf;
   DITSERVE_ASSIGN_OR_RETURN(gate_, Gate::Open(std::move(gate), &clock_));
   return absl::OkStatus();
+}
+
+GateFigures GrpcServer::Figures() const {
+  GateFigures figures = gate_->Figures();
+  figures.answer_bytes = calls_.answer_bytes();
+  return figures;
 }
 
 void GrpcServer::Shutdown(absl::Duration grace) {

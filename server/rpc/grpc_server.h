@@ -31,6 +31,7 @@ struct GrpcServerOptions {
   std::string health_address;  // Of who asks for health alone, without TLS or token; empty: nobody does.
   DoorLimits limits;           // Of clients.
   int64_t max_receive_message_bytes = 64 << 20;
+  int64_t answer_bytes = 512 << 20;       // At most, of the answers of all calls together.
   TlsFiles tls;                           // Of the first two addresses.
   const AccessControl* access = nullptr;  // Asked there; may be null, must outlive the server.
   GateTimeouts timeouts;
@@ -55,7 +56,7 @@ class GrpcServer {
   std::string admin_address() const { return admin_door_ ? gate_->address(*admin_door_) : ""; }
   std::string health_address() const { return health_door_ ? gate_->address(*health_door_) : ""; }
 
-  const Gate& gate() const { return *gate_; }
+  GateFigures Figures() const;
 
   void SetReady(bool ready) { health_.SetReady(ready); }
 

@@ -12,6 +12,7 @@ Resources = list[dict]
 GIB = 1 << 30
 UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": GIB, "Ti": 1 << 40, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": GIB}
 MESSAGE_MEMORY = "1GiB"  # listen.message_memory's default. It is held twice where gRPC is parsing.
+ANSWER_MEMORY = "512MiB"  # listen.answer_memory's default.
 # Beside budgets and messages: programs and LibTorch; with CUDA its context and libraries, too.
 PROGRAMS_BYTES = {"cpu": GIB // 2, "cuda": 2 * GIB}
 # What the restricted profile of the Pod Security Standards allows, and volumes of images, which are read-only.
@@ -273,6 +274,7 @@ def _memory(config: dict, pod: Pod, container: dict) -> Iterator[str]:
     if on_gpu != bool(wants_gpu):
         yield f"computes on {device['name']}, and {'has' if wants_gpu else 'has no'} GPU"
     held = to_bytes(budgets["host_budget"]) + 2 * to_bytes(config["listen"].get("message_memory", MESSAGE_MEMORY))
+    held += to_bytes(config["listen"].get("answer_memory", ANSWER_MEMORY))
     held += PROGRAMS_BYTES["cuda"] if on_gpu else PROGRAMS_BYTES["cpu"] + to_bytes(budgets["device_budget"])
     if held > to_bytes(limits["memory"]):
         yield f"needs {held / GIB:.1f} GiB, and has {limits['memory']}"

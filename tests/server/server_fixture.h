@@ -18,6 +18,8 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/synchronization/notification.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
 #include "server/rpc/grpc_server.h"
 #include "tests/server/tiny_model.h"
 #include "tests/testing/fake_engine.h"
@@ -33,6 +35,16 @@ MATCHER_P2(Refused, code, part, "") {
 MATCHER(IsServed, "") {
   *result_listener << "code " << arg.error_code() << ": " << arg.error_message();
   return arg.ok();
+}
+
+// Whether it carries a RetryInfo.
+inline bool IsRetryable(const grpc::Status& status) {
+  google::rpc::Status rich;
+  rich.ParseFromString(status.error_details());
+  for (const google::protobuf::Any& detail : rich.details()) {
+    if (detail.Is<google::rpc::RetryInfo>()) return true;
+  }
+  return false;
 }
 
 // Keeps how calls ended. Thread-safe.

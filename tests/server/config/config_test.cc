@@ -76,7 +76,8 @@ TEST(ServerConfigTest, ChangesNothingWhenTheShippedFileIsGiven) {
 TEST(ServerConfigTest, ReadsEveryKey) {
   const absl::StatusOr<ServerConfig> config = Parse(R"(
 listen: {address: "unix:/run/ditserve.sock", max_receive_message_bytes: 1.5MiB, max_concurrent_calls: 7,
-         plaintext_from_other_machines: true, max_connections: 9, message_memory: 3MiB, health_address: "0.0.0.0:1"}
+         plaintext_from_other_machines: true, max_connections: 9, message_memory: 3MiB, health_address: "0.0.0.0:1",
+         answer_memory: 4MiB}
 tls: {certificate: /c.pem, private_key: /k.pem, client_ca: /ca.pem}
 access: {tokens: /t.yaml}
 device: {name: "cuda:1", bfloat16_arithmetic: native, threads: 3, transfer_threads: 5}
@@ -101,6 +102,7 @@ default_profile: disk
   EXPECT_TRUE(config->plaintext_from_other_machines);
   EXPECT_EQ(config->max_connections, 9);
   EXPECT_EQ(config->message_memory_bytes, 3 << 20);
+  EXPECT_EQ(config->answer_memory_bytes, 4 << 20);
   EXPECT_EQ(config->health_address, "0.0.0.0:1");
   EXPECT_EQ(config->tls, (TlsFiles{"/c.pem", "/k.pem", "/ca.pem"}));
   EXPECT_EQ(config->tokens_file, "/t.yaml");
@@ -315,6 +317,7 @@ TEST(ServerConfigTest, RefusesHalfOfWhatTlsNeeds) {
   ExpectRefused("tls: {client_ca: /a}", "tls.certificate: client_ca is given");
   ExpectRefused("listen: {health_address: 'unix:/s'}", "listen.health_address: expected host:port");
   ExpectRefused("listen: {message_memory: 0}", "listen.message_memory: expected 1 to 2^50 bytes");
+  ExpectRefused("listen: {answer_memory: 0}", "listen.answer_memory: expected 1 to 2^50 bytes");
   ExpectRefused("listen: {plaintext_from_other_machines: perhaps}", "expected true or false");
 }
 

@@ -51,6 +51,7 @@ const std::vector<Change>& ChangesThatNeedARestart() {
       {"listen: {plaintext_from_other_machines: true}", "listen.plaintext_from_other_machines"},
       {"listen: {max_connections: 3}", "listen.max_connections"},
       {"listen: {message_memory: 3GiB}", "listen.message_memory"},
+      {"listen: {answer_memory: 3GiB}", "listen.answer_memory"},
       {"listen: {health_address: '127.0.0.1:0'}", "listen.health_address"},
       {"metrics: {address: none}", "metrics.address"},
       {"log: {format: json}", "log.format"},

@@ -143,20 +143,5 @@ TEST_F(DoormanTest, RefusesAMessageThatNeverHasRoom) {
   EXPECT_THAT(asking_.CountMessage(read, 101), StatusIs(absl::StatusCode::kResourceExhausted, "expected at most 100"));
 }
 
-TEST(QuotaTest, GivesOutNoMoreThanItsLimit) {
-  Quota quota(5);
-  const Quota::Hold three = quota.Take(3);
-  EXPECT_TRUE(three);
-  EXPECT_FALSE(quota.Take(3));
-  Quota::Hold two = quota.Take(2);
-  EXPECT_TRUE(two);
-  EXPECT_EQ(quota.held(), 5);
-  Quota::Hold moved = std::move(two);
-  two = Quota::Hold();
-  EXPECT_EQ(quota.held(), 5);
-  moved = Quota::Hold();
-  EXPECT_EQ(quota.held(), 3);
-}
-
 }  // namespace
 }  // namespace ditserve

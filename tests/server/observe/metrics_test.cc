@@ -169,6 +169,7 @@ TEST_F(MetricsTest, IsScrapedWhileCallsEnd) {
 
 TEST_F(MetricsTest, TellsWhatTheGateSeesByItsDoors) {
   gate_.doors = {{"clients", 3, 2, 1 << 20, 4, {{absl::StatusCode::kUnimplemented, 5}}}, {"health", 1}};
+  gate_.answer_bytes = 1 << 21;
   gate_.certificate_ends = absl::FromUnixSeconds(1'800'000'000);
   const std::string text = metrics_->Scrape(gate_);
   for (const char* line :
@@ -176,7 +177,7 @@ TEST_F(MetricsTest, TellsWhatTheGateSeesByItsDoors) {
         "ditserve_gate_calls{door=\"clients\"} 2", "ditserve_gate_message_bytes{door=\"clients\"} 1048576",
         "ditserve_gate_connections_turned_away_total{door=\"clients\"} 4",
         "ditserve_gate_refused_total{door=\"clients\",code=\"UNIMPLEMENTED\"} 5",
-        "ditserve_gate_refused_total{door=\"health\",code=\"UNAUTHENTICATED\"} 0",
+        "ditserve_gate_refused_total{door=\"health\",code=\"UNAUTHENTICATED\"} 0", "ditserve_answer_bytes 2097152",
         "ditserve_certificate_not_after_seconds 1800000000"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }

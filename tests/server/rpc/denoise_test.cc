@@ -285,6 +285,7 @@ TEST_F(DenoiseServiceTest, ProgressHasStepsAndTheLatentsThatWereAskedForAndTheRe
   EXPECT_EQ(message.progress().stage(), v1::FORWARD_STAGE_QUEUED);
   EXPECT_EQ(message.progress().steps(), 4);
   EXPECT_EQ(message.progress().modules_total(), 4 * TinyModel().modules_used());
+  EXPECT_EQ(server_->Figures().answer_bytes, 5 * Latents(0).nbytes());  // The result's, and of latents on the way.
   ForwardProgress progress;
   progress.admitted = true;
   for (const int64_t done : {1, 2}) {

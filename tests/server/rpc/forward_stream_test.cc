@@ -1,3 +1,4 @@
+#include <ATen/ops/zeros.h>
 #include <spdlog/sinks/ostream_sink.h>
 #include <spdlog/spdlog.h>
 
@@ -82,6 +83,24 @@ TEST_F(ForwardStreamTest, TellsASlowClientOnlyTheNewestProgress) {
   EXPECT_THAT(reader->Finish(), IsServed());
   EXPECT_TRUE(answered);
   EXPECT_LT(reports, kReports);
+}
+
+TEST_F(ForwardStreamTest, AnAnswersMemoryIsItsOwnUntilTheClientHasReadIt) {
+  engine_.AnswerAtOnce([](const ForwardCall&) {
+    ForwardResult result = TinyResult();
+    result.output = at::zeros({1, 2, 3 << 17}, at::kFloat);  // 3 MiB: more than a client takes without reading.
+    return result;
+  });
+  const Reader reader = Stream(TinyRequest());
+  while (observer_.codes().empty()) {
+  }
+  EXPECT_EQ(server_->Figures().answer_bytes, 1024);
+  v1::ForwardStreamResponse message;
+  while (reader->Read(&message) && !message.has_response()) {
+  }
+  EXPECT_THAT(reader->Finish(), IsServed());
+  while (server_->Figures().answer_bytes > 0) {
+  }
 }
 
 TEST_F(ForwardStreamTest, AnswersACallThatIsDoneBeforeSubmitReturns) {

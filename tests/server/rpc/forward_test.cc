@@ -218,6 +218,25 @@ TEST_F(ForwardTest, ServesAsManyCallsAsTheLimitAndRefusesMore) {
   EXPECT_THAT(Forward(TinyRequest()), IsServed());
 }
 
+TEST_F(ForwardTest, AnswersTakeNoMoreMemoryThanTheyMay) {
+  constexpr int64_t kAnswer = 2 * 2 * 64 * sizeof(float);  // A TinyRequest's, and once more for gRPC.
+  Serve(nullptr, [](GrpcServerOptions& options) { options.answer_bytes = 2 * kAnswer - 1; });
+  PendingForward first(*transformer_, TinyRequest());
+  const auto call = engine_.WaitForCall();
+  EXPECT_EQ(server_->Figures().answer_bytes, kAnswer);
+  const grpc::Status refused = Forward(TinyRequest());
+  EXPECT_THAT(refused, Refused(StatusCode::RESOURCE_EXHAUSTED, "answer_memory: of 2047 bytes 1024 are other calls'"));
+  EXPECT_TRUE(IsRetryable(refused));
+  const grpc::Status never = Forward(TinyRequest(/*batch=*/2));
+  EXPECT_THAT(never, Refused(StatusCode::RESOURCE_EXHAUSTED, "its answer takes 2048 bytes, expected at most 2047"));
+  EXPECT_FALSE(IsRetryable(never));
+  EXPECT_EQ(engine_.submitted(), 1u);
+  call->Answer(TinyResult());
+  EXPECT_THAT(first.Wait(), IsServed());
+  while (server_->Figures().answer_bytes > 0) {
+  }
+}
+
 TEST_F(ForwardTest, RefusesNewCallsWhileDraining) {
   PendingForward accepted(*transformer_, TinyRequest());
   const auto call = engine_.WaitForCall();

@@ -46,15 +46,6 @@ class SomeTokens final : public AccessControl {
   std::map<std::string, std::pair<Caller, std::vector<Scope>>> tokens_;
 };
 
-bool IsRetryable(const grpc::Status& status) {
-  google::rpc::Status rich;
-  rich.ParseFromString(status.error_details());
-  for (const google::protobuf::Any& detail : rich.details()) {
-    if (detail.Is<google::rpc::RetryInfo>()) return true;
-  }
-  return false;
-}
-
 class GateTest : public ServerTest {
  protected:
   // Starts the server again. Everything that is waited for is looked at often.
@@ -140,7 +131,7 @@ TEST_F(GateTest, TakesOverARotatedCertificateAndKeepsItsOwnWhileTheFilesAreWrong
   const CertificateAuthority authority, next;
   ServeWith([&](GrpcServerOptions& options) { options.tls = Files(authority.Issue("server")); });
   ASSERT_THAT(CheckUnderTls(authority.certificate()), IsServed());
-  const absl::Time first_ends = server_->gate().Figures().certificate_ends;
+  const absl::Time first_ends = server_->Figures().certificate_ends;
   File("key.pem", "nonsense");
   File("certificate.pem", authority.Issue("server").certificate);  // Without its key.
   EXPECT_THAT(CheckUnderTls(authority.certificate()), IsServed());
@@ -148,7 +139,7 @@ TEST_F(GateTest, TakesOverARotatedCertificateAndKeepsItsOwnWhileTheFilesAreWrong
   while (!CheckUnderTls(next.certificate()).ok()) {
   }
   EXPECT_THAT(CheckUnderTls(authority.certificate()), Refused(StatusCode::UNAVAILABLE, ""));
-  EXPECT_GT(server_->gate().Figures().certificate_ends, first_ends + absl::Minutes(30));
+  EXPECT_GT(server_->Figures().certificate_ends, first_ends + absl::Minutes(30));
 }
 
 TEST_F(GateTest, DoesNotStartWithCertificatesThatCantBeUsed) {
@@ -278,7 +269,7 @@ TEST_F(GateTest, ATokenTakesNoMoreCallsThanItMay) {
   EXPECT_TRUE(IsRetryable(refused));
   EXPECT_THAT(ListModels(channel_, "two"), IsServed());
   const std::map<absl::StatusCode, int64_t> once = {{absl::StatusCode::kResourceExhausted, 1}};
-  EXPECT_EQ(server_->gate().Figures().doors[0].refused, once);
+  EXPECT_EQ(server_->Figures().doors[0].refused, once);
   call->Answer(TinyResult());
   EXPECT_THAT(pending.Wait(), IsServed());
   EXPECT_THAT(ListModels(channel_, "one"), IsServed());
@@ -302,7 +293,7 @@ TEST_F(GateTest, AMessageWaitsUntilThoseOfOthersHaveLeftRoomForIt) {
   PendingForward first(*transformer_, LargeImage());
   const auto call = engine_.WaitForCall();
   PendingForward second(*transformer_, LargeImage());
-  while (server_->gate().Figures().doors[0].calls < 2) {
+  while (server_->Figures().doors[0].calls < 2) {
   }
   EXPECT_EQ(engine_.submitted(), 1u);
   EXPECT_THAT(Forward(LargeRequest(10)), Refused(StatusCode::INVALID_ARGUMENT, "latents"));  // What is small goes on.
@@ -402,7 +393,7 @@ TEST_F(GateTest, RefusesAMessageThatWouldTakeManyTimesItsBytesBeforeGrpcParsesIt
     }
   }
   const auto others = static_cast<int64_t>(ClientMethods(1).size() - HealthMethods().size());
-  EXPECT_EQ(server_->gate().Figures().doors[0].refused[absl::StatusCode::kInvalidArgument], others + 1);
+  EXPECT_EQ(server_->Figures().doors[0].refused[absl::StatusCode::kInvalidArgument], others + 1);
   EXPECT_THAT(observer_.codes(), ::testing::IsEmpty());
 }
 
@@ -440,7 +431,7 @@ TEST_F(GateTest, TurnsConnectionsAwayBeyondItsLimit) {
   const auto second = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments);
   EXPECT_THAT(Check(second), Refused(StatusCode::UNAVAILABLE, ""));
   EXPECT_THAT(Check(channel_), IsServed());
-  EXPECT_GE(server_->gate().Figures().doors[0].turned_away, 1);
+  EXPECT_GE(server_->Figures().doors[0].turned_away, 1);
 }
 
 TEST_F(GateTest, EndsAlsoWhereItsTimerIsDue) {

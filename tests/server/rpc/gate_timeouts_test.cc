@@ -22,7 +22,7 @@ class GateTimeoutsTest : public ServerTest {
 
   // Waits until the gate holds no call.
   void AwaitNoCalls() {
-    while (server_->gate().Figures().doors[0].calls > 0) {
+    while (server_->Figures().doors[0].calls > 0) {
     }
   }
 
@@ -69,7 +69,7 @@ TEST_F(GateTimeoutsTest, ARequestThatStopsIsRefusedAndHoldsNothing) {
     ASSERT_TRUE(client.Await(RawHttp2::kReset, frame));  // It need send no more.
     AwaitNoCalls();
   }
-  EXPECT_EQ(server_->gate().Figures().doors[0].message_bytes, 0);
+  EXPECT_EQ(server_->Figures().doors[0].message_bytes, 0);
   EXPECT_EQ(engine_.submitted(), 0u);
 }
 
@@ -85,7 +85,7 @@ TEST_F(GateTimeoutsTest, AnAnswerThatIsNotReadIsGivenUp) {
   EXPECT_EQ(frame.flags & RawHttp2::kEndStream, 0);
   ASSERT_TRUE(client.Await(RawHttp2::kReset, frame));
   AwaitNoCalls();
-  EXPECT_THAT(server_->gate().Figures().doors[0].refused, ::testing::IsEmpty());  // It was answered.
+  EXPECT_THAT(server_->Figures().doors[0].refused, ::testing::IsEmpty());  // It was answered.
   EXPECT_THAT(Forward(TinyRequest()), IsServed());
 }
 

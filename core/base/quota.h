@@ -1,6 +1,7 @@
-#ifndef DITSERVE_SERVER_GATE_QUOTA_H_
-#define DITSERVE_SERVER_GATE_QUOTA_H_
+#ifndef DITSERVE_CORE_BASE_QUOTA_H_
+#define DITSERVE_CORE_BASE_QUOTA_H_
 
+#include <atomic>
 #include <cstdint>
 #include <utility>
 
@@ -8,7 +9,7 @@ namespace ditserve {
 
 // A hard limit on what is held at one time: calls, bytes.
 //
-// Thread safety: thread-compatible; all of a gate's are its thread's. Ownership: must outlive what is held of it.
+// Thread safety: thread-safe. Ownership: must outlive what is held of it.
 class Quota {
  public:
   // An amount that is held; none where there was too little.
@@ -29,7 +30,7 @@ class Quota {
 
    private:
     friend class Quota;
-    Hold(Quota* quota, int64_t amount) : quota_(quota), amount_(amount) { quota_->held_ += amount_; }
+    Hold(Quota* quota, int64_t amount) : quota_(quota), amount_(amount) {}
 
     Quota* quota_ = nullptr;
     int64_t amount_ = 0;
@@ -44,14 +45,19 @@ class Quota {
   // A lower one takes nothing back.
   void SetLimit(int64_t limit) { limit_ = limit; }
 
-  bool Has(int64_t amount) const { return amount <= limit_ - held_; }
-  Hold Take(int64_t amount) { return Has(amount) ? Hold(this, amount) : Hold(); }
+  Hold Take(int64_t amount) {
+    int64_t held = held_;
+    while (amount <= limit_ - held) {
+      if (held_.compare_exchange_weak(held, held + amount)) return Hold(this, amount);
+    }
+    return {};
+  }
 
  private:
-  int64_t limit_;
-  int64_t held_ = 0;
+  std::atomic<int64_t> limit_;
+  std::atomic<int64_t> held_ = 0;
 };
 
 }  // namespace ditserve
 
-#endif  // DITSERVE_SERVER_GATE_QUOTA_H_
+#endif  // DITSERVE_CORE_BASE_QUOTA_H_
