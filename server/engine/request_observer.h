@@ -16,6 +16,7 @@ struct EndedRequest {
   std::string message;    // What its client was told of an error.
   std::string model;      // Both empty if it was never decoded.
   std::string profile;    // Empty if it was given inline.
+  std::string caller;     // The name of its token; empty where nobody is asked for one.
   std::string trace_id;   // As its client told (W3C Trace Context); empty if it did not.
   std::string parent_id;  // The client's span in that trace.
   absl::Duration duration;

@@ -24,6 +24,10 @@ struct Caller {
   int64_t max_message_bytes = std::numeric_limits<int64_t>::max();
 };
 
+// The metadata that tells gRPC the caller's name. It is the gate's alone: what a client sends by that name goes no
+// further.
+inline constexpr char kCallerHeader[] = "ditserve-caller";
+
 // Who may do what, told by bearer tokens.
 class AccessControl {
  public:

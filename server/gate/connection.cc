@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/error_details.h"
+#include "server/gate/access.h"
 #include "server/gate/connection_events.h"
 
 namespace ditserve {
@@ -56,10 +57,13 @@ void Connection::OnRequestHeaders(Call& call) {
       host_.doorman->LetIn(ValueOf(call.headers, ":path"), ValueOf(call.headers, "authorization"), probes_);
   if (!admitted.ok()) return Refuse(call, admitted.status());
   call.admitted = *std::move(admitted);
-  // Nobody behind the gate needs the secret.
+  // Nobody behind the gate needs the secret; who calls they are told here.
   call.headers.erase(std::remove_if(call.headers.begin(), call.headers.end(),
-                                    [](const auto& header) { return header.first == "authorization"; }),
+                                    [](const auto& header) {
+                                      return header.first == "authorization" || header.first == kCallerHeader;
+                                    }),
                      call.headers.end());
+  if (!call.admitted->caller.empty()) call.headers.emplace_back(kCallerHeader, call.admitted->caller);
 }
 
 void Connection::OnRequestData(Call& call, const uint8_t* data, size_t bytes) {

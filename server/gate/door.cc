@@ -1,12 +1,14 @@
 #include "server/gate/door.h"
 
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 
 #include <asio/ip/tcp.hpp>
 #include <asio/post.hpp>
 #include <cerrno>
 #include <cstring>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -42,6 +44,7 @@ Door::Door(asio::io_context& io, const DoorOptions& door, const GateOptions& gat
   host_.trailers = gate.trailers;
   host_.bytes_freed = [this] { RetryMessages(); };
   host_.refused = [this](const absl::Status& why) {
+    spdlog::debug("refused at the address of {}: {}", name_, std::string(why.message()));
     const absl::MutexLock lock(&mutex_);
     ++refused_[why.code()];
   };

@@ -46,6 +46,7 @@ Json FieldsOf(const EndedRequest& request) {
   for (const auto& [name, value] : {std::pair("error", &request.message),
                                     {"model", &request.model},
                                     {"profile", &request.profile},
+                                    {"caller", &request.caller},
                                     {"trace_id", &request.trace_id},
                                     {"parent_span_id", &request.parent_id}}) {
     if (!value->empty()) fields[name] = *value;

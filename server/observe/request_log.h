@@ -9,8 +9,8 @@
 
 namespace ditserve {
 
-// Writes a line for each forward pass that was asked for: how it ended, what it took, and which trace it is a part of.
-// Of a request it tells names and figures, never what it computes with.
+// Writes a line for each forward pass that was asked for: how it ended, what it took, who called, and which
+// trace it is a part of. Of a request it tells names and figures, never what it computes with.
 //
 // Thread safety: thread-safe.
 class RequestLog final : public RequestObserver {

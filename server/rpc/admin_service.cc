@@ -1,5 +1,7 @@
 #include "server/rpc/admin_service.h"
 
+#include <spdlog/spdlog.h>
+
 #include <string>
 #include <vector>
 
@@ -12,7 +14,9 @@
 #include "core/base/quoted.h"
 #include "core/base/size.h"
 #include "core/base/status_macros.h"
+#include "server/gate/access.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/metadata.h"
 #include "server/rpc/residency_encoder.h"
 
 namespace ditserve {
@@ -59,10 +63,15 @@ absl::StatusOr<int64_t> DecodeBudget(const Engine& engine, Memory memory, const 
 
 }  // namespace
 
-absl::Status AdminService::SetBudget(const v1::SetBudgetRequest& request, v1::SetBudgetResponse& response) {
-  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request, engine_.Residency().devices));
+absl::Status AdminService::SetBudget(const v1::SetBudgetRequest& request, const std::string& caller,
+                                     v1::SetBudgetResponse& response) {
+  const ResidencySnapshot before = engine_.Residency();
+  DITSERVE_ASSIGN_OR_RETURN(const Memory memory, DecodeMemory(request, before.devices));
   DITSERVE_ASSIGN_OR_RETURN(const int64_t bytes, DecodeBudget(engine_, memory, request));
   DITSERVE_RETURN_IF_ERROR(engine_.SetBudget(memory, bytes));
+  spdlog::info("SetBudget{}: the budget of {} was {} bytes, and is {}", caller.empty() ? "" : " by " + caller,
+               IsHost(memory) ? "host memory" : before.devices[static_cast<size_t>(DeviceOf(memory))].name,
+               before.memory(memory).usage.wanted_bytes, bytes);
   const ResidencySnapshot now = engine_.Residency();
   if (IsHost(memory)) {
     EncodeMemory(now.host, *response.mutable_memory());
@@ -75,7 +84,7 @@ absl::Status AdminService::SetBudget(const v1::SetBudgetRequest& request, v1::Se
 grpc::ServerUnaryReactor* AdminService::SetBudget(grpc::CallbackServerContext* context,
                                                   const v1::SetBudgetRequest* request,
                                                   v1::SetBudgetResponse* response) {
-  return FinishCall(context, SetBudget(*request, *response));
+  return FinishCall(context, SetBudget(*request, MetadataOf(*context, kCallerHeader), *response));
 }
 
 }  // namespace ditserve

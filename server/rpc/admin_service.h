@@ -1,6 +1,9 @@
 #ifndef DITSERVE_SERVER_RPC_ADMIN_SERVICE_H_
 #define DITSERVE_SERVER_RPC_ADMIN_SERVICE_H_
 
+#include <string>
+
+#include "absl/status/status.h"
 #include "ditserve/v1/admin_service.grpc.pb.h"
 #include "server/engine/engine.h"
 
@@ -18,7 +21,9 @@ class AdminService final : public v1::AdminService::CallbackService {
                                       v1::SetBudgetResponse* response) override;
 
  private:
-  absl::Status SetBudget(const v1::SetBudgetRequest& request, v1::SetBudgetResponse& response);
+  // `caller`: as EndedRequest's; for the log.
+  absl::Status SetBudget(const v1::SetBudgetRequest& request, const std::string& caller,
+                         v1::SetBudgetResponse& response);
 
   Engine& engine_;
 };

@@ -16,7 +16,9 @@
 #include "core/base/error_details.h"
 #include "core/base/status_macros.h"
 #include "models/errors.h"
+#include "server/gate/access.h"
 #include "server/rpc/grpc_status.h"
+#include "server/rpc/metadata.h"
 #include "server/rpc/patience.h"
 #include "server/rpc/trace_context.h"
 
@@ -55,9 +57,8 @@ class Report {
   Report(const std::vector<RequestObserver*>& observers, const char* rpc, const grpc::CallbackServerContext& context)
       : observers_(&observers), begun_(Now()) {
     request_.rpc = rpc;
-    const auto told = context.client_metadata().find("traceparent");
-    if (told == context.client_metadata().end()) return;
-    if (std::optional<TraceContext> trace = ParseTraceparent({told->second.data(), told->second.size()})) {
+    request_.caller = MetadataOf(context, kCallerHeader);
+    if (std::optional<TraceContext> trace = ParseTraceparent(MetadataOf(context, "traceparent"))) {
       request_.trace_id = std::move(trace->trace_id);
       request_.parent_id = std::move(trace->parent_id);
     }

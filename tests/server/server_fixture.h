@@ -53,16 +53,22 @@ class RecordingObserver final : public RequestObserver {
   void OnEnd(const EndedRequest& request) override ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     codes_.push_back(request.code);
+    callers_.push_back(request.caller);
   }
 
   std::vector<absl::StatusCode> codes() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
     return codes_;
   }
+  std::vector<std::string> callers() const ABSL_LOCKS_EXCLUDED(mutex_) {
+    absl::MutexLock lock(&mutex_);
+    return callers_;
+  }
 
  private:
   mutable absl::Mutex mutex_;
   std::vector<absl::StatusCode> codes_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> callers_ ABSL_GUARDED_BY(mutex_);
 };
 
 // A server on any free port with a fake engine behind it, and a channel to it.

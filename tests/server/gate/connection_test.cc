@@ -226,6 +226,40 @@ TEST_F(ConnectionTest, WhoOpensTooManyStreamsBeforeItHeardOfTheLimitLosesThoseAl
   EXPECT_THAT(world.Check(), IsOk());
 }
 
+// Knows one token.
+class OneToken final : public AccessControl {
+ public:
+  absl::StatusOr<Caller> Check(absl::string_view token, Scope) const override {
+    return token == "secret" ? absl::StatusOr<Caller>(Caller{"studio"}) : absl::UnauthenticatedError("unknown");
+  }
+};
+
+// Whom the server is told of, of a client with the token that says it is somebody else.
+std::vector<std::string> CallersTold(const AccessControl* access) {
+  ConnectionWorld world({{kInfer, {Scope::kInfer, 200'000}}}, {.max_calls = 4}, access);
+  world.client().Send(RawHttp2::kPreface + RawHttp2::FrameBytes(RawHttp2::kSettings, 0, 0, "") +
+                      RawHttp2::FrameBytes(RawHttp2::kHeaders, RawHttp2::kEndHeaders, 1,
+                                           RawHttp2::Call(kInfer) + RawHttp2::Header(kCallerHeader, "operator") +
+                                               RawHttp2::Header("authorization", "Bearer secret") +
+                                               RawHttp2::Header(kCallerHeader, "operator")) +
+                      RawHttp2::FrameBytes(RawHttp2::kData, 0, 1, '\0' + RawHttp2::Number(3) + "mmm"));
+  world.Settle();
+  std::vector<std::string> told;
+  if (world.server() == nullptr) return {"no call came"};
+  for (const auto& [id, call] : world.server()->calls()) {
+    for (const auto& [name, value] : call.headers) {
+      if (name == kCallerHeader) told.push_back(value);
+    }
+  }
+  return told;
+}
+
+TEST(CallerTest, TheServerIsToldByTheGateAloneWhoCalls) {
+  OneToken tokens;
+  EXPECT_EQ(CallersTold(&tokens), std::vector<std::string>{"studio"});
+  EXPECT_EQ(CallersTold(nullptr), std::vector<std::string>{});
+}
+
 TEST(UngreetedConnectionTest, WhoReadsNothingIsGivenUpBeforeTheRefusalsOfItsStreamsPileUp) {
   ConnectionWorld world({{kInfer, {Scope::kInfer, 200'000}}}, {.max_calls = 4}, nullptr);
   world.client().SetReads(false);

@@ -24,6 +24,7 @@ class RequestLogTest : public ::testing::Test {
     answered_ = {.rpc = "Forward",
                  .model = "qwen",
                  .profile = "disk",
+                 .caller = "studio",
                  .trace_id = "4bf92f3577b34da6a3ce929d0e0e4736",
                  .parent_id = "00f067aa0ba902b7",
                  .duration = absl::Seconds(4),
@@ -57,6 +58,7 @@ TEST_F(RequestLogTest, TellsTheAccountAndTheTrace) {
   EXPECT_EQ(line["code"], "OK");
   EXPECT_EQ(line["model"], "qwen");
   EXPECT_EQ(line["profile"], "disk");
+  EXPECT_EQ(line["caller"], "studio");
   EXPECT_EQ(line["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
   EXPECT_EQ(line["parent_span_id"], "00f067aa0ba902b7");
   EXPECT_EQ(line["seconds"], 4);
@@ -79,6 +81,7 @@ TEST_F(RequestLogTest, TellsTheErrorOfARequestThatWasRefused) {
   EXPECT_FALSE(line.contains("model"));
   EXPECT_FALSE(line.contains("queue_seconds"));
   EXPECT_FALSE(line.contains("trace_id"));
+  EXPECT_FALSE(line.contains("caller")) << "nobody was asked";
 }
 
 TEST_F(RequestLogTest, TheFaultsThatAreOursAreErrors) {
@@ -92,11 +95,12 @@ TEST_F(RequestLogTest, ALineOfTextIsOneLine) {
   const std::string text = TextOf({.rpc = "Forward",
                                    .code = absl::StatusCode::kNotFound,
                                    .message = "model: \"x\"\n2026-01-01 forged",
-                                   .model = "a b"});
+                                   .model = "a b",
+                                   .caller = "studio"});
   EXPECT_EQ(
       text,
       "info request rpc=\"Forward\" code=\"NOT_FOUND\" seconds=0.0 error=\"model: \\\"x\\\"\\n2026-01-01 forged\" "
-      "model=\"a b\"\n");
+      "model=\"a b\" caller=\"studio\"\n");
 }
 
 TEST_F(RequestLogTest, OtherMessagesAreObjectsToo) {

@@ -1,6 +1,10 @@
 #include "server/rpc/admin_service.h"
 
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
 #include <limits>
+#include <sstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -62,6 +66,24 @@ TEST_F(AdminServiceTest, SetsABudgetAndAnswersWithWhatIsInForce) {
     EXPECT_EQ(response_.memory().wanted_budget_bytes(), 77);
     EXPECT_EQ(response_.memory().budget_bytes(), 100);
   }
+}
+
+TEST_F(AdminServiceTest, TheLogTellsWhoSetWhichBudgetAndWhatItWas) {
+  std::ostringstream log;
+  const auto outer = spdlog::default_logger();
+  spdlog::set_default_logger(
+      std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+  EXPECT_THAT(SetBudget(Bytes(v1::TIER_DEVICE, 77)), IsServed());
+  OneToken access;
+  Serve(&access);
+  EXPECT_THAT(SetBudget(Bytes(v1::TIER_HOST, 500), "Bearer 0123456789abcdef"), IsServed());
+  EXPECT_THAT(SetBudget(Bytes(v1::TIER_HOST, -1), "Bearer 0123456789abcdef"),
+              Refused(grpc::StatusCode::INVALID_ARGUMENT, "bytes"));
+  server_.reset();
+  spdlog::set_default_logger(outer);
+  EXPECT_THAT(log.str(), ::testing::HasSubstr("SetBudget: the budget of cpu was 90 bytes, and is 77\n"));
+  EXPECT_THAT(log.str(), ::testing::HasSubstr("SetBudget by one: the budget of host memory was 0 bytes, and is 500\n"));
+  EXPECT_THAT(log.str(), ::testing::Not(::testing::HasSubstr("is -1")));
 }
 
 TEST_F(AdminServiceTest, OfSeveralDevicesOneIsNamed) {

@@ -2,6 +2,8 @@
 #include "server/gate/gate.h"
 
 #include <grpcpp/generic/generic_stub.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <array>
@@ -9,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <sstream>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -206,6 +209,37 @@ TEST_F(GateTest, ATokenAllowsWhatItsScopesSay) {
   EXPECT_THAT(ForwardWith("client"), IsServed());
   EXPECT_THAT(ListModels(channel_, "client"), Refused(StatusCode::PERMISSION_DENIED, "lacks it"));
   server_.reset();
+}
+
+TEST_F(GateTest, ObserversAreToldTheNameOfTheTokenAndOfNoOther) {
+  SomeTokens access;
+  access.Add("client", {Scope::kInfer}, {"pipeline"});
+  engine_.AnswerAtOnce([](const ForwardCall&) { return TinyResult(); });
+  for (const AccessControl* asked :
+       {static_cast<const AccessControl*>(&access), static_cast<const AccessControl*>(nullptr)}) {
+    ServeWith([&](GrpcServerOptions& options) { options.access = asked; });
+    grpc::ClientContext context;
+    context.AddMetadata("authorization", "Bearer client");
+    context.AddMetadata(kCallerHeader, "operator");
+    v1::ForwardResponse response;
+    EXPECT_THAT(transformer_->Forward(&context, TinyRequest(), &response), IsServed());
+  }
+  EXPECT_THAT(observer_.callers(), ::testing::ElementsAre("pipeline", ""));
+  server_.reset();
+}
+
+TEST_F(GateTest, WhyACallWasRefusedIsLoggedAtDebug) {
+  std::ostringstream log;
+  const auto outer = spdlog::default_logger();
+  const auto inner = std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log));
+  inner->set_level(spdlog::level::debug);
+  spdlog::set_default_logger(inner);
+  SomeTokens access;
+  ServeWith([&](GrpcServerOptions& options) { options.access = &access; });
+  EXPECT_THAT(ListModels(channel_, "other"), Refused(StatusCode::UNAUTHENTICATED, "unknown"));
+  server_.reset();
+  spdlog::set_default_logger(outer);
+  EXPECT_THAT(log.str(), ::testing::HasSubstr("refused at the address of clients: unknown"));
 }
 
 TEST_F(GateTest, WhoWatchesHealthTakesNoCallsPlace) {
