@@ -29,6 +29,8 @@ NOT_ANSWERED = 'code!="OK"'
 REFUSED = 'code="RESOURCE_EXHAUSTED"'
 FAULTS = 'code=~"INTERNAL|UNKNOWN|DATA_LOSS"'
 UNANSWERED = 'code=~"UNAVAILABLE|DEADLINE_EXCEEDED"'
+PASSES = 'rpc!="Denoise"'
+LOOPS = 'rpc="Denoise"'
 
 # As on the status page.
 KINDS = {"weights": "#2f6fdb", "staging": "#e0912a", "activations": "#2a9d78", "modulation": "#b8568f", "runtime": "#8b8378"}
@@ -50,8 +52,9 @@ class Scope:
     def rate(self, metric: str, *more: str) -> str:
         return f"rate({self.of(metric, *more)}[$__rate_interval])"
 
-    def quantile(self, share: float, metric: str, *by: str) -> str:
-        return f"histogram_quantile({share}, sum by ({', '.join((*by, 'le'))}) ({self.rate(metric + '_bucket')}))"
+    def quantile(self, share: float, metric: str, calls: str, *by: str) -> str:
+        rate = self.rate(metric + "_bucket", calls)
+        return f"histogram_quantile({share}, sum by ({', '.join((*by, 'le'))}) ({rate}))"
 
     def ended(self, code: str, total: str) -> str:
         return part(self.rate("requests_total", code), self.rate("requests_total"), total)
@@ -144,7 +147,7 @@ def tiers(scope: Scope) -> Panel:
 def stages(scope: Scope) -> Panel:
     panel = curves(
         "Where time goes",
-        "Seconds that answered passes spent on each stage, for each second: 3 on compute means that three computed at a"
+        "Seconds that answered requests spent on each stage, for each second: 3 on compute means that three computed at a"
         " time. Much stall asks for memory or faster disks, much queue for more servers.",
         {"{{stage}}": f"sum by (stage) ({scope.rate('stage_duration_seconds_sum')})"}, units.Short)
     return stacked(panel, STAGES)
@@ -153,7 +156,7 @@ def stages(scope: Scope) -> Panel:
 def stalls(scope: Scope, span: int = 12) -> Panel:
     return curves(
         "Stalled, by server",
-        "Share of their time that answered passes waited for weights. Above one half DitserveStalls fires.",
+        "Share of their time that answered requests waited for weights. Above one half DitserveStalls fires.",
         {"{{instance}}": scope.stalled(BY_SERVER)}, units.PercentUnit, span)
 
 
@@ -162,11 +165,30 @@ def latency(scope: Scope, share: float, name: str) -> Panel:
         f"Duration by profile, {name}",
         f"No more than this took {share:.0%} of the answered passes, from arrival to response. Compare profiles at"
         " equal sizes of images: a larger one takes longer under any.",
-        {"{{profile}}": scope.quantile(share, "forward_duration_seconds", "profile")}, units.Seconds)
+        {"{{profile}}": scope.quantile(share, "forward_duration_seconds", PASSES, "profile")}, units.Seconds)
+
+
+def loops(scope: Scope, span: int = 12) -> Panel:
+    return curves(
+        "Duration of denoising loops",
+        "Half of the answered loops took no more than the median, and all but one of a hundred no more than the other, from"
+        " arrival to response.",
+        {"median {{profile}}": scope.quantile(0.5, "forward_duration_seconds", LOOPS, "profile"),
+         "99 of 100 {{profile}}": scope.quantile(0.99, "forward_duration_seconds", LOOPS, "profile")},
+        units.Seconds, span)
+
+
+def steps(scope: Scope, span: int = 12) -> Panel:
+    return curves(
+        "Seconds a step",
+        "What answered denoising loops took, from arrival to response, by the steps that they made. Compare it with a"
+        " pass of the same size: a loop waits for admission once, and step caches skip steps.",
+        {"{{instance}}": part(scope.rate("forward_duration_seconds_sum", LOOPS), scope.rate("denoise_steps_total"),
+                              BY_SERVER)}, units.Seconds, span)
 
 
 def durations(scope: Scope) -> Panel:
-    query = f"sum by (le) (increase({scope.of('forward_duration_seconds_bucket')}[$__rate_interval]))"
+    query = f"sum by (le) (increase({scope.of('forward_duration_seconds_bucket', PASSES)}[$__rate_interval]))"
     panel = fill(
         heatmap.Panel(), "How long passes take",
         "A column is a moment, a row a range of durations: the darker, the more passes took that long. Two bands are"
@@ -187,7 +209,7 @@ def errors(scope: Scope, span: int = 12) -> Panel:
 
 def answered(scope: Scope) -> Panel:
     return number(
-        "Passes", "Forward passes that were answered, each second, over all servers.",
+        "Answered", "Passes and denoising loops that were answered, each second, over all servers.",
         {"answered": f"sum ({scope.rate('requests_total', ANSWERED)})"}, units.RequestsPerSecond)
 
 
@@ -196,7 +218,8 @@ def passes_by_model() -> Panel:
         "/d/ditserve-model?var-model=${__field.labels.model}&${datasource:queryparam}&${namespace:queryparam}"
         "&${instance:queryparam}&${__url_time_range}")
     return curves(
-        "Passes by model", "Answered forward passes, each second. A click on a curve leads to its model's dashboard.",
+        "Answered, by model",
+        "Passes and denoising loops, each second. A click on a curve leads to its model's dashboard.",
         {"{{model}}": f"sum by (model) ({ALL.rate('requests_total', ANSWERED)})"}, units.RequestsPerSecond,
         span=6).data_links([link])
 
@@ -257,6 +280,7 @@ def overview() -> dashboard.Dashboard:
             passes_by_model(),
             latency(ALL, 0.5, "median"),
             latency(ALL, 0.99, "99th percentile"),
+            loops(ALL, span=24),
             errors(ALL),
             curves("Faults and refusals, by server",
                    "Shares of the requests that ended by a fault, unavailable or too late, or were refused because the"
@@ -330,10 +354,10 @@ def model() -> dashboard.Dashboard:
                    {"in memory": part(in_memory, weights)}, units.PercentUnit),
             answered(ONE_MODEL),
             number("Median duration", "Half of the passes took no longer, from arrival to response.",
-                   {"median": ONE_MODEL.quantile(0.5, "forward_duration_seconds")}, units.Seconds),
+                   {"median": ONE_MODEL.quantile(0.5, "forward_duration_seconds", PASSES)}, units.Seconds),
             number("99th percentile", "All but one pass of a hundred took no longer, from arrival to response.",
-                   {"99 of 100": ONE_MODEL.quantile(0.99, "forward_duration_seconds")}, units.Seconds),
-            number("Stalled", "Share of their time that passes waited for weights. Above a half DitserveStalls fires.",
+                   {"99 of 100": ONE_MODEL.quantile(0.99, "forward_duration_seconds", PASSES)}, units.Seconds),
+            number("Stalled", "Share of their time that requests waited for weights. Above a half DitserveStalls fires.",
                    {"stalled": ONE_MODEL.stalled("sum")}, units.PercentUnit, bad_from=0.5),
         ],
         "Weights": [
@@ -346,7 +370,7 @@ def model() -> dashboard.Dashboard:
         "Requests": [
             curves("Passes by profile",
                    'Answered passes, each second. Profiles that requests bring themselves are all "inline".',
-                   {"{{profile}}": f"sum by (profile) ({ONE_MODEL.rate('forward_duration_seconds_count')})"},
+                   {"{{profile}}": f"sum by (profile) ({ONE_MODEL.rate('forward_duration_seconds_count', PASSES)})"},
                    units.RequestsPerSecond, span=8),
             curves("Requests by method",
                    "Requests that have ended, each second. ModelInfer is the Open Inference Protocol's, the others are"
@@ -355,13 +379,15 @@ def model() -> dashboard.Dashboard:
             errors(ONE_MODEL, span=8),
             latency(ONE_MODEL, 0.5, "median"),
             latency(ONE_MODEL, 0.99, "99th percentile"),
+            loops(ONE_MODEL),
+            steps(ONE_MODEL),
         ],
         "Time": [
             stages(ONE_MODEL),
             curves("Stages, 99th percentile",
                    "All but one pass of a hundred spent no longer on the stage. Queue is the time before it began,"
                    " stall the wait for weights.",
-                   {"{{stage}}": ONE_MODEL.quantile(0.99, "stage_duration_seconds", "stage")}, units.Seconds),
+                   {"{{stage}}": ONE_MODEL.quantile(0.99, "stage_duration_seconds", PASSES, "stage")}, units.Seconds),
             durations(ONE_MODEL),
             stalls(ONE_MODEL),
         ],

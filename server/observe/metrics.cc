@@ -25,12 +25,13 @@ using prometheus::MetricFamily;
 using prometheus::MetricType;
 using Labels = std::vector<ClientMetric::Label>;
 
-// Seconds, from a millisecond to above an hour. A pass takes from tens of milliseconds on a large device to many
-// minutes from a disk; what it stalls or waits is often a small part of that, and in a long queue a large one.
+// Seconds, from a millisecond to half a day. A pass takes from tens of milliseconds on a large device to many minutes
+// from a disk, and a loop tens of those; what they stall or wait is often a small part of that, and in a long queue a
+// large one.
 const prometheus::Histogram::BucketBoundaries& Buckets() {
-  static const auto& buckets =
-      *new prometheus::Histogram::BucketBoundaries({0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,  1,   2.5,
-                                                    5,     10,     25,    50,   100,   250,  500, 1000, 2500, 5000});
+  static const auto& buckets = *new prometheus::Histogram::BucketBoundaries(
+      {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,  0.25, 0.5,  1,     2.5,   5,
+       10,    25,     50,    100,  250,   500,  1000, 2500, 5000, 10000, 25000, 50000});
   return buckets;
 }
 
@@ -253,18 +254,23 @@ class MetricsImpl final : public Metrics {
         engine_(engine, version),
         requests_(prometheus::BuildCounter()
                       .Name("ditserve_requests_total")
-                      .Help("Forward passes that were asked for and have ended, by method, gRPC code and model.")
+                      .Help("Forward passes and denoising loops that have ended, by method, gRPC code and model.")
                       .Register(registry_)),
         durations_(prometheus::BuildHistogram()
                        .Name("ditserve_forward_duration_seconds")
-                       .Help("From arrival to the response of answered calls.")
+                       .Help("From arrival to the response of answered calls; a Denoise is a whole loop.")
                        .Register(registry_)),
         stages_(prometheus::BuildHistogram()
                     .Name("ditserve_stage_duration_seconds")
                     .Help("What answered calls spent their time on.")
-                    .Register(registry_)) {
-    // A series that begins with its first fault would not be seen to rise.
+                    .Register(registry_)),
+        steps_(prometheus::BuildCounter()
+                   .Name("ditserve_denoise_steps_total")
+                   .Help("Steps of denoising loops that were answered, those that a step cache skipped among them.")
+                   .Register(registry_)) {
+    // A series that begins with its first fault, or step, would not be seen to rise.
     for (const ModelInfo& model : engine->Models()) {
+      steps_.Add({{"model", model.name}});
       for (const char* rpc : {"Forward", "ForwardStream", "ModelInfer", "Denoise"}) {
         for (const absl::StatusCode code : {absl::StatusCode::kOk, absl::StatusCode::kDataLoss,
                                             absl::StatusCode::kInternal, absl::StatusCode::kResourceExhausted,
@@ -279,10 +285,13 @@ class MetricsImpl final : public Metrics {
     Ended(request.rpc, request.code, request.model).Increment();
     if (request.account == nullptr) return;
     const std::string profile = profiles_.contains(request.profile) ? request.profile : "inline";
-    Observe(durations_, {{"model", request.model}, {"profile", profile}}, request.duration);
-    Observe(stages_, {{"model", request.model}, {"stage", "queue"}}, request.account->queue);
-    Observe(stages_, {{"model", request.model}, {"stage", "stall"}}, request.account->stall);
-    Observe(stages_, {{"model", request.model}, {"stage", "compute"}}, request.account->compute);
+    Observe(durations_, {{"model", request.model}, {"profile", profile}, {"rpc", request.rpc}}, request.duration);
+    for (const auto& [stage, duration] : {std::pair("queue", request.account->queue),
+                                          {"stall", request.account->stall},
+                                          {"compute", request.account->compute}}) {
+      Observe(stages_, {{"model", request.model}, {"rpc", request.rpc}, {"stage", stage}}, duration);
+    }
+    if (request.steps > 0) steps_.Add({{"model", request.model}}).Increment(static_cast<double>(request.steps));
   }
 
   std::string Scrape(const GateFigures& gate) const override {
@@ -312,6 +321,7 @@ class MetricsImpl final : public Metrics {
   prometheus::Family<prometheus::Counter>& requests_;
   prometheus::Family<prometheus::Histogram>& durations_;
   prometheus::Family<prometheus::Histogram>& stages_;
+  prometheus::Family<prometheus::Counter>& steps_;
 };
 
 }  // namespace

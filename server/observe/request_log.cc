@@ -43,6 +43,7 @@ Json FieldsOf(const EndedRequest& request) {
                  {"rpc", request.rpc},
                  {"code", absl::StatusCodeToString(request.code)},
                  {"seconds", absl::ToDoubleSeconds(request.duration)}};
+  if (request.steps > 0) fields["steps"] = request.steps;
   for (const auto& [name, value] : {std::pair("error", &request.message),
                                     {"model", &request.model},
                                     {"profile", &request.profile},

@@ -67,6 +67,7 @@ class Report {
   void SetCall(const ForwardCall& call) {
     request_.model = call.model;
     request_.profile = call.profile.name;
+    if (call.denoising) request_.steps = call.denoising->steps_left();
   }
 
   // Once. `account` counts where the call was answered.

@@ -52,23 +52,23 @@ class RecordingObserver final : public RequestObserver {
  public:
   void OnEnd(const EndedRequest& request) override ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
-    codes_.push_back(request.code);
-    callers_.push_back(request.caller);
+    ended_.push_back(request);
+    ended_.back().account = nullptr;  // It is there until this returns.
   }
 
-  std::vector<absl::StatusCode> codes() const ABSL_LOCKS_EXCLUDED(mutex_) {
+  std::vector<EndedRequest> ended() const ABSL_LOCKS_EXCLUDED(mutex_) {
     absl::MutexLock lock(&mutex_);
-    return codes_;
+    return ended_;
   }
-  std::vector<std::string> callers() const ABSL_LOCKS_EXCLUDED(mutex_) {
-    absl::MutexLock lock(&mutex_);
-    return callers_;
+  std::vector<absl::StatusCode> codes() const {
+    std::vector<absl::StatusCode> codes;
+    for (const EndedRequest& request : ended()) codes.push_back(request.code);
+    return codes;
   }
 
  private:
   mutable absl::Mutex mutex_;
-  std::vector<absl::StatusCode> codes_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::string> callers_ ABSL_GUARDED_BY(mutex_);
+  std::vector<EndedRequest> ended_ ABSL_GUARDED_BY(mutex_);
 };
 
 // A server on any free port with a fake engine behind it, and a channel to it.

@@ -72,6 +72,13 @@ TEST_F(RequestLogTest, TellsTheAccountAndTheTrace) {
               ::testing::MatchesRegex("20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z"));
 }
 
+TEST_F(RequestLogTest, TellsTheStepsOfALoopAndOfNoPass) {
+  EXPECT_FALSE(JsonOf(answered_).contains("steps"));
+  lines_.str("");
+  answered_.steps = 50;
+  EXPECT_EQ(JsonOf(answered_)["steps"], 50);
+}
+
 TEST_F(RequestLogTest, TellsTheErrorOfARequestThatWasRefused) {
   const nlohmann::json line = JsonOf(
       {.rpc = "ModelInfer", .code = absl::StatusCode::kResourceExhausted, .message = "a \"word\"\n\xff of a client"});

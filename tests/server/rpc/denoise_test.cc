@@ -319,7 +319,10 @@ TEST_F(DenoiseServiceTest, ProgressHasStepsAndTheLatentsThatWereAskedForAndTheRe
   EXPECT_TRUE(message.result().reused_steps(0).skipped());
   EXPECT_FALSE(reader->Read(&message));
   EXPECT_THAT(reader->Finish(), IsServed());
-  EXPECT_EQ(observer_.codes(), (std::vector<absl::StatusCode>{absl::StatusCode::kOk}));
+  const std::vector<EndedRequest> ended = observer_.ended();
+  ASSERT_EQ(ended.size(), 1u);
+  EXPECT_EQ(ended[0].code, absl::StatusCode::kOk);
+  EXPECT_EQ(ended[0].steps, 2);
 }
 
 TEST_F(DenoiseServiceTest, AWrongRequestIsRefusedAndACancelledCallEnds) {
