@@ -116,6 +116,11 @@ bool HealthService::ready() const {
   return ready_ && !lost_;
 }
 
+bool HealthService::alive() const {
+  absl::MutexLock lock(&mutex_);
+  return !lost_;
+}
+
 void HealthService::SetLost() {
   {
     absl::MutexLock lock(&mutex_);

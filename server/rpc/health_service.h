@@ -11,8 +11,8 @@
 
 namespace ditserve {
 
-// The standard health protocol. "liveness" is SERVING as long as the process answers; "", "readiness" and the names of
-// the API's services while requests are served.
+// The standard health protocol. "liveness" is SERVING until a checkpoint is lost; "", "readiness" and the names of the
+// API's services while requests are served.
 //
 // Watchers are told each change; one that reads slowly is told the newest.
 // Thread safety: thread-safe. Ownership: must outlive the gRPC server.
@@ -26,7 +26,9 @@ class HealthService final : public grpc::health::v1::Health::CallbackService {
   // Not ready until it is said to be.
   void SetReady(bool ready) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // What "readiness" and "liveness" tell.
   bool ready() const ABSL_LOCKS_EXCLUDED(mutex_);
+  bool alive() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // A checkpoint is not what was opened any more: neither ready nor alive until the process is started anew, which
   // opens it again.

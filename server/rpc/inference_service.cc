@@ -58,7 +58,7 @@ absl::Status EncodeInference(ForwardResult result, const OutputForm& form, infer
 grpc::ServerUnaryReactor* InferenceService::ServerLive(grpc::CallbackServerContext* context,
                                                        const inference::ServerLiveRequest*,
                                                        inference::ServerLiveResponse* response) {
-  response->set_live(true);
+  response->set_live(health_.alive());
   return FinishCall(context);
 }
 

@@ -313,6 +313,23 @@ TEST_F(InferenceServiceTest, TellsWhoItIsAndWhetherItIsReady) {
   }
 }
 
+TEST_F(InferenceServiceTest, ALostCheckpointIsNeitherLiveNorReady) {
+  engine_.AnswerAtOnce([](const ForwardCall&) { return absl::DataLossError("the checkpoint is damaged"); });
+  EXPECT_THAT(Infer(request_), Refused(StatusCode::DATA_LOSS, "damaged"));
+  grpc::ClientContext live_context, ready_context, model_context;
+  inference::ServerLiveResponse live;
+  ASSERT_THAT(stub_->ServerLive(&live_context, {}, &live), IsServed());
+  EXPECT_FALSE(live.live());
+  inference::ServerReadyResponse ready;
+  ASSERT_THAT(stub_->ServerReady(&ready_context, {}, &ready), IsServed());
+  EXPECT_FALSE(ready.ready());
+  inference::ModelReadyRequest request;
+  request.set_name("tiny");
+  inference::ModelReadyResponse model;
+  ASSERT_THAT(stub_->ModelReady(&model_context, request, &model), IsServed());
+  EXPECT_FALSE(model.ready());
+}
+
 TEST_F(InferenceServiceTest, TellsWhetherAModelIsReady) {
   const auto ask = [&](const std::string& name) {
     inference::ModelReadyRequest request;
