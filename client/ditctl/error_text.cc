@@ -71,11 +71,12 @@ std::string Hint(const grpc::Status& status, const std::string& address) {
       return details.retry_seconds
                  ? absl::StrCat("the server is full now: try again in about ", *details.retry_seconds,
                                 " s, or lower what the request takes")
-                 : std::string("send less at a time, or raise the server's max_receive_message_bytes");
+                 : std::string(
+                       "send less at a time, or raise the limit: max_receive_message_bytes where no other is named");
     case grpc::StatusCode::FAILED_PRECONDITION:
       return details.quota
                  ? absl::StrCat("this server can never run the request as it is: ", ShortageText(*details.quota),
-                                "; see `ditctl residency`")
+                                "; `ditctl plan` tells what can")
                  : "";
     case grpc::StatusCode::UNAUTHENTICATED:
       return "name a file that holds the server's token: --token-file";

@@ -112,7 +112,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(absl::Span<const char* const> argum
   app.add_flag("--check", line.check,
                "validate the configuration and exit; with --device, look at each of those devices too, and tell\n"
                "what each profile would take on it");
-  app.add_flag("--probe", line.probe, "ask the server at --listen whether it is ready, and exit: with 0 if it is");
+  app.add_flag("--probe", line.probe,
+               "ask the server whether it is ready, and exit: with 0 if it is. At the file's listen.health_address,\n"
+               "or at --listen where that is none");
   app.add_flag("--version", line.version, "print the version and exit");
   DITSERVE_RETURN_IF_ERROR(ParseFlags(app, {arguments.begin(), arguments.end()}, &line.help));
   for (const std::string& text : models) {

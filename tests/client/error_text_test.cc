@@ -60,7 +60,7 @@ TEST(ErrorTextTest, AServerThatIsFull) {
 TEST(ErrorTextTest, AMessageThatIsTooLarge) {
   EXPECT_EQ(Text({grpc::RESOURCE_EXHAUSTED, "in gRPC's own words"}),
             "ditctl: RESOURCE_EXHAUSTED: in gRPC's own words\n"
-            "  send less at a time, or raise the server's max_receive_message_bytes\n");
+            "  send less at a time, or raise the limit: max_receive_message_bytes where no other is named\n");
 }
 
 TEST(ErrorTextTest, ARequestThatCanNeverRun) {
@@ -69,7 +69,7 @@ TEST(ErrorTextTest, ARequestThatCanNeverRun) {
   violation.set_description("described");
   EXPECT_EQ(Text(With(grpc::FAILED_PRECONDITION, "too large", failure)),
             "ditctl: FAILED_PRECONDITION: too large\n"
-            "  this server can never run the request as it is: described; see `ditctl residency`\n");
+            "  this server can never run the request as it is: described; `ditctl plan` tells what can\n");
   violation.set_quota_value(int64_t{2} << 30);
   (*violation.mutable_quota_dimensions())["memory"] = "device";
   (*violation.mutable_quota_dimensions())["needed_bytes"] = "3221225472";
@@ -77,7 +77,7 @@ TEST(ErrorTextTest, ARequestThatCanNeverRun) {
       Text(With(grpc::FAILED_PRECONDITION, "too large", failure)),
       "ditctl: FAILED_PRECONDITION: too large\n"
       "  this server can never run the request as it is: it needs 3.0 GiB of device memory, the budget is 2.0 GiB; "
-      "see `ditctl residency`\n");
+      "`ditctl plan` tells what can\n");
 }
 
 TEST(ErrorTextTest, DetailsThatAreDamagedAreNone) {
