@@ -28,6 +28,7 @@
 #include "server/config/catalogue.h"
 #include "server/config/command_line.h"
 #include "server/config/config.h"
+#include "server/config/forms.h"
 #include "server/config/token_file.h"
 #include "server/device_check.h"
 #include "server/devices.h"
@@ -124,6 +125,9 @@ absl::StatusOr<std::unique_ptr<HttpEndpoint>> ListenForWatchers(const ServerConf
            {"/metrics", "text/plain; version=0.0.4; charset=utf-8",
             [&] { return metrics.Scrape(server.Figures()); }}}));
   spdlog::info("metrics and the status page on port {} of {}", endpoint->port(), config.metrics_address);
+  if (!IsLocalAddress(config.metrics_address)) {
+    spdlog::warn("other machines may read them, without TLS or token: metrics.address is {}", config.metrics_address);
+  }
   return endpoint;
 }
 

@@ -78,6 +78,12 @@ class MainTest(ProgramTest):
             output, errors = server.forward(64).communicate()
             self.assertIn("output", output, errors)
 
+    def test_the_log_warns_of_metrics_that_other_machines_may_read(self):
+        for address, warns in ("0.0.0.0:0", True), ("127.0.0.1:0", False):
+            with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--metrics-listen", address):
+                log = (self.folder / "log").read_text()
+            self.assertEqual("without TLS or token: metrics.address is" in log, warns, log)
+
     def test_standard_streams_that_are_closed_stay_no_sockets(self):
         address = f"unix:{self.folder}/socket"
         closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
