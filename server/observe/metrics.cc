@@ -174,7 +174,7 @@ class EngineCollector {
         ModulesComputed(snapshot),
         ByMemory(Counter("ditserve_evictions_total", "Copies dropped to make room."), snapshot,
                  [](const MemoryInfo& memory) { return memory.evictions; }),
-        Gauge("ditserve_requests_active", "Admitted requests.")
+        Gauge("ditserve_requests_active", "Admitted requests, those that wait for the next sweep among them.")
             .Add({}, static_cast<int64_t>(snapshot.riders.size()))
             .Build(),
         Gauge("ditserve_requests_waiting", "Requests that wait for admission or for the next sweep.")

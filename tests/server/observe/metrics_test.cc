@@ -74,6 +74,17 @@ TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
   }
 }
 
+TEST_F(MetricsTest, WhoWaitsAndWhoRidesAreAllRequestsAndNobodyIsBoth) {
+  const auto value = [text = metrics_->Scrape(gate_)](const std::string& name) {
+    std::smatch found;
+    EXPECT_TRUE(std::regex_search(text, found, std::regex("\n" + name + " ([0-9]+)\n"))) << name;
+    return found.empty() ? -1 : std::stoi(found[1]);
+  };
+  const ResidencySnapshot snapshot = engine_.Residency();  // One rider waits for the next sweep.
+  const int all = static_cast<int>(snapshot.riders.size()) + static_cast<int>(snapshot.waiting());
+  EXPECT_EQ(value("ditserve_requests_waiting") + value("ditserve_sweep_riders"), all);
+}
+
 TEST_F(MetricsTest, CountsCallsAndTimesThoseThatWereAnswered) {
   ForwardAccount account;
   account.total = absl::Seconds(1);  // Without what decoding and encoding take.
