@@ -309,7 +309,8 @@ def overview() -> dashboard.Dashboard:
             curves("Sent away at the gate",
                    "Calls that were refused there, by code, and connections that were closed as there were too many,"
                    " each second: none of them reached the queue. UNAUTHENTICATED and PERMISSION_DENIED: the clients'"
-                   " tokens; RESOURCE_EXHAUSTED: calls, messages or a token's limits.",
+                   " tokens; RESOURCE_EXHAUSTED: calls, messages or a token's limits. Above ten in five minutes of one of"
+                   " these DitserveGateRefuses fires.",
                    {"{{code}}": f"sum by (code) ({ALL.rate('gate_refused_total')})",
                     "connections": f"sum ({ALL.rate('gate_connections_turned_away_total')})"}, units.OpsPerSecond),
             curves("Until the certificate ends, by server",
