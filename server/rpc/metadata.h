@@ -1,7 +1,7 @@
 #ifndef DITSERVE_SERVER_RPC_METADATA_H_
 #define DITSERVE_SERVER_RPC_METADATA_H_
 
-#include <grpcpp/support/server_callback.h>
+#include <grpcpp/server_context.h>
 
 #include <string>
 
