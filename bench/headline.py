@@ -13,7 +13,7 @@ memory. Module by module, in execution order:
   other and share the copy. They take their FLOP at the rate that a whole forward reaches, which holds what is not a
   product of matrices, too.
 - A loop's steps follow each other without a gap, both branches of guidance compute with each copy, and modules that make
-  modulation are copied and computed once.
+  modulation are copied and computed once, and again by each step whose row finds no room. Device bytes have room for all.
 - DiffSynth's way: a copy from pageable memory, then the operation, then the next module; and a pass at a time.
 
 --write puts the tables between the markers of that document; tests/system/headline_test.py checks that they are there.
@@ -51,6 +51,8 @@ GEMM = "torch, 4096 to 8192, zzc0721/torch-performance-test-data"
 OF_GEMM = Rate(0.7, UNVERIFIED)
 # On a GPU, LibTorch's cuBLAS works in these besides, tests/cuda_audit; by whether the card is of SM 9.0 and up.
 WORKSPACE_BYTES = {True: 33.6e6, False: 10.5e6}
+# What keeps modulation where nobody says how much: a part of the budget, and so much at most (server/make_engine.cc).
+MODULATION_PART, MOST_MODULATION_BYTES = 8, 448 << 20
 SLOT_BYTES = 8 * (4 << 20 | 256 << 10)  # In which what is cast on its way waits (core/devices/cuda_device.cc).
 
 
@@ -186,19 +188,46 @@ def beside(card: Card, modules: list[Module], passes: int, ours: Pass) -> tuple[
     return f"{fast:.1f} to {slow:.1f} s", f"{fast / ours.seconds:.1f} to {slow / ours.seconds:.1f} |"
 
 
+def loop(card: Card, modules: list[Module], moved: int, kept: int = STEPS) -> tuple[Pass, float]:
+    """A loop with guidance that has room for the rows of so many steps, and the bytes that it moves."""
+    makes = [module for module in modules if module.used]
+    reads = [module for module in makes if not module.makes_modulation()]
+    all_steps = makes + (kept - 1) * reads + (STEPS - kept) * makes
+    return (sweep(all_steps, [BRANCHES * seconds for seconds in times(all_steps, card)], card.link.value, moved, BF16,
+                  window_of(modules)),
+            moved * sum(module.elements() for module in all_steps))
+
+
+def loop_device_bytes(card: Card, modules: list[Module], window_bytes: int, activation_bytes: int) -> float:
+    """With room for the rows of all steps."""
+    return (window_bytes + BRANCHES * activation_bytes + STEPS * modulation_bytes(modules) + SLOT_BYTES +
+            WORKSPACE_BYTES[card.sm_9])
+
+
 def loop_row(card: Card, modules: list[Module], moved: int, activation_bytes: int) -> str:
-    """Of a loop with guidance."""
-    first = [module for module in modules if module.used]
-    later = [module for module in first if not module.makes_modulation()]
-    all_steps = first + (STEPS - 1) * later
-    loop = sweep(all_steps, [BRANCHES * seconds for seconds in times(all_steps, card)], card.link.value, moved, BF16,
-                 window_of(modules))
-    device = (loop.window_bytes + BRANCHES * activation_bytes + STEPS * modulation_bytes(modules) +
-              SLOT_BYTES + WORKSPACE_BYTES[card.sm_9])
-    gigabytes = moved * sum(module.elements() for module in all_steps) / 1e9
-    return " | ".join((f"| {card.name}", "bfloat16" if moved == BF16 else "float8", f"{gigabytes:,.0f} GB",
-                       f"{loop.moving_seconds:.1f} s", f"{loop.computing_seconds:.1f} s", f"{loop.seconds:.1f} s",
-                       limited_by(loop), f"{device / 1e9:.2f} GB", *beside(card, modules, STEPS * BRANCHES, loop)))
+    of_all, bytes_moved = loop(card, modules, moved)
+    device = loop_device_bytes(card, modules, of_all.window_bytes, activation_bytes)
+    return " | ".join((f"| {card.name}", "bfloat16" if moved == BF16 else "float8", f"{bytes_moved / 1e9:,.0f} GB",
+                       f"{of_all.moving_seconds:.1f} s", f"{of_all.computing_seconds:.1f} s", f"{of_all.seconds:.1f} s",
+                       limited_by(of_all), f"{device / 1e9:.2f} GB", *beside(card, modules, STEPS * BRANCHES, of_all)))
+
+
+def rows_by_default(modules: list[Module], budget: float) -> int:
+    """The steps of a loop whose rows have room in a budget where nobody says how much of it they get."""
+    return min(STEPS, int(min(MOST_MODULATION_BYTES, budget / MODULATION_PART) / modulation_bytes(modules)))
+
+
+def modulation_by_default(modules: list[Module], activation_bytes: int) -> str:
+    """What becomes of the first row where the configuration does not say how much keeps modulation."""
+    card = CARDS[0]
+    budget = loop_device_bytes(card, modules, loop(card, modules, BF16)[0].window_bytes, activation_bytes)
+    kept = rows_by_default(modules, budget)
+    of_all, bytes_moved = loop(card, modules, BF16, kept)
+    every = STEPS * modulation_bytes(modules)
+    return (f"Device bytes hold the rows of all {STEPS} steps, {every / 1e6:.0f} MB, as a server's budget does whose "
+            f"`memory.modulation` is that. `auto` is an eighth of the budget, and has room for them from "
+            f"{MODULATION_PART * every / 1e9:.2f} GB on: in the {budget / 1e9:.2f} GB of the first row it has room for {kept}, "
+            f"the other steps make theirs again, and the loop moves {bytes_moved / 1e9:,.0f} GB in {of_all.seconds:.1f} s.")
 
 
 def modulation_bytes(modules: list[Module]) -> int:
@@ -268,6 +297,7 @@ def document(modules: list[Module], activation_bytes: int) -> str:
         f"{STEPS} steps with guidance in one call. {kept / 1e9:.2f} billion elements make modulation and cross once; what "
         f"they make is {modulation_bytes(modules) / 1e6:.1f} MB a step, and stays. (The same took 74.85 s in 8.5 GB by layer-wise "
         "offload, and 15.45 s resident, on an 80 GB card: SGLang #16150, as in the last table.)", "",
+        modulation_by_default(modules, activation_bytes), "",
         *table(("card", "weights move as", "moved", "moving", "computing", "the loop", "limited by", "device bytes",
                 f"DiffSynth's way, {STEPS * BRANCHES} passes", "times as long"), loops), "",
         *table(("card", "link, GB/s", "TFLOP/s"),

@@ -258,15 +258,19 @@ class Budgets(Measure):
         self.beside = 0  # Activations and the streaming window, of the build whose turn is first: budgets are equal.
 
     def ours(self, binaries: Path) -> list[float]:
-        if not self.beside:
-            with Server(binaries, self.checkpoint) as server:
-                self.beside = int(server.forward(256, DISK)["peak_device_bytes"])
         moved = []
-        for percent in self.percents:
-            budget = self.model_bytes * percent // 100 + self.beside
-            with Server(binaries, self.checkpoint, "--device-budget", str(budget)) as server:
-                server.forward(256, DISK, UNLIMITED)
-                moved.append(int(server.forward(256, DISK, UNLIMITED)["disk_read_bytes"]) / 2**20)
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder, "ditserve.yaml")
+            config.write_text("memory: {modulation: 0}\n")  # By default a part of the budget: more, where it is more.
+            keeps_none = ("--config", str(config))
+            if not self.beside:
+                with Server(binaries, self.checkpoint, *keeps_none) as server:
+                    self.beside = int(server.forward(256, DISK)["peak_device_bytes"])
+            for percent in self.percents:
+                budget = str(self.model_bytes * percent // 100 + self.beside)
+                with Server(binaries, self.checkpoint, *keeps_none, "--device-budget", budget) as server:
+                    server.forward(256, DISK, UNLIMITED)
+                    moved.append(int(server.forward(256, DISK, UNLIMITED)["disk_read_bytes"]) / 2**20)
         return moved
 
     def theirs(self, _: Path) -> list[float]:

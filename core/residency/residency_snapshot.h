@@ -47,6 +47,15 @@ struct MemoryInfo {
   int64_t evictions = 0;  // Copies dropped for others since the start.
 };
 
+// What a device keeps of modulation, and what came of that since the start.
+struct ModulationInfo {
+  int64_t rows = 0;  // Kept, or being made to be kept.
+  int64_t used_bytes = 0;
+  int64_t hits = 0;  // Passes that read all that they needed; a loop has one a step.
+  int64_t misses = 0;
+  int64_t evictions = 0;  // Rows that went for others.
+};
+
 // A device, its memory, and who waits for it.
 struct DeviceInfo {
   std::string name;  // "cpu", "cuda:0".
@@ -56,6 +65,7 @@ struct DeviceInfo {
   // How long one that came now would wait for admission, if it is as those before it were.
   absl::Duration predicted_wait;
   int64_t modules_computed = 0;  // For all riders, since the start.
+  ModulationInfo modulation;
 };
 
 // Where every byte is, at one moment.

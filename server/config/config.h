@@ -52,7 +52,7 @@ struct ServerConfig {
   int transfer_threads = 0;
 
   BudgetSpec device_budget, host_budget;
-  int64_t modulation_bytes = 0;  // At most, of the device's budget.
+  std::optional<int64_t> modulation_bytes;  // Of each device's budget; null: a part of it (server/make_engine.h).
   bool follow_pressure = false;
 
   std::vector<ModelSource> models;

@@ -41,6 +41,9 @@ constexpr absl::Duration kMemoryInterval = absl::Seconds(1);
 // How often devices are asked whether they are lost.
 constexpr absl::Duration kWatchInterval = absl::Milliseconds(250);
 
+// Steps of a usual schedule: QwenImagePipeline's own, in diffusers.
+constexpr int64_t kUsualSteps = 50;
+
 // How often a draining engine looks. It sleeps in between: a mutex' timed waits follow the wall clock.
 constexpr absl::Duration kDrainPoll = absl::Milliseconds(5);
 
@@ -144,6 +147,7 @@ class LocalEngineImpl final : public LocalEngine {
     ResidencySnapshot snapshot = residency_->Snapshot();
     for (const EngineDevice& each : devices_) snapshot.host_unpinned_bytes += each.device->unpinned_bytes();
     for (size_t i = 0; i < devices_.size(); ++i) {
+      snapshot.devices[i].modulation = devices_[i].modulation->Info();
       const Device& device = *devices_[i].device;
       const absl::StatusOr<MemoryStatus> memory = device.MemoryStatusOf(device.memory());
       if (!memory.ok()) continue;  // Where the device does not tell, nobody else is known to hold any.
@@ -251,6 +255,20 @@ class LocalEngineImpl final : public LocalEngine {
     absl::Status health;
     for (const EngineDevice& each : devices_) health.Update(each.device->Health());
     return health;
+  }
+
+  // Says where a usual loop in bfloat16 has rows of modulation that are not kept.
+  void WarnOfFewRows(const ServedModel& model) const {
+    for (const EngineDevice& each : devices_) {
+      const DType dtype = ActivationDType(each.device->ArithmeticDType(DType::kBFloat16));
+      const int64_t row_bytes = ModulationElements(model.dit->config()) * SizeOf(dtype);
+      const int64_t bytes = each.modulation->size_bytes();
+      if (bytes == 0 || bytes >= kUsualSteps * row_bytes) continue;
+      spdlog::warn(
+          "{}: of model {} modulation of {} timesteps is kept: a loop of {} steps moves a third of the weights again "
+          "at each other step, unless memory.modulation is {} bytes",
+          each.device->name(), model.name, bytes / row_bytes, kUsualSteps, kUsualSteps * row_bytes);
+    }
   }
 
   // Says once that host memory could not be pinned.
@@ -382,6 +400,7 @@ void LocalEngineImpl::Add(const std::string& name, OpenedModel opened) {
     for (const StoredTensor* stored : opened.weights->module(i).stored) model->stored_dtypes.push_back(stored->dtype);
   }
   model->id = residency_->AddModel(std::move(opened.weights));
+  WarnOfFewRows(*model);
   absl::MutexLock lock(&mutex_);
   models_.push_back(std::move(model));
 }

@@ -46,8 +46,7 @@ ModulationCache::RowPtr ModulationCache::Find(const ModulationKey& key) {
 ModulationCache::RowPtr ModulationCache::Add(const ModulationKey& key, int64_t bytes) {
   const absl::MutexLock lock(&mutex_);
   if (bytes > buffer_.size_bytes() || rows_.contains(key)) return nullptr;
-  std::optional<int64_t> offset = region_.Take(bytes);
-  while (!offset && EvictOne()) offset = region_.Take(bytes);
+  const std::optional<int64_t> offset = TakeRoom(bytes);
   if (!offset) return nullptr;
   auto row = std::make_shared<Row>();
   row->data_ = buffer_.data() + *offset;
@@ -68,17 +67,37 @@ void ModulationCache::Abandon(const RowPtr& row) {
   std::erase_if(rows_, [&row](const auto& each) { return each.second == row; });
 }
 
-bool ModulationCache::EvictOne() {
-  auto oldest = rows_.end();
+void ModulationCache::CountPass(bool reads) {
+  const absl::MutexLock lock(&mutex_);
+  ++(reads ? hits_ : misses_);
+}
+
+ModulationInfo ModulationCache::Info() const {
+  const absl::MutexLock lock(&mutex_);
+  return {static_cast<int64_t>(rows_.size()), region_.used_bytes(), hits_, misses_, evictions_};
+}
+
+// Rows of float32 and of bfloat16 lie side by side: what is held between them may leave no hole that is large enough.
+std::optional<int64_t> ModulationCache::TakeRoom(int64_t bytes) {
+  std::vector<Rows::iterator> may_go;
   for (auto row = rows_.begin(); row != rows_.end(); ++row) {
     const bool is_held = row->second.use_count() > 1;
-    if (is_held || !row->second->known_) continue;
-    if (oldest == rows_.end() || row->second->used_ < oldest->second->used_) oldest = row;
+    if (!is_held && row->second->known_) may_go.push_back(row);
   }
-  if (oldest == rows_.end()) return false;
-  region_.Give(oldest->second->offset_bytes_);
-  rows_.erase(oldest);
-  return true;
+  std::sort(may_go.begin(), may_go.end(),
+            [](const auto& a, const auto& b) { return a->second->used_ < b->second->used_; });
+  Region without = region_;
+  std::optional<int64_t> offset = without.Take(bytes);
+  size_t gone = 0;
+  for (; !offset && gone < may_go.size(); ++gone) {
+    without.Give(may_go[gone]->second->offset_bytes_);
+    offset = without.Take(bytes);
+  }
+  if (!offset) return std::nullopt;
+  for (size_t i = 0; i < gone; ++i) rows_.erase(may_go[i]);
+  evictions_ += static_cast<int64_t>(gone);
+  region_ = std::move(without);
+  return offset;
 }
 
 }  // namespace ditserve

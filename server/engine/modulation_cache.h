@@ -17,6 +17,7 @@
 #include "core/memory/ledger.h"
 #include "core/memory/region.h"
 #include "core/placement/route.h"
+#include "core/residency/residency_snapshot.h"
 #include "core/residency/rider.h"
 
 namespace ditserve {
@@ -32,7 +33,8 @@ struct ModulationKey {
 };
 
 // Keeps rows of modulation (models/modulation.h) on a device, in a part of its budget that is taken for good. A pass
-// holds those that it reads or makes; of the others those go first that nobody has asked for the longest.
+// holds those that it reads or makes; of the others those go first that nobody has asked for the longest, and none if
+// that makes no room.
 //
 // Thread safety: thread-safe. Ownership: arguments of Make must outlive it, the device's operations need not be
 // through.
@@ -66,21 +68,29 @@ class ModulationCache {
   // The row, which was not published, is made no more.
   void Abandon(const RowPtr& row) ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // A pass begins that reads all its rows, or makes some.
+  void CountPass(bool reads) ABSL_LOCKS_EXCLUDED(mutex_);
+  ModulationInfo Info() const ABSL_LOCKS_EXCLUDED(mutex_);
+  int64_t size_bytes() const { return buffer_.size_bytes(); }
+
  private:
   ModulationCache(Device* device, Reservation reservation, Buffer buffer, int64_t bytes);
 
   using Rows = std::map<ModulationKey, RowPtr>;
-  // Gives up the row that nobody has asked for the longest; false if all are held.
-  bool EvictOne() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes `bytes` of the region, for which as many rows go as it takes; nullopt, and none goes, if all is held.
+  std::optional<int64_t> TakeRoom(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Device* const device_;
   const Reservation reservation_;
   Buffer buffer_;
 
-  absl::Mutex mutex_;
+  mutable absl::Mutex mutex_;
   Region region_ ABSL_GUARDED_BY(mutex_);
   Rows rows_ ABSL_GUARDED_BY(mutex_);
   int64_t uses_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t hits_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t misses_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t evictions_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace ditserve

@@ -27,6 +27,7 @@ PassModulation::~PassModulation() {
 }
 
 Modulation PassModulation::Begin(int64_t elements, const at::TensorOptions& options) {
+  cache_->CountPass(known_);
   elements_ = elements;
   options_ = options;
   const auto bytes = elements * static_cast<int64_t>(options.dtype().itemsize());
@@ -59,9 +60,11 @@ void PassModulation::Publish() {
   }
 }
 
-Modulation PassModulation::Later(float timestep) const {
+Modulation PassModulation::Later(float timestep) {
   const size_t index = IndexOf(timestep);
-  return {{timestep}, {RowOf(index)}, rows_[index] != nullptr};
+  const bool known = rows_[index] != nullptr;
+  cache_->CountPass(known);
+  return {{timestep}, {RowOf(index)}, known};
 }
 
 ModulationKey PassModulation::KeyOf(float timestep) const {

@@ -32,8 +32,8 @@ class PassModulation {
   bool Keeps(float timestep);
   // All operations of the first pass were issued: whoever comes finds what it made.
   void Publish();
-  // For a later pass at this timestep.
-  Modulation Later(float timestep) const;
+  // What a later pass, at this timestep, is given when it begins.
+  Modulation Later(float timestep);
 
  private:
   ModulationKey KeyOf(float timestep) const;

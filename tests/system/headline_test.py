@@ -49,6 +49,14 @@ class HeadlineTest(unittest.TestCase):
         self.assertEqual(headline.modulation_bytes(modules), 2 * 3072 * (2 * 6 * 60 + 2))
         row = headline.loop_row(headline.H100, modules, headline.BF16, activation_bytes)
         self.assertIn(f"| {2 * (used + 49 * (used - kept)) / 1e9:,.0f} GB |", row)
+        some, moved = headline.loop(headline.H100, modules, headline.BF16, kept=28)
+        self.assertEqual(moved, 2 * (used + 27 * (used - kept) + 22 * used))
+        self.assertGreater(some.seconds, headline.loop(headline.H100, modules, headline.BF16)[0].seconds)
+
+    def test_as_many_rows_are_kept_as_a_server_keeps_by_default(self):
+        modules, _ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
+        self.assertEqual([headline.rows_by_default(modules, budget) for budget in (1.01e9, 1.77e9, 1.78e9, 1e12)],
+                         [28, 49, 50, 50])
 
     def test_the_document_has_what_is_computed(self):
         computed = headline.document(*headline.read_modules(Path(os.environ["DITSERVE_BIN"])))

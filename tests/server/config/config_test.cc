@@ -50,6 +50,7 @@ TEST(ServerConfigTest, HasDefaultsForEverythingButModels) {
   EXPECT_TRUE(config->device_budget.automatic);
   EXPECT_EQ(ResolveBudget(config->device_budget, 1000), 600);
   EXPECT_EQ(ResolveBudget(config->host_budget, 1000), 250);
+  EXPECT_FALSE(config->modulation_bytes.has_value()) << "auto";
   EXPECT_EQ(config->max_active, 16);
   EXPECT_EQ(config->max_queue, 64);
   EXPECT_EQ(config->max_side_pixels, 4096);
@@ -81,7 +82,7 @@ listen: {address: "unix:/run/ditserve.sock", max_receive_message_bytes: 1.5MiB, 
 tls: {certificate: /c.pem, private_key: /k.pem, client_ca: /ca.pem}
 access: {tokens: /t.yaml}
 device: {name: "cuda:1", bfloat16_arithmetic: native, threads: 3, transfer_threads: 5}
-memory: {device_budget: 8 GiB, host_budget: 12.5%}
+memory: {device_budget: 8 GiB, host_budget: 12.5%, modulation: 212MiB}
 models:
   - {name: a, path: /models/a, type: QwenImageDiT, numerics: diffusers}
   - {name: b, path: /models/b}
@@ -112,6 +113,7 @@ default_profile: disk
   EXPECT_EQ(config->transfer_threads, 5);
   EXPECT_EQ(config->device_budget.bytes, int64_t{8} << 30);
   EXPECT_EQ(ResolveBudget(config->host_budget, 1000), 125);
+  EXPECT_EQ(config->modulation_bytes, 212 << 20);
   ASSERT_EQ(config->models.size(), 2u);
   EXPECT_EQ(config->models[0].name, "a");
   EXPECT_EQ(config->models[0].path, "/models/a");
@@ -290,6 +292,19 @@ TEST(ServerConfigTest, RefusesWrongBudgets) {
                     absl::StrCat("memory.", key, ": expected ", key[0] == 'd' ? "auto, " : "",
                                  "1 to 2^50 bytes, with KiB, MiB or GiB, or a share"));
     }
+  }
+}
+
+TEST(ServerConfigTest, ModulationIsBytesOrAuto) {
+  const absl::StatusOr<ServerConfig> none = Parse("memory: {modulation: 0}");
+  const absl::StatusOr<ServerConfig> automatic = Parse("memory: {modulation: auto}");
+  ASSERT_THAT(none, IsOk());
+  ASSERT_THAT(automatic, IsOk());
+  EXPECT_EQ(none->modulation_bytes, int64_t{0});
+  EXPECT_FALSE(automatic->modulation_bytes.has_value());
+  for (const char* bytes : {"-1", "5%", "Auto", "1048577GiB", "''"}) {
+    ExpectRefused(absl::StrCat("memory: {modulation: ", bytes, "}"),
+                  "memory.modulation: expected auto, or 0 to 2^50 bytes, with KiB, MiB or GiB");
   }
 }
 

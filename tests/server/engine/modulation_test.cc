@@ -1,5 +1,9 @@
 // Modulation that is kept: what a timestep alone decides is neither moved nor computed again.
 #include <ATen/ops/equal.h>
+#include <spdlog/sinks/ostream_sink.h>
+#include <spdlog/spdlog.h>
+
+#include <sstream>
 
 #include "server/engine/modulation_cache.h"
 #include "server/engine/served_model.h"
@@ -145,6 +149,38 @@ TEST_F(ModulationTest, ItsMemoryIsOfTheDevicesBudgetFromTheStart) {
               StatusIs(absl::StatusCode::kResourceExhausted, "to keep modulation takes 2097152"));
 }
 
+TEST_F(ModulationTest, WhereALoopOf50StepsHasRowsThatAreNotKeptTheLogSaysSoOnceAModel) {
+  const auto said = [this](int64_t bytes) {
+    std::ostringstream log;
+    const auto outer = spdlog::default_logger();
+    spdlog::set_default_logger(
+        std::make_shared<spdlog::logger>("test", std::make_shared<spdlog::sinks::ostream_sink_mt>(log)));
+    MakeKeeping(bytes);
+    spdlog::set_default_logger(outer);
+    return log.str();
+  };
+  const std::string text = said(7 * kRowBytes);
+  const std::string sentence = "cpu: of model tiny modulation of 7 timesteps is kept: a loop of 50 steps";
+  EXPECT_NE(text.find(sentence), std::string::npos) << text;
+  EXPECT_EQ(text.find("of model"), text.rfind("of model")) << text;
+  EXPECT_NE(text.find(std::to_string(50 * kRowBytes) + " bytes"), std::string::npos) << text;
+  EXPECT_EQ(said(50 * kRowBytes), "");
+  EXPECT_EQ(said(0), "") << "as it was asked for";
+}
+
+TEST_F(ModulationTest, WhatIsKeptAndWhatCameOfItIsCounted) {
+  const auto engine = MakeKeeping(2 * kRowBytes + 1024);
+  const auto told = [&] { return engine->Residency().devices[0].modulation; };
+  EXPECT_EQ(told().rows, 0);
+  for (const double timestep : {0.1, 0.2, 0.1, 0.3}) Output(*engine, At(timestep));
+  const ModulationInfo now = told();
+  EXPECT_EQ(now.rows, 2);
+  EXPECT_EQ(now.used_bytes, 2 * kRowBytes);
+  EXPECT_EQ(now.hits, 1);
+  EXPECT_EQ(now.misses, 3);
+  EXPECT_EQ(now.evictions, 1);
+}
+
 class ModulationCacheTest : public ::testing::Test {
  protected:
   static ModulationKey Key(uint32_t timestep, FormId form = 1) { return {0, {form, 2}, DType::kFloat32, timestep}; }
@@ -181,6 +217,23 @@ TEST_F(ModulationCacheTest, NothingGoesForARowThatNeverFits) {
   row.reset();
   EXPECT_EQ(cache_->Add(Key(2), 8192), nullptr);
   EXPECT_NE(cache_->Find(Key(1)), nullptr);
+}
+
+// As where rows in float32 and in bfloat16 lie side by side.
+TEST_F(ModulationCacheTest, NothingGoesForARowThatHasNoRoomBesideThoseThatAreHeld) {
+  std::vector<ModulationCache::RowPtr> rows;
+  for (uint32_t i = 0; i < 4; ++i) {
+    rows.push_back(cache_->Add(Key(i), 1024));
+    cache_->Publish(rows.back());
+  }
+  auto held = rows[1];
+  rows.clear();
+  EXPECT_EQ(cache_->Add(Key(9), 3072), nullptr);
+  EXPECT_EQ(cache_->Info().rows, 4);
+  EXPECT_EQ(cache_->Info().evictions, 0);
+  EXPECT_NE(cache_->Add(Key(10), 2048), nullptr);
+  EXPECT_EQ(cache_->Info().used_bytes, 3072) << "the two behind went, and the one before, which is older";
+  held.reset();
 }
 
 TEST_F(ModulationCacheTest, WhatIsAbandonedIsFree) {
