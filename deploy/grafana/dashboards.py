@@ -23,6 +23,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 SERVERS = 'namespace=~"$namespace",instance=~"$instance"'
 BY_SERVER = "sum by (namespace, instance)"
+BY_DEVICE = "sum by (namespace, instance, device)"
 
 ANSWERED = 'code="OK"'
 NOT_ANSWERED = 'code!="OK"'
@@ -131,7 +132,7 @@ def parts_of_budgets(held: str, budget: str) -> Queries:
     def parts(name: str, total: str) -> str:
         one = f'memory="{name}"'
         return part(ALL.of(held, one), ALL.of(budget, one), total)
-    return {"{{instance}} {{device}}": parts("device", "sum by (namespace, instance, device)"),
+    return {"{{instance}} {{device}}": parts("device", BY_DEVICE),
             "{{instance}} host": parts("host", BY_SERVER)}
 
 
@@ -253,15 +254,24 @@ def overview() -> dashboard.Dashboard:
             curves("Other processes on the device",
                    "Device memory that other processes hold: the neighbours on a shared device. On the device cpu it is"
                    " what everything else in the machine holds.",
-                   {"{{instance}} {{device}}": ALL.of("device_other_processes_bytes")}, units.BytesIEC, span=8),
+                   {"{{instance}} {{device}}": ALL.of("device_other_processes_bytes")}, units.BytesIEC, span=6),
             curves("Most that was held",
                    "The most that was reserved at one time since the server's start, of the budget asked for. Where it"
                    " stays low the budget is larger than it need be; above 100 % the budget was lowered since.",
-                   parts_of_budgets("memory_peak_bytes", "memory_wanted_budget_bytes"), units.PercentUnit, span=8),
+                   parts_of_budgets("memory_peak_bytes", "memory_wanted_budget_bytes"), units.PercentUnit, span=6),
             curves("Evictions",
                    "Copies of modules that were dropped to make room, each second. A sudden rise is a budget that sank,"
                    " or profiles that compete.",
-                   {"{{memory}}": f"sum by (memory) ({ALL.rate('evictions_total')})"}, units.OpsPerSecond, span=8),
+                   {"{{memory}}": f"sum by (memory) ({ALL.rate('evictions_total')})"}, units.OpsPerSecond, span=6),
+            curves("Kept modulation, by device",
+                   "Of the passes, those that did not move what makes modulation, a third of the weights; and of the"
+                   " memory that keeps it (memory.modulation), what is in use. Full, and few passes read it: it is too"
+                   " small for the schedules that come.",
+                   {"{{instance}} {{device}} passes": part(ALL.rate("modulation_lookups_total", 'result="hit"'),
+                                                           ALL.rate("modulation_lookups_total"), BY_DEVICE),
+                    "{{instance}} {{device}} in use": part(ALL.of("modulation_used_bytes"),
+                                                           ALL.of("memory_bytes", 'kind="modulation"', 'memory="device"'),
+                                                           BY_DEVICE)}, units.PercentUnit, span=6),
         ],
         "Requests": [
             curves("Riders and queue",

@@ -132,6 +132,22 @@ MetricFamily ModulesComputed(const ResidencySnapshot& snapshot) {
   return family.Build();
 }
 
+// One figure a device.
+MetricFamily OfModulation(FamilyBuilder family, const ResidencySnapshot& snapshot, int64_t ModulationInfo::*field) {
+  for (const DeviceInfo& device : snapshot.devices) family.Add({{"device", device.name}}, device.modulation.*field);
+  return family.Build();
+}
+
+MetricFamily ModulationLookups(const ResidencySnapshot& snapshot) {
+  FamilyBuilder family =
+      Counter("ditserve_modulation_lookups_total", "Passes by whether modulation was kept for all that they needed.");
+  for (const DeviceInfo& device : snapshot.devices) {
+    family.Add({{"device", device.name}, {"result", "hit"}}, device.modulation.hits);
+    family.Add({{"device", device.name}, {"result", "miss"}}, device.modulation.misses);
+  }
+  return family.Build();
+}
+
 // Where requests are; the sums are ditserve_sweep_riders and ditserve_requests_waiting.
 MetricFamily DeviceRequests(const ResidencySnapshot& snapshot) {
   std::vector<int64_t> riding(snapshot.devices.size()), waiting;
@@ -174,6 +190,13 @@ class EngineCollector {
         ModulesComputed(snapshot),
         ByMemory(Counter("ditserve_evictions_total", "Copies dropped to make room."), snapshot,
                  [](const MemoryInfo& memory) { return memory.evictions; }),
+        OfModulation(Gauge("ditserve_modulation_rows", "Timesteps whose modulation is kept."), snapshot,
+                     &ModulationInfo::rows),
+        OfModulation(Gauge("ditserve_modulation_used_bytes", "What is in use of the memory that keeps modulation."),
+                     snapshot, &ModulationInfo::used_bytes),
+        ModulationLookups(snapshot),
+        OfModulation(Counter("ditserve_modulation_evictions_total", "Timesteps whose modulation went for others."),
+                     snapshot, &ModulationInfo::evictions),
         Gauge("ditserve_requests_active", "Admitted requests, those that wait for the next sweep among them.")
             .Add({}, static_cast<int64_t>(snapshot.riders.size()))
             .Build(),

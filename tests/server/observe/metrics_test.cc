@@ -20,8 +20,9 @@ class MetricsTest : public ServerTest {
  protected:
   MetricsTest() {
     ResidencySnapshot snapshot;
-    snapshot.devices = {{"cuda:0", {{100, 10, 20, 30, 70, 90, 40, 45}, 7}, 99, 6, absl::Milliseconds(2500), 61},
-                        {"cuda:1", {{500, 50}, 5}, 0, 0, absl::Seconds(4)}};
+    snapshot.devices = {
+        {"cuda:0", {{100, 10, 20, 30, 70, 90, 40, 45}, 7}, 99, 6, absl::Milliseconds(2500), 61, {3, 42, 5, 4, 2}},
+        {"cuda:1", {{500, 50}, 5}, 0, 0, absl::Seconds(4)}};
     snapshot.host = {{200, 11, 21, 0, 71}, 8};
     snapshot.models = {{"tiny", 1, 2, int64_t{40'861'031'488}}};
     snapshot.riders.resize(3);
@@ -56,6 +57,12 @@ TEST_F(MetricsTest, TellsWhatTheEngineTellsToTheByte) {
                            "ditserve_transfer_bytes_total{from=\"host\",to=\"device\",device=\"cuda:1\"} 800\n",
                            "ditserve_modules_computed_total{device=\"cuda:0\"} 61\n",
                            "ditserve_modules_computed_total{device=\"cuda:1\"} 0\n",
+                           "ditserve_modulation_rows{device=\"cuda:0\"} 3\n",
+                           "ditserve_modulation_used_bytes{device=\"cuda:0\"} 42\n",
+                           "ditserve_modulation_lookups_total{device=\"cuda:0\",result=\"hit\"} 5\n",
+                           "ditserve_modulation_lookups_total{device=\"cuda:0\",result=\"miss\"} 4\n",
+                           "ditserve_modulation_lookups_total{device=\"cuda:1\",result=\"hit\"} 0\n",
+                           "ditserve_modulation_evictions_total{device=\"cuda:0\"} 2\n",
                            "ditserve_memory_bytes{memory=\"device\",device=\"cuda:1\",kind=\"weights\"} 50\n",
                            "ditserve_memory_budget_bytes{memory=\"device\",device=\"cuda:1\"} 500\n",
                            "ditserve_evictions_total{memory=\"device\",device=\"cuda:1\"} 5\n",
