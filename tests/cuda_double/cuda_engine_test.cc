@@ -90,14 +90,8 @@ TEST_F(CudaEngineTest, ALoopWithAStepCacheReusesWhatTheCpuReuses) {
   const auto engine = MakeEngineOn(*gpu);
   for (const StepCacheRule rule : {StepCacheRule::kFirstBlock, StepCacheRule::kTeaCache}) {
     for (const double threshold : {1e-9, 0.5, 1e9}) {
-      ForwardCall call = MakeCall(ProfileNamed("disk"));
-      FlowScheduleOptions options;
-      options.steps = 5;
-      call.denoising.emplace();
-      call.denoising->schedule = *MakeFlowSchedule(options, 16);
-      call.denoising->guidance = {4.0, call.inputs.prompt_emb.neg(), at::Tensor()};
+      ForwardCall call = GuidedLoop(5, ProfileNamed("disk"));
       call.denoising->step_cache = StepCacheOptions{rule, threshold, {0, 0, 0, 1, 0}};
-      call.inputs.timestep = LoopTimesteps(*call.denoising, at::kFloat).narrow(0, 0, 1);
       const auto flight = Send(*engine, call);
       ASSERT_THAT(flight->Wait(), IsOk());
       EXPECT_TRUE(at::equal(flight->result->output, Expected(call))) << threshold;

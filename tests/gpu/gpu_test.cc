@@ -163,6 +163,42 @@ TEST_F(GpuTest, EightRidersGetWhatEachGetsAloneAndMoveTheBytesOfOne) {
                        static_cast<double>(of_one) / 1e6));
 }
 
+// Of so many steps that their rows do not fit into the least memory that the GPU gives.
+TEST_F(GpuTest, LoopsHaveTheSameBitsWhereModulationIsKeptSharedAndEvicted) {
+  std::vector<std::string> seen;
+  for (const Profile& profile : profiles_) {
+    if (profile.name != "disk" && profile.name != "float32") continue;
+    const ForwardCall loop = GuidedLoop(6, profile);
+    const at::Tensor expected = Output(*MakeEngineOn(*gpu_, kRoomy), loop);
+    const auto engine = MakeKeepingOn(*gpu_, 1, kRoomy);
+    const auto kept = [&] { return engine->Residency().devices[0].modulation; };
+    for (int i = 0; i < 2; ++i) EXPECT_TRUE(at::equal(Output(*engine, loop), expected)) << profile.name;
+    EXPECT_EQ(kept().misses, 1) << "the first step of the first";
+    EXPECT_EQ(kept().hits, 5 + 6);
+    const int64_t row_bytes = kept().used_bytes / 6;
+    const int64_t room = engine->Residency().devices[0].memory.usage.modulation_bytes / row_bytes;
+    // It ends when it has made them.
+    std::shared_ptr<ForwardHandle> handle;
+    absl::Notification sent;
+    const auto many = Send(*engine, GuidedLoop(room + 10, profile), [&](const ForwardProgress& progress) {
+      sent.WaitForNotification();
+      if (progress.steps_done > 0) handle->Cancel(absl::CancelledError("enough"));
+    });
+    handle = many->handle;
+    sent.Notify();
+    EXPECT_THAT(many->Wait(), StatusIs(absl::StatusCode::kCancelled, "enough"));
+    EXPECT_EQ(kept().rows, room);
+    EXPECT_GT(kept().evictions, 0);
+    const auto one = Send(*engine, loop), another = Send(*engine, loop);
+    ASSERT_THAT(one->Wait(), IsOk());
+    ASSERT_THAT(another->Wait(), IsOk());
+    EXPECT_TRUE(at::equal(one->result->output, expected)) << profile.name;
+    EXPECT_TRUE(at::equal(another->result->output, expected)) << profile.name;
+    seen.push_back(absl::StrFormat("%s: room for %d rows, %d evicted", profile.name, room, kept().evictions));
+  }
+  Tell(absl::StrJoin(seen, "; "));
+}
+
 TEST_F(GpuTest, TheGpuGivesNoMoreThanTheBudget) {
   const auto available = [&]() -> int64_t {
     const absl::StatusOr<MemoryStatus> memory = gpu_->MemoryStatusOf(Memory::kDevice);

@@ -22,6 +22,7 @@
 #include "models/seeded_checkpoint.h"
 #include "server/config/catalogue.h"
 #include "server/config/config.h"
+#include "server/engine/denoise_loop.h"
 #include "server/engine/local_engine.h"
 #include "tests/testing/forwarding_device.h"
 #include "tests/testing/status_matchers.h"
@@ -161,14 +162,20 @@ class LocalEngineTest : public ::testing::Test {
 
   // On a device of the test's own; one thread computes.
   std::unique_ptr<LocalEngine> MakeEngineOn(Device& device, int64_t device_budget = int64_t{512} << 20,
-                                            int64_t host_budget = int64_t{512} << 20,
-                                            bool follow_pressure = false) const {
+                                            int64_t host_budget = int64_t{512} << 20, bool follow_pressure = false,
+                                            int64_t modulation_bytes = 0) const {
     LocalEngineOptions options;
     options.host_budget_bytes = host_budget;
     options.threads = 1;
     options.transfer_threads = 2;
     options.follow_pressure = follow_pressure;
-    return Loaded(LocalEngine::Make(options, {{&device, device_budget}}, &clock_));
+    return Loaded(LocalEngine::Make(options, {{&device, device_budget, modulation_bytes}}, &clock_));
+  }
+
+  // One that keeps so many bytes of modulation, or what memory the device gives at a time.
+  std::unique_ptr<LocalEngine> MakeKeepingOn(Device& device, int64_t bytes,
+                                             int64_t device_budget = int64_t{512} << 20) const {
+    return MakeEngineOn(device, device_budget, int64_t{512} << 20, /*follow_pressure=*/false, bytes);
   }
 
   Profile ProfileNamed(const std::string& name) const {
@@ -186,6 +193,18 @@ class LocalEngineTest : public ::testing::Test {
     call.profile = profile;
     call.inputs = {
         at::randn({1, 16, height / 8, width / 8}), at::full({1}, 0.5, at::kFloat), at::randn({1, tokens, 64}), {}};
+    return call;
+  }
+
+  // A loop with guidance.
+  static ForwardCall GuidedLoop(int64_t steps, const Profile& profile) {
+    ForwardCall call = MakeCall(profile);
+    FlowScheduleOptions options;
+    options.steps = steps;
+    call.denoising.emplace();
+    call.denoising->schedule = *MakeFlowSchedule(options, 16);
+    call.denoising->guidance = {4.0, call.inputs.prompt_emb.neg(), at::Tensor()};
+    call.inputs.timestep = LoopTimesteps(*call.denoising, at::kFloat).narrow(0, 0, 1);
     return call;
   }
 
