@@ -226,8 +226,8 @@ def modulation_by_default(modules: list[Module], activation_bytes: int) -> str:
     every = STEPS * modulation_bytes(modules)
     return (f"Device bytes hold the rows of all {STEPS} steps, {every / 1e6:.0f} MB, as a server's budget does whose "
             f"`memory.modulation` is that. `auto` is an eighth of the budget, and has room for them from "
-            f"{MODULATION_PART * every / 1e9:.2f} GB on: in the {budget / 1e9:.2f} GB of the first row it has room for {kept}, "
-            f"the other steps make theirs again, and the loop moves {bytes_moved / 1e9:,.0f} GB in {of_all.seconds:.1f} s.")
+            f"{MODULATION_PART * every / 1e9:.2f} GB on: in the {budget / 1e9:.2f} GB of the first row it has room for "
+            f"{kept}, the other steps make theirs again, and the loop moves {bytes_moved / 1e9:,.0f} GB in {of_all.seconds:.1f} s.")
 
 
 def modulation_bytes(modules: list[Module]) -> int:

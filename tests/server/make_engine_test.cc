@@ -48,7 +48,7 @@ TEST_F(MakeEngineTest, AnEighthOfABudgetKeepsModulationAndNoMoreThanAScheduleOf5
 
 TEST_F(MakeEngineTest, WhatTheConfigurationSaysIsTakenAsItIs) {
   EXPECT_EQ(Modulation("memory: {modulation: 40MiB}", 64 * kMiB), 40 * kMiB);
-  EXPECT_EQ(Modulation("memory: {modulation: 1GiB}", int64_t{20} << 30), 1024 * kMiB);
+  EXPECT_EQ(Modulation("memory: {modulation: 512MiB}", int64_t{20} << 30), 512 * kMiB);
   EXPECT_EQ(Modulation("memory: {modulation: 0}", 64 * kMiB), 0);
   EXPECT_THAT(Make("memory: {modulation: 65MiB}", 64 * kMiB).status(),
               StatusIs(absl::StatusCode::kResourceExhausted, "to keep modulation takes 68157440"));
