@@ -58,6 +58,7 @@ constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 
 // How long a process of which a device is lost goes on, for calls to end and clients to be told why.
 constexpr absl::Duration kLossGrace = absl::Seconds(5);
+static_assert(kLossGrace < absl::Seconds(10), "the process ends within ten seconds of a loss");
 
 // A thread that computes and is done before the others looks out for them, by libgomp's default for milliseconds, on a
 // processor that a transfer or another process could have: on two cores with another busy process a pass that streams

@@ -23,6 +23,7 @@
 #include "models/activation_memory.h"
 #include "models/errors.h"
 #include "models/weights.h"
+#include "server/engine/device_watch.h"
 #include "server/engine/engine_device.h"
 #include "server/engine/forward_run.h"
 #include "server/engine/model_loader.h"
@@ -37,9 +38,6 @@ namespace {
 
 // How often a look is taken at memory, and what other processes need of it.
 constexpr absl::Duration kMemoryInterval = absl::Seconds(1);
-
-// How often devices are asked whether they are lost.
-constexpr absl::Duration kWatchInterval = absl::Milliseconds(250);
 
 // Steps of a usual schedule: QwenImagePipeline's own, in diffusers.
 constexpr int64_t kUsualSteps = 50;
@@ -87,8 +85,9 @@ class LocalEngineImpl final : public LocalEngine {
     std::vector<ResidencyManager::ComputingDevice> computing;
     std::vector<Arena*> arenas = {host_.get()};
     for (const BudgetedDevice& each : devices) devices_.emplace_back(each.device);
-    const bool watched = devices_.front().watchdog != nullptr;
-    if (watched) watcher_ = std::thread([this] { Watch(); });
+    if (devices_.front().watchdog != nullptr) {
+      watch_ = std::make_unique<DeviceWatch>(devices_, clock_, [this](const absl::Status& loss) { EndFor(loss); });
+    }
     for (size_t i = 0; i < devices_.size(); ++i) {
       EngineDevice& device = devices_[i];
       DITSERVE_RETURN_IF_ERROR(
@@ -110,10 +109,9 @@ class LocalEngineImpl final : public LocalEngine {
       absl::MutexLock lock(&mutex_);
       stopping_ = true;
       changed_.Ring();
-      stopped_.Ring();
     }
     if (keeper_.joinable()) keeper_.join();
-    if (watcher_.joinable()) watcher_.join();
+    watch_.reset();
     for (EngineDevice& each : devices_) each.StopComputing();
     transfers_.reset();  // What was under way arrives.
     residency_.reset();
@@ -291,15 +289,6 @@ class LocalEngineImpl final : public LocalEngine {
     return health.ok() ? status : health;
   }
 
-  // Why a device is lost, or does not get on.
-  absl::Status CheckDevices() {
-    absl::Status health = Health();
-    for (const EngineDevice& each : devices_) {
-      if (health.ok()) health = each.watchdog->Check(clock_.Now());
-    }
-    return health;
-  }
-
   // Ends everything. A device that hangs gives nothing back that a call waits for, so calls are told first, and it may
   // be that to cancel one takes for ever: to give memory back takes the device.
   void EndFor(const absl::Status& loss) ABSL_LOCKS_EXCLUDED(mutex_) {
@@ -311,19 +300,6 @@ class LocalEngineImpl final : public LocalEngine {
     const std::list<std::shared_ptr<ForwardRun>> calls = Calls();
     for (const std::shared_ptr<ForwardRun>& call : calls) call->Tell(loss);
     for (const std::shared_ptr<ForwardRun>& call : calls) call->Cancel(loss);
-  }
-
-  // Watches the devices until one is lost, on a thread that gives no memory back before and so waits for none of them.
-  void Watch() ABSL_LOCKS_EXCLUDED(mutex_) {
-    for (absl::Duration watch = clock_.Now();; watch += kWatchInterval) {
-      while (clock_.Now() < watch) {
-        stopped_.WaitFor(watch - clock_.Now());
-        const absl::MutexLock lock(&mutex_);
-        if (stopping_) return;
-      }
-      const absl::Status loss = CheckDevices();
-      if (!loss.ok()) return EndFor(loss);
-    }
   }
 
   // Ends calls at their deadlines, and looks after memory.
@@ -375,14 +351,13 @@ class LocalEngineImpl final : public LocalEngine {
 
   mutable absl::Mutex mutex_;
   Doorbell changed_;  // Calls came, or the engine stops.
-  Doorbell stopped_;  // It stops.
   std::vector<std::unique_ptr<ServedModel>> models_ ABSL_GUARDED_BY(mutex_);
   std::list<std::shared_ptr<ForwardRun>> calls_ ABSL_GUARDED_BY(mutex_);
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status loss_ ABSL_GUARDED_BY(mutex_);  // Of a device.
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread keeper_;
-  std::thread watcher_;  // Where devices can be lost.
+  std::unique_ptr<DeviceWatch> watch_;  // Where devices can be lost.
 };
 
 void LocalEngineImpl::Add(const std::string& name, OpenedModel opened) {

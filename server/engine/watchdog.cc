@@ -85,4 +85,24 @@ absl::Status Watchdog::Check(absl::Duration now) {
   return absl::OkStatus();
 }
 
+void AnswerDeadline::Asked(const Device& device) {
+  const absl::MutexLock lock(&mutex_);
+  asked_ = &device;
+  age_ = absl::ZeroDuration();
+}
+
+void AnswerDeadline::Answered() {
+  const absl::MutexLock lock(&mutex_);
+  asked_ = nullptr;
+}
+
+absl::Status AnswerDeadline::Look(absl::Duration now) {
+  const absl::MutexLock lock(&mutex_);
+  if (asked_ != nullptr) age_ += std::min(now - looked_, ProgressDeadline::kMostALook);
+  looked_ = now;
+  if (asked_ == nullptr || age_ <= kMost) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrFormat("%s is lost: it has not answered for %s", asked_->name(), absl::FormatDuration(age_)));
+}
+
 }  // namespace ditserve

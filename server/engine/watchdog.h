@@ -85,6 +85,28 @@ class Watchdog {
   ProgressDeadline deadline_ ABSL_GUARDED_BY(mutex_);
 };
 
+// How long a device may take to answer what it is asked: a call may never return where another thread is in one of a
+// device that hangs. Time passes in looks, as ProgressDeadline's.
+//
+// Thread safety: thread-safe; one thread asks, and Look is called by another, which asks no device. Pure.
+class AnswerDeadline {
+ public:
+  static constexpr absl::Duration kMost = absl::Seconds(10);
+
+  // `device` is asked, and must outlive it. Begins anew where another was.
+  void Asked(const Device& device) ABSL_LOCKS_EXCLUDED(mutex_);
+  void Answered() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Unavailable, and why, if it should have answered long ago.
+  absl::Status Look(absl::Duration now) ABSL_LOCKS_EXCLUDED(mutex_);
+
+ private:
+  absl::Mutex mutex_;
+  const Device* asked_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  absl::Duration age_ ABSL_GUARDED_BY(mutex_);  // Of the question.
+  absl::Duration looked_ ABSL_GUARDED_BY(mutex_);
+};
+
 }  // namespace ditserve
 
 #endif  // DITSERVE_SERVER_ENGINE_WATCHDOG_H_

@@ -26,7 +26,8 @@ class DeviceLossTest(ProgramTest):
             shutil.copy(file, self.bin)
         self.lost = self.folder / "lost"
         self.hung = self.folder / "hung"
-        for variable, file in (("LOSES_DEVICE", self.lost), ("HANGS_DEVICE", self.hung)):
+        self.blocked = self.folder / "blocked"
+        for variable, file in (("LOSES_DEVICE", self.lost), ("HANGS_DEVICE", self.hung), ("BLOCKS_DEVICE", self.blocked)):
             os.environ[variable] = str(file)
             self.addCleanup(os.environ.pop, variable)
 
@@ -68,6 +69,18 @@ class DeviceLossTest(ProgramTest):
             self.assertRegex(errors, "UNAVAILABLE.*is lost: it has not got on for")
             self.assertEqual(server.process.wait(), 1)
             self.assertIn("is lost: it has not got on for", Path(server.log.name).read_text().splitlines()[-1])
+
+    def test_a_device_whose_calls_never_return_is_lost(self):
+        with self.serve() as server:
+            self.assertEqual(server.ditctl("forward", "--height", "64", "--width", "64").returncode, 0)
+            health = self.watch(server)
+            under_way = server.forwards_under_way(LONG, 2)
+            self.blocked.touch()
+            health.await_told(SERVING, NOT_SERVING)
+            errors = "".join(request.communicate()[1] for request in under_way)
+            self.assertRegex(errors, "UNAVAILABLE.*is lost: it has not answered for")
+            self.assertEqual(server.process.wait(), 1)
+            self.assertIn("is lost: it has not answered for", Path(server.log.name).read_text().splitlines()[-1])
 
     def test_a_device_that_hangs_in_warming_up_ends_the_start(self):
         self.hung.touch()

@@ -177,5 +177,43 @@ TEST_F(WatchdogTest, WhereNothingRidesNothingIsAsked) {
   EXPECT_EQ(device_.marks, 0);
 }
 
+class AnswerDeadlineTest : public ::testing::Test {
+ protected:
+  absl::Status LookFor(int seconds) {
+    absl::Status status;
+    for (int i = 0; i < seconds; ++i) status.Update(deadline_.Look(now_ += kSecond));
+    return status;
+  }
+
+  MarkedDevice device_;
+  AnswerDeadline deadline_;
+  absl::Duration now_;
+};
+
+TEST_F(AnswerDeadlineTest, ADeviceThatDoesNotAnswerIsLostAfterTenSecondsAndItIsToldForHowLong) {
+  deadline_.Asked(device_);
+  EXPECT_THAT(LookFor(10), IsOk());
+  EXPECT_THAT(LookFor(1), StatusIs(absl::StatusCode::kUnavailable, "cpu is lost: it has not answered for 11s"));
+}
+
+TEST_F(AnswerDeadlineTest, EachAnswerHasTenSeconds) {
+  for (int i = 0; i < 10; ++i) {
+    deadline_.Asked(device_);
+    EXPECT_THAT(LookFor(10), IsOk());
+  }
+}
+
+TEST_F(AnswerDeadlineTest, WhereNothingIsAskedNoAnswerIsMissed) {
+  deadline_.Asked(device_);
+  deadline_.Answered();
+  EXPECT_THAT(LookFor(100), IsOk());
+}
+
+TEST_F(AnswerDeadlineTest, AProcessThatWasStoppedHasNotLooked) {
+  deadline_.Asked(device_);
+  EXPECT_THAT(deadline_.Look(now_ += absl::Hours(1)), IsOk());
+  EXPECT_THAT(LookFor(9), IsOk());
+}
+
 }  // namespace
 }  // namespace ditserve
