@@ -10,6 +10,7 @@
 #include <initializer_list>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
@@ -54,18 +55,19 @@ inline Found Without(const void* site, uint32_t runs, MutantRun run) {
 }
 
 // Leaves out each site that runs come to, alone, and expects that it is missed, unless its name is among `in_vain`;
-// prints a row of a table for each. Returns how many were missed.
-inline int LeaveOutEach(uint32_t runs, MutantRun run, std::initializer_list<absl::string_view> in_vain = {}) {
+// prints a row of a table for each. Returns the names of those that were missed.
+inline std::vector<std::string> LeaveOutEach(uint32_t runs, MutantRun run,
+                                             std::initializer_list<absl::string_view> in_vain = {}) {
   const Found whole = Without(nullptr, runs, run);
   EXPECT_EQ(whole.first, "") << "with all of them";
-  int missed = 0;
+  std::vector<std::string> missed;
   for (const auto& [address, name] : whole.sites) {
     const Found found = Without(address, runs, run);
     std::printf("| %s | %u | %d | %d | %d |\n", name.c_str(), runs, found.races, found.values, found.failures);
     const bool is_missed = found.failures > 0;
     const bool is_in_vain = std::find(in_vain.begin(), in_vain.end(), name) != in_vain.end();
     EXPECT_TRUE(is_missed || is_in_vain) << name << ", " << found.first;
-    missed += is_missed;
+    if (is_missed) missed.push_back(name);
   }
   return missed;
 }
