@@ -34,6 +34,14 @@ CUdeviceptr Address(const std::byte* data) { return reinterpret_cast<CUdeviceptr
 absl::StatusOr<std::unique_ptr<CudaAddresses>> CudaAddresses::Make(int device, CudaFaults* faults) {
   auto addresses = std::unique_ptr<CudaAddresses>(new CudaAddresses(faults));
   Driver& driver = addresses->driver_;
+  DITSERVE_RETURN_IF_ERROR(Find("cuDeviceGetAttribute", *faults, driver.attribute));
+  int has = 0;
+  DITSERVE_RETURN_IF_ERROR(addresses->StatusOf(
+      driver.attribute(&has, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED, device), "asking for features"));
+  if (has == 0) {
+    return absl::FailedPreconditionError(
+        "the GPU, or its virtual part here, has no virtual memory management (cuMemMap)");
+  }
   DITSERVE_RETURN_IF_ERROR(Find("cuMemGetAllocationGranularity", *faults, driver.granularity));
   DITSERVE_RETURN_IF_ERROR(Find("cuMemAddressReserve", *faults, driver.reserve));
   DITSERVE_RETURN_IF_ERROR(Find("cuMemAddressFree", *faults, driver.release));

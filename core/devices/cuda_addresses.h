@@ -21,7 +21,7 @@ namespace ditserve {
 // Thread safety: thread-safe. The caller has set the device.
 class CudaAddresses {
  public:
-  // `faults` must outlive it.
+  // `faults` must outlive it. Errors: FailedPrecondition if the device has no virtual memory management.
   static absl::StatusOr<std::unique_ptr<CudaAddresses>> Make(int device, CudaFaults* faults);
 
   int64_t granule_bytes() const { return granule_bytes_; }
@@ -35,6 +35,7 @@ class CudaAddresses {
 
  private:
   struct Driver {
+    decltype(&cuDeviceGetAttribute) attribute = nullptr;
     decltype(&cuMemGetAllocationGranularity) granularity = nullptr;
     decltype(&cuMemAddressReserve) reserve = nullptr;
     decltype(&cuMemAddressFree) release = nullptr;

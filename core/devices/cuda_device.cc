@@ -17,6 +17,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/synchronization/mutex.h"
 #include "core/base/status_macros.h"
 #include "core/devices/cast.h"
@@ -72,6 +73,13 @@ class CudaEvent final : public Event {
   const std::shared_ptr<CudaFaults> faults_;
 };
 
+absl::Status CheckIndex(int index, const std::vector<GpuDescription>& there) {
+  if (index >= 0 && static_cast<size_t>(index) < there.size()) return absl::OkStatus();
+  std::vector<std::string> names;
+  for (const GpuDescription& gpu : there) names.push_back(absl::StrCat("cuda:", names.size(), " (", gpu.model, ")"));
+  return absl::FailedPreconditionError(absl::StrCat("there are ", absl::StrJoin(names, ", ")));
+}
+
 class CudaDevice final : public Device {
  public:
   static absl::StatusOr<std::unique_ptr<CudaDevice>> Make(int index, Memory memory) {
@@ -79,9 +87,10 @@ class CudaDevice final : public Device {
     CudaDescription there;
     std::string why;
     if (!DitserveDescribeCuda(&there, &why)) return absl::FailedPreconditionError(why);
+    DITSERVE_RETURN_IF_ERROR(CheckIndex(index, there.devices));
     cudaDeviceProp properties;
     DITSERVE_RETURN_IF_ERROR(
-        faults->StatusOf(cudaGetDeviceProperties(&properties, index), absl::StrCat("cuda:", index)));
+        faults->StatusOf(cudaGetDeviceProperties(&properties, index), "asking for the device's properties"));
     const std::optional<int64_t> in_use = CudaBytesInUse(properties.uuid);  // Before there is a context.
     DITSERVE_RETURN_IF_ERROR(faults->Enter());
     const int capability = 10 * properties.major + properties.minor;
@@ -476,7 +485,7 @@ class CudaDevice final : public Device {
   static constexpr size_t kTimedCopies = 50;
 
   // Held by one thread at a time that gives the stream of copies something: what it waits for, the copy, and the events
-  // by which that is timed belong together. (A copy waits for the device where host memory could not be pinned.)
+  // by which that is timed belong together. (A copy may wait for the device where host memory could not be pinned.)
   mutable absl::Mutex copies_mutex_;
   mutable std::array<EventPtr, kSlots> in_use_until_ ABSL_GUARDED_BY(copies_mutex_);  // Of the slots.
   mutable size_t next_slot_ ABSL_GUARDED_BY(copies_mutex_) = 0;

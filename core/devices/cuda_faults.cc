@@ -48,7 +48,7 @@ bool IsFatal(cudaError_t error) {
 absl::Status CudaFaults::Enter() {
   DITSERVE_RETURN_IF_ERROR(Loss());
   const cudaError_t error = cudaSetDevice(device_);
-  return error == cudaSuccess ? absl::OkStatus() : StatusOf(error, absl::StrCat("cuda:", device_));
+  return error == cudaSuccess ? absl::OkStatus() : StatusOf(error, "entering the device");
 }
 
 absl::Status CudaFaults::StatusOf(cudaError_t error, absl::string_view what) {

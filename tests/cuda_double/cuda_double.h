@@ -37,6 +37,7 @@ struct Options {
   int64_t context_bytes = 0;                // Of a device's memory, what it takes to be some thread's device.
   int64_t module_bytes = 0;                 // And what its first launch takes for good.
   bool monitor = true;                      // Whether NVML answers.
+  bool virtual_memory = true;               // Whether the driver's calls of virtual memory are for the devices.
   bool slices = false;                      // Whether the devices are slices of cards (MIG).
   bool host_apart = false;                  // Whether kernels have other addresses for registered host memory.
   bool audit = false;                       // Kernels do nothing, and need no body.

@@ -27,6 +27,14 @@ CUresult DriverCall(const char* name, absl::FunctionRef<CUresult(Runtime&, Memor
   return result;
 }
 
+CUresult DeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
+  return DriverCall("cuDeviceGetAttribute", [&](Runtime& runtime, MemoryMap&) {
+    if (attribute != CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED) return CUDA_ERROR_NOT_SUPPORTED;
+    *value = runtime.options().virtual_memory ? 1 : 0;
+    return CUDA_SUCCESS;
+  });
+}
+
 CUresult Granularity(size_t* bytes, const CUmemAllocationProp*, CUmemAllocationGranularity_flags) {
   return DriverCall("cuMemGetAllocationGranularity", [&](Runtime& runtime, MemoryMap&) {
     *bytes = static_cast<size_t>(runtime.options().granule_bytes);
@@ -120,6 +128,7 @@ void* Address(Function* function) {
 extern "C" cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** found, unsigned, unsigned long long,
                                                         cudaDriverEntryPointQueryResult* result) {
   static const auto* const calls = new std::map<std::string, void*>({
+      {"cuDeviceGetAttribute", Address(DeviceGetAttribute)},
       {"cuMemGetAllocationGranularity", Address(Granularity)},
       {"cuMemAddressReserve", Address(Reserve)},
       {"cuMemAddressFree", Address(AddressFree)},
