@@ -13,7 +13,7 @@
 namespace ditserve {
 
 // Host memory in registered ranges, which every device may copy from and to. Where a range can't be registered (some
-// hosts refuse it, or allow a process only so much) it is used as it is: the driver stages copies of it, which then
+// hosts refuse it, or allow a process only so much) it is used as it is: the driver stages copies of it, which may
 // block, and no kernel reaches it.
 //
 // Thread safety: thread-safe. The caller has set the device.

@@ -277,9 +277,8 @@ class LocalEngineImpl final : public LocalEngine {
     if (unable == devices_.end()) return;
     warned_of_unpinned_ = true;
     spdlog::warn(
-        "{}: host memory could not be pinned, so copies to the device are slower and block; the device's driver "
-        "refuses "
-        "it on this host, or in this container. ditserve_host_unpinned_bytes tells how much",
+        "{}: host memory could not be pinned, so copies to the device are slower and may block; the device's driver "
+        "refuses it on this host, or in this container. ditserve_host_unpinned_bytes tells how much",
         unable->device->name());
   }
 

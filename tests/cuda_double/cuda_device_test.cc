@@ -306,6 +306,26 @@ TEST_F(CudaDeviceTest, HostMemoryThatCantBeRegisteredIsCopiedAndConvertedAllTheS
   EXPECT_THAT(WaitForAll({operated}), IsOk());
 }
 
+// Where that has a copy to wait for, in more than one part.
+TEST_F(CudaDeviceTest, WhatTheHostConvertsHasArrived) {
+  cuda_double::FailCall("cudaHostRegister", cuda_double::kEveryCall, cudaErrorNotSupported);
+  const std::unique_ptr<Device> device = MakeCuda();
+  const Range host(*device, Memory::kHost, 2 * kGranule), back(*device, Memory::kHost, 2 * kGranule),
+      own(*device, Memory::kDevice, 4 * kGranule);
+  constexpr int64_t kCount = 300000;
+  auto* const floats = reinterpret_cast<float*>(host.data());
+  for (int64_t i = 0; i < kCount; ++i) floats[i] = static_cast<float>(i % 256);
+  const DType f32 = DType::kFloat32, bf16 = DType::kBFloat16;
+  const EventPtr there = *device->Enqueue({host.Of(f32), {}, own.Of(f32), kCount}, {});
+  const EventPtr arrived = *device->Enqueue({own.Of(f32), {}, back.Of(f32), kCount}, {there});
+  EXPECT_THAT(device->BeginOperations(), IsOk());
+  EXPECT_THAT(device->ComputeAfter(arrived), IsOk());
+  EXPECT_THAT(device->Operate({back.Of(f32), {}, own.Of(bf16, 2 * kGranule), kCount}), IsOk());
+  EXPECT_THAT(device->Operate({own.Of(bf16, 2 * kGranule), {}, host.Of(f32), kCount}), IsOk());
+  for (int64_t i = 0; i < kCount; ++i) ASSERT_EQ(static_cast<float>(i % 256), floats[i]);
+  EXPECT_THAT(WaitForAll({there, arrived}), IsOk());
+}
+
 TEST_F(CudaDeviceTest, WhatKernelsHaveOtherAddressesForTheHostConverts) {
   cuda_double::Options options;
   options.host_apart = true;
@@ -350,9 +370,19 @@ TEST_F(CudaDeviceTest, WhereWaitingFailsTwiceTheDeviceIsLost) {
   cuda_double::Begin({});
 }
 
-TEST_F(CudaDeviceTest, WhereTheDeviceItsContextOrTheServerBetweenIsGoneTheNextLookTells) {
-  for (const cudaError_t error : {cudaErrorNoDevice, cudaErrorDeviceUninitialized, cudaErrorContextIsDestroyed,
-                                  cudaErrorMpsConnectionFailed, cudaErrorMpsRpcFailure}) {
+// The device, its context or the server between is gone; memory or a link is broken; the process must be terminated.
+TEST_F(CudaDeviceTest, ADeviceIsLostByEachErrorThatOnlyANewProcessHelpsAgainst) {
+  for (const cudaError_t error : {cudaErrorDevicesUnavailable,  cudaErrorNoDevice,
+                                  cudaErrorDeviceUninitialized, cudaErrorContextIsDestroyed,
+                                  cudaErrorMpsConnectionFailed, cudaErrorMpsRpcFailure,
+                                  cudaErrorECCUncorrectable,    cudaErrorNvlinkUncorrectable,
+                                  cudaErrorContained,           cudaErrorIllegalAddress,
+                                  cudaErrorLaunchTimeout,       cudaErrorAssert,
+                                  cudaErrorHardwareStackError,  cudaErrorIllegalInstruction,
+                                  cudaErrorMisalignedAddress,   cudaErrorInvalidAddressSpace,
+                                  cudaErrorInvalidPc,           cudaErrorLaunchFailure,
+                                  cudaErrorTensorMemoryLeak,    cudaErrorMpsClientTerminated,
+                                  cudaErrorExternalDevice}) {
     {
       const std::unique_ptr<Device> device = MakeCuda();
       cuda_double::FailCall("cudaStreamQuery", 1, error);
@@ -361,6 +391,28 @@ TEST_F(CudaDeviceTest, WhereTheDeviceItsContextOrTheServerBetweenIsGoneTheNextLo
     }
     cuda_double::Begin({});
   }
+}
+
+TEST_F(CudaDeviceTest, ADeviceStaysAfterErrorsOfOneCall) {
+  const std::unique_ptr<Device> device = MakeCuda();
+  for (const cudaError_t error :
+       {cudaErrorInvalidValue, cudaErrorMemoryAllocation, cudaErrorInvalidResourceHandle, cudaErrorNotSupported,
+        cudaErrorHostMemoryAlreadyRegistered, cudaErrorHostMemoryNotRegistered, cudaErrorUnknown}) {
+    cuda_double::FailCall("cudaStreamQuery", 1, error);
+    EXPECT_THAT(device->Health(), IsOk()) << static_cast<int>(error);
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess) << static_cast<int>(error);
+  }
+}
+
+TEST_F(CudaDeviceTest, ByAnErrorThatNobodyKnowsADeviceIsLostWhereItAnswersNothingElse) {
+  {
+    const std::unique_ptr<Device> device = MakeCuda();
+    cuda_double::FailCall("cudaStreamQuery", 1, cudaErrorUnknown);
+    cuda_double::FailCall("cudaMemGetInfo", 1, cudaErrorUnknown);
+    EXPECT_THAT(device->Health(), StatusIs(absl::StatusCode::kUnavailable, "cuda:0 is lost: looking at the device"));
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+  }
+  cuda_double::Begin({});
 }
 
 TEST_F(CudaDeviceTest, AnAllocationThatIsRefusedOnItsWayGivesBackWhatItGot) {
@@ -458,11 +510,21 @@ TEST_F(CudaDeviceTest, WhyThereIsNoDeviceIsToldInWordsAndLeavesNoErrorBehind) {
   EXPECT_THAT(why("cudaGetDeviceProperties", cudaErrorUnknown), HasSubstr("for its devices: error 999"));
 }
 
-TEST_F(CudaDeviceTest, ADeviceThatIsNotThereIsToldByItsName) {
+TEST_F(CudaDeviceTest, ADeviceThatIsNotThereIsToldWithThoseThatAre) {
   std::string why;
   const std::unique_ptr<Device> device(DitserveMakeDevice(2, DeviceMemory(2), &why));
   EXPECT_EQ(device, nullptr);
-  EXPECT_THAT(why, HasSubstr("cuda:2: error 101"));
+  EXPECT_EQ(why, "there are cuda:0 (Double 0), cuda:1 (Double 1)");
+}
+
+TEST_F(CudaDeviceTest, AGpuWithoutVirtualMemoryManagementIsToldSo) {
+  cuda_double::Options options;
+  options.virtual_memory = false;
+  cuda_double::Begin(options);
+  std::string why;
+  const std::unique_ptr<Device> device(DitserveMakeDevice(0, DeviceMemory(0), &why));
+  EXPECT_EQ(device, nullptr);
+  EXPECT_THAT(why, HasSubstr("has no virtual memory management"));
 }
 
 }  // namespace
