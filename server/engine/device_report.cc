@@ -112,7 +112,7 @@ absl::StatusOr<Rows> DescribeDevice(const Device& device, const DeviceReportOpti
     rows.push_back({"copies", absl::StrCat(Bytes(static_cast<int64_t>(*speeds.copy_bytes_per_second)),
                                            "/s from the host's memory, measured here and now")});
   }
-  rows.push_back({"computing", speeds.computing ? absl::StrFormat("%.0f TFLOP/s, published, not measured here: an %s",
+  rows.push_back({"computing", speeds.computing ? absl::StrFormat("%.0f TFLOP/s, published, not measured here: %s",
                                                                   speeds.computing->flops_per_second / 1e12,
                                                                   speeds.computing->source)
                                                 : "not measured, and nothing is published: times are unknown"});
@@ -199,12 +199,16 @@ class Needs {
     }
     return computing;
   }
-  bool IsTimed(at::ScalarType arithmetic) const { return speeds_.computing && arithmetic == at::kBFloat16; }
+  // In float8 nothing is published: it takes no longer than in bfloat16.
+  bool IsTimed(at::ScalarType arithmetic) const {
+    return speeds_.computing && (arithmetic == at::kBFloat16 || arithmetic == at::kFloat8_e4m3fn);
+  }
 
   std::string TimeText(const ForecastLap& pass, at::ScalarType arithmetic) const {
     const bool moves = pass.disk_read_bytes > 0 || pass.copy_read_bytes > 0;
     if (!IsTimed(arithmetic) || (moves && !speeds_.copy_bytes_per_second)) return "unknown";
-    return absl::StrFormat(pass.disk_read_bytes > 0 ? "%.2f s + disk" : "%.2f s", absl::ToDoubleSeconds(pass.time));
+    return absl::StrFormat("%s%.2f s%s", arithmetic == at::kBFloat16 ? "" : "at most ",
+                           absl::ToDoubleSeconds(pass.time), pass.disk_read_bytes > 0 ? " + disk" : "");
   }
 
   const Device& device_;

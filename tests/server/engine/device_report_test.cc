@@ -6,6 +6,7 @@
 namespace ditserve {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -71,11 +72,31 @@ TEST_F(DeviceReportTest, TimesFollowFromWhatIsPublishedOfItsArchitectureOrAreUnk
   DeviceReportOptions options = Options();
   options.profiles = {ProfileNamed("resident")};
   options.profiles[0].computation.dtype = DType::kBFloat16;
-  for (const int capability : {80, 86, 89, 90, 100, 120}) {
+  for (const int capability : {75, 80, 86, 89, 90, 100, 120}) {
     options.cuda = CudaDescription{13000, 13000, {{"a GPU", capability, 100, int64_t{80} << 30}}};
     const bool published = PublishedSpeedOf(capability, 100).has_value();
-    EXPECT_EQ(published, capability != 100);
+    EXPECT_EQ(published, capability != 75);
     EXPECT_THAT(Report(options), HasSubstr(published ? "published, not measured here" : "times are unknown"));
+  }
+}
+
+// Computes on the CPU, in what a GPU computes in, in a memory of its own.
+class Gpu final : public ForwardingDevice {
+ public:
+  Gpu() : ForwardingDevice(MakeCpuDevice(CpuBFloat16::kNative)) {}
+  bool computes_in_host_memory() const override { return false; }
+};
+
+TEST_F(DeviceReportTest, EachShippedProfileHasATimeWhereOneIsPublishedAndInFloat8ThatOfBFloat16AtMost) {
+  Gpu gpu;
+  DeviceReportOptions options = Options();
+  options.cuda = CudaDescription{13000, 13000, {{"a GPU", 100, 148, int64_t{180} << 30}}};
+  const absl::StatusOr<std::string> report = ReportDevice(gpu, options, clock_);
+  ASSERT_THAT(report, IsOk());
+  EXPECT_THAT(*report, HasSubstr(" TFLOP/s, published, not measured here: a B200 of 148 multiprocessors"));
+  for (const Profile& profile : profiles_) {
+    const bool float8 = profile.computation.dtype == DType::kFloat8E4M3;
+    EXPECT_THAT(*report, ContainsRegex("\n" + profile.name + " [^\n]*B +" + (float8 ? "at most " : "") + "[0-9.]+ s"));
   }
 }
 
