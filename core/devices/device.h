@@ -126,8 +126,8 @@ class Device {
   virtual void Decommit(Memory memory, std::byte* begin, int64_t bytes) = 0;
 
   // Gives the memory of addresses to others that have none, which costs less than to take and to give: nothing is
-  // zeroed. Nothing uses the first any more; the contents are undefined. After an error neither have memory.
-  // Errors: ResourceExhausted.
+  // zeroed. (Host memory that is pinned is taken and given.) Nothing uses the first any more; the contents are
+  // undefined. After an error neither have memory. Errors: ResourceExhausted.
   virtual absl::Status Move(Memory memory, std::byte* from, std::byte* to, int64_t bytes) = 0;
 
   // In what units addresses are given memory: a power of two, at least 4096.
