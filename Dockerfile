@@ -3,8 +3,6 @@
 # The build reads, where they are given as secrets, apt.conf, pip.conf and certificates (at /run/secrets/certificates, for
 # pip.conf to name): whatever reaches package indices from where it runs.
 ARG BASE=debian:bookworm-slim
-ARG CUDA_BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04
-ARG CUDA_BASE=ubuntu:24.04
 
 FROM ${BASE} AS package
 WORKDIR /src
@@ -26,14 +24,15 @@ RUN --mount=type=secret,id=apt.conf,target=/etc/apt/apt.conf.d/90secret \
 FROM package AS bill
 RUN --mount=type=bind,from=runtime,target=/runtime scripts/sbom /runtime >/sbom.json
 
-FROM ${CUDA_BUILD_BASE} AS cuda-package
+FROM ${BASE} AS cuda-package
 WORKDIR /src
-COPY scripts/setup scripts/
+COPY scripts/setup scripts/fetch-nvcc scripts/
 # The wheel's own requirements are the CUDA libraries of the versions that it was built with.
 RUN --mount=type=secret,id=apt.conf,target=/etc/apt/apt.conf.d/90secret \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf --mount=type=secret,id=certificates \
     scripts/setup deb && python3 -m pip install --no-cache-dir --target /libtorch torch==2.13.0 && \
-    find /libtorch -maxdepth 1 -name '*.dist-info' ! -name 'torch-*' ! -name 'nvidia_*' -exec rm -r {} +
+    find /libtorch -maxdepth 1 -name '*.dist-info' ! -name 'torch-*' ! -name 'nvidia_*' -exec rm -r {} + && \
+    scripts/fetch-nvcc
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/ccache \
     LIBTORCH=/libtorch/torch make deb BUILD=cuda && mv build/*.deb /ditserve.deb
@@ -42,7 +41,7 @@ WORKDIR /libtorch
 RUN mkdir /cuda && \
     cp torch/lib/libtorch_cuda.so torch/lib/libc10_cuda.so torch/lib/libtorch_nvshmem.so nvidia/*/lib/*.so* /cuda/
 
-FROM ${CUDA_BASE} AS cuda-runtime
+FROM ${BASE} AS cuda-runtime
 # hadolint ignore=DL3008
 RUN --mount=type=secret,id=apt.conf,target=/etc/apt/apt.conf.d/90secret \
     --mount=type=bind,from=cuda-package,source=/ditserve.deb,target=/ditserve.deb \

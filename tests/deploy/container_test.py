@@ -1,6 +1,7 @@
 """The container image as it is to be run: a read-only root, no privileges, a limit of memory.
 
-Builds the image unless DITSERVE_IMAGE names one. What is missing fails it by name."""
+Builds the image unless DITSERVE_IMAGE names one, and that for GPUs unless DITSERVE_CUDA_IMAGE does. What is missing fails it
+by name."""
 
 import json
 import math
@@ -175,6 +176,13 @@ class ContainerTest(unittest.TestCase):
         self.assertEqual(ended.returncode, 2, ended.stderr)
         self.assertIn("no profile is named 'none'", log.read_text())
         self.assertEqual(log.read_text().splitlines(), ended.stderr.splitlines()[-1:])
+
+    def test_the_image_for_gpus_says_where_there_is_no_driver(self):
+        ended = self.docker("run", "--rm", "--network=none", f"--user={USER}", "--read-only", "--cap-drop=ALL",
+                            f"--volume={self.folder}/models:/models:ro", self.docker.cuda_image(), "--device=cuda:0",
+                            "--model=one=/models/one", check=False)
+        self.assertEqual((ended.returncode, ended.stdout), (1, ""), ended.stderr)
+        self.assertIn("device cuda:0: there is no NVIDIA driver", ended.stderr)
 
     def test_a_stop_answers_the_request_that_was_accepted(self):
         container = self.start("--no-healthcheck")

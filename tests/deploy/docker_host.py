@@ -42,6 +42,7 @@ class Docker:
         self.folder = Path(tempfile.mkdtemp(prefix="ditserve-docker-"))
         self.environment = {**os.environ, "DOCKER_BUILDKIT": "1"}
         self.daemon: subprocess.Popen | None = None
+        self.made_base = ""
         if self("info", check=False).returncode != 0:
             self.start()
 
@@ -77,11 +78,20 @@ class Docker:
         run("make", "-C", ROOT, "image", f"DOCKER={self.client}", f"DOCKER_FLAGS={' '.join(flags)}", env=self.environment)
         return "ditserve:under-test"
 
+    def cuda_image(self) -> str:
+        """The same with the CUDA device module, or DITSERVE_CUDA_IMAGE."""
+        if "DITSERVE_CUDA_IMAGE" not in os.environ:
+            self("build", "--target=cuda", "--network=host", "--tag=ditserve:cuda-under-test",
+                 f"--build-arg=BASE={self.base()}", *self.secrets(), ROOT)
+        return os.environ.get("DITSERVE_CUDA_IMAGE", "ditserve:cuda-under-test")
+
     def base(self) -> str:
         """Debian from where images come from, else from its packages."""
         name = os.environ.get("BASE", "debian:bookworm-slim")
         if self("image", "inspect", name, check=False).returncode == 0 or self("pull", name, check=False).returncode == 0:
             return name
+        if self.made_base:
+            return self.made_base
         if shutil.which("debootstrap") is None:
             raise AssertionError(f"{name} can't be pulled, and there is no debootstrap to make one: scripts/setup deploy")
         root = self.folder / "base"
@@ -90,7 +100,8 @@ class Docker:
                                "--exclude=./var/lib/apt/lists/*", "."], stdout=subprocess.PIPE) as packed:
             subprocess.run([self.client, "import", "-", "ditserve-base"], stdin=packed.stdout, check=True,
                            env=self.environment, stdout=subprocess.DEVNULL)
-        return "ditserve-base"
+        self.made_base = "ditserve-base"
+        return self.made_base
 
     def secrets(self) -> list[str]:
         """The certificates that pip trusts on this machine hold in the build too."""
