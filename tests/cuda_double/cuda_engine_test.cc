@@ -326,6 +326,7 @@ TEST_F(CudaEngineTest, ADeviceIsDescribedWithWhatEachProfileTakesAndNothingOfItI
   EXPECT_THAT(*report, HasSubstr("cuda:1       Double 1, compute capability 9.0, 132 multiprocessors, 1.0 GiB\n"));
   EXPECT_THAT(*report, HasSubstr("544 TFLOP/s, published, not measured here"));
   EXPECT_THAT(*report, ContainsRegex("\nresident +[0-9.]+ MiB +[0-9.]+ GiB +[0-9.]+ MiB +0 B +0 B +0.13 s\n"));
+  EXPECT_THAT(*report, ContainsRegex("\nfp8-compute [^\n]*B +at most [0-9.]+ s"));
 }
 
 TEST_F(CudaEngineTest, EnginesOfTwoDevicesComputeAtOnce) {

@@ -95,6 +95,23 @@ TEST_F(LocalEngineDeviceTest, ADeviceThatHangsIsLostOnceItsDeadlineIsPast) {
   device_->hung->LetGo();  // So that the engine can be destroyed.
 }
 
+TEST_F(LocalEngineDeviceTest, ADeviceThatDoesNotAnswerIsLostWithoutBeingAsked) {
+  MovedClock clock;
+  absl::Notification lost;
+  LocalEngineOptions options;
+  options.host_budget_bytes = 64 << 20;
+  options.on_device_lost = [&](const absl::Status&) { lost.Notify(); };
+  const auto engine = LocalEngine::Make(options, {{device_.get(), 64 << 20}}, &clock);
+  ASSERT_THAT(engine, IsOk());
+  ASSERT_THAT((*engine)->LoadModel({"tiny", folder_ / "model"}), IsOk());
+  device_->is_silent = true;
+  clock.PassAtEachLook(absl::Seconds(1));
+  lost.WaitForNotification();
+  EXPECT_THAT((*engine)->Loss(), StatusIs(absl::StatusCode::kUnavailable, "cpu is lost: it has not answered for 11s"));
+  EXPECT_EQ(Send(**engine, MakeCall(ProfileNamed("disk")))->Wait().status(), (*engine)->Loss());
+  device_->answers.Notify();  // So that the engine can be destroyed.
+}
+
 TEST_F(LocalEngineDeviceTest, AnErrorOfALostDeviceIsThatItIsLost) {
   const absl::Status why = absl::UnavailableError("fake:0 is lost: it fell from the bus");
   const auto engine = MakeEngine();

@@ -86,6 +86,7 @@ class WatchedDevice final : public ForwardingDevice {
     return told_memory ? *told_memory : ForwardingDevice::MemoryStatusOf(memory);
   }
   absl::Status Health() override {
+    if (is_silent) answers.WaitForNotification();
     const absl::MutexLock lock(&mutex_);
     return health_;
   }
@@ -98,6 +99,8 @@ class WatchedDevice final : public ForwardingDevice {
   absl::Status cannot;              // Why it can't compute in float8.
   std::atomic<bool> hangs = false;  // Whether operations pass when `hung` does.
   const std::shared_ptr<HungEvent> hung = std::make_shared<HungEvent>();
+  std::atomic<bool> is_silent = false;  // Whether it answers for its health when `answers`.
+  absl::Notification answers;
   absl::Status fails;  // What recording operations gives; set while nothing computes.
   std::function<void()> before_decommit;
   std::optional<MemoryStatus> told_memory;  // In the place of the machine's.
