@@ -19,6 +19,7 @@
 #include "client/ditctl/client.h"
 #include "client/ditctl/commands.h"
 #include "client/ditctl/json.h"
+#include "client/ditctl/loop_file.h"
 #include "client/ditctl/picture.h"
 #include "client/ditctl/print.h"
 #include "client/ditctl/progress.h"
@@ -45,8 +46,8 @@ struct Options {
   std::optional<std::string> profile, vram_config, prompt_emb, prompt_mask, negative_emb, negative_mask, resume;
   std::optional<std::string> step_cache, tea_coefficients;
   std::optional<double> vram_limit_gib, cfg_scale, shift, deadline_seconds;
-  int64_t height = 1024, width = 1024, batch = 1, seed = 0, steps = 50, first_step = 0, latents_every = 0;
-  int64_t prompt_tokens = 5;
+  std::optional<int64_t> first_step;
+  int64_t height = 1024, width = 1024, batch = 1, seed = 0, steps = 50, latents_every = 0, prompt_tokens = 5;
   bool lightning = false, json = false;
 };
 
@@ -81,8 +82,8 @@ void AddFlags(Options& options, CLI::App& app) {
   AddFlag(app, "preview", "FILE",
           "shows them as .png too, each time anew: by a linear approximation of the VAE, so only roughly what it makes",
           &options.preview);
-  AddFlag(app, "resume", "FILE", "goes on from such latents, after --first-step steps", &options.resume);
-  AddFlag(app, "first-step", "N", "steps that were made before", &options.first_step);
+  AddFlag(app, "resume", "FILE", "goes on from such latents; all else as it was", &options.resume);
+  AddFlag(app, "first-step", "N", "after so many steps (default: as the .safetensors file tells)", &options.first_step);
   AddFlag(app, "priority", "PRIORITY", "interactive (default) or batch", &options.priority);
   AddFlag(app, "deadline-seconds", "S", "gives up after this (default: never)", &options.deadline_seconds);
   app.add_flag("--json", options.json, "prints JSON");
@@ -100,9 +101,7 @@ absl::Status CheckOptions(const Options& options) {
     return absl::InvalidArgumentError("give either --profile or --vram-config");
   }
   if (options.lightning && options.shift) return absl::InvalidArgumentError("give either --lightning or --shift");
-  if (options.resume.has_value() != (options.first_step > 0)) {
-    return absl::InvalidArgumentError("--resume and --first-step go together");
-  }
+  if (options.first_step && !options.resume) return absl::InvalidArgumentError("--first-step needs --resume");
   if (options.prompt_mask && !options.prompt_emb) {
     return absl::InvalidArgumentError("--prompt-emb-mask needs --prompt-emb");
   }
@@ -116,7 +115,7 @@ absl::Status CheckOptions(const Options& options) {
     return absl::InvalidArgumentError("--save-latents needs --latents-every");
   }
   DITSERVE_RETURN_IF_ERROR(CheckCount("steps", options.steps, 1));
-  DITSERVE_RETURN_IF_ERROR(CheckCount("first-step", options.first_step, 0));
+  DITSERVE_RETURN_IF_ERROR(CheckCount("first-step", options.first_step.value_or(0), 0));
   DITSERVE_RETURN_IF_ERROR(CheckCount("latents-every", options.latents_every, 0));
   if (options.prompt_tokens < 1 || options.prompt_tokens > kMaxTokens) {
     return absl::InvalidArgumentError(
@@ -214,16 +213,7 @@ absl::StatusOr<v1::DenoiseRequest> MakeRequest(const Options& options) {
   request.mutable_noise()->add_seeds(static_cast<uint64_t>(options.seed));
   request.mutable_noise()->set_batch(options.batch);
   request.mutable_noise()->set_dtype(ToProto(dtype));
-  if (options.resume) {
-    DITSERVE_ASSIGN_OR_RETURN(*request.mutable_latents(), ReadTensor(*options.resume, "latents"));
-    // In another dtype it would be another loop.
-    if (request.latents().dtype() != ToProto(dtype)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--resume: ", *options.resume, " is not ", options.dtype,
-                       ", as --dtype is; .npy has no bfloat16, .safetensors keeps every dtype"));
-    }
-  }
-  request.set_first_step(static_cast<int32_t>(options.first_step));
+  if (options.resume) DITSERVE_RETURN_IF_ERROR(ResumeLoop(*options.resume, options.first_step, request));
   request.set_latents_every(static_cast<int32_t>(options.latents_every));
   if (options.prompt_emb) {
     DITSERVE_RETURN_IF_ERROR(ReadPrompt(options.prompt_emb, options.prompt_mask, *request.mutable_prompt()));
@@ -249,22 +239,41 @@ void Show(const v1::DenoiseProgress& at, Progress& progress) {
   progress.Show(at.modules_done(), at.modules_total(), what, absl::Now());
 }
 
-// To the files that are named.
-absl::Status Save(const std::string& path, const std::string& preview, const v1::Tensor& latents) {
-  const auto damaged = [](const absl::Status& why) {
-    return absl::DataLossError(absl::StrCat("the server's latents are damaged: ", why.message()));
-  };
-  if (const absl::Status sound = CheckFloating(latents); !sound.ok()) return damaged(sound);
-  if (!path.empty()) DITSERVE_RETURN_IF_ERROR(WriteTensor(path, "latents", latents));
-  if (preview.empty()) return absl::OkStatus();
-  Picture picture;
-  if (const absl::Status seen = Preview(latents, picture); !seen.ok()) return damaged(seen);
-  return WriteWhole(preview, EncodePng(picture, kPreviewComment));
+absl::Status DataLossUnless(const absl::Status& sound) {
+  if (sound.ok()) return sound;
+  return absl::DataLossError(absl::StrCat("the server's latents are damaged: ", sound.message()));
 }
 
-// Sends the request and shows progress until the result comes. `saved`: what became of latents on the way.
-grpc::Status Send(const Options& options, const v1::DenoiseRequest& request, const Environment& environment,
-                  v1::DenoiseResult& result, absl::Status& saved) {
+// If it is asked for.
+absl::Status WritePreview(const std::string& path, const v1::Tensor& latents) {
+  if (path.empty()) return absl::OkStatus();
+  Picture picture;
+  DITSERVE_RETURN_IF_ERROR(DataLossUnless(Preview(latents, picture)));
+  return WriteWhole(path, EncodePng(picture, kPreviewComment));
+}
+
+// What a call has come to.
+struct Outcome {
+  grpc::Status status;
+  v1::DenoiseResult result;  // Where that is OK.
+  absl::Status kept;         // What became of latents on the way.
+  std::string saved;         // A line that tells which were saved last.
+};
+
+// Saves and shows latents on the way, as is asked for.
+absl::Status Keep(const Options& options, const v1::DenoiseRequest& request, const v1::DenoiseProgress& at,
+                  std::string& saved) {
+  DITSERVE_RETURN_IF_ERROR(DataLossUnless(CheckFloating(at.latents())));
+  const std::string& file = options.latents_output;
+  if (!file.empty()) {
+    DITSERVE_RETURN_IF_ERROR(SaveLoop(file, at.latents(), at.latents_after(), request));
+    saved = absl::StrCat("saved ", file, " after step ", at.latents_after(), " of ", at.steps(), "\n");
+  }
+  return WritePreview(options.preview, at.latents());
+}
+
+// Sends the request and shows progress until the result comes.
+Outcome Send(const Options& options, const v1::DenoiseRequest& request, const Environment& environment) {
   grpc::ClientContext context;
   if (options.deadline_seconds) {
     context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(*options.deadline_seconds)));
@@ -273,25 +282,29 @@ grpc::Status Send(const Options& options, const v1::DenoiseRequest& request, con
   const CancelOnInterrupt interrupt(context, environment);
   const auto stub = v1::DenoiseService::NewStub(options.server.Connect());
   const auto reader = stub->Denoise(&context, request);
+  Outcome outcome;
   bool answered = false;
   Progress progress(environment.err, environment.err_is_terminal);
   v1::DenoiseResponse event;
   while (reader->Read(&event)) {
     if (event.has_progress()) {
-      if (event.progress().has_latents() && saved.ok()) {
-        saved = Save(options.latents_output, options.preview, event.progress().latents());
-        if (!saved.ok()) context.TryCancel();
+      if (event.progress().has_latents() && outcome.kept.ok()) {
+        outcome.kept = Keep(options, request, event.progress(), outcome.saved);
+        if (!outcome.kept.ok()) context.TryCancel();
       }
       Show(event.progress(), progress);
     }
     if (!event.has_result()) continue;
-    result = std::move(*event.mutable_result());
+    outcome.result = std::move(*event.mutable_result());
     answered = true;
   }
-  grpc::Status status = reader->Finish();
-  if (environment.interrupted) return grpc::Status(grpc::StatusCode::CANCELLED, "interrupted");
-  if (!status.ok() || answered) return status;
-  return grpc::Status(grpc::StatusCode::INTERNAL, "the server ended the stream without a result");
+  outcome.status = reader->Finish();
+  if (environment.interrupted) {
+    outcome.status = grpc::Status(grpc::StatusCode::CANCELLED, "interrupted");
+  } else if (outcome.status.ok() && !answered) {
+    outcome.status = grpc::Status(grpc::StatusCode::INTERNAL, "the server ended the stream without a result");
+  }
+  return outcome;
 }
 
 // Which steps: "skipped     2: 3, 5; in part 1: 4".
@@ -304,10 +317,15 @@ std::string DescribeReused(const v1::DenoiseResult& result) {
   return absl::StrCat("skipped     ", list(skipped), "; in part ", list(in_part), "\n");
 }
 
+absl::Status Save(const Options& options, const v1::Tensor& latents) {
+  DITSERVE_RETURN_IF_ERROR(DataLossUnless(CheckFloating(latents)));
+  if (!options.output.empty()) DITSERVE_RETURN_IF_ERROR(WriteTensor(options.output, "latents", latents));
+  return WritePreview(options.preview, latents);
+}
+
 // Saves and prints the result; returns the exit code.
 int Report(const Options& options, const v1::DenoiseResult& result, const Environment& environment) {
-  const absl::Status written = Save(options.output, options.preview, result.latents());
-  if (!written.ok()) return Fail(written, environment);
+  if (const absl::Status saved = Save(options, result.latents()); !saved.ok()) return Fail(saved, environment);
   const Statistics statistics = StatisticsOf(result.latents());
   environment.err << NonFiniteWarning(statistics);
   if (options.json) {
@@ -330,11 +348,11 @@ int Denoise(const std::vector<std::string>& arguments, const Environment& enviro
   if (const std::optional<int> ended = Parse(app, arguments, environment, &options.server)) return *ended;
   const absl::StatusOr<v1::DenoiseRequest> request = MakeRequest(options);
   if (!request.ok()) return Fail(request.status(), environment);
-  v1::DenoiseResult result;
-  absl::Status saved;
-  const grpc::Status status = Send(options, *request, environment, result, saved);
-  if (!saved.ok()) return Fail(saved, environment);
-  return status.ok() ? Report(options, result, environment) : Fail(status, options.server.address(), environment);
+  const Outcome outcome = Send(options, *request, environment);
+  environment.err << outcome.saved;
+  if (!outcome.kept.ok()) return Fail(outcome.kept, environment);
+  return outcome.status.ok() ? Report(options, outcome.result, environment)
+                             : Fail(outcome.status, options.server.address(), environment);
 }
 
 }  // namespace ditserve::ditctl

@@ -9,17 +9,14 @@
 
 namespace ditserve::ditctl {
 
-std::string ToJson(const google::protobuf::Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.add_whitespace = true;
-  options.always_print_primitive_fields = true;
+namespace {
+
+std::string Printed(const google::protobuf::Message& message, google::protobuf::util::JsonPrintOptions options) {
   options.preserve_proto_field_names = true;
   std::string json;
   const auto status = google::protobuf::util::MessageToJsonString(message, &json, options);
   return status.ok() ? json : nlohmann::json({{"error", status.ToString()}}).dump() + "\n";
 }
-
-namespace {
 
 nlohmann::ordered_json AsJson(const google::protobuf::Message& message) {
   return nlohmann::ordered_json::parse(ToJson(message));
@@ -41,6 +38,15 @@ nlohmann::ordered_json OutputJson(const v1::Tensor& output, const Statistics& st
 }
 
 }  // namespace
+
+std::string ToJson(const google::protobuf::Message& message) {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.always_print_primitive_fields = true;
+  return Printed(message, options);
+}
+
+std::string ToJsonLine(const google::protobuf::Message& message) { return Printed(message, {}); }
 
 std::string ForwardJson(const v1::ForwardResponse& response, const Statistics& statistics,
                         const v1::Residency* residency) {

@@ -15,6 +15,9 @@ namespace ditserve::ditctl {
 // A message as indented JSON, with the names of the proto files.
 std::string ToJson(const google::protobuf::Message& message);
 
+// The same in one line, without fields that are not set: equal texts for equal messages.
+std::string ToJsonLine(const google::protobuf::Message& message);
+
 // What `ditctl forward --json` prints: the output's shape, dtype and statistics (not its data), the request's
 // accounting, and, where it is not nullptr, where every byte is.
 std::string ForwardJson(const v1::ForwardResponse& response, const Statistics& statistics,

@@ -56,18 +56,20 @@ absl::StatusOr<v1::Tensor> ReadEntry(const File& file, const TensorEntry& entry)
   return tensor;
 }
 
-absl::StatusOr<v1::Tensor> ReadFromSafetensors(const File& file, const std::string& name) {
+absl::StatusOr<v1::Tensor> ReadFromSafetensors(const File& file, const std::string& name, Metadata* metadata) {
   DITSERVE_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(file));
+  if (metadata != nullptr) *metadata = header.metadata;
   for (const TensorEntry& entry : header.tensors) {
     if (entry.name == name) return ReadEntry(file, entry);
   }
   return absl::NotFoundError(absl::StrCat(file.name(), " has no tensor '", name, "'"));
 }
 
-absl::Status WriteSafetensors(const std::string& path, const std::string& name, const v1::Tensor& tensor) {
+absl::Status WriteSafetensors(const std::string& path, const std::string& name, const v1::Tensor& tensor,
+                              const Metadata& metadata) {
   const std::vector<int64_t> shape(tensor.shape().begin(), tensor.shape().end());
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
-                            SafetensorsWriter::Create(path, {{name, *FromProto(tensor.dtype()), shape}}, {}));
+                            SafetensorsWriter::Create(path, {{name, *FromProto(tensor.dtype()), shape}}, metadata));
   DITSERVE_RETURN_IF_ERROR(writer->Append(
       absl::MakeConstSpan(reinterpret_cast<const std::byte*>(tensor.data().data()), tensor.data().size())));
   return writer->Finish();
@@ -108,9 +110,9 @@ absl::Status WriteThrough(const std::string& path, const std::function<absl::Sta
 
 }  // namespace
 
-absl::StatusOr<v1::Tensor> ReadTensor(const std::string& path, const std::string& name) {
+absl::StatusOr<v1::Tensor> ReadTensor(const std::string& path, const std::string& name, Metadata* metadata) {
   DITSERVE_ASSIGN_OR_RETURN(const std::unique_ptr<File> file, File::Open(path));
-  if (absl::EndsWith(path, ".safetensors")) return ReadFromSafetensors(*file, name);
+  if (absl::EndsWith(path, ".safetensors")) return ReadFromSafetensors(*file, name, metadata);
   if (!absl::EndsWith(path, ".npy")) {
     return absl::InvalidArgumentError(absl::StrCat(file->name(), ": expected a .npy or .safetensors file"));
   }
@@ -145,9 +147,10 @@ absl::Status CheckWritable(const std::string& path, const std::vector<std::strin
   return absl::InvalidArgumentError(absl::StrCat("can't write to folder '", folder.string(), "': ", strerror(errno)));
 }
 
-absl::Status WriteTensor(const std::string& path, const std::string& name, const v1::Tensor& tensor) {
+absl::Status WriteTensor(const std::string& path, const std::string& name, const v1::Tensor& tensor,
+                         const Metadata& metadata) {
   return WriteThrough(path, [&](const std::string& partial) {
-    return absl::EndsWith(path, ".safetensors") ? WriteSafetensors(partial, name, tensor)
+    return absl::EndsWith(path, ".safetensors") ? WriteSafetensors(partial, name, tensor, metadata)
                                                 : WriteBytes(partial, ToNpy(tensor));
   });
 }

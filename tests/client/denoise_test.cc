@@ -75,15 +75,55 @@ TEST_F(DenoiseCommandTest, AStepCacheIsPassedOnAndWhatItReusedIsShown) {
 
 TEST_F(DenoiseCommandTest, LatentsAreSavedOnTheWayAndALoopGoesOnFromThem) {
   const std::string saved = folder / "saved.safetensors", end = folder / "end.npy";
-  EXPECT_EQ(Denoise({"--latents-every", "2", "--save-latents", saved, "--output", end}), kOk) << err.str();
+  EXPECT_EQ(Denoise({"--dtype", "float32", "--latents-every", "2", "--save-latents", saved, "--output", end}), kOk)
+      << err.str();
   EXPECT_EQ(server.denoise_request.latents_every(), 2);
+  EXPECT_THAT(err.str(), HasSubstr("step 3 of 4"));
+  EXPECT_THAT(err.str(), HasSubstr("saved " + saved + " after step 2 of 4\n"));
   EXPECT_EQ(Floats(*ReadTensor(saved, "latents"))[0], 2);
   EXPECT_EQ(Floats(*ReadTensor(end, "latents"))[0], 4);
-  EXPECT_EQ(Denoise({"--resume", saved, "--first-step", "2", "--dtype", "float32"}), kOk) << err.str();
-  EXPECT_EQ(server.denoise_request.first_step(), 2);
-  EXPECT_EQ(Floats(server.denoise_request.latents())[0], 2);
-  EXPECT_EQ(Denoise({"--resume", saved, "--first-step", "2"}), kUsage) << "else the rest would be in another dtype";
-  EXPECT_THAT(err.str(), HasSubstr("saved.safetensors is not bfloat16, as --dtype is"));
+  for (const std::vector<std::string>& told : {std::vector<std::string>(), {"--first-step", "2"}}) {
+    std::vector<std::string> flags = {"--resume", saved, "--dtype", "float32"};
+    flags.insert(flags.end(), told.begin(), told.end());
+    EXPECT_EQ(Denoise(flags), kOk) << err.str();
+    EXPECT_EQ(server.denoise_request.first_step(), 2);
+    EXPECT_EQ(Floats(server.denoise_request.latents())[0], 2);
+  }
+}
+
+TEST_F(DenoiseCommandTest, AFileOfAnotherLoopIsRefusedByWhatDiffers) {
+  const std::string saved = folder / "saved.safetensors";
+  ASSERT_EQ(Denoise({"--dtype", "float32", "--latents-every", "2", "--save-latents", saved}), kOk) << err.str();
+  server.denoise_request.Clear();
+  for (const auto& [other, what] :
+       {std::pair(std::vector<std::string>{"--dtype", "bfloat16"}, "is not bfloat16, as --dtype is"),
+        {{"--first-step", "3"}, "has the latents after step 2, --first-step is 3"},
+        {{"--steps", "5"}, "is of the schedule {steps:4}, this loop of {steps:5}"},
+        {{"--shift", "3"}, "is of the schedule {steps:4}, this loop of {steps:4,fixed:3}"},
+        {{"--seed", "1"}, "is of the noise {seeds:[0],batch:1,dtype:DTYPE_FLOAT32}, this loop of {seeds:[1],"}}) {
+    std::vector<std::string> flags = {"--resume", saved, "--dtype", "float32"};
+    flags.insert(flags.end(), other.begin(), other.end());
+    EXPECT_EQ(Denoise(flags), kUsage) << what;
+    EXPECT_THAT(err.str(), HasSubstr("--resume: " + saved + " " + what));
+  }
+  EXPECT_EQ(server.denoise_request.height(), 0);
+}
+
+TEST_F(DenoiseCommandTest, OfLatentsWhoseFileDoesNotTellTheCommandLineTellsTheSteps) {
+  const v1::Tensor latents = ConstantTensor(5, {1, 16, 4, 2}, DType::kFloat32);
+  for (const char* name : {"x.npy", "x.safetensors"}) {
+    ASSERT_THAT(WriteTensor(folder / name, "latents", latents), IsOk());
+    EXPECT_EQ(Denoise({"--resume", folder / name, "--dtype", "float32"}), kUsage);
+    EXPECT_THAT(err.str(), HasSubstr("does not tell after how many steps its latents are: give --first-step"));
+    for (const int step : {0, 3}) {
+      EXPECT_EQ(Denoise({"--resume", folder / name, "--dtype", "float32", "--first-step", std::to_string(step)}), kOk);
+      EXPECT_EQ(server.denoise_request.first_step(), step);
+      EXPECT_EQ(Floats(server.denoise_request.latents())[0], 5);
+    }
+  }
+  ASSERT_THAT(WriteTensor(folder / "x.safetensors", "latents", latents, {{"steps_done", "-2"}}), IsOk());
+  EXPECT_EQ(Denoise({"--resume", folder / "x.safetensors", "--dtype", "float32"}), kUsage);
+  EXPECT_THAT(err.str(), HasSubstr("its steps_done is '-2'"));
 }
 
 TEST_F(DenoiseCommandTest, APreviewIsAPictureThatSaysThatItIsAnApproximation) {
@@ -105,8 +145,8 @@ TEST_F(DenoiseCommandTest, APreviewIsAPictureThatSaysThatItIsAnApproximation) {
 
 TEST_F(DenoiseCommandTest, WhatDoesNotGoTogetherIsToldBeforeAnythingIsSent) {
   for (const auto& [flags, what] :
-       {std::pair(std::vector<std::string>{"--resume", "x.npy"}, "--resume and --first-step go together"),
-        {{"--first-step", "2"}, "--resume and --first-step go together"},
+       {std::pair(std::vector<std::string>{"--resume", "x.npy"}, "x.npy"),
+        {{"--first-step", "2"}, "--first-step needs --resume"},
         {{"--prompt-emb-mask", "x.npy"}, "--prompt-emb-mask needs --prompt-emb"},
         {{"--negative-emb-mask", "x.npy"}, "--negative-emb-mask needs --negative-emb"},
         {{"--latents-every", "2"}, "--latents-every needs --save-latents or --preview"},
@@ -136,6 +176,9 @@ TEST_F(DenoiseCommandTest, ALoopThatFailsSaysWhyAndWritesNothing) {
   EXPECT_EQ(Denoise({"--output", folder / "end.npy"}), kFailed);
   EXPECT_THAT(err.str(), HasSubstr("too many wait"));
   EXPECT_FALSE(std::filesystem::exists(folder / "end.npy"));
+  const std::string saved = folder / "saved.safetensors";
+  EXPECT_EQ(Denoise({"--latents-every", "2", "--save-latents", saved}), kFailed);
+  EXPECT_THAT(err.str(), HasSubstr("saved " + saved + " after step 2 of 4\n"));
 }
 
 }  // namespace

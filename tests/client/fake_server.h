@@ -78,7 +78,8 @@ class FakeServer : public v1::TransformerService::Service,
     if (after) after();
     return grpc::Status::OK;
   }
-  // After half of the steps it tells latents of that number, if they are asked for; at last those of the last step.
+  // After half of the steps it tells latents of that number, if they are asked for, and a step later, as to a slow
+  // reader; at last those of the last step.
   grpc::Status Denoise(grpc::ServerContext*, const v1::DenoiseRequest* of_loop,
                        grpc::ServerWriter<v1::DenoiseResponse>* writer) override {
     denoise_request = *of_loop;
@@ -87,7 +88,7 @@ class FakeServer : public v1::TransformerService::Service,
     v1::DenoiseResponse event;
     event.mutable_progress()->set_stage(v1::FORWARD_STAGE_RUNNING);
     event.mutable_progress()->set_steps(steps);
-    event.mutable_progress()->set_steps_done(steps / 2);
+    event.mutable_progress()->set_steps_done(steps / 2 + (of_loop->latents_every() > 0 ? 1 : 0));
     event.mutable_progress()->set_modules_done(5);
     event.mutable_progress()->set_modules_total(10);
     event.mutable_progress()->set_disk_read_bytes(3 << 20);
@@ -95,6 +96,7 @@ class FakeServer : public v1::TransformerService::Service,
     if (of_loop->latents_every() > 0) {
       *event.mutable_progress()->mutable_latents() =
           ConstantTensor(static_cast<float>(steps / 2), shape, DType::kFloat32);
+      event.mutable_progress()->set_latents_after(steps / 2);
     }
     writer->Write(event);
     if (!status.ok()) return status;

@@ -28,6 +28,17 @@ TEST(TensorFileTest, SafetensorsKeepBFloat16) {
   EXPECT_EQ(FilesIn(folder), 1u);
 }
 
+TEST(TensorFileTest, SafetensorsKeepMetadataAndNpyHasNoPlaceForIt) {
+  const TempFolder folder;
+  const Metadata metadata = {{"steps", "3"}, {"of", "a \"loop\""}};
+  for (const char* name : {"x.safetensors", "x.npy"}) {
+    ASSERT_THAT(WriteTensor(folder / name, "output", SeededTensor(1, "x", {2}, DType::kFloat32), metadata), IsOk());
+    Metadata read;
+    ASSERT_THAT(ReadTensor(folder / name, "output", &read), IsOk());
+    EXPECT_EQ(read, std::string(name) == "x.npy" ? Metadata() : metadata);
+  }
+}
+
 TEST(TensorFileTest, NpyTakesBFloat16AsFloat32) {
   const TempFolder folder;
   const v1::Tensor tensor = SeededTensor(1, "x", {2, 3}, DType::kBFloat16);
