@@ -114,6 +114,10 @@ absl::Status CheckOptions(const Options& options) {
   if (options.latents_every == 0 && !options.latents_output.empty()) {
     return absl::InvalidArgumentError("--save-latents needs --latents-every");
   }
+  if (absl::EndsWith(options.latents_output, ".npy") && options.dtype == Name(DType::kBFloat16)) {
+    return absl::InvalidArgumentError(
+        "--save-latents: .npy has no bfloat16, in which the loop is to go on: name a .safetensors file");
+  }
   DITSERVE_RETURN_IF_ERROR(CheckCount("steps", options.steps, 1));
   DITSERVE_RETURN_IF_ERROR(CheckCount("first-step", options.first_step.value_or(0), 0));
   DITSERVE_RETURN_IF_ERROR(CheckCount("latents-every", options.latents_every, 0));

@@ -109,6 +109,13 @@ TEST_F(DenoiseCommandTest, AFileOfAnotherLoopIsRefusedByWhatDiffers) {
   EXPECT_EQ(server.denoise_request.height(), 0);
 }
 
+TEST_F(DenoiseCommandTest, LatentsInADTypeThatNumPyHasAreSavedAsNpyToo) {
+  const std::string saved = folder / "saved.npy";
+  EXPECT_EQ(Denoise({"--dtype", "float32", "--latents-every", "2", "--save-latents", saved}), kOk) << err.str();
+  EXPECT_EQ(Denoise({"--dtype", "float32", "--resume", saved, "--first-step", "2"}), kOk) << err.str();
+  EXPECT_EQ(Floats(server.denoise_request.latents())[0], 2);
+}
+
 TEST_F(DenoiseCommandTest, OfLatentsWhoseFileDoesNotTellTheCommandLineTellsTheSteps) {
   const v1::Tensor latents = ConstantTensor(5, {1, 16, 4, 2}, DType::kFloat32);
   for (const char* name : {"x.npy", "x.safetensors"}) {
@@ -151,6 +158,8 @@ TEST_F(DenoiseCommandTest, WhatDoesNotGoTogetherIsToldBeforeAnythingIsSent) {
         {{"--negative-emb-mask", "x.npy"}, "--negative-emb-mask needs --negative-emb"},
         {{"--latents-every", "2"}, "--latents-every needs --save-latents or --preview"},
         {{"--save-latents", "x.npy"}, "--save-latents needs --latents-every"},
+        {{"--save-latents", "x.npy", "--latents-every", "2"},
+         "--save-latents: .npy has no bfloat16, in which the loop is to go on: name a .safetensors file"},
         {{"--preview", "x.npy"}, "--preview: expected a name that ends in .png, found 'x.npy'"},
         {{"--resume", "x.npy", "--first-step", "4294967297"},
          "--first-step: expected 0 to 2147483647, found 4294967297"},
