@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/ditctl/client.h"
@@ -14,9 +13,9 @@
 #include "client/ditctl/json.h"
 #include "client/ditctl/print.h"
 #include "client/ditctl/progress.h"
+#include "client/ditctl/ride.h"
 #include "client/ditctl/tensor_file.h"
 #include "client/ditctl/tensors.h"
-#include "client/ditctl/vram_config.h"
 #include "core/base/status_macros.h"
 #include "ditserve/v1/transformer_service.grpc.pb.h"
 
@@ -28,25 +27,20 @@ constexpr absl::Duration kResidencyTimeout = absl::Seconds(10);
 // What the command line asks for.
 struct Options {
   ServerAccess server;
-  std::string model, layout = "patches", output, priority = "interactive", join = "auto";
-  std::optional<std::string> profile, vram_config;
-  std::optional<double> vram_limit_gib, deadline_seconds, wait_seconds;
+  RideOptions ride;
   InputOptions inputs;
+  std::string layout = "patches", output;
+  std::optional<double> deadline_seconds, wait_seconds;
   bool random = false, json = false, show_residency = false;
 };
 
 void AddFlags(Options& options, CLI::App& app) {
   options.server.AddFlags(app, "the server");
-  AddFlag(app, "model", "NAME", "model; may be left out where the server has one", &options.model);
-  AddFlag(app, "profile", "NAME", "configured profile (see `ditctl profiles`)", &options.profile);
-  AddFlag(app, "vram-config", "JSON|FILE", "inline vram_config with DiffSynth-Studio's keys", &options.vram_config);
-  AddFlag(app, "vram-limit-gib", "GIB", "overrides the profile's limit", &options.vram_limit_gib);
+  AddRideFlags(options.ride, app);
   AddInputFlags(options.inputs, app);
   app.add_flag("--random", options.random, "a fresh seed, which is shown");
   AddFlag(app, "output", "FILE", "saves the output as .npy or .safetensors", &options.output);
   AddFlag(app, "layout", "LAYOUT", "patches (default) or latents", &options.layout);
-  AddFlag(app, "priority", "PRIORITY", "interactive (default) or batch", &options.priority);
-  AddFlag(app, "join", "POLICY", "a sweep under way: auto (default), immediate or wait", &options.join);
   AddFlag(app, "deadline-seconds", "S", "gives up after this (default: never)", &options.deadline_seconds);
   AddFlag(app, "wait-seconds", "S", "first waits until the server is ready", &options.wait_seconds);
   app.add_flag("--show-residency", options.show_residency, "shows where every byte is afterwards");
@@ -54,9 +48,6 @@ void AddFlags(Options& options, CLI::App& app) {
 }
 
 absl::Status CheckOptions(const Options& options) {
-  if (options.profile && options.vram_config) {
-    return absl::InvalidArgumentError("give either --profile or --vram-config");
-  }
   if (options.layout != "patches" && options.layout != "latents") {
     return absl::InvalidArgumentError(
         absl::StrCat("--layout: expected patches or latents, found '", options.layout, "'"));
@@ -72,33 +63,10 @@ absl::Status CheckOptions(const Options& options) {
   return writable.ok() ? writable : absl::InvalidArgumentError(absl::StrCat("--output: ", writable.message()));
 }
 
-// Flags name the enumerators of the API: "batch" is PRIORITY_BATCH.
-absl::Status SetPolicies(const Options& options, v1::ForwardRequest& request) {
-  v1::Priority priority;
-  if (!v1::Priority_Parse(absl::StrCat("PRIORITY_", absl::AsciiStrToUpper(options.priority)), &priority)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--priority: expected interactive or batch, found '", options.priority, "'"));
-  }
-  v1::Join join;
-  if (!v1::Join_Parse(absl::StrCat("JOIN_", absl::AsciiStrToUpper(options.join)), &join)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--join: expected auto, immediate or wait, found '", options.join, "'"));
-  }
-  request.set_priority(priority);
-  request.set_join(join);
-  return absl::OkStatus();
-}
-
 absl::StatusOr<v1::ForwardRequest> MakeRequest(const Options& options) {
   DITSERVE_RETURN_IF_ERROR(CheckOptions(options));
   v1::ForwardRequest request;
-  DITSERVE_RETURN_IF_ERROR(SetPolicies(options, request));
-  request.set_model(options.model);
-  if (options.profile) request.set_profile(*options.profile);
-  if (options.vram_config) {
-    DITSERVE_ASSIGN_OR_RETURN(*request.mutable_vram_config(), ParseVramConfig(*options.vram_config));
-  }
-  if (options.vram_limit_gib) request.set_vram_limit_gib(*options.vram_limit_gib);
+  DITSERVE_RETURN_IF_ERROR(FillRide(options.ride, request));
   request.set_output_layout(options.layout == "latents" ? v1::OUTPUT_LAYOUT_LATENTS : v1::OUTPUT_LAYOUT_PATCHES);
   DITSERVE_RETURN_IF_ERROR(FillInputs(options.inputs, request));
   return request;

@@ -36,7 +36,7 @@ absl::StatusOr<int32_t> StepsDone(const std::string& path, const Metadata& metad
   if (!absl::SimpleAtoi(told->second, &steps) || steps < 0) {
     return Wrong(path, absl::StrCat(": its ", kStepsDone, " is '", Printable(told->second), "'"));
   }
-  if (first_step.value_or(steps) == steps) return steps;
+  if (!first_step || *first_step == steps) return steps;
   return Wrong(path, absl::StrCat(" has the latents after step ", steps, ", --first-step is ", *first_step));
 }
 

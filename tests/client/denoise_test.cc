@@ -57,6 +57,46 @@ TEST_F(DenoiseCommandTest, PromptsGuidanceAndSchedulesArePassedOn) {
   EXPECT_EQ(server.denoise_request.schedule().fixed(), 3);
 }
 
+TEST_F(DenoiseCommandTest, SigmasAndShiftsArePassedOn) {
+  EXPECT_EQ(Call({"denoise", "--height", "32", "--width", "16", "--sigmas", "1,0.5", "--base-shift", "0.25",
+                  "--max-shift", "1.5", "--shift-terminal", "0.125", "--join", "immediate"}),
+            kOk)
+      << err.str();
+  const v1::Schedule& schedule = server.denoise_request.schedule();
+  EXPECT_EQ(schedule.steps(), 0);
+  ASSERT_EQ(schedule.sigmas_size(), 2);
+  EXPECT_EQ(schedule.sigmas(1), 0.5);
+  EXPECT_EQ(schedule.dynamic().base_shift(), 0.25);
+  EXPECT_EQ(schedule.dynamic().max_shift(), 1.5);
+  EXPECT_EQ(schedule.shift_terminal(), 0.125);
+  EXPECT_FALSE(schedule.has_strength());
+  EXPECT_EQ(server.denoise_request.join(), v1::JOIN_IMMEDIATE);
+  EXPECT_EQ(Call({"denoise", "--height", "32", "--width", "16"}), kOk);
+  EXPECT_EQ(server.denoise_request.schedule().steps(), 50);
+  EXPECT_FALSE(server.denoise_request.schedule().has_shift_terminal());
+}
+
+TEST_F(DenoiseCommandTest, AnImageAndAMaskAreInTheLoopsDTypeAndEachSeedIsAnImage) {
+  const std::string image = folder / "image.npy", mask = folder / "mask.safetensors";
+  // Which bfloat16 rounds to 1.
+  ASSERT_THAT(WriteTensor(image, "", ConstantTensor(1.001f, {1, 16, 4, 2}, DType::kFloat32)), IsOk());
+  ASSERT_THAT(WriteTensor(mask, "mask", ConstantTensor(0.5f, {1, 1, 4, 2}, DType::kFloat16)), IsOk());
+  EXPECT_EQ(Denoise({"--image", image, "--mask", mask, "--strength", "0.75", "--seed", "3,-4"}), kOk) << err.str();
+  const v1::DenoiseRequest& request = server.denoise_request;
+  EXPECT_EQ(request.image().dtype(), v1::DTYPE_BFLOAT16);
+  EXPECT_EQ(Floats(request.image()), std::vector<float>(128, 1.0f));
+  EXPECT_EQ(request.mask().dtype(), v1::DTYPE_BFLOAT16);
+  EXPECT_EQ(Floats(request.mask()), std::vector<float>(8, 0.5f));
+  EXPECT_EQ(request.schedule().strength(), 0.75);
+  ASSERT_EQ(request.noise().seeds_size(), 2);
+  EXPECT_EQ(request.noise().seeds(0), 3u);
+  EXPECT_EQ(request.noise().seeds(1), static_cast<uint64_t>(-4));
+  EXPECT_EQ(request.noise().batch(), 2);
+  EXPECT_EQ(Denoise({"--batch", "3"}), kOk);
+  EXPECT_EQ(server.denoise_request.noise().batch(), 3);
+  EXPECT_FALSE(server.denoise_request.has_image());
+}
+
 TEST_F(DenoiseCommandTest, AStepCacheIsPassedOnAndWhatItReusedIsShown) {
   EXPECT_EQ(Denoise({"--step-cache", "first-block:0.1"}), kOk) << err.str();
   EXPECT_EQ(server.denoise_request.step_cache().first_block().threshold(), 0.1);
@@ -164,6 +204,14 @@ TEST_F(DenoiseCommandTest, WhatDoesNotGoTogetherIsToldBeforeAnythingIsSent) {
         {{"--resume", "x.npy", "--first-step", "4294967297"},
          "--first-step: expected 0 to 2147483647, found 4294967297"},
         {{"--lightning", "--shift", "3"}, "give either --lightning or --shift"},
+        {{"--base-shift", "1"}, "--base-shift and --max-shift go together"},
+        {{"--base-shift", "1", "--max-shift", "2", "--lightning"}, "give either --base-shift and --max-shift, "},
+        {{"--sigmas", "1,0.5"}, "give either --steps or --sigmas"},
+        {{"--strength", "0.5"}, "--strength needs --image"},
+        {{"--mask", "x.npy"}, "--mask needs --image"},
+        {{"--image", "none.npy"}, "none.npy"},
+        {{"--seed", "1,x"}, "--seed: expected integers, found 'x'"},
+        {{"--join", "later"}, "--join: expected auto, immediate or wait, found 'later'"},
         {{"--step-cache", "0.1"}, "--step-cache: expected first-block:THRESHOLD or tea:THRESHOLD, found '0.1'"},
         {{"--step-cache", "tea:much"},
          "--step-cache: expected first-block:THRESHOLD or tea:THRESHOLD, found 'tea:much'"},
