@@ -1,5 +1,6 @@
 """A real server's door: TLS, tokens, floods of connections, and attacks on HTTP/2, after which all is served."""
 
+import os
 import re
 import resource
 import socket
@@ -12,6 +13,7 @@ import unittest
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 from programs import Server, tiny_checkpoint
 
@@ -101,7 +103,7 @@ class GateTest(unittest.TestCase):
                 report = attack(Attacker(target, scale=scale))
             print(report, watch, sep="\n  ", flush=True)
             self.assertEqual(report.faults(), [], report)
-            self.assertEqual(watch.failures, [], report)
+            self.assertEqual(watch.faults(), [], report)
             with HealthClient(health) as client:
                 client.check()
         growth = memory_bytes(server.process.pid) - before
@@ -213,6 +215,18 @@ class GateTest(unittest.TestCase):
                     report = attack(Attacker(target, scale=0.01))
                 self.assertTrue(report.faults(), report)
                 self.assertTrue(watch.failures, report)
+
+    def test_health_that_is_slower_than_the_environment_allows_is_a_fault(self):
+        watch = HealthWatch(Target("127.0.0.1", 1))
+        watch.latencies = [0.001] * 98 + [0.06, 0.07]
+        with patch.dict(os.environ):
+            os.environ.pop("ATTACK_P99_MS", None)
+            self.assertEqual(watch.faults(), [])
+            os.environ["ATTACK_P99_MS"] = "100"
+            self.assertEqual(watch.faults(), [])
+            os.environ["ATTACK_P99_MS"] = "50"
+            (fault,) = watch.faults()
+            self.assertIn("p99 70.0 ms", fault)
 
     def test_it_serves_again_after_its_descriptors_ran_out(self):
         def few_descriptors():
