@@ -108,9 +108,9 @@ def comparison(measure: Measure, binaries: Path, other: Path, rounds: int):
     for row, (ours, theirs) in zip(measure.rows, values):
         ratio, worse = "", ""
         if min(theirs) > 0:
-            against = ratios(ours, theirs)
-            ratio = spread(against, digits=3)
-            worse = f"{100 * (statistics.median(against) - 1):.0f} %" if statistics.median(against) > WORSE else ""
+            ratio = spread(ratios(ours, theirs), digits=3)
+            by = statistics.median(ratios(theirs, ours) if row.more_is_better else ratios(ours, theirs))
+            worse = f"{100 * (by - 1):.0f} %" if by > WORSE else ""
         elif max(ours) > 0:  # As where a build reads nothing.
             worse = "more than nothing"
         yield (row.what, row.resident, spread(ours, row.unit), spread(theirs, row.unit), ratio,
@@ -141,7 +141,7 @@ def heading(checkpoint: Path, full: Path | None, name: str | None) -> list[str]:
             f"In one run of `{how}` at commit {commit()}, on {machine()}. A seeded checkpoint of {blocks} blocks in "
             "bfloat16, float32 arithmetic, 5 prompt tokens, where nothing else is said. Times are of the forward pass "
             "as the server accounts for it. Both sides took turns; figures are medians (least to largest), ratios are of turns that "
-            "followed each other. Less is better in every row.", "",
+            "followed each other. Less is better in every row but shares of the peak.", "",
             "A time is limited by the disk where ditserve's passes waited for weights more than a tenth of theirs, "
             "else by computing; where that changed from turn to turn, what it was more often stands first. Behind the "
             "simulated link it is the link where moving takes longer than the computing of all riders. The wall time "

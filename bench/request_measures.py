@@ -8,9 +8,10 @@ from pathlib import Path
 
 import peers
 from eager import eager
+from headline import flop_of_blocks, tokens
 from reading import needed_bytes, read_every_byte
 from rows import Measure, Row
-from served import DISK, RESIDENT, UNLIMITED, Loop, Server, resident_pass, seconds, what_limited
+from served import DISK, RESIDENT, UNLIMITED, Loop, Server, output_of, resident_pass, seconds, what_limited
 
 RIDERS = 8
 
@@ -42,21 +43,30 @@ class Limit(Measure):
 
 
 class Eager(Measure):
+    """Also as a share of the processor's peak, which is measured in the same turn."""
+
     sizes = (256, 1024)
     dtype = "float32"
 
     def __init__(self, checkpoint: Path, size: int):
         super().__init__(checkpoint)
         self.size = size
-        self.rows = [Row(f"{self.dtype}, {size}x{size}", "everything", "s", "eager PyTorch", (0, 0.75))]
+        blocks = json.loads((checkpoint / "config.json").read_text())["num_layers"]
+        self.gflop = flop_of_blocks(blocks, tokens(size, size), peers.PROMPT_TOKENS) / 1e9
+        what = f"{self.dtype}, {size}x{size}"
+        self.rows = [Row(what, "everything", "s", "eager PyTorch", (0, 0.75)),
+                     Row(f"{what}: share of the measured peak", "everything", "GFLOP/s",
+                         "products of registers on all threads", more_is_better=True)]
 
     def ours(self, binaries: Path) -> list[float]:
         stats = resident_pass(binaries, self.checkpoint, self.size, self.dtype)
-        self.rows[0].limits.append(what_limited(stats))
-        return [seconds(stats)]
+        for row in self.rows:
+            row.limits.append(what_limited(stats))
+        return [seconds(stats), self.gflop / seconds(stats)]
 
-    def theirs(self, _: Path) -> list[float]:
-        return [eager(self.checkpoint, self.size, self.dtype)]
+    def theirs(self, binaries: Path) -> list[float]:
+        peak = float(output_of(binaries / "bench_product_peak", self.dtype))
+        return [eager(self.checkpoint, self.size, self.dtype), peak / 1e9]
 
 
 class EagerBFloat16(Eager):

@@ -12,10 +12,11 @@ class Row:
     against: str = ""  # What `theirs` is; "" for nothing.
     target: tuple[float, float] | None = None  # Of ours / theirs.
     limits: list[str] = field(default_factory=list)  # What limited each of our turns; none for bytes.
+    more_is_better: bool = False
 
 
 class Measure:
-    """Rows that one turn gives the values of. Less is better in every one."""
+    """Rows that one turn gives the values of. Less is better, where a row does not say otherwise."""
 
     rounds = 3
     sizes = (0,)  # Pixels a side; 0: not of one size.

@@ -8,8 +8,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 import measure  # noqa: E402
+from programs import BIN  # noqa: E402
 from rows import Measure, Row  # noqa: E402
-from served import what_limited  # noqa: E402
+from served import output_of, what_limited  # noqa: E402
 
 OURS, OTHER = Path("/ours"), Path("/other")
 
@@ -60,6 +61,23 @@ class MeasureTest(unittest.TestCase):
         self.assertEqual(equal[-2:], ("", ""))
         (row, _) = measure.comparison(Scripted({OURS: [102], OTHER: [100]}), OURS, OTHER, 1)
         self.assertEqual(row[-2], "")
+
+    def test_where_more_is_better_less_is_marked(self):
+        for ours, marked in ((104, ""), (90, "**11 %**")):
+            scripted = Scripted({OURS: [ours], OTHER: [100]})
+            scripted.rows[0].more_is_better = True
+            (row, _) = measure.comparison(scripted, OURS, OTHER, 1)
+            self.assertEqual(row[-2], marked)
+
+    def test_a_pass_is_told_as_a_share_of_the_peak_of_its_arithmetic(self):
+        checkpoint = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (checkpoint / "config.json").write_text('{"num_layers": 6}')
+        for kind, arithmetic in ((measure.Eager, "float32"), (measure.EagerBFloat16, "bfloat16")):
+            made = kind(checkpoint, 1024)
+            # 226 MFLOP a token and block, and attention.
+            self.assertAlmostEqual(made.gflop / (6 * (0.2265 * 4101 + 4e-9 * 4101**2 * 3072)), 1, places=3)
+            self.assertTrue(made.rows[1].more_is_better)
+            self.assertGreater(float(output_of(BIN / "bench_product_peak", arithmetic)), 0)
 
     def test_a_build_that_reads_what_the_other_need_not_is_marked(self):
         (row, _) = measure.comparison(Scripted({OURS: [5], OTHER: [0]}), OURS, OTHER, 1)
