@@ -11,7 +11,8 @@ memory. Module by module, in execution order:
   window that the profile's copies have on the device has no room. It does not know what is computed.
 - Operations of a module begin when its copy is there and the operations before are done; riders compute one after the
   other and share the copy. They take their FLOP at the rate that a whole forward reaches, which holds what is not a
-  product of matrices, too.
+  product of matrices, too. Where weights are multiplied in float8, as in the profile fp8-compute, products take less by
+  what they were measured to, and all else takes as long.
 - A loop's steps follow each other without a gap, both branches of guidance compute with each copy, and modules that make
   modulation are copied and computed once, and again by each step whose row finds no room. Device bytes have room for all.
 - DiffSynth's way: a copy from pageable memory, then the operation, then the next module; and a pass at a time.
@@ -63,9 +64,15 @@ class Card:
     gemm: Rate | None  # FLOP a second of a product of matrices in bfloat16.
     sm_9: bool
     forward: Rate | None = None  # FLOP a second of a whole forward, where a run says it.
+    float8: Rate | None = None  # Of a product in float8, where the card has it and somebody has measured it.
 
     def rate(self) -> float:
         return self.forward.value if self.forward else self.gemm.value * OF_GEMM.value
+
+    def float8_saves(self) -> float:
+        """Seconds of each FLOP of a product."""
+        gemm = self.gemm.value if self.gemm else self.forward.value / OF_GEMM.value
+        return 1 / gemm - 1 / self.float8.value
 
     def rate_source(self) -> str:
         if self.forward:
@@ -73,16 +80,20 @@ class Card:
         return (f"{self.rate() / 1e12:.0f} = {OF_GEMM.value} ({OF_GEMM.source}) x {self.gemm.value / 1e12:.1f} "
                 f"({self.gemm.source})")
 
+    def float8_source(self) -> str:
+        return f"{self.float8.value / 1e12:.0f} ({self.float8.source})" if self.float8 else ""
+
 
 # Where no rate of its own engine for copies was found, a kernel's on the same link stands in.
 H100 = Card("H100 SXM", Rate(52.8e9, "a kernel's, to the host: NVIDIA/nvbandwidth #24"), Rate(793.5e12, GEMM),
-            sm_9=True)
+            sm_9=True, float8=Rate(1125.5e12, "scales a row, 8192, an H100 of 500 W: pytorch/FBGEMM #2546"))
 A100 = Card("A100 PCIe", Rate(25.1e9, "a kernel's, an A100 SXM4: NVIDIA/nvbandwidth #42"), Rate(224.5e12, GEMM),
             sm_9=False)
 RTX_5090 = Card("RTX 5090", Rate(56.3e9, "its own: tinygrad/open-gpu-kernel-modules #29"), Rate(208e12, GEMM),
-                sm_9=True)
+                sm_9=True, float8=Rate(388.9e12, "scales a row, 4096: pytorch/pytorch #155991"))
 L40S = Card("L40S", Rate(26.2e9, "an RTX 4090's: NVIDIA/nvbandwidth #15"), None, sm_9=False,
-            forward=Rate(130e12, "FLUX.1-dev, eager, TheStageAI"))
+            forward=Rate(130e12, "FLUX.1-dev, eager, TheStageAI"),
+            float8=Rate(369e12, "one scale, 512 rows, 4096 to 12288: vllm-project/vllm #6677"))
 RTX_4090 = Card("RTX 4090", Rate(26.2e9, "its own, of 23.9 to 26.4: NVIDIA/nvbandwidth #15"), Rate(155.5e12, GEMM),
                 sm_9=False)
 CARDS = (H100, A100, RTX_5090, L40S, RTX_4090)
@@ -107,9 +118,12 @@ class Module:
             return 1  # The timestep's.
         return text if re.search(r"^txt_|\.txt_|\.add_|_add_|norm_added", self.path) else image
 
+    def product_flop(self, image: int, text: int) -> float:
+        return 2 * self.weight * self.rows(image, text)
+
     def flop(self, image: int, text: int) -> float:
         attention = 4 * (image + text)**2 * WIDTH if self.path.endswith("attn.to_out.0") else 0
-        return 2 * self.weight * self.rows(image, text) + attention
+        return self.product_flop(image, text) + attention
 
 
 def tokens(height: int, width: int) -> int:
@@ -121,7 +135,7 @@ def flop_of(modules: list[Module], image: int, text: int) -> float:
 
 
 def flop_of_blocks(blocks: int, image: int, text: int) -> float:
-    """The same of so many blocks, to a hundredth: of each token's products with 12 matrices of the width, and of attention."""
+    """The same of so many blocks, to a hundredth: products of each token with 12 WIDTH^2 weights, and attention."""
     count = image + text
     return blocks * (24 * WIDTH**2 * count + 4 * count**2 * WIDTH)
 
@@ -157,40 +171,43 @@ def sweep(modules: list[Module], seconds_of: list[float], link: float, moved: in
     return Pass(done, moving, sum(seconds_of), most)
 
 
-def synchronous(modules: list[Module], seconds_of: list[float], pageable: float) -> float:
+def synchronous(modules: list[Module], seconds_of: list[float], pageable: float, moved: int = BF16) -> float:
     """Seconds of a pass in which each module waits for the one before, and its operation for its copy."""
-    return sum(COPY_OVERHEAD.value + BF16 * module.elements() / pageable + seconds
+    return sum(COPY_OVERHEAD.value + moved * module.elements() / pageable + seconds
                for module, seconds in zip(modules, seconds_of))
 
 
-def times(modules: list[Module], card: Card) -> list[float]:
-    """Seconds that each computes, of the seed's forward."""
-    return [module.flop(tokens(SIDE, SIDE), PROMPT_TOKENS) / card.rate() for module in modules]
+def times(modules: list[Module], card: Card, multiplied: int = BF16) -> list[float]:
+    """Seconds that each computes, of the seed's forward, with weights of so many bytes an element."""
+    seed = tokens(SIDE, SIDE), PROMPT_TOKENS
+    saves = card.float8_saves() if multiplied == FP8 else 0
+    return [module.flop(*seed) / card.rate() - saves * module.product_flop(*seed) for module in modules]
 
 
-def window_of(modules: list[Module]) -> int:
-    return WINDOW_MODULES * BF16 * max(module.elements() for module in modules)
+def window_of(modules: list[Module], held: int = BF16) -> int:
+    return WINDOW_MODULES * held * max(module.elements() for module in modules)
 
 
-def row(card: Card, modules: list[Module], riders: int, moved: int, activation_bytes: int) -> str:
+def row(card: Card, modules: list[Module], riders: int, moved: int, multiplied: int, activation_bytes: int) -> str:
     used = [module for module in modules if module.used]
-    of_all = sweep(used, [riders * seconds for seconds in times(used, card)], card.link.value, moved, BF16,
-                   window_of(modules))
+    of_all = sweep(used, [riders * seconds for seconds in times(used, card, multiplied)], card.link.value, moved,
+                   multiplied, window_of(modules, multiplied))
     device = of_all.window_bytes + riders * activation_bytes + SLOT_BYTES + WORKSPACE_BYTES[card.sm_9]
-    return " | ".join((f"| {card.name}", "bfloat16" if moved == BF16 else "float8", str(riders),
+    name = {(BF16, BF16): "bfloat16", (FP8, BF16): "float8", (FP8, FP8): "float8, `fp8-compute`"}[moved, multiplied]
+    return " | ".join((f"| {card.name}", name, str(riders),
                        f"{of_all.moving_seconds:.2f} s", f"{of_all.computing_seconds:.2f} s", f"{of_all.seconds:.2f} s",
                        f"{of_all.seconds / riders:.2f} s", limited_by(of_all), f"{device / 1e9:.2f} GB",
-                       *beside(card, modules, riders, of_all)))
+                       *beside(card, modules, riders, of_all, multiplied)))
 
 
 def limited_by(all_passes: Pass) -> str:
     return "the link" if all_passes.moving_seconds >= all_passes.computing_seconds else "computing"
 
 
-def beside(card: Card, modules: list[Module], passes: int, ours: Pass) -> tuple[str, str]:
+def beside(card: Card, modules: list[Module], passes: int, ours: Pass, multiplied: int = BF16) -> tuple[str, str]:
     """So many passes in DiffSynth's way, and how much longer they take: the last columns of a table."""
-    alone = times(modules, card)
-    fast, slow = (passes * synchronous(modules, alone, rate.value) for rate in reversed(PAGEABLE))
+    alone = times(modules, card, multiplied)
+    fast, slow = (passes * synchronous(modules, alone, rate.value, multiplied) for rate in reversed(PAGEABLE))
     return f"{fast:.1f} to {slow:.1f} s", f"{fast / ours.seconds:.1f} to {slow / ours.seconds:.1f} |"
 
 
@@ -287,17 +304,20 @@ def billions(modules: list[Module]) -> str:
     return f"{sum(module.elements() for module in modules) / 1e9:.2f}"
 
 
-def document(modules: list[Module], activation_bytes: int) -> str:
+def document(modules: list[Module], activation_bytes: int, float8_activation_bytes: int) -> str:
     used = [module for module in modules if module.used]
     flop = flop_of(used, tokens(SIDE, SIDE), PROMPT_TOKENS)
-    rows = [row(card, modules, riders, width, activation_bytes)
-            for card in CARDS for width in (BF16, FP8) for riders in (1, 8)]
+    of_width = {BF16: activation_bytes, FP8: float8_activation_bytes}
+    rows = [row(card, modules, riders, moved, multiplied, of_width[multiplied])
+            for card in CARDS for moved, multiplied in ((BF16, BF16), (FP8, BF16), (FP8, FP8))
+            if multiplied == BF16 or card.float8 for riders in (1, 8)]
     loops = [loop_row(card, modules, width, activation_bytes) for card in CARDS for width in (BF16, FP8)]
     kept = sum(module.elements() for module in modules if module.makes_modulation())
     lines = [
         f"A pass uses {len(used):,} of {len(modules):,} modules, {billions(used)} of {billions(modules)} billion elements; "
         f"{flop / 1e12:.1f} TFLOP. A window of {window_of(modules) / 1e6:.0f} MB, {activation_bytes / 1e6:.1f} MB of "
-        "activations a rider.", "",
+        f"activations a rider; with `fp8-compute` {window_of(modules, FP8) / 1e6:.0f} MB and "
+        f"{float8_activation_bytes / 1e6:.1f}.", "",
         *table(("card", "weights move as", "riders", "moving", "computing", "all riders", "a rider", "limited by",
                 "device bytes", "DiffSynth's way", "times as long"), rows), "",
         f"{STEPS} steps with guidance in one call. {kept / 1e9:.2f} billion elements make modulation and cross once; what "
@@ -306,9 +326,9 @@ def document(modules: list[Module], activation_bytes: int) -> str:
         modulation_by_default(modules, activation_bytes), "",
         *table(("card", "weights move as", "moved", "moving", "computing", "the loop", "limited by", "device bytes",
                 f"DiffSynth's way, {STEPS * BRANCHES} passes", "times as long"), loops), "",
-        *table(("card", "link, GB/s", "TFLOP/s"),
-               [f"| {card.name} | {card.link.value / 1e9:.1f} ({card.link.source}) | {card.rate_source()} |"
-                for card in CARDS]), "",
+        *table(("card", "link, GB/s", "TFLOP/s", "of products in float8"),
+               [f"| {card.name} | {card.link.value / 1e9:.1f} ({card.link.source}) | {card.rate_source()} | "
+                f"{card.float8_source()} |" for card in CARDS]), "",
         f"Unverified too: {COPY_OVERHEAD.value * 1e6:.0f} us a copy besides its bytes; "
         f"{PAGEABLE[0].value / 1e9:.0f} to {PAGEABLE[1].value / 1e9:.0f} GB/s from pageable memory; that DiffSynth "
         "moves bfloat16 where weights rest in float8, as LibTorch converts on the host (that time is left out).", "",
@@ -316,8 +336,8 @@ def document(modules: list[Module], activation_bytes: int) -> str:
     return "\n".join(lines)
 
 
-def read_modules(binaries: Path) -> tuple[list[Module], int]:
-    """The modules in execution order, and the bytes of activations of a pass."""
+def read_modules(binaries: Path) -> tuple[list[Module], int, int]:
+    """The modules in execution order, and the bytes of activations of a pass that multiplies in bfloat16, and in float8."""
     output = subprocess.run([binaries / "bench_model_modules"], check=True, capture_output=True, text=True).stdout
     first, *lines = output.splitlines()
     modules = []
@@ -325,7 +345,8 @@ def read_modules(binaries: Path) -> tuple[list[Module], int]:
         path, *elements = line.removesuffix(" unused").split()
         weight, bias = (int(count) for count in (*elements, 0)[:2])
         modules.append(Module(path, weight, bias, used=not line.endswith(" unused")))
-    return modules, int(first)
+    bfloat16, float8 = map(int, first.split())
+    return modules, bfloat16, float8
 
 
 def replaced(text: str, between: str) -> str:

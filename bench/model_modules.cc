@@ -1,6 +1,6 @@
 // Prints of what the real model consists: first the bytes of activations of a pass at 1024x1024 with a prompt of 5
-// tokens on a GPU, in bfloat16; then each module in execution order, as its path and the elements of its weight and
-// bias, with "unused" behind those that a pass does without.
+// tokens on a GPU that multiplies in bfloat16, and of one in float8; then each module in execution order, as its path
+// and the elements of its weight and bias, with "unused" behind those that a pass does without.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -13,7 +13,10 @@ namespace {
 
 void Run() {
   const QwenImageDiT model{QwenImageDiTConfig()};
-  std::printf("%lld\n", static_cast<long long>(model.ActivationPeakBytes({1024, 1024, {5}}, at::kBFloat16, at::kCUDA)));
+  for (const at::ScalarType arithmetic : {at::kBFloat16, at::kFloat8_e4m3fn}) {
+    std::printf("%lld ", static_cast<long long>(model.ActivationPeakBytes({1024, 1024, {5}}, arithmetic, at::kCUDA)));
+  }
+  std::puts("");
   const std::vector<ModuleIndex>& unused = model.unused_modules();
   for (size_t i = 0; i < model.modules().size(); ++i) {
     std::printf("%s", model.modules()[i].path.c_str());

@@ -33,14 +33,14 @@ class HeadlineTest(unittest.TestCase):
         self.assertAlmostEqual(synchronous(THREE, [1, 2, 3], LINK), sum(COPYING) + 6, places=12)
 
     def test_the_model_is_the_real_one(self):
-        modules, _ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
+        modules, *_ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
         self.assertEqual(sum(module.elements() for module in modules), 20_430_401_088)
         self.assertEqual(sum(2 * module.elements() for module in modules if not module.used), 188_786_944)
         self.assertEqual({module.rows(4096, 5) for module in modules if "txt_mlp" in module.path}, {5})
         self.assertAlmostEqual(headline.flop_of(modules, 4096, 5) / headline.flop_of_blocks(60, 4096, 5), 1, places=2)
 
     def test_a_loop_takes_what_makes_modulation_once(self):
-        modules, activation_bytes = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
+        modules, activation_bytes, _ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
         kept = sum(module.elements() for module in modules if module.makes_modulation())
         used = sum(module.elements() for module in modules if module.used)
         self.assertAlmostEqual(2 * kept / 13.6e9, 1, places=1)
@@ -55,6 +55,17 @@ class HeadlineTest(unittest.TestCase):
         modules, _ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
         self.assertEqual([headline.rows_by_default(modules, budget) for budget in (1.01e9, 1.77e9, 1.78e9, 1e12)],
                          [28, 49, 50, 50])
+
+    def test_float8_shortens_products_alone_and_only_where_they_were_measured(self):
+        card = headline.RTX_5090
+        product, attention = Module("img_mlp", 10**6, 0), Module("transformer_blocks.0.attn.to_out.0", 0, 0)
+        (wide, other), (narrow, same) = (headline.times([product, attention], card, width)
+                                         for width in (headline.BF16, headline.FP8))
+        flop = product.product_flop(4096, 5)
+        self.assertAlmostEqual((wide - narrow) / (flop / card.gemm.value - flop / card.float8.value), 1)
+        self.assertEqual(other, same)
+        self.assertEqual({card.name for card in headline.CARDS if card.float8}, {"H100 SXM", "RTX 5090", "L40S"})
+        self.assertLess(synchronous(THREE, [0, 0, 0], LINK, headline.FP8), synchronous(THREE, [0, 0, 0], LINK))
 
     def test_the_document_has_what_is_computed(self):
         computed = headline.document(*headline.read_modules(Path(os.environ["DITSERVE_BIN"])))
