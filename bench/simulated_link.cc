@@ -1,5 +1,7 @@
 // Times riders of the residency manager behind a simulated link, and loops with guidance, against the limit: the longer
-// of moving every byte that a lap needs once and computing. Prints one line of a Markdown table for each case.
+// of moving every byte that a lap needs once and computing. Loops also with weights in half the bytes, and in the way
+// of those who copy ahead, but keep nothing and sweep twice a step. Prints one line of a Markdown table for each case.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -25,17 +27,25 @@ constexpr int kThreads = 2;
 constexpr int kKept = 3;  // One module in so many makes what is kept: later laps of a loop do without.
 
 struct Case {
-  double moving;  // A module, in times of computing it.
+  double moving;  // A module in bfloat16, in times of computing it.
   int riders = 1;
   int laps = 1;
-  int passes = 1;  // That compute with each lease, as the branches of guidance do.
-};
+  int passes = 1;     // That compute with each lease, as the branches of guidance do.
+  bool keeps = true;  // What later laps do without.
+  DType stored = DType::kBFloat16;
+  const char* way = "bfloat16";
 
-std::vector<ModuleIndex> KeptModules() {
-  std::vector<ModuleIndex> modules;
-  for (int i = 0; i < kModules; i += kKept) modules.push_back(i);
-  return modules;
-}
+  std::vector<ModuleIndex> Kept() const {
+    std::vector<ModuleIndex> modules;
+    for (int i = 0; keeps && i < kModules; i += kKept) modules.push_back(i);
+    return modules;
+  }
+  double LimitSeconds() const {
+    const double modules = kModules + (laps - 1) * (kModules - static_cast<double>(Kept().size()));
+    const double moved = moving * static_cast<double>(kElements * SizeOf(stored)) / kCopyBytes;
+    return std::max(moved, 1.0 * riders * passes) * modules * absl::ToDoubleSeconds(kComputing);
+  }
+};
 
 void WriteCheckpoint(const std::string& path) {
   std::vector<FixtureTensor> tensors;
@@ -54,11 +64,11 @@ std::unique_ptr<ModelWeights> MakeWeights(const std::string& path) {
   return *ModelWeights::Bind("model", modules, *Checkpoint::Open(path));
 }
 
-// Weights rest on the host and visit the device for their operation.
-Profile HostOffload() {
+// Weights rest on the host in this dtype and visit the device for their operation.
+Profile HostOffload(DType stored) {
   Profile profile;
   profile.name = "host-offload";
-  profile.offload = profile.onload = {Tier::kHost, DType::kBFloat16};
+  profile.offload = profile.onload = {Tier::kHost, stored};
   profile.preparing = profile.computation = {Tier::kDevice, DType::kBFloat16};
   profile.vram_limit_bytes = 0;
   profile.managed_types = {"Linear"};
@@ -69,8 +79,8 @@ Profile HostOffload() {
 class Loop {
  public:
   Loop(ResidencyManager& manager, ModelId model, const Case& of)
-      : laps_left_(of.laps), computing_(of.passes * kComputing) {
-    rider_ = *manager.Join(model, HostOffload(), {}, [this](const absl::Status&) {
+      : laps_left_(of.laps), computing_(of.passes * kComputing), kept_(of.Kept()) {
+    rider_ = *manager.Join(model, HostOffload(of.stored), {}, [this](const absl::Status&) {
       joined_.WaitForNotification();
       BeginLap();
     });
@@ -80,8 +90,7 @@ class Loop {
 
  private:
   void BeginLap() {
-    if (--laps_left_ > 0)
-      next_ = *rider_->JoinLap(KeptModules(), std::nullopt, [this](const absl::Status&) { GoOn(); });
+    if (--laps_left_ > 0) next_ = *rider_->JoinLap(kept_, std::nullopt, [this](const absl::Status&) { GoOn(); });
     Next(0);
   }
   // The lap before has come to its end.
@@ -92,7 +101,7 @@ class Loop {
     BeginLap();
   }
   void Next(ModuleIndex module) {
-    if (is_later_ && module % kKept == 0) ++module;
+    if (is_later_ && std::binary_search(kept_.begin(), kept_.end(), module)) ++module;
     if (module >= kModules) {
       if (next_ != nullptr) return;
       rider_.reset();
@@ -108,6 +117,7 @@ class Loop {
 
   int laps_left_;
   const absl::Duration computing_;  // Of a module.
+  const std::vector<ModuleIndex> kept_;
   bool is_later_ = false;
   absl::Notification joined_, ended_;
   std::unique_ptr<Rider> rider_, next_;
@@ -129,7 +139,7 @@ double Measure(const Case& of, const std::string& path) {
     ResidencyManager manager({}, {{&device, &executor}}, {host.get(), of_device.get()}, &ledger, transfers.get(),
                              &clock);
     const ModelId model = manager.AddModel(MakeWeights(path));
-    Loop(manager, model, {of.moving}).Wait();  // Fills the host.
+    Loop(manager, model, {.moving = of.moving, .stored = of.stored}).Wait();  // Fills the host.
     const absl::Time begun = absl::Now();
     std::vector<std::unique_ptr<Loop>> loops;
     for (int i = 0; i < of.riders; ++i) loops.push_back(std::make_unique<Loop>(manager, model, of));
@@ -143,19 +153,24 @@ double Measure(const Case& of, const std::string& path) {
 void Run() {
   const TempFolder folder;
   WriteCheckpoint(folder / "model.safetensors");
-  std::puts("| moving : computing | riders | laps | time | limit | ratio |\n| --- | --- | --- | --- | --- | --- |");
+  std::puts("| moving : computing | riders | laps | time | limit | ratio | way |");
+  std::puts("| --- | --- | --- | --- | --- | --- | --- |");
   std::vector<Case> cases;
   for (const double moving : {1.0, 2.0, 6.0}) {
     for (const int riders : {1, 8}) cases.push_back({moving, riders});
-    cases.push_back({moving, 1, /*laps=*/10, /*passes=*/2});
+    const Case loop = {moving, /*riders=*/1, /*laps=*/10, /*passes=*/2};
+    cases.push_back(loop);
+    Case narrow = loop;
+    narrow.stored = DType::kFloat8E4M3;
+    narrow.way = "float8";
+    cases.push_back(narrow);
+    cases.push_back(
+        {moving, /*riders=*/1, 2 * loop.laps, /*passes=*/1, /*keeps=*/false, DType::kBFloat16, "two sweeps"});
   }
   for (const Case& each : cases) {
-    const double modules = kModules + (each.laps - 1) * (kModules - static_cast<double>(KeptModules().size()));
-    const double limit =
-        std::max(each.moving, 1.0 * each.riders * each.passes) * modules * absl::ToDoubleSeconds(kComputing);
-    const double seconds = Measure(each, folder / "model.safetensors");
-    std::printf("| %.0f | %d | %d | %.2f s | %.2f s | %.3f |\n", each.moving, each.riders, each.laps, seconds, limit,
-                seconds / limit);
+    const double limit = each.LimitSeconds(), seconds = Measure(each, folder / "model.safetensors");
+    std::printf("| %.0f | %d | %d | %.2f s | %.2f s | %.3f | %s |\n", each.moving, each.riders, each.laps, seconds,
+                limit, seconds / limit, each.way);
   }
 }
 

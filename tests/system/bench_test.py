@@ -102,6 +102,29 @@ class MeasureTest(unittest.TestCase):
         made = [Scripted({}), measure.MEASURES["lease"](Path("/checkpoint"), 0)]
         self.assertEqual(measure.lacking(made, other), ["bench_lease_cost"])
 
+    def test_loops_behind_the_link_are_told_beside_the_limit_and_beside_the_way_of_others(self):
+        link = measure.MEASURES["link"](Path("/checkpoint"), 0)
+        lines = [f"| {ratio} | {riders} | {laps} | 3.00 s | 2.00 s | 1.500 | {way} |"
+                 for ratio, riders, laps, way in {*link.cases, *filter(None, link.peers)}]
+        ours, theirs = link.both(self.printing("bench_simulated_link", "head", "---", *lines))
+        self.assertEqual((ours, theirs), ([3.0] * 18, [3.0 if peer else 2.0 for peer in link.peers]))
+        self.assertEqual([bool(row.target) for row in link.rows], [peer is None for peer in link.peers])
+
+    def test_an_earlier_build_has_neither_float8_nor_the_way_of_others_behind_the_link(self):
+        link = measure.MEASURES["link"](Path("/checkpoint"), 0)
+        lines = [f"| {ratio} | {riders} | {laps} | 3.00 s | 2.00 s | 1.500 |"
+                 for ratio, riders, laps, way in link.cases if way == "bfloat16"]
+        ours = link.ours(self.printing("bench_simulated_link", "head", "---", *lines))
+        self.assertEqual(ours, [3.0 if case[-1] == "bfloat16" else 0.0 for case in link.cases])
+
+    def printing(self, program: str, *lines: str) -> Path:
+        """A folder with a program that prints these."""
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (folder / "printed").write_text("\n".join(lines))
+        (folder / program).write_text(f"#!/bin/sh\ncat '{folder}/printed'\n")
+        (folder / program).chmod(0o755)
+        return folder
+
     def test_every_lease_that_is_promised_has_its_bound(self):
         lease = measure.MEASURES["lease"](Path("/checkpoint"), 0)
         held = [(row.what, bound) for row, bound in zip(lease.rows, lease.theirs(OURS)) if bound]
