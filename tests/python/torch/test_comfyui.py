@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -132,6 +134,14 @@ def test_the_loader_gives_a_model_that_samples(comfy, served):
     shares = [value / total for value, total in comfy.utils.shown]
     assert 0.9 < max(shares) <= 1
     assert sum(share > 0.5 for share in shares) > len(shares) / 4  # Its second step.
+
+
+@pytest.mark.skipif("COMFYUI" not in os.environ, reason="COMFYUI names no checkout of ComfyUI, whose packages are here")
+def test_comfyuis_own_sampler_samples_with_the_nodes_model(served):
+    done = subprocess.run([sys.executable, HERE / "comfy_sampling.py", os.environ["COMFYUI"], served.address],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 0.02  # The node's dtype is bfloat16.
 
 
 def test_the_loader_refuses_a_model_of_other_numerics(comfy, server):
