@@ -257,7 +257,7 @@ class HealthWatch:
         return self.latencies[int(len(self.latencies) * part)] * 1e3
 
     def faults(self) -> list[str]:
-        """Its failures; and that it was slow, where the environment says how slow the 99th of a hundred may be: ATTACK_P99_MS.
+        """Its failures; and that it was slow, where ATTACK_P99_MS in the environment says how slow the 99th of a hundred may be.
         That is for machines which have time to spare."""
         most = float(os.environ.get("ATTACK_P99_MS", "inf"))
         if not self.latencies or self.percentile_ms(0.99) <= most:

@@ -13,7 +13,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^ *```.*?^ *```", re.M | re.S)
 INDENTED = re.compile(r"^(?: {4}.*\n)+", re.M)
 # A program as a command line calls it, and what follows up to what ends the command.
-CALL = re.compile(r"(?<![\w.-])(ditserve|ditctl(?: [a-z][a-z-]*)?)((?: (?:[^\n`#|;&]|\\\n)*)?)")
+CALL = re.compile(r"(?<![\w.-])(ditserve|ditctl(?: [a-z][a-z-]*)?)((?: (?:\\\n|[^\n`#|;&])*)?)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
@@ -40,7 +40,7 @@ def tables_under_headings(text: str) -> dict[str, list[dict[str, str]]]:
     tables: dict[str, list[dict[str, str]]] = {}
     for heading, body in re.findall(r"^#+ ([^\n]*)\n(.*?)(?=^#|\Z)", FENCED.sub("", text), re.M | re.S):
         if table := re.search(r"(?:^\|.*\n)+", body, re.M):
-            head, _, *rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table[0].splitlines()]
+            head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].splitlines()]
             tables[heading] = [dict(zip(head, row)) for row in rows]
     return tables
 
@@ -100,7 +100,7 @@ class DocumentsTest(unittest.TestCase):
     def test_every_key_of_the_configuration_is_in_the_table_of_its_section(self):
         # The reader of a section is named after it, but those of what may be there several times.
         named = {"models": "model", "Profiles": "profile"}
-        bodies = re.findall(r"^absl::Status Read(\w+)\((?:const std::string& name, )?YamlMap& map, ServerConfig& config\) \{\n"
+        bodies = re.findall(r"^absl::Status Read(\w+)\((?:const std::string& name, )?YamlMap& map, ServerConfig& config\) "
                             r"(.*?)^\}", read("server/config/config.cc"), re.M | re.S)
         there = {f"{section.lower()}.{key}" for section, body in bodies
                  for key in re.findall(r'(?:\bRead\w+\((?:map, )?|std::pair\()"(\w+)"', body)}
