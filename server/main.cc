@@ -51,8 +51,9 @@ namespace {
 // Where Kubernetes looks for why a container ended.
 constexpr char kTerminationLog[] = "/dev/termination-log";
 
-// How long clients have to take the answers of calls that are done.
-constexpr absl::Duration kAnswerGrace = absl::Seconds(10);
+// How long clients have to take the answers of calls that are done: longer than the gate waits for one that reads
+// nothing. Who ends the process waits as much longer than the drain: TimeoutStopSec=, terminationGracePeriodSeconds.
+constexpr absl::Duration kAnswerGrace = absl::Seconds(45);
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 
@@ -201,8 +202,9 @@ absl::Status Serve(const CommandLine& line, const ServerConfig& config, const Pr
     server->Shutdown(kLossGrace);
     EndAtOnce(engine->Loss(), kTerminationLog);
   }
-  spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   server->SetReady(false);
+  server->Drain();
+  spdlog::info("SIG{}: finishing the calls under way", sigabbrev_np(signal));
   engine->Drain(config.drain_timeout);
   server->Shutdown(kAnswerGrace);
   spdlog::info("stopped");

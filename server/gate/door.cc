@@ -98,11 +98,15 @@ void Door::Each(Ask ask) {
 }
 
 void Door::Tick() {
-  Each([](Connection& connection) { connection.Tick(); });
+  Each([this](Connection& connection) {
+    connection.Tick();
+    // One that came since. Not as it comes: who is told at once comes again at once.
+    if (is_draining_) connection.Drain();
+  });
 }
 
 void Door::Drain() {
-  listener_->Close();
+  is_draining_ = true;
   Each([](Connection& connection) { connection.Drain(); });
 }
 

@@ -37,8 +37,10 @@ class Door {
 
   void Start();
   void Tick();
-  // Takes no new connection.
+  // Connections, those to come too, are told to take their calls elsewhere, and close when those under way have ended.
   void Drain();
+  // Takes no new connection.
+  void StopListening() { listener_->Close(); }
   void Close();
 
  private:
@@ -64,6 +66,7 @@ class Door {
   std::array<uint8_t, 64 << 10> input_;
   ConnectionHost host_;
   std::unique_ptr<Listener> listener_;
+  bool is_draining_ = false;
   const std::string name_;
   std::string address_;
   std::set<std::shared_ptr<Connection>> connections_;

@@ -78,11 +78,20 @@ void Gate::CountConnections() {
   if (is_stopping_ && is_empty) emptied_.Ring();
 }
 
+void Gate::Drain() {
+  asio::post(io_, [this] {
+    for (const auto& door : doors_) door->Drain();
+  });
+}
+
 void Gate::Shutdown(absl::Duration grace) {
   if (!thread_.joinable()) return;
   asio::post(io_, [this] {
     is_stopping_ = true;
-    for (const auto& door : doors_) door->Drain();
+    for (const auto& door : doors_) {
+      door->StopListening();
+      door->Drain();
+    }
     CountConnections();
   });
   emptied_.WaitFor(grace);

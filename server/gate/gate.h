@@ -65,6 +65,8 @@ class Gate {
   const std::string& address(size_t n) const;
   GateFigures Figures() const;
 
+  // Tells clients to take their calls elsewhere, and goes on serving those that they make all the same.
+  void Drain();
   // Takes no new connection, gives the calls under way `grace` to end, then closes all.
   void Shutdown(absl::Duration grace);
 

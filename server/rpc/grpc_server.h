@@ -59,6 +59,8 @@ class GrpcServer {
   GateFigures Figures() const;
 
   void SetReady(bool ready) { health_.SetReady(ready); }
+  // Tells clients to take their calls elsewhere, and goes on serving those that they make all the same: health's.
+  void Drain() { gate_->Drain(); }
 
   // Accepts no new call, gives those under way `grace` to end, cancels the rest and waits for them.
   void Shutdown(absl::Duration grace);

@@ -92,6 +92,7 @@ class Fate:
     ended: int = 0  # By the peer, with headers: a gRPC call with its status.
     reset: int = 0  # Streams that the peer reset.
     pongs: int = 0
+    goaways: int = 0  # Of either kind.
 
 
 @dataclass
@@ -231,6 +232,7 @@ class Connection:
         elif kind == WINDOW_UPDATE:
             self._windows[stream] += int.from_bytes(payload, "big")
         elif kind == GOAWAY:
+            self.fate.goaways += 1
             code = int.from_bytes(payload[4:8], "big")
             name = ERRORS[code] if code < len(ERRORS) else str(code)
             if code:  # Else streams that are there go on (RFC 9113, 6.8).

@@ -18,7 +18,7 @@ PROGRAMS_BYTES = {"cpu": GIB // 2, "cuda": 2 * GIB}
 # What the restricted profile of the Pod Security Standards allows, and volumes of images, which are read-only.
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "image", "persistentVolumeClaim", "projected", "secret"}
 FROM_ELSEWHERE = {"ditserve-ca"}  # ConfigMaps that nobody here makes.
-END_SECONDS = 60  # That a server has to end in once it has drained.
+END_SECONDS = 60  # That a server has to end in once it has drained: clients have 45 of them for their answers.
 
 
 def to_bytes(text: str) -> int:

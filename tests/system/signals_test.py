@@ -2,12 +2,20 @@
 
 import os
 import signal
+import sys
+import time
 import unittest
+from pathlib import Path
 
 from programs import ProgramTest, Server
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "deploy"))
+from http2_attacks import endpoint  # noqa: E402
+from http2_connection import END_HEADERS, HEADERS, INITIAL_WINDOW_SIZE, Connection, Target, frame, window_update  # noqa: E402
+
 GIB = 1 << 30
 LONG = 2048  # Pixels a side of a pass that takes long enough to be met under way.
+SLOW_READS = 12  # One a second.
 
 
 class SignalsTest(ProgramTest):
@@ -25,6 +33,41 @@ class SignalsTest(ProgramTest):
                 self.assertEqual(request.returncode, 0, errors)
                 self.assertIn("output", output)
             self.assertIn("UNAVAILABLE", late.communicate()[1])
+            self.assertEqual(server.process.wait(), 0)
+
+    def test_while_what_was_accepted_goes_on_it_is_alive_and_not_ready_and_clients_are_sent_elsewhere(self):
+        config = self.write("one.yaml", "requests: {max_active: 1}\n")
+        with self.serve("--config", config, "--listen", "127.0.0.1:0") as server:
+            server.address = server.greeting.split()[-1]
+            accepted = server.forwards_under_way(LONG, 3)
+            with Connection(Target(*endpoint(server.address))) as client:
+                client.settle()
+                server.process.send_signal(signal.SIGTERM)
+                self.assertTrue(client.await_frames(lambda: client.fate.goaways > 0), client.fate)
+            # On connections of their own.
+            told = [server.ditctl("health", "--service", service).stdout for service in ("readiness", "liveness")]
+            self.assertEqual(told, ["NOT_SERVING\n", "SERVING\n"])
+            for request in accepted:
+                _, errors = request.communicate()
+                self.assertEqual(request.returncode, 0, errors)
+            self.assertEqual(server.process.wait(), 0)
+
+    def test_who_reads_slowly_gets_all_of_an_answer_that_was_there_at_sigterm(self):
+        with self.serve("--listen", "127.0.0.1:0") as server:
+            target = Target(*endpoint(server.greeting.split()[-1]), path="/ditserve.v1.ModelService/ListModels")
+            with Connection(target, first_settings={INITIAL_WINDOW_SIZE: 0}) as client:
+                stream = client.next_stream()
+                client.send(frame(HEADERS, END_HEADERS, stream, target.headers()))
+                client.send_message(stream, b"")
+                self.assertTrue(client.await_frames(lambda: client.fate.answered > 0), client.fate)
+                server.process.send_signal(signal.SIGTERM)
+                for _ in range(SLOW_READS):
+                    client.send(window_update(stream, 1))
+                    time.sleep(1)
+                client.send(window_update(stream, 1 << 20))
+                self.assertTrue(client.await_frames(lambda: client.fate.ended > 0), client.fate)
+                self.assertGreater(len(client.data), SLOW_READS)
+                self.assertEqual(len(client.data), 5 + int.from_bytes(client.data[1:5], "big"))
             self.assertEqual(server.process.wait(), 0)
 
     def test_sigterm_gives_what_was_accepted_no_more_than_the_drain_timeout(self):

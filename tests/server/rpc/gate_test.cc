@@ -23,6 +23,7 @@
 #include "server/rpc/served_methods.h"
 #include "tests/server/server_fixture.h"
 #include "tests/testing/certificates.h"
+#include "tests/testing/raw_http2.h"
 #include "tests/testing/temp_folder.h"
 
 namespace ditserve {
@@ -84,6 +85,13 @@ class GateTest : public ServerTest {
     return grpc::health::v1::Health::NewStub(channel)->Check(&context, {}, &response);
   }
 
+  // On a connection of its own.
+  grpc::Status CheckAnew() {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return Check(grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
+  }
+
   static grpc::Status ListModels(const std::shared_ptr<grpc::Channel>& channel, const std::string& token) {
     grpc::ClientContext context;
     if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
@@ -143,6 +151,19 @@ TEST_F(GateTest, TakesOverARotatedCertificateAndKeepsItsOwnWhileTheFilesAreWrong
   }
   EXPECT_THAT(CheckUnderTls(authority.certificate()), Refused(StatusCode::UNAVAILABLE, ""));
   EXPECT_GT(server_->Figures().certificate_ends, first_ends + absl::Minutes(30));
+}
+
+TEST_F(GateTest, TakesOverARotatedAuthorityOfItsClients) {
+  const CertificateAuthority authority, of_clients, next;
+  ServeWith([&](GrpcServerOptions& options) {
+    options.tls = Files(authority.Issue("server"));
+    options.tls.client_ca = File("client_ca.pem", of_clients.certificate());
+  });
+  ASSERT_THAT(CheckUnderTls(authority.certificate(), of_clients.Issue("client")), IsServed());
+  File("client_ca.pem", next.certificate());
+  while (!CheckUnderTls(authority.certificate(), next.Issue("client")).ok()) {
+  }
+  EXPECT_THAT(CheckUnderTls(authority.certificate(), of_clients.Issue("client")), Refused(StatusCode::UNAVAILABLE, ""));
 }
 
 TEST_F(GateTest, DoesNotStartWithCertificatesThatCantBeUsed) {
@@ -478,14 +499,32 @@ TEST_F(GateTest, EndsAlsoWhereItsTimerIsDue) {
   }
 }
 
+TEST_F(GateTest, ADrainingServerSendsConnectionsAwayAndAnswersHealthAndWhatItHasAccepted) {
+  ServeWith([](GrpcServerOptions&) {});
+  PendingForward accepted(*transformer_, TinyRequest());
+  const auto call = engine_.WaitForCall();
+  RawHttp2 before(server_->address());
+  before.Greet();
+  server_->Drain();
+  RawHttp2::Frame frame;
+  ASSERT_TRUE(before.Await(RawHttp2::kGoAway, frame));
+  EXPECT_EQ(frame.payload.substr(4), RawHttp2::Number(0));  // No error.
+  before.AwaitEnd();
+  RawHttp2 since(server_->address());
+  since.Greet();
+  ASSERT_TRUE(since.Await(RawHttp2::kGoAway, frame));
+  since.AwaitEnd();
+  while (!CheckAnew().ok()) {  // Until one is quick enough: here connections are sent away after milliseconds.
+  }
+  call->Answer(TinyResult());
+  EXPECT_THAT(accepted.Wait(), IsServed());
+}
+
 TEST_F(GateTest, AClosedServerAnswersWhatItHasAccepted) {
   PendingForward accepted(*transformer_, TinyRequest());
   const auto call = engine_.WaitForCall();
   std::thread stopping([&] { server_->Shutdown(absl::InfiniteDuration()); });
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  for (bool refused = false; !refused;) {  // Until it listens no longer.
-    refused = !Check(grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments)).ok();
+  while (CheckAnew().ok()) {  // Until it listens no longer.
   }
   call->Answer(TinyResult());
   EXPECT_THAT(accepted.Wait(), IsServed());
