@@ -194,6 +194,7 @@ void Connection::OnClientClosed(int32_t client_id) {
   if (call == calls_.end()) return;
   Leave(*call->second);
   calls_.erase(call);
+  idle_since_ = host_.clock->Now();
 }
 
 void Connection::OnResponseHeaders(Call& call, bool is_first, bool is_last) {
@@ -298,6 +299,21 @@ void Connection::FinishDrain() {
   if (std::exchange(told_last_call_, true)) return;
   nghttp2_submit_goaway(client_->get(), NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(client_->get()),
                         NGHTTP2_NO_ERROR, nullptr, 0);
+}
+
+std::optional<absl::Duration> Connection::IdleSince() const {
+  const bool has_calls = std::any_of(calls_.begin(), calls_.end(), [](const auto& entry) {
+    const std::optional<Doorman::Call>& admitted = entry.second->admitted;
+    return admitted && !admitted->method->is_probe;
+  });
+  if (has_calls || !leaving_.empty()) return std::nullopt;
+  return idle_since_;
+}
+
+void Connection::Dismiss() {
+  nghttp2_session_terminate_session(client_->get(), NGHTTP2_NO_ERROR);
+  Flush();  // What fits into the socket's buffer: who reads nothing is not waited for.
+  Close();
 }
 
 void Connection::Flush() {

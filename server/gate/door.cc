@@ -8,6 +8,7 @@
 #include <asio/post.hpp>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -56,8 +57,10 @@ void Door::Start() {
 
 void Door::Accept(Socket socket) {
   if (connections_.size() >= static_cast<size_t>(max_connections_)) {
-    ++turned_away_;
-    return;
+    ++turned_away_;  // This one, or the one that makes room for it.
+    const std::shared_ptr<Connection> idle = IdleLongest();
+    if (idle == nullptr) return;
+    idle->Dismiss();
   }
   asio::error_code ignored;  // Of a socket that is none of TCP's.
   socket.set_option(asio::ip::tcp::no_delay(true), ignored);
@@ -73,6 +76,18 @@ void Door::Accept(Socket socket) {
                         ? MakePlainStream(std::move(socket), asio::buffer(input_))
                         : MakeTlsStream(std::move(socket), certificates_->context(), &handshakes_));
   Count();
+}
+
+std::shared_ptr<Connection> Door::IdleLongest() const {
+  std::shared_ptr<Connection> longest;
+  absl::Duration since = absl::InfiniteDuration();
+  for (const std::shared_ptr<Connection>& connection : connections_) {
+    const std::optional<absl::Duration> idle_since = connection->IdleSince();
+    if (!idle_since || *idle_since >= since) continue;
+    since = *idle_since;
+    longest = connection;
+  }
+  return longest;
 }
 
 absl::StatusOr<std::unique_ptr<ByteStream>> Door::ConnectServer() {

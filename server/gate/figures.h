@@ -18,7 +18,7 @@ struct DoorFigures {
   int64_t calls = 0;
   int64_t message_bytes = 0;  // That are counted.
   // In all.
-  int64_t turned_away = 0;                      // Connections that found too many there.
+  int64_t turned_away = 0;                      // Connections that were closed as there were too many.
   std::map<absl::StatusCode, int64_t> refused;  // Calls that were answered with an error here.
 };
 

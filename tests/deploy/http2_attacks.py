@@ -137,6 +137,10 @@ class Attacker:
         return self._hold("indexed-headers", "calls", 3, 3500, {"acknowledges": False}, lambda connection: frame(
             HEADERS, END_HEADERS, connection.next_stream(), again if connection.last_stream > 1 else first))
 
+    def idle_connections(self) -> Report:
+        """Connections that make no call, and say that they live."""
+        return self._hold("idle-connections", "pings", 100, 1, {}, lambda _: frame(PING, 0, 0, bytes(8)))
+
     def zero_windows(self) -> Report:
         """Calls whose answers are not let through."""
         return self._hold("zero-windows", "calls", 100, 100, {"first_settings": {INITIAL_WINDOW_SIZE: 0}},

@@ -90,6 +90,9 @@ class GateTest(unittest.TestCase):
             server.address = server.greeting.split()[-1]
             yield server, endpoint(server.address)
 
+    def health_endpoint(self, server: Server) -> tuple[str, int]:
+        return endpoint(re.search(r"health on (\S+)", server.await_log("health on"))[1])
+
     def assert_forwards(self, server: Server, *arguments: str) -> None:
         forward = server.forward(64, *arguments)
         _, errors = forward.communicate()
@@ -127,6 +130,18 @@ class GateTest(unittest.TestCase):
             self.assertLess(growth, MOST_GROWTH)
             self.assert_forwards(server)
 
+    def test_idle_connections_keep_no_probe_out(self):
+        with self.serving("listen: {health_address: '127.0.0.1:0'}\n") as (server, _):
+            health = Target(*self.health_endpoint(server))
+
+            def probe() -> None:
+                with HealthClient(health) as client:
+                    client.check()
+
+            report = Attacker(health, meanwhile=probe).idle_connections()
+            self.assertEqual(report.faults(), [], report)
+            self.assertGreater(report.ends["open to the end"], 60, "the address was not full")
+
     def test_under_tls_who_has_no_token_is_refused_whatever_they_send(self):
         certificates(self.folder)
         (self.folder / "tokens.yaml").write_text(
@@ -151,7 +166,7 @@ class GateTest(unittest.TestCase):
         config = (f"tls: {{certificate: {self.folder}/server.pem, private_key: {self.folder}/server.key}}\n"
                   "listen: {health_address: '127.0.0.1:0'}\n")
         with self.serving(config=config) as (server, address):
-            health = endpoint(re.search(r"health on (\S+)", server.await_log("health on"))[1])
+            health = self.health_endpoint(server)
             tls = client_context(self.folder / "ca.pem")
             self.attack(server, Target(*address, tls, "localhost"), Target(*health), attacks=TLS_ATTACKS)
             self.assert_forwards(server, "--ca", f"{self.folder}/ca.pem")

@@ -92,6 +92,25 @@ class GateTest : public ServerTest {
     return Check(grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments));
   }
 
+  // The gate has read all that came when this returns.
+  static void Greet(RawHttp2& client) {
+    client.Greet();
+    client.SendFrame(RawHttp2::kPing, 0, 0, std::string(8, 'p'));
+    RawHttp2::Frame frame;
+    ASSERT_TRUE(client.Await(RawHttp2::kPing, frame));
+  }
+  static void BeginProbe(RawHttp2& client, const std::string& path, uint32_t stream = 1) {
+    client.SendFrame(RawHttp2::kHeaders, RawHttp2::kEndHeaders, stream, RawHttp2::Call(path));
+    client.SendFrame(RawHttp2::kData, RawHttp2::kEndStream, stream, std::string(5, '\0'));
+  }
+  static void AwaitCheck(RawHttp2& client, uint32_t stream) {
+    BeginProbe(client, "/grpc.health.v1.Health/Check", stream);
+    RawHttp2::Frame frame;
+    do {
+      ASSERT_TRUE(client.Read(frame));
+    } while (frame.stream != stream || (frame.flags & RawHttp2::kEndStream) == 0);
+  }
+
   static grpc::Status ListModels(const std::shared_ptr<grpc::Channel>& channel, const std::string& token) {
     grpc::ClientContext context;
     if (!token.empty()) context.AddMetadata("authorization", "Bearer " + token);
@@ -481,15 +500,40 @@ TEST_F(GateTest, AnswersHealthAloneWhereThatIsServed) {
   server_.reset();
 }
 
-TEST_F(GateTest, TurnsConnectionsAwayBeyondItsLimit) {
+TEST_F(GateTest, TurnsAConnectionAwayWhereAllHaveCalls) {
   ServeWith([](GrpcServerOptions& options) { options.limits.max_connections = 1; });
-  EXPECT_THAT(Check(channel_), IsServed());
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  const auto second = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), arguments);
-  EXPECT_THAT(Check(second), Refused(StatusCode::UNAVAILABLE, ""));
-  EXPECT_THAT(Check(channel_), IsServed());
+  PendingForward accepted(*transformer_, TinyRequest());
+  const auto call = engine_.WaitForCall();
+  EXPECT_THAT(CheckAnew(), Refused(StatusCode::UNAVAILABLE, ""));
   EXPECT_GE(server_->Figures().doors[0].turned_away, 1);
+  call->Answer(TinyResult());
+  EXPECT_THAT(accepted.Wait(), IsServed());
+}
+
+TEST_F(GateTest, WhoHasHadNoCallForLongestMakesRoomForWhoComes) {
+  ServeWith([](GrpcServerOptions& options) { options.limits.max_connections = 2; });
+  RawHttp2 first(server_->address()), second(server_->address());
+  Greet(first);
+  Greet(second);
+  AwaitCheck(first, 1);
+  EXPECT_THAT(CheckAnew(), IsServed());
+  RawHttp2::Frame frame;
+  ASSERT_TRUE(second.Await(RawHttp2::kGoAway, frame));
+  EXPECT_EQ(frame.payload.substr(4), RawHttp2::Number(0));  // No error.
+  second.AwaitEnd();
+  AwaitCheck(first, 3);
+  EXPECT_EQ(server_->Figures().doors[0].turned_away, 1);
+}
+
+TEST_F(GateTest, WhoWatchesHealthKeepsNobodyOut) {
+  ServeWith([](GrpcServerOptions& options) { options.limits.max_connections = 1; });
+  RawHttp2 watching(server_->address());
+  Greet(watching);
+  BeginProbe(watching, "/grpc.health.v1.Health/Watch");
+  RawHttp2::Frame frame;
+  ASSERT_TRUE(watching.Await(RawHttp2::kData, frame));
+  EXPECT_THAT(CheckAnew(), IsServed());
+  watching.AwaitEnd();
 }
 
 TEST_F(GateTest, EndsAlsoWhereItsTimerIsDue) {
