@@ -98,6 +98,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> Listen(const ServerConfig& config, E
   options.admin_address = config.admin_address == "none" ? "" : config.admin_address;
   options.health_address = config.health_address == "none" ? "" : config.health_address;
   options.tls = config.tls;
+  if (config.max_connection_age > absl::ZeroDuration()) options.timeouts.connection_age = config.max_connection_age;
   options.access = access;
   DITSERVE_ASSIGN_OR_RETURN(std::unique_ptr<GrpcServer> server, GrpcServer::Start(options, engine, catalogue));
   if (!server->admin_address().empty()) spdlog::info("AdminService on {}", server->admin_address());

@@ -38,6 +38,7 @@ absl::Status ReadBytes(YamlMap& map, const char* key, int64_t least, int64_t mos
 }
 
 absl::Status ReadListen(YamlMap& map, ServerConfig& config) {
+  int age = static_cast<int>(absl::ToInt64Seconds(config.max_connection_age));
   DITSERVE_RETURN_IF_ERROR(map.ReadString("address", &config.listen_address));
   if (!IsListenAddress(config.listen_address)) return map.Wrong("address", kListenForm);
   DITSERVE_RETURN_IF_ERROR(ReadBool(map, "plaintext_from_other_machines", &config.plaintext_from_other_machines));
@@ -46,6 +47,8 @@ absl::Status ReadListen(YamlMap& map, ServerConfig& config) {
                                      &config.max_receive_message_bytes));
   DITSERVE_RETURN_IF_ERROR(map.ReadInteger("max_concurrent_calls", 1, 1 << 20, &config.max_concurrent_calls));
   DITSERVE_RETURN_IF_ERROR(map.ReadInteger("max_connections", 1, 1 << 20, &config.max_connections));
+  DITSERVE_RETURN_IF_ERROR(map.ReadInteger("max_connection_age_seconds", 0, kMaxSeconds, &age));
+  config.max_connection_age = absl::Seconds(age);
   DITSERVE_RETURN_IF_ERROR(ReadBytes(map, "message_memory", 1, kMaxSizeBytes,
                                      "expected 1 to 2^50 bytes, with KiB, MiB or GiB", &config.message_memory_bytes));
   DITSERVE_RETURN_IF_ERROR(ReadBytes(map, "answer_memory", 1, kMaxSizeBytes,

@@ -39,6 +39,7 @@ struct ServerConfig {
   int64_t max_receive_message_bytes = 0;
   int max_concurrent_calls = 0;
   int max_connections = 0;
+  absl::Duration max_connection_age;  // Zero: none.
   int64_t message_memory_bytes = 0;
   int64_t answer_memory_bytes = 0;
   std::string health_address;  // host:port, or "none".

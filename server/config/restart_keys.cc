@@ -12,6 +12,7 @@ std::vector<std::string> KeysThatNeedARestart(const ServerConfig& running, const
   compare("listen.plaintext_from_other_machines", &ServerConfig::plaintext_from_other_machines);
   compare("listen.max_concurrent_calls", &ServerConfig::max_concurrent_calls);
   compare("listen.max_connections", &ServerConfig::max_connections);
+  compare("listen.max_connection_age_seconds", &ServerConfig::max_connection_age);
   compare("listen.message_memory", &ServerConfig::message_memory_bytes);
   compare("listen.answer_memory", &ServerConfig::answer_memory_bytes);
   compare("listen.health_address", &ServerConfig::health_address);

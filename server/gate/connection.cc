@@ -263,6 +263,7 @@ void Connection::Tick() {
   }
   for (const auto& [id, call] : calls_) TickCall(*call, now);
   if (is_draining_) FinishDrain();
+  if (now - born_ > most_age_) BeginDrain();
   Flush();
 }
 

@@ -34,6 +34,8 @@ struct ConnectionHost {
   std::function<void(const absl::Status&)> refused;
   // Bytes of messages were given back.
   std::function<void()> bytes_freed;
+  // From 0 to 1: so that clients which came together do not go together.
+  std::function<double()> random;
 };
 
 // A client's connection, and the one to the gRPC server that its calls go on by; that one is there from the first call
@@ -45,7 +47,10 @@ struct ConnectionHost {
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(const ConnectionHost* host, std::function<void()> closed)
-      : host_(*host), closed_(std::move(closed)), born_(host->clock->Now()) {}
+      : host_(*host),
+        closed_(std::move(closed)),
+        born_(host->clock->Now()),
+        most_age_(host->timeouts.connection_age * (0.9 + 0.2 * host->random())) {}
 
   void Start(std::unique_ptr<ByteStream> client);
   // Asks the doorman again for calls whose messages wait for room.
@@ -100,7 +105,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   const ConnectionHost& host_;
   std::function<void()> closed_;  // Empty once it is.
-  const absl::Duration born_;
+  const absl::Duration born_, most_age_;
   std::unique_ptr<Http2Session> client_, server_;
   Doorman::Probes probes_;
   std::map<int32_t, std::unique_ptr<Call>> calls_;  // By the client's stream.

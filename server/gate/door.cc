@@ -44,6 +44,7 @@ Door::Door(asio::io_context& io, const DoorOptions& door, const GateOptions& gat
   host_.connect_server = [this] { return ConnectServer(); };
   host_.trailers = gate.trailers;
   host_.bytes_freed = [this] { RetryMessages(); };
+  host_.random = [this] { return std::uniform_real_distribution<double>()(random_); };
   host_.refused = [this](const absl::Status& why) {
     spdlog::debug("refused at the address of {}: {}", name_, std::string(why.message()));
     const absl::MutexLock lock(&mutex_);

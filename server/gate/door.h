@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <random>
 #include <set>
 #include <string>
 
@@ -66,6 +67,7 @@ class Door {
   Turns handshakes_;
   // Of every stream without TLS. Half a socket's buffer: each read wakes gRPC, or the client.
   std::array<uint8_t, 64 << 10> input_;
+  std::minstd_rand random_{std::random_device()()};
   ConnectionHost host_;
   std::unique_ptr<Listener> listener_;
   bool is_draining_ = false;

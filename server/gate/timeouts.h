@@ -14,6 +14,8 @@ struct GateTimeouts {
   absl::Duration ping_after = absl::Seconds(60);    // Silence, after which the client is asked whether it lives,
   absl::Duration ping = absl::Seconds(20);          // and this long to say so.
   absl::Duration tick = absl::Seconds(1);           // How often all this is looked at.
+  // After which, a tenth more or less, a client is told to connect anew.
+  absl::Duration connection_age = absl::InfiniteDuration();
 };
 
 }  // namespace ditserve

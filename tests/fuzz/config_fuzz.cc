@@ -21,6 +21,7 @@ void CheckBudget(const BudgetSpec& budget) {
 
 void CheckSound(const ServerConfig& config) {
   Require(config.max_receive_message_bytes > 0 && config.max_concurrent_calls > 0);
+  Require(config.max_connection_age >= absl::ZeroDuration());
   Require(config.threads >= 0 && config.transfer_threads > 0);
   Require(config.max_active > 0 && config.max_queue >= 0 && config.max_side_pixels > 0 && config.max_batch > 0);
   Require(config.drain_timeout >= absl::ZeroDuration() && config.idle_release >= absl::ZeroDuration());

@@ -43,6 +43,7 @@ TEST(ServerConfigTest, HasDefaultsForEverythingButModels) {
   EXPECT_EQ(config->listen_address, "127.0.0.1:50051");
   EXPECT_EQ(config->max_receive_message_bytes, 256 << 20);
   EXPECT_EQ(config->max_concurrent_calls, 256);
+  EXPECT_EQ(config->max_connection_age, absl::Minutes(30));
   EXPECT_THAT(config->devices, ElementsAre("cpu"));
   EXPECT_EQ(config->bfloat16_arithmetic, CpuBFloat16::kAuto);
   EXPECT_EQ(config->threads, 0);
@@ -77,8 +78,8 @@ TEST(ServerConfigTest, ChangesNothingWhenTheShippedFileIsGiven) {
 TEST(ServerConfigTest, ReadsEveryKey) {
   const absl::StatusOr<ServerConfig> config = Parse(R"(
 listen: {address: "unix:/run/ditserve.sock", max_receive_message_bytes: 1.5MiB, max_concurrent_calls: 7,
-         plaintext_from_other_machines: true, max_connections: 9, message_memory: 3MiB, health_address: "0.0.0.0:1",
-         answer_memory: 4MiB}
+         plaintext_from_other_machines: true, max_connections: 9, max_connection_age_seconds: 10,
+         message_memory: 3MiB, answer_memory: 4MiB, health_address: "0.0.0.0:1"}
 tls: {certificate: /c.pem, private_key: /k.pem, client_ca: /ca.pem}
 access: {tokens: /t.yaml}
 device: {name: "cuda:1", bfloat16_arithmetic: native, threads: 3, transfer_threads: 5}
@@ -102,6 +103,7 @@ default_profile: disk
   EXPECT_EQ(config->max_concurrent_calls, 7);
   EXPECT_TRUE(config->plaintext_from_other_machines);
   EXPECT_EQ(config->max_connections, 9);
+  EXPECT_EQ(config->max_connection_age, absl::Seconds(10));
   EXPECT_EQ(config->message_memory_bytes, 3 << 20);
   EXPECT_EQ(config->answer_memory_bytes, 4 << 20);
   EXPECT_EQ(config->health_address, "0.0.0.0:1");
@@ -185,6 +187,7 @@ TEST(ServerConfigTest, RefusesIntegersOutOfRange) {
   const std::vector<std::tuple<std::string, std::string, int64_t, int64_t>> ranges = {
       {"listen", "max_concurrent_calls", 1, 1 << 20},
       {"listen", "max_connections", 1, 1 << 20},
+      {"listen", "max_connection_age_seconds", 0, 2592000},
       {"device", "threads", 0, 1024},
       {"device", "transfer_threads", 1, 64},
       {"requests", "max_active", 1, 4096},

@@ -50,6 +50,7 @@ const std::vector<Change>& ChangesThatNeedARestart() {
       {"tls: {certificate: /c, private_key: /k, client_ca: /a}", "tls", "tls: {certificate: /c, private_key: /k}"},
       {"listen: {plaintext_from_other_machines: true}", "listen.plaintext_from_other_machines"},
       {"listen: {max_connections: 3}", "listen.max_connections"},
+      {"listen: {max_connection_age_seconds: 3}", "listen.max_connection_age_seconds"},
       {"listen: {message_memory: 3GiB}", "listen.message_memory"},
       {"listen: {answer_memory: 3GiB}", "listen.answer_memory"},
       {"listen: {health_address: '127.0.0.1:0'}", "listen.health_address"},

@@ -1,5 +1,6 @@
 #include "server/gate/connection.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <iterator>
@@ -258,6 +259,34 @@ TEST(CallerTest, TheServerIsToldByTheGateAloneWhoCalls) {
   OneToken tokens;
   EXPECT_EQ(CallersTold(&tokens), std::vector<std::string>{"studio"});
   EXPECT_EQ(CallersTold(nullptr), std::vector<std::string>{});
+}
+
+TEST(AgedConnectionTest, IsToldToComeAgainATenthBeforeOrBehindItsAgeAndEndsTheCallsThatItHas) {
+  constexpr absl::Duration kMoment = absl::Seconds(1);
+  for (const auto& [random, age] : {std::pair(0.0, absl::Minutes(27)), std::pair(1.0, absl::Minutes(33))}) {
+    ConnectionWorld world({{kInfer, {Scope::kInfer, 200'000}}}, {.max_calls = 4, .message_bytes = 200'000}, nullptr,
+                          {.connection_age = absl::Minutes(30)}, random);
+    world.client().Send(
+        RawHttp2::kPreface + RawHttp2::FrameBytes(RawHttp2::kSettings, 0, 0, "") +
+        RawHttp2::FrameBytes(RawHttp2::kSettings, RawHttp2::kAck, 0, "") +
+        RawHttp2::FrameBytes(RawHttp2::kHeaders, RawHttp2::kEndHeaders, 1, RawHttp2::Call(kInfer)) +
+        RawHttp2::FrameBytes(RawHttp2::kData, RawHttp2::kEndStream, 1, '\0' + RawHttp2::Number(3) + "mmm"));
+    world.Settle();
+    ASSERT_NE(world.server(), nullptr);
+    world.Pass(age - kMoment);
+    EXPECT_THAT(FramesOf(world, RawHttp2::kGoAway), ::testing::IsEmpty());
+    world.Pass(2 * kMoment);
+    EXPECT_EQ(FramesOf(world, RawHttp2::kGoAway).size(), 1u);  // Calls that cross it are served still.
+    world.Pass(kMoment);
+    EXPECT_EQ(FramesOf(world, RawHttp2::kGoAway).size(), 2u);
+    world.Pass(kMoment);
+    ASSERT_FALSE(world.is_closed());
+    world.server()->Respond(world.server()->calls().begin()->first, 10, true);
+    world.Settle();
+    EXPECT_THAT(FramesOf(world, RawHttp2::kData), ::testing::Not(::testing::IsEmpty()));
+    EXPECT_TRUE(world.is_closed());
+    EXPECT_THAT(world.Check(), IsOk());
+  }
 }
 
 TEST(UngreetedConnectionTest, WhoReadsNothingIsGivenUpBeforeTheRefusalsOfItsStreamsPileUp) {

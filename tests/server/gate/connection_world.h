@@ -108,10 +108,14 @@ class ClientDouble {
 // One connection with all that it touches, on this thread and a clock that stands still: a client, a doorman, gRPC.
 class ConnectionWorld {
  public:
-  ConnectionWorld(Methods methods, const DoorLimits& limits, const AccessControl* access)
+  // `random`: of the connection, from 0 to 1.
+  ConnectionWorld(Methods methods, const DoorLimits& limits, const AccessControl* access,
+                  const GateTimeouts& timeouts = {}, double random = 0)
       : methods_(std::move(methods)), doorman_(methods_, limits, access) {
     host_.doorman = &doorman_;
     host_.clock = &clock_;
+    host_.timeouts = timeouts;
+    host_.random = [random] { return random; };
     host_.connect_server = [this] { return ConnectServer(); };
     host_.trailers = [](const absl::Status& why) {
       return Headers{{"grpc-status", absl::StrCat(static_cast<int>(why.code()))}};
