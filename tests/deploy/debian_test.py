@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import unittest
@@ -125,6 +126,9 @@ class DebianTest(unittest.TestCase):
     def test_the_service_waits_for_requests_longer_than_the_server_does(self):
         drain = int(re.search(r"drain_timeout_seconds: (\d+)", (self.unpacked / CONFIG).read_text())[1])
         self.assertGreater(int(re.search(r"^TimeoutStopSec=(\d+)$", self.unit, re.M)[1]), drain + 45)
+
+    def test_a_server_that_is_stopped_while_it_loads_has_not_failed(self):
+        self.assertIn(f"\nSuccessExitStatus={128 + signal.SIGTERM}\n", self.unit)
 
     def test_a_machine_installs_runs_and_removes_it(self):
         root = self.folder / "root"
