@@ -125,6 +125,21 @@ TEST_F(ConnectionTest, ACallOfAClientThatHasGoneIsCountedUntilTheServerHasSeenIt
   EXPECT_TRUE(world_.is_closed());
 }
 
+TEST_F(ConnectionTest, IsIdleOnceTheServerHasSeenItsLastCallEnd) {
+  EXPECT_EQ(world_.IdleSince(), absl::ZeroDuration());
+  Call(1);
+  Begin(1, 10);
+  ASSERT_EQ(world_.server()->calls().size(), 1u);
+  world_.Pass(absl::Seconds(1));
+  world_.client().Send(RawHttp2::FrameBytes(RawHttp2::kReset, 0, 1, RawHttp2::Number(NGHTTP2_CANCEL)));
+  while (!world_.server()->calls().empty()) {
+    EXPECT_FALSE(world_.IdleSince().has_value());
+    world_.Step();
+  }
+  world_.Settle();
+  EXPECT_EQ(world_.IdleSince(), absl::Seconds(1));
+}
+
 TEST_F(ConnectionTest, ARequestThatEndsWithoutItsMessageIsRefused) {
   Send(RawHttp2::kHeaders, RawHttp2::kEndHeaders | RawHttp2::kEndStream, 1, RawHttp2::Call(kInfer));
   EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kInvalidArgument, "request: no message came"));

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -142,6 +143,7 @@ class ConnectionWorld {
   // Why a call was refused last.
   const absl::Status& refused() const { return refused_; }
   bool is_closed() const { return times_closed_ > 0; }
+  std::optional<absl::Duration> IdleSince() const { return connection_->IdleSince(); }
 
   // Until nothing happens any more.
   void Settle() {
