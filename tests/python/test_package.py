@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from programs import BIN
 
+import ditserve
 from ditserve._serve import serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,3 +114,24 @@ def test_what_a_server_can_not_be_told_is_refused():
 def test_the_server_computes_in_load_models_dtype_where_the_dict_names_none(given, told):
     command = serve(QwenImageDiT, "a", vram_config=dict.fromkeys(VRAM_CONFIG), **given)
     assert f"    computation_dtype: {told}\n" in command
+
+
+@pytest.mark.parametrize("name", ["diffsynth", "diffusers"])
+def test_a_drop_in_is_imported_when_it_is_named_and_not_before(name):
+    program = f"""
+import sys, ditserve
+assert not {{"torch", "ditserve.{name}"}} & set(sys.modules)
+sys.modules["torch"] = None  # As where there is none.
+try:
+    ditserve.{name}
+except ImportError as error:
+    print(error.name)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "torch\n"
+
+
+def test_what_the_package_has_not_is_told_as_usual():
+    with pytest.raises(AttributeError, match="module 'ditserve' has no attribute 'transformers'"):
+        ditserve.transformers

@@ -67,6 +67,11 @@ def diffsynth_pipeline(client: ditserve.Client, side: int = 32, steps: int = 2, 
 PIPELINES = {"diffusers": diffusers_pipeline, "diffsynth": diffsynth_pipeline}
 
 
+def test_drop_ins_are_named_without_being_imported():
+    program = "import ditserve; ditserve.diffsynth.attach, ditserve.diffusers.RemoteTransformer"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_a_pipeline_of_another_numerics_is_refused(serve, numerics):
     other = {"diffusers": "diffsynth", "diffsynth": "diffusers"}[numerics]
     with ditserve.Client(serve(numerics=other).address) as client:
