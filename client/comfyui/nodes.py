@@ -50,11 +50,11 @@ class DitserveLoader:
         }
 
     def load(self, address: str, profile: str, vram_limit_gib: float, model: str = "") -> tuple[Any]:
-        """Errors: ValueError for an address that the operator's token is not for; Client's; NotFound; ValueError for another
-        numerics than diffusers'."""
+        """Errors: ValueError for an address that the operator's token is not for; Client's; NotFound for model or profile;
+        ValueError for another numerics than diffusers'."""
         client = ditserve.Client(address, **_operators_access(address))
-        served_model(client, model, "diffusers")
         options = {"model": model, "profile": profile, "vram_limit": vram_limit_gib if vram_limit_gib >= 0 else None}
+        served_model(client, options, "diffusers")
         config = comfy.supported_models.QwenImage({"image_model": "qwen_image", "disable_unet_model_creation": True})
         config.set_inference_dtype(torch.bfloat16, None)
         made = config.get_model({})

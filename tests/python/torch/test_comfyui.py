@@ -149,6 +149,11 @@ def test_the_loader_refuses_a_model_of_other_numerics(comfy, server):
         comfy.node.DitserveLoader().load(server.address, "", -1.0)
 
 
+def test_the_loader_refuses_a_profile_that_the_server_has_not(comfy, served):
+    with pytest.raises(ditserve.errors.NotFound, match="profile: expected one of .*disk.*; found 'none'"):
+        comfy.node.DitserveLoader().load(served.address, "none", -1.0)
+
+
 def test_the_loaders_inputs_are_those_of_its_method(comfy):
     inputs = comfy.node.DitserveLoader.INPUT_TYPES()
     code = comfy.node.DitserveLoader.load.__code__

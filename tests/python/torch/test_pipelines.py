@@ -81,6 +81,20 @@ def test_a_pipeline_of_another_numerics_is_refused(serve, numerics):
             RemoteTransformer(client, model="large")
 
 
+def test_options_that_no_pass_can_have_are_refused_before_a_picture_is_begun(serve, numerics):
+    from diffsynth.pipelines import qwen_image
+
+    with ditserve.Client(serve(numerics=numerics).address) as client:
+        for options, error, named in (({"profil": "disk"}, TypeError, "profil"),
+                                      ({"profile": "disk", "vram_config": {}}, ValueError, "expected one of them"),
+                                      ({"profile": "none"}, LookupError, "profile: expected one of .*disk.*; found 'none'")):
+            with pytest.raises(error, match=named):
+                if numerics == "diffusers":
+                    RemoteTransformer(client, **options)
+                else:
+                    ditserve.diffsynth.attach(qwen_image.QwenImagePipeline(device="cpu"), client, **options)
+
+
 def test_a_server_that_is_killed_ends_a_pipeline(serve, numerics):
     server = serve(numerics=numerics)
     with ditserve.Client(server.address) as client:

@@ -37,7 +37,7 @@ class Session:
     """Channels to the servers, and how calls are sent on them. Thread safety: thread-safe."""
 
     def __init__(self, servers: Servers, tls: Tls | bool, token: Token, retries: int) -> None:
-        self._servers, self._token, self._retries = servers, token, retries
+        self.addresses, self._servers, self._token, self._retries = servers.addresses, servers, token, retries
         self._channels = {address: connect(grpc, address, tls, len(servers.addresses) > 1) for address in servers.addresses}
         self._lock = threading.Lock()
         self._calls: weakref.WeakSet[_UnderWay[Any]] = weakref.WeakSet()
@@ -57,9 +57,10 @@ class Session:
         for channel in self._channels.values():
             channel.close()
 
-    def attempts(self, timeout: float | None, beside: str = "") -> Attempts:
-        attempts = Attempts(self._servers, self._retries, timeout, beside)
-        self._ask_for_figures(self._servers.claim_asking(), attempts.patience())
+    def attempts(self, timeout: float | None, beside: str = "", only: str = "") -> Attempts:
+        servers = Servers([only], "round_robin") if only else self._servers
+        attempts = Attempts(servers, self._retries, timeout, beside)
+        self._ask_for_figures(servers.claim_asking(), attempts.patience())
         return attempts
 
     def send(self, call: Call[Any], attempts: Attempts) -> Any:
@@ -97,10 +98,13 @@ class _UnderWay(Generic[T]):
         self._waits = False  # To be sent again.
         session.register(self)
 
-    def send(self, beside: str = "") -> Self:
-        """Sends it, where it is neither sent nor cancelled; to the server of this address first, if one is named."""
+    def send(self, beside: str = "", only: str = "") -> Self:
+        """Sends it, where it is neither sent nor cancelled.
+
+        beside: the address of the server that is tried first. only: of the one that is tried.
+        """
         if self._sent is None and not self._left.is_set():
-            self._attempts = self._session.attempts(self._timeout, beside)
+            self._attempts = self._session.attempts(self._timeout, beside, only)
             self._try()
         return self
 

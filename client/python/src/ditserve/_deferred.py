@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map_only
 
+from . import _requests
 from ._calls import Pending
 from .client import Client
 from .reports import Forward
@@ -62,6 +63,7 @@ class Passes:
     def __init__(self, client: Client, options: dict[str, Any]) -> None:
         if "output_layout" in options:
             raise ValueError("output_layout: is the pipeline's, and can't be chosen")
+        _requests.require_options(options)
         self._client, self._options = client, options
         self._asked_for: weakref.WeakSet[Pending[Any]] = weakref.WeakSet()
 

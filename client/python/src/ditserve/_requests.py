@@ -403,6 +403,11 @@ def _shared(
     }
 
 
+def require_options(options: Mapping[str, Any]) -> None:
+    """Errors: those that a pass with these options would be refused with here."""
+    _api.v1("ForwardRequest")(**_shared(**{name: value for name, value in options.items() if name != "timeout"}))
+
+
 def _residency(
     *, profile: str = "", vram_config: Mapping[str, Any] | None = None, vram_limit: float | None = None
 ) -> dict[str, Any]:

@@ -69,14 +69,16 @@ def attach(
     The two branches of guidance ride one sweep. A transformer that the pipeline holds is dropped.
 
     Thread safety: of the pipeline's; several may share a client.
-    Errors: NotFound where the server has no such model; ValueError where it has other numerics than DiffSynth-Studio's, and
+    Errors: NotFound where a server has no such model or profile; ValueError where it has other numerics than
+    DiffSynth-Studio's, or several have other models; TypeError or ValueError for options that a pass can't have; ValueError
     for whatever of a call can't be done remotely, by name; AttributeError for other things that a transformer has.
     """
-    served_model(client, options.get("model", ""), "diffsynth")
     made: Any = pipe
     if vram_config is not None:
         vram_config = {**vram_config, "computation_dtype": vram_config.get("computation_dtype") or made.torch_dtype}
-    passes = Passes(client, {"vram_config": vram_config, "vram_limit": vram_limit, **options})
+    options = {"vram_config": vram_config, "vram_limit": vram_limit, **options}
+    passes = Passes(client, options)
+    served_model(client, options, "diffsynth")
     dit = _RemoteDit()
     load_lora = made.load_lora
     taken = inspect.signature(made.model_fn).parameters.values()

@@ -27,12 +27,14 @@ class RemoteTransformer:
     that waits for its pass when it is used. options: how the weights are held and so on, as Client.forward has them.
 
     Thread safety: of one pipeline at a time; several may share a client.
-    Errors: NotFound where the server has no such model; ValueError where it has other numerics than diffusers', and for
-    whatever of a call can't be done remotely, by name; AttributeError for other things that a transformer has.
+    Errors: NotFound where a server has no such model or profile; ValueError where it has other numerics than diffusers', or
+    several have other models; TypeError or ValueError for options that a pass can't have; ValueError for whatever of a call
+    can't be done remotely, by name; AttributeError for other things that a transformer has.
     """
 
     def __init__(self, client: Client, **options: Any) -> None:
-        model = served_model(client, options.get("model", ""), "diffusers")
+        self._passes = Passes(client, options)
+        model = served_model(client, options, "diffusers")
         self.config = FrozenDict(
             patch_size=2,
             in_channels=64,
@@ -41,7 +43,6 @@ class RemoteTransformer:
             joint_attention_dim=3584,
             guidance_embeds=False,
         )
-        self._passes = Passes(client, options)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"a remote transformer has no {name!r}: its weights are the server's")
