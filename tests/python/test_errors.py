@@ -558,6 +558,14 @@ def test_a_timeout_includes_asking_for_figures(fakes, loop):
     assert max(told) <= 0.5  # As the servers were told.
 
 
+def test_a_call_beside_another_asks_nobody_for_figures(fakes):
+    fakes[1].answers = [ANSWER]
+    with ditserve.Client([fake.address for fake in fakes]) as client:
+        pending = client.begin_forward(*INPUTS.all, at_once=False).send(beside=fakes[1].address)
+        assert pending.result().stats.riders == 1
+    assert [len(fake.requests) for fake in fakes] == [0, 1]
+
+
 class Gate:
     """A token that is given once the gate is open; so a call can be held while it is sent."""
 

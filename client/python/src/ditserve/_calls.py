@@ -60,7 +60,8 @@ class Session:
     def attempts(self, timeout: float | None, beside: str = "", only: str = "") -> Attempts:
         servers = Servers([only], "round_robin") if only else self._servers
         attempts = Attempts(servers, self._retries, timeout, beside)
-        self._ask_for_figures(servers.claim_asking(), attempts.patience())
+        if not beside:  # Else there is nothing to choose, and who waits for figures may miss the sweep.
+            self._ask_for_figures(servers.claim_asking(), attempts.patience())
         return attempts
 
     def send(self, call: Call[Any], attempts: Attempts) -> Any:
