@@ -27,6 +27,7 @@ import ditserve
 from ditserve._models import served_model
 
 _INTERRUPT_POLL_SECONDS = 0.1
+_BAR_PARTS = 1000
 
 
 class DitserveLoader:
@@ -109,7 +110,7 @@ class RemoteDiffusionModel:
 
     def __init__(self, client: ditserve.Client, dtype: torch.dtype, options: dict[str, Any]) -> None:
         self.dtype = dtype
-        self._client, self._options = client, options
+        self._client, self._options, self._shown = client, options, _Shown()
 
     def __call__(
         self,
@@ -161,11 +162,9 @@ class RemoteDiffusionModel:
             latents, timestep.to(x.dtype), context, attention_mask, output_layout="latents", **self._options
         )
         with _ended_by_interrupts(run):
-            step, steps = _step(told)
             for progress in run:
-                bar = comfy.utils.ProgressBar(steps * progress.modules_total)
-                bar.update_absolute(step * progress.modules_total + progress.modules_done)
-            comfy.utils.ProgressBar(steps).update_absolute(step + 1)  # Of progress, who reads slowly misses some.
+                self._shown.show(told, progress.modules_done / max(progress.modules_total, 1))
+            self._shown.show(told, 1.0)  # Of progress, who reads slowly misses some.
             return run.result().output.reshape(x.shape)
 
 
@@ -199,12 +198,32 @@ def _does_something(given: Any) -> bool:
     return len(given) > 0 if isinstance(given, list) else given is not None
 
 
-def _step(told: dict[str, Any]) -> tuple[int, int]:
-    """Which step of how many the sampler is at: it tells all sigmas, of which the last is the end, and the current one."""
+class _Shown:
+    """ComfyUI's bar, which never falls within a run: several calls may make a step, and some samplers look ahead."""
+
+    def __init__(self) -> None:
+        self._schedule: list[float] = []
+        self._is_at_first, self._share = False, 0.0
+
+    def show(self, told: dict[str, Any], done: float) -> None:
+        """done: the share of the call's modules."""
+        schedule, current = _sigmas(told)
+        is_at_first = current >= schedule[0]
+        if schedule != self._schedule or (is_at_first and not self._is_at_first):  # A run begins.
+            self._share = 0.0
+        self._schedule, self._is_at_first = schedule, is_at_first
+        steps = max(len(schedule) - 1, 1)
+        step = min(max(sum(sigma >= current for sigma in schedule), 1), steps) - 1
+        self._share = max(self._share, (step + done) / steps)
+        comfy.utils.ProgressBar(_BAR_PARTS).update_absolute(round(self._share * _BAR_PARTS))
+
+
+def _sigmas(told: dict[str, Any]) -> tuple[list[float], float]:
+    """All of the sampler's, of which the last is the end, and the current one; where it tells none, those of one step."""
     sigmas, current = told.get("sample_sigmas"), told.get("sigmas")
     if sigmas is None or current is None:
-        return 0, 1
-    return min(int((sigmas > current.flatten()[0]).sum()), len(sigmas) - 2), len(sigmas) - 1
+        return [1.0, 0.0], 1.0
+    return sigmas.tolist(), float(current.flatten()[0])
 
 
 NODE_CLASS_MAPPINGS = {"DitserveLoader": DitserveLoader}

@@ -112,6 +112,13 @@ def model_of(comfy, diffusion_model):
     return made
 
 
+def bar(comfy) -> list[float]:
+    """The shares that were shown, which never fall."""
+    shares = [value / total for value, total in comfy.utils.shown]
+    assert shares == sorted(shares)
+    return shares
+
+
 def error_of(output: torch.Tensor, expected: torch.Tensor) -> float:
     return ((output - expected).abs().max() / expected.abs().max()).item()
 
@@ -131,9 +138,30 @@ def test_the_loader_gives_a_model_that_samples(comfy, served):
     picture = comfy.samplers.sample(patcher.model, noise(1024, 1024), *PROMPTS, 4.0, comfy.samplers.sigmas(2))
     assert picture.shape == (1, 16, 1, 128, 128)
     assert torch.isfinite(picture).all()
-    shares = [value / total for value, total in comfy.utils.shown]
-    assert 0.9 < max(shares) <= 1
-    assert sum(share > 0.5 for share in shares) > len(shares) / 4  # Its second step.
+    assert bar(comfy)[-1] == 1
+
+
+@pytest.mark.parametrize(("evaluated", "done"), [
+    ([1.0, 0.5], [0.5, 1]),
+    ([1.0, 0.75, 0.5, 0.25], [0.5, 0.5, 1, 1]),  # As DPM-2: in the middle of each step too.
+    ([1.0, 0.5, 0.5], [0.5, 1, 1]),  # As Heun's: at the next step's beginning.
+    ([1.05, 0.55], [0.5, 0.5]),  # With noise added before a step.
+])
+def test_the_bar_never_falls_within_a_run_and_begins_anew_with_the_next(comfy, remote, evaluated, done):
+    for _ in range(2):
+        comfy.utils.shown.clear()
+        for sigma, share in zip(evaluated, done, strict=True):
+            current = torch.tensor([sigma])
+            for prompt in PROMPTS:
+                remote(noise(32, 32), current.clamp(max=1), prompt,
+                       transformer_options={"sample_sigmas": comfy.samplers.sigmas(2), "sigmas": current})
+                assert bar(comfy)[-1] == share
+
+
+def test_a_model_that_is_told_no_sigmas_shows_a_whole_pass(comfy, remote):
+    comfy.utils.shown.clear()
+    remote(noise(32, 32), torch.tensor([0.5]), PROMPTS[0])
+    assert bar(comfy)[-1] == 1
 
 
 @pytest.mark.skipif("COMFYUI" not in os.environ, reason="COMFYUI names no checkout of ComfyUI, whose packages are here")
