@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -289,6 +290,48 @@ def test_ctrl_c_ends_the_call_at_the_server_too(server, call):
     assert process.returncode != 0
     assert "KeyboardInterrupt" in told
     await_residency(server.address, idle)
+
+
+def test_a_run_whose_bar_can_not_be_shown_is_ended(client, server, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    run = client.denoise(LONG.prompt_emb, **MINUTES)
+    await_residency(server.address, busy)
+    with pytest.raises(ImportError, match=r"a bar needs tqdm: pip install ditserve\[progress\]"):
+        run.result(bar=True)
+    await_residency(server.address, idle)
+    with pytest.raises(errors.Cancelled):
+        run.result()
+
+
+def test_an_interrupt_in_a_bar_ends_the_run(client, server, loop, monkeypatch):
+    class Bar(contextlib.nullcontext):
+        """tqdm's, in which Ctrl-C comes."""
+
+        def __init__(self, unit: str):
+            super().__init__(self)
+
+        def set_description(self, *_: object, **__: object) -> None:
+            await_residency(server.address, busy)
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "tqdm.auto", types.SimpleNamespace(tqdm=Bar))
+    run = client.denoise(LONG.prompt_emb, **MINUTES)
+    with pytest.raises(KeyboardInterrupt):
+        run.result(bar=True)
+    await_residency(server.address, idle)
+
+    async def show() -> None:
+        async with ditserve.AsyncClient(server.address) as asynchronous:
+            other = asynchronous.denoise(LONG.prompt_emb, **MINUTES)
+            with pytest.raises(KeyboardInterrupt):
+                await other.result(bar=True)
+            await asyncio.to_thread(await_residency, server.address, idle)
+            with pytest.raises(errors.Cancelled):
+                await other.result()
+
+    loop.run_until_complete(show())
+    with pytest.raises(errors.Cancelled):
+        run.result()
 
 
 @pytest.mark.parametrize("method", ["begin_forward", "forward_stream"])

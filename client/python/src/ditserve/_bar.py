@@ -18,7 +18,10 @@ def progress_bar(shown: bool) -> Iterator[Callable[[Any], None]]:
     if not shown:
         yield lambda _: None
         return
-    from tqdm.auto import tqdm
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("a bar needs tqdm: pip install ditserve[progress]") from None
 
     with tqdm(unit="module") as bar:
 

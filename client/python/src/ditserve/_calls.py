@@ -238,6 +238,16 @@ class RunBase(Generic[StreamT, ResultT]):
         """Ends it at the next module; whoever waits for it gets Cancelled."""
         self._stream.cancel()
 
+    @contextmanager
+    def _shown(self, bar: bool) -> Iterator[Callable[[Any], None]]:
+        """Gives what shows a progress. Whatever ends it ends the run."""
+        try:
+            with progress_bar(bar) as show:
+                yield show
+        except BaseException:
+            self.cancel()
+            raise
+
     def _ended(self) -> ResultT:
         if self._result is None:
             raise Internal("the stream ended without a result")
@@ -273,8 +283,8 @@ class Run(RunBase[Stream[ProgressT | ResultT], ResultT], Generic[ProgressT, Resu
         return event  # type: ignore[no-any-return]
 
     def result(self, *, bar: bool = False) -> ResultT:
-        """Waits for the end. bar: shows a tqdm bar meanwhile. Errors: see Client."""
-        with progress_bar(bar) as show:
+        """Waits for the end. bar: shows a tqdm bar meanwhile. Errors: see Client; ImportError where there is no tqdm."""
+        with self._shown(bar) as show:
             for progress in self:
                 show(progress)
         return self._ended()

@@ -12,7 +12,6 @@ import grpc
 import grpc.aio
 
 from . import _requests, reports
-from ._bar import progress_bar
 from ._calls import RunBase
 from ._configured import Configured
 from ._connection import Tls, Token, connect, metadata
@@ -230,8 +229,8 @@ class AsyncRun(RunBase[AsyncStream[ProgressT | ResultT], ResultT], Generic[Progr
         return event  # type: ignore[no-any-return]
 
     async def result(self, *, bar: bool = False) -> ResultT:
-        """Waits for the end. bar: shows a tqdm bar meanwhile. Errors: see Client."""
-        with progress_bar(bar) as show:
+        """Waits for the end. bar: shows a tqdm bar meanwhile. Errors: see Client; ImportError where there is no tqdm."""
+        with self._shown(bar) as show:
             async for progress in self:
                 show(progress)
         return self._ended()
