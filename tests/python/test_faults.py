@@ -116,11 +116,12 @@ def test_a_killed_server_is_an_error_at_once(serve, loop):
             client.models()
 
 
-def test_a_server_that_is_killed_in_mid_load_is_made_up_for_by_the_others(serve, loop):
+@pytest.mark.parametrize("balance", ["round_robin", "least_waiting"])
+def test_a_server_that_is_killed_in_mid_load_is_made_up_for_by_the_others(serve, loop, balance):
     servers = [serve(), serve()]
     inputs = Inputs(side=256)
 
-    async def load(balance: str) -> list[ditserve.reports.Forward]:
+    async def load() -> list[ditserve.reports.Forward]:
         async with ditserve.AsyncClient([one.address for one in servers], balance=balance) as client:
             calls = [asyncio.create_task(client.forward(*inputs.all)) for _ in range(40)]
             _, rest = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +129,7 @@ def test_a_server_that_is_killed_in_mid_load_is_made_up_for_by_the_others(serve,
             servers[0].process.kill()
             return await asyncio.gather(*calls)
 
-    answers = loop.run_until_complete(load("round_robin"))
+    answers = loop.run_until_complete(load())
     assert len({answer.output.tobytes() for answer in answers}) == 1
     with ditserve.Client([one.address for one in servers]) as client:  # By figures, of which one server tells none.
         for _ in range(4):

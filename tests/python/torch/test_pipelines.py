@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -95,12 +96,20 @@ def test_options_that_no_pass_can_have_are_refused_before_a_picture_is_begun(ser
                     ditserve.diffsynth.attach(qwen_image.QwenImagePipeline(device="cpu"), client, **options)
 
 
-def test_a_server_that_is_killed_ends_a_pipeline(serve, numerics):
+def test_a_server_that_is_killed_ends_a_pipeline_in_mid_pass_and_between_passes(serve, numerics):
     server = serve(numerics=numerics)
-    with ditserve.Client(server.address) as client:
-        run = PIPELINES[numerics](client)
-        assert torch.isfinite(run()).all()
+
+    def kill() -> None:
+        await_residency(server.address, lambda one: len(one.riders) == 2)
         server.process.kill()
+
+    with ditserve.Client(server.address) as client:
+        run = PIPELINES[numerics](client, side=2048)
+        killing = threading.Thread(target=kill)
+        killing.start()
+        with pytest.raises(ConnectionError):
+            run()
+        killing.join()
         with pytest.raises(ConnectionError):
             run()
 
@@ -245,13 +254,13 @@ def test_what_a_later_diffsynth_asks_of_its_model_is_refused_by_name(fake):
             pipe.model_fn(**inputs, edit_latents=torch.zeros(1))
 
 
-def test_a_pass_is_begun_while_its_pair_is_computed(serve, numerics):
+def test_the_branches_of_every_step_ride_together(serve, numerics):
     server = serve(numerics=numerics)
     with ditserve.Client(server.address) as client:
         both = []
         begin = client.begin_forward
         client.begin_forward = lambda *inputs, **options: both.append(begin(*inputs, **options)) or both[-1]
-        PIPELINES[numerics](client, side=256)()
-    riders = [one.result().stats.riders for one in both]
-    assert len(riders) == 4
-    assert max(riders) == 2
+        PIPELINES[numerics](client, side=2048, steps=3)()  # Passes that take longer than the other's way to the server.
+        riders = [one.result().stats.riders for one in both]
+    assert len(riders) == 6
+    assert min(riders) == 2

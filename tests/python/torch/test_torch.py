@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -160,3 +162,36 @@ def test_outputs_that_nobody_holds_are_not_waited_for(passes, server):
     del dropped
     await_residency(server.address, idle)
     assert (begin(passes, Inputs()) + 1).shape == (1, 16, 4, 4)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+
+import torch
+
+import ditserve
+
+
+def resident_bytes(kind):
+    told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(told[kind].split()[0]) << 10
+
+
+address, dtype, batch = sys.argv[1:]
+latents, prompt = (torch.ones(int(batch), *rest, dtype=getattr(torch, dtype)) for rest in ((16, 2, 2), (1024, 3584)))
+with ditserve.Client(address) as client:
+    client.forward(latents, 0.5, prompt[:, :1])  # What is made once.
+    Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
+    before = resident_bytes("VmRSS")
+    client.forward(latents, 0.5, prompt)
+    print((resident_bytes("VmHWM") - before) / prompt.nbytes)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no peak of this process can be begun anew")
+@pytest.mark.parametrize(("dtype", "batch"), [("float32", 4), ("bfloat16", 8)])
+def test_a_request_takes_its_message_and_grpcs_copy_and_no_more(server, dtype, batch):
+    done = subprocess.run([sys.executable, "-c", PEAK, server.address, dtype, str(batch)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 1 < float(done.stdout) < 2.5
