@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ import ditserve
 from ditserve._serve import serve
 
 ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTIONS = {"google": "protobuf", "grpc": "grpcio", "numpy": "numpy"}  # Of what is imported of others.
 VRAM_CONFIG = {
     "offload_dtype": "disk", "offload_device": "disk", "onload_dtype": "disk", "onload_device": "disk",
     "preparing_dtype": "torch.bfloat16", "preparing_device": "cuda",
@@ -35,26 +38,59 @@ def build(folder: Path, kind: str) -> Path:
     return folder / "built" / done.stdout.splitlines()[-1]
 
 
-def test_a_wheel_built_of_the_source_distribution_has_all_that_it_needs(tmp_path):
-    (tmp_path / "client").mkdir()
+def install(package: Path, target: Path) -> Path:
+    """Installs a folder or a wheel by pip, as a user does, but for what it needs, and uses it. Returns its metadata."""
+    pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-build-isolation", "--no-deps", "--target", target]
+    done = subprocess.run([*pip, package], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    program = "import ditserve; print(ditserve.__file__); ditserve.Client().close()"
+    done = subprocess.run([sys.executable, "-c", program], cwd=target.parent, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(target)})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(target))
+    (metadata,) = target.glob("*.dist-info")
+    return metadata
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """The package's folder in a clone."""
     ignored = shutil.ignore_patterns("api.binpb", "*.egg-info", "__pycache__", "build")
-    shutil.copytree(ROOT / "client/python", tmp_path / "client/python", ignore=ignored)
-    shutil.copytree(ROOT / "proto", tmp_path / "proto")
-    source = build(tmp_path / "client/python", "sdist")
+    shutil.copytree(ROOT / "client/python", tmp_path / "clone/client/python", ignore=ignored)
+    shutil.copytree(ROOT / "proto", tmp_path / "clone/proto")
+    return tmp_path / "clone/client/python"
+
+
+def test_a_wheel_built_of_the_source_distribution_has_all_that_it_needs(sources, tmp_path):
+    source = build(sources, "sdist")
     shutil.unpack_archive(source, tmp_path / "other/unpacked", filter="data")
     (tmp_path / "other/proto").mkdir()  # Somebody's, where the repository has its own.
     (unpacked,) = (tmp_path / "other/unpacked").iterdir()
     wheel = build(unpacked, "wheel")
     assert wheel.name.endswith("-py3-none-any.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    metadata = install(wheel, tmp_path / "installed")
     assert (tmp_path / "installed/ditserve/py.typed").exists()
-    (license,) = (tmp_path / "installed").glob("*.dist-info/licenses/LICENSE")
-    assert license.read_bytes() == (ROOT / "LICENSE").read_bytes()
-    program = "import ditserve; print(ditserve.__file__); ditserve.Client().close()"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(tmp_path / "installed"))
+    assert (metadata / "licenses/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_package_asks_for_what_its_sources_import(sources, tmp_path):
+    distribution = importlib.metadata.Distribution.at(install(sources, tmp_path / "installed"))
+    required = {re.match(r"[\w-]+", one)[0] for one in distribution.requires if "extra ==" not in one}
+    modules = set((sources / "src/ditserve").glob("*.py"))
+    drop_ins = {module for module in modules if "torch" in imported(module)}
+    assert {module.name for module in drop_ins} == {"_deferred.py", "diffsynth.py", "diffusers.py"}
+    assert required == {DISTRIBUTIONS[name] for module in modules - drop_ins for name in imported(module)}
+
+
+def imported(module: Path) -> set[str]:
+    """What is imported with it, other than its own and Python's."""
+    names = set()
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names
 
 
 @pytest.mark.parametrize(("path", "expected"), [
