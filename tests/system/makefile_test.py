@@ -31,7 +31,7 @@ class MakefileTest(unittest.TestCase):
         scripts = [script.relative_to(ROOT) for folder in ("scripts", "bench") for script in (ROOT / folder).iterdir()
                    if script.is_file()]
         programs = [f"tools/{name}" for name in ("cmake", "ctest", "cpack")]
-        programs += ["tests/gpu/run", "tests/python/run"]
+        programs += ["tests/gpu/run"]
         programs += [f"build/{preset}/bin/{name}" for preset in ("release", "asan") for name in ("ditserve", "ditctl")]
         for program in [self.folder / program for program in (*scripts, *programs)] + [self.cache / "parity/bin/python"]:
             program.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ class MakefileTest(unittest.TestCase):
                 (("fuzz", "SECONDS=5"), ["fuzz", "build/fuzz", f"{self.cache}/fuzz", "5"]),
                 (("soak", "MINUTES=1"), ["soak", "build/release/bin", f"{self.cache}/soak", "1"]),
                 (("parity",), ["python", "scripts/parity/live.py", "--bin", "build/release/bin"]),
-                (("parity",), ["run", f"{self.cache}/parity/bin/python"]),
+                (("test",), ["python-environment", f"{self.cache}/parity", "scripts/parity/requirements.txt"]),
                 (("bench", "AGAINST=/other bin"), ["run", "build/release/bin", "--against", "/other bin"])):
             with self.subTest(arguments):
                 self.assertIn(expected, self.make(*arguments, cache))
