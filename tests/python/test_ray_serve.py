@@ -60,7 +60,8 @@ def example(monkeypatch):
 
 def test_a_replica_has_the_pipeline_and_all_the_servers_in_the_place_of_its_transformer(example, fakes):
     addresses = [fake.address for fake in fakes]
-    replica = example.pictures({"pipeline": "Qwen/Qwen-Image", "addresses": ",".join(addresses)}).deploy()
+    arguments = {"pipeline": "Qwen/Qwen-Image", "addresses": ",".join(addresses)}
+    replica = example.serve.build(example.pictures, arguments).deploy()
     pipe = replica._pipe
     assert (pipe.name, pipe.options) == ("Qwen/Qwen-Image", {"transformer": None, "dtype": "bfloat16"})
     client, options = pipe.transformer
@@ -71,7 +72,7 @@ def test_a_replica_has_the_pipeline_and_all_the_servers_in_the_place_of_its_tran
 
 
 def test_a_request_is_a_picture_of_what_it_asks_for(example, fake):
-    replica = example.pictures({"pipeline": "tiny", "addresses": fake.address}).deploy()
+    replica = example.serve.build(example.pictures, {"pipeline": "tiny", "addresses": fake.address}).deploy()
     answer = replica(example.Request({"prompt": "a cat", "side": "64", "steps": "2", "seed": "5"}))
     assert (answer.content, answer.media_type) == (b"PNG", "image/png")
     assert replica._pipe.asked == {"prompt": "a cat", "negative_prompt": " ", "height": 64, "width": 64,

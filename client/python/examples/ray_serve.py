@@ -41,5 +41,5 @@ class Pictures:
         return Response(written.getvalue(), media_type="image/png")
 
 
-def pictures(arguments: dict[str, str]) -> serve.Application:
+def pictures(arguments: dict) -> serve.Application:
     return Pictures.bind(arguments["pipeline"], arguments["addresses"].split(","))

@@ -59,7 +59,7 @@ def test_a_replica_of_ray_serve_makes_the_picture_that_text_to_image_does(pipeli
     with Server(tmp_path_factory.mktemp("s"), "--model", f"qwen-image={pipeline}/transformer,numerics=diffusers") as server:
         run("text_to_image.py", "--pipeline", pipeline, "--address", server.address, "--prompt", "a cat", "--side", 64,
             "--steps", 4, "--seed", 5, "--output", tmp_path / "cat.png")
-        replica = example.pictures({"pipeline": str(pipeline), "addresses": server.address}).deploy()
+        replica = example.serve.build(example.pictures, {"pipeline": str(pipeline), "addresses": server.address}).deploy()
         asked = {"prompt": "a cat", "side": "64", "steps": "4", "seed": "5"}
         answer = replica(example.Request(asked))
         other = replica(example.Request({**asked, "seed": "6"}))
