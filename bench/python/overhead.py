@@ -1,4 +1,4 @@
-"""What the Python client adds to a pass: wall time at the client less the server's own, over a socket of this machine.
+"""What the Python client adds to a pass: wall time at the client less the server's own, over TCP to 127.0.0.1.
 
 usage: PYTHONPATH=client/python/src:tests/system python bench/python/overhead.py    DITSERVE_BIN, TINY_CHECKPOINT: as for tests
 
@@ -57,7 +57,8 @@ async def measure(address: str) -> dict[tuple[str, int], list[float]]:
 
 with tempfile.TemporaryDirectory() as name:
     folder = Path(name)
-    with Server(folder, "--model", f"tiny={tiny_checkpoint(folder / 'tiny')}") as server:
-        for (client, tokens), overheads in asyncio.run(measure(server.address)).items():
+    model = f"tiny={tiny_checkpoint(folder / 'tiny')}"
+    with Server(folder, "--model", model, "--listen", "127.0.0.1:0") as server:
+        for (client, tokens), overheads in asyncio.run(measure(server.greeting.split()[-1])).items():
             ordered = [1000 * seconds for seconds in sorted(overheads)]
             print(f"{client:12} {tokens:4} tokens  {statistics.median(ordered):5.1f} ({ordered[0]:.1f} to {ordered[-1]:.1f}) ms")
