@@ -4,13 +4,14 @@
 
 Starts a server for a seeded checkpoint of full width and each implementation, runs every case with the installed package's
 transformer and with the server's, and prints the largest difference of the latents, relative to their largest magnitude.
-Exits with 1 if one is above 1e-5 in float32; if in bfloat16 ours are more than twice as far from float32 as the
-package's; or if guidance moves more than 1.1 times the bytes of what has none.
+Exits with 1 if one is above 1e-5 in float32; if in bfloat16 ours are on average (of the cases with guidance, or without)
+more than 1.2 times as far from float32 as the package's; or if guidance moves more than 1.1 times the bytes of what has none.
 """
 
 import argparse
 import dataclasses
 import itertools
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,9 @@ import ditserve.diffusers
 
 HEIGHT, WIDTH, STEPS, SEED, SCALE = 48, 80, 3, 7, 4.0
 KINDS = ("text", "image", "inpaint")  # What a picture is begun from.
-TOLERANCE, MOST_FARTHER, MOST_BYTES = 1e-5, 2.0, 1.1
+# A server rounds to bfloat16 where the package does, and only sums in another order: so of cases together it is farther
+# from float32 by chance alone. (The largest difference of a row of docs/python.md was 1.03 times the package's at most.)
+TOLERANCE, MOST_FARTHER, MOST_BYTES = 1e-5, 1.2, 1.1
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -152,7 +155,7 @@ def compare(package, server: Server, references: References) -> bool:
     """Prints each case; tells whether all are within their bounds."""
     cases = [Case(*case) for case in itertools.product(KINDS, (False, True), package.batches)]
     client = ditserve.Client(server.address)
-    exact, moved, sound = {}, {False: 0, True: 0}, True
+    exact, moved, sound, rounded = {}, {False: 0, True: 0}, True, {False: [], True: []}
     for dtype, dtype_name in DTYPES.items():
         model = references.load(package.numerics, dtype).model
         for case in cases:
@@ -163,9 +166,16 @@ def compare(package, server: Server, references: References) -> bool:
             error = error_of(package.run(case, package.remote(client, dtype), dtype).float(), exact.setdefault(case, local))
             moved[case.guided] += moved_bytes(client) - before
             theirs = error_of(local.float(), exact[case])
-            sound &= error <= (TOLERANCE if dtype == torch.float32 else MOST_FARTHER * theirs)
+            if dtype == torch.float32:
+                sound &= error <= TOLERANCE
+            else:
+                rounded[case.guided].append((error, theirs))
             print(f"{package.numerics:9} {dtype_name:8}  {case!s:24} {error:.1e}"
                   + (f", the package's own {theirs:.1e}" if theirs else ""), flush=True)
+    for guided, errors in rounded.items():
+        ours, theirs = map(statistics.mean, zip(*errors))
+        sound &= ours <= MOST_FARTHER * theirs
+        print(f"{package.numerics:9} bfloat16{', guided' if guided else ''}: {ours / theirs:.2f} times the package's own")
     times = moved[True] / moved[False]
     print(f"{package.numerics:9} guidance moves {times:.2f} times the bytes")
     return sound and times <= MOST_BYTES
