@@ -191,7 +191,10 @@ class StreamReactor final : public grpc::ServerWriteReactor<Message> {
   }
 
   void OnDone() override {
-    call_.reset();  // It may hold the callbacks that hold this.
+    call_.reset();  // It may hold the callbacks that hold this: so what the answer takes is given up here.
+    message_ = {};
+    response_ = {};
+    memory_ = {};
     self_.reset();
   }
 

@@ -322,7 +322,7 @@ TEST_F(DenoiseServiceTest, ProgressHasStepsAndTheLatentsThatWereAskedForAndTheRe
   const std::vector<EndedRequest> ended = observer_.ended();
   ASSERT_EQ(ended.size(), 1u);
   EXPECT_EQ(ended[0].code, absl::StatusCode::kOk);
-  EXPECT_EQ(ended[0].steps, 2);
+  EXPECT_EQ(ended[0].steps, 4);
 }
 
 TEST_F(DenoiseServiceTest, AWrongRequestIsRefusedAndACancelledCallEnds) {
