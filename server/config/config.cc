@@ -112,19 +112,20 @@ absl::Status ReadBudget(YamlMap& map, const std::string& key, const BudgetForm& 
   return absl::OkStatus();
 }
 
-absl::Status ReadModulation(YamlMap& map, ServerConfig& config) {
+// Null for auto.
+absl::Status ReadBytesOrAuto(YamlMap& map, const char* key, std::optional<int64_t>* bytes) {
   std::optional<std::string> text;
-  DITSERVE_RETURN_IF_ERROR(map.ReadString("modulation", &text));
+  DITSERVE_RETURN_IF_ERROR(map.ReadString(key, &text));
   if (!text) return absl::OkStatus();
-  config.modulation_bytes = *text == "auto" ? std::nullopt : ParseSize(*text);
-  if (*text == "auto" || config.modulation_bytes) return absl::OkStatus();
-  return map.Wrong("modulation", "expected auto, or 0 to 2^50 bytes, with KiB, MiB or GiB");
+  *bytes = *text == "auto" ? std::nullopt : ParseSize(*text);
+  if (*text == "auto" || *bytes) return absl::OkStatus();
+  return map.Wrong(key, "expected auto, or 0 to 2^50 bytes, with KiB, MiB or GiB");
 }
 
 absl::Status ReadMemory(YamlMap& map, ServerConfig& config) {
   DITSERVE_RETURN_IF_ERROR(ReadBudget(map, "device_budget", kDeviceBudget, config.device_budget));
   DITSERVE_RETURN_IF_ERROR(ReadBudget(map, "host_budget", kHostBudget, config.host_budget));
-  DITSERVE_RETURN_IF_ERROR(ReadModulation(map, config));
+  DITSERVE_RETURN_IF_ERROR(ReadBytesOrAuto(map, "modulation", &config.modulation_bytes));
   DITSERVE_RETURN_IF_ERROR(ReadBool(map, "follow_pressure", &config.follow_pressure));
   return map.RefuseOthers();
 }

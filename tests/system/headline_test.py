@@ -52,7 +52,7 @@ class HeadlineTest(unittest.TestCase):
         self.assertGreater(some.seconds, headline.loop(headline.H100, modules, headline.BF16)[0].seconds)
 
     def test_as_many_rows_are_kept_as_a_server_keeps_by_default(self):
-        modules, _ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
+        modules, *_ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
         self.assertEqual([headline.rows_by_default(modules, budget) for budget in (1.01e9, 1.77e9, 1.78e9, 1e12)],
                          [28, 49, 50, 50])
 

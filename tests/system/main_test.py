@@ -120,12 +120,14 @@ class MainTest(ProgramTest):
         with Server(self.folder, *flags):
             self.assertEqual(self.run_ditserve(*probe).returncode, 0)
 
-    def test_a_request_has_a_line_of_json(self):
+    def test_a_request_has_a_line_of_json_and_so_has_all_else(self):
         with Server(self.folder, "--model", f"tiny={self.checkpoint}", "--log-format", "json") as server:
             self.assertEqual(server.forward(64).wait(), 0)
             self.assertEqual(server.forward(64, "--profile", "none").wait(), 1)
             server.await_log("NOT_FOUND")
+            self.assertEqual(server.ditctl("budget", "device", "--bytes", "1GiB").returncode, 0)
             lines = [json.loads(line) for line in (self.folder / "log").read_text().splitlines()]
+        self.assertIn("SetBudget: the budget of cpu", lines[-1]["message"])  # Whichever part of the program tells.
         answered, refused = [line for line in lines if line["message"] == "request"]
         self.assertEqual((answered["code"], answered["model"], answered["profile"]), ("OK", "tiny", "disk"))
         self.assertGreater(answered["disk_read_bytes"], 0)
