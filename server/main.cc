@@ -54,6 +54,7 @@ constexpr char kTerminationLog[] = "/dev/termination-log";
 // How long clients have to take the answers of calls that are done: longer than the gate waits for one that reads
 // nothing. Who ends the process waits as much longer than the drain: TimeoutStopSec=, terminationGracePeriodSeconds.
 constexpr absl::Duration kAnswerGrace = absl::Seconds(45);
+static_assert(kAnswerGrace > GateTimeouts().progress);
 
 constexpr absl::Duration kProbeTimeout = absl::Seconds(2);
 

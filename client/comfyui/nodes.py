@@ -202,16 +202,17 @@ class _Shown:
     """ComfyUI's bar, which never falls within a run: several calls may make a step, and some samplers look ahead."""
 
     def __init__(self) -> None:
-        self._schedule: list[float] = []
+        self._run: Any = None  # The tensor of all sigmas, which a run has of its own, mostly.
         self._is_at_first, self._share = False, 0.0
 
     def show(self, told: dict[str, Any], done: float) -> None:
         """done: the share of the call's modules."""
         schedule, current = _sigmas(told)
+        run = told.get("sample_sigmas")
         is_at_first = current >= schedule[0]
-        if schedule != self._schedule or (is_at_first and not self._is_at_first):  # A run begins.
+        if run is None or run is not self._run or (is_at_first and not self._is_at_first):  # A run begins.
             self._share = 0.0
-        self._schedule, self._is_at_first = schedule, is_at_first
+        self._run, self._is_at_first = run, is_at_first
         steps = max(len(schedule) - 1, 1)
         step = min(max(sum(sigma >= current for sigma in schedule), 1), steps) - 1
         self._share = max(self._share, (step + done) / steps)

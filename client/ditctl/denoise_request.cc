@@ -82,11 +82,15 @@ absl::Status FillSchedule(const DenoiseOptions& options, v1::Schedule& schedule)
 
 absl::Status FillNoise(const DenoiseOptions& options, DType dtype, v1::Noise& noise) {
   for (const absl::string_view text : absl::StrSplit(options.seeds, ',')) {
-    int64_t seed = 0;
+    uint64_t seed = 0;
+    int64_t negative = 0;  // torch takes these too, as the same bits.
     if (!absl::SimpleAtoi(text, &seed)) {
-      return absl::InvalidArgumentError(absl::StrCat("--seed: expected integers, found '", text, "'"));
+      if (!absl::SimpleAtoi(text, &negative)) {
+        return absl::InvalidArgumentError(absl::StrCat("--seed: expected integers of 64 bits, found '", text, "'"));
+      }
+      seed = static_cast<uint64_t>(negative);
     }
-    noise.add_seeds(static_cast<uint64_t>(seed));
+    noise.add_seeds(seed);
   }
   noise.set_batch(options.batch.value_or(noise.seeds_size()));
   noise.set_dtype(ToProto(dtype));
@@ -207,6 +211,9 @@ absl::StatusOr<v1::DenoiseRequest> MakeDenoiseRequest(const DenoiseOptions& opti
   }
   if (options.mask) DITSERVE_RETURN_IF_ERROR(ReadPicture(*options.mask, "mask", dtype, *request.mutable_mask()));
   if (options.resume) DITSERVE_RETURN_IF_ERROR(ResumeLoop(*options.resume, options.first_step, request));
+  if (request.ByteSizeLong() > static_cast<size_t>(kMaxMessageBytes)) {
+    return absl::InvalidArgumentError("the inputs would exceed the 2 GiB that a message can hold");
+  }
   return request;
 }
 

@@ -199,7 +199,7 @@ class Needs {
     }
     return computing;
   }
-  // In float8 nothing is published: it takes no longer than in bfloat16.
+  // Of float8 no speed is kept (published_speeds.cc): it takes no longer than bfloat16.
   bool IsTimed(at::ScalarType arithmetic) const {
     return speeds_.computing && (arithmetic == at::kBFloat16 || arithmetic == at::kFloat8_e4m3fn);
   }

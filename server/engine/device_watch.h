@@ -28,6 +28,9 @@ class DeviceWatch {
               std::function<void(const absl::Status&)> lost);
   ~DeviceWatch();
 
+  // The devices have begun: from here on they are to answer soon.
+  void Begun() { answer_.Begun(); }
+
  private:
   void Ask();
   void LookForAnswers();

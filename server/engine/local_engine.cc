@@ -95,6 +95,7 @@ class LocalEngineImpl final : public LocalEngine {
       computing.push_back({device.device, device.executor.get()});
       arenas.push_back(device.arena.get());
     }
+    if (watch_ != nullptr) watch_->Begun();
     residency_ = std::make_unique<ResidencyManager>(options.residency, std::move(computing), std::move(arenas),
                                                     &ledger_, transfers_.get(), &clock_);
     guard_ = std::make_unique<PressureGuard>(std::move(all), residency_.get());
@@ -264,7 +265,7 @@ class LocalEngineImpl final : public LocalEngine {
       if (bytes == 0 || bytes >= kUsualSteps * row_bytes) continue;
       spdlog::warn(
           "{}: of model {} modulation of {} timesteps is kept: a loop of {} steps moves a third of the weights again "
-          "at each other step, unless memory.modulation is {} bytes",
+          "at each step beyond those, unless memory.modulation is {} bytes",
           each.device->name(), model.name, bytes / row_bytes, kUsualSteps, kUsualSteps * row_bytes);
     }
   }

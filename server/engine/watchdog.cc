@@ -96,11 +96,16 @@ void AnswerDeadline::Answered() {
   asked_ = nullptr;
 }
 
+void AnswerDeadline::Begun() {
+  const absl::MutexLock lock(&mutex_);
+  most_ = kMost;
+}
+
 absl::Status AnswerDeadline::Look(absl::Duration now) {
   const absl::MutexLock lock(&mutex_);
   if (asked_ != nullptr) age_ += std::min(now - looked_, ProgressDeadline::kMostALook);
   looked_ = now;
-  if (asked_ == nullptr || age_ <= kMost) return absl::OkStatus();
+  if (asked_ == nullptr || age_ <= most_) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrFormat("%s is lost: it has not answered for %s", asked_->name(), absl::FormatDuration(age_)));
 }

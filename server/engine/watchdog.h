@@ -92,16 +92,22 @@ class Watchdog {
 class AnswerDeadline {
  public:
   static constexpr absl::Duration kMost = absl::Seconds(10);
+  // While the server begins: a driver that loads or compiles kernels for the first time may answer nobody meanwhile.
+  static constexpr absl::Duration kMostAtStart = absl::Seconds(60);
 
   // `device` is asked, and must outlive it. Begins anew where another was.
   void Asked(const Device& device) ABSL_LOCKS_EXCLUDED(mutex_);
   void Answered() ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // The start is over.
+  void Begun() ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Unavailable, and why, if it should have answered long ago.
   absl::Status Look(absl::Duration now) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   absl::Mutex mutex_;
+  absl::Duration most_ ABSL_GUARDED_BY(mutex_) = kMostAtStart;
   const Device* asked_ ABSL_GUARDED_BY(mutex_) = nullptr;
   absl::Duration age_ ABSL_GUARDED_BY(mutex_);  // Of the question.
   absl::Duration looked_ ABSL_GUARDED_BY(mutex_);

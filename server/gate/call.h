@@ -42,6 +42,7 @@ struct Call {
   Headers headers;          // That are being read: the request's, later the response's.
   size_t header_bytes = 0;  // Of the request.
   std::optional<Doorman::Call> admitted;
+  bool is_work = false;  // It was let in, and is no probe.
   bool is_refused = false;
 
   PassingBytes request;

@@ -57,6 +57,8 @@ void Connection::OnRequestHeaders(Call& call) {
       host_.doorman->LetIn(ValueOf(call.headers, ":path"), ValueOf(call.headers, "authorization"), probes_);
   if (!admitted.ok()) return Refuse(call, admitted.status());
   call.admitted = *std::move(admitted);
+  call.is_work = !call.admitted->method->is_probe;
+  has_worked_ |= call.is_work;
   // Nobody behind the gate needs the secret; who calls they are told here.
   call.headers.erase(std::remove_if(call.headers.begin(), call.headers.end(),
                                     [](const auto& header) {
@@ -192,9 +194,9 @@ void Connection::OnServerPong() {
 void Connection::OnClientClosed(int32_t client_id) {
   const auto call = calls_.find(client_id);
   if (call == calls_.end()) return;
+  if (call->second->is_work) idle_since_ = host_.clock->Now();
   Leave(*call->second);
   calls_.erase(call);
-  idle_since_ = host_.clock->Now();
 }
 
 void Connection::OnResponseHeaders(Call& call, bool is_first, bool is_last) {
@@ -302,13 +304,14 @@ void Connection::FinishDrain() {
                         NGHTTP2_NO_ERROR, nullptr, 0);
 }
 
-std::optional<absl::Duration> Connection::IdleSince() const {
-  const bool has_calls = std::any_of(calls_.begin(), calls_.end(), [](const auto& entry) {
-    const std::optional<Doorman::Call>& admitted = entry.second->admitted;
-    return admitted && !admitted->method->is_probe;
-  });
-  if (has_calls || !leaving_.empty()) return std::nullopt;
-  return idle_since_;
+std::optional<Connection::Idleness> Connection::Idle() const {
+  const auto works = [](const Doorman::Call& call) { return !call.method->is_probe; };
+  const bool has_work =
+      std::any_of(calls_.begin(), calls_.end(), [](const auto& entry) { return entry.second->is_work; }) ||
+      std::any_of(leaving_.begin(), leaving_.end(), works) ||
+      std::any_of(leaving_next_.begin(), leaving_next_.end(), works);
+  if (has_work) return std::nullopt;
+  return Idleness(has_worked_, idle_since_);
 }
 
 void Connection::Dismiss() {

@@ -59,8 +59,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void Tick();
   // Takes no new call; closes when those under way have ended.
   void Drain();
-  // Since when there has been no call, or only probes; none while there is one.
-  std::optional<absl::Duration> IdleSince() const;
+  // Whether there has been a call, and since when there is none; null while there is one. Probes, and what was refused
+  // as it came, are no calls here.
+  using Idleness = std::pair<bool, absl::Duration>;
+  std::optional<Idleness> Idle() const;
   // Tells the client to come again, and closes.
   void Dismiss();
   // At once, whatever the server has seen.
@@ -109,7 +111,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::unique_ptr<Http2Session> client_, server_;
   Doorman::Probes probes_;
   std::map<int32_t, std::unique_ptr<Call>> calls_;  // By the client's stream.
-  absl::Duration idle_since_ = born_;               // When the last of them ended.
+  bool has_worked_ = false;
+  absl::Duration idle_since_ = born_;  // When the last call ended that was work.
 
   bool client_has_acknowledged_ = false;  // Our settings.
   std::optional<absl::Duration> header_block_since_, client_ping_sent_;

@@ -46,7 +46,9 @@ Door::Door(asio::io_context& io, const DoorOptions& door, const GateOptions& gat
   host_.bytes_freed = [this] { RetryMessages(); };
   host_.random = [this] { return std::uniform_real_distribution<double>()(random_); };
   host_.refused = [this](const absl::Status& why) {
-    spdlog::debug("refused at the address of {}: {}", name_, std::string(why.message()));
+    if (spdlog::should_log(spdlog::level::debug)) {
+      spdlog::debug("refused at the address of {}: {}", name_, std::string(why.message()));
+    }
     const absl::MutexLock lock(&mutex_);
     ++refused_[why.code()];
   };
@@ -81,11 +83,11 @@ void Door::Accept(Socket socket) {
 
 std::shared_ptr<Connection> Door::IdleLongest() const {
   std::shared_ptr<Connection> longest;
-  absl::Duration since = absl::InfiniteDuration();
+  std::optional<Connection::Idleness> most;
   for (const std::shared_ptr<Connection>& connection : connections_) {
-    const std::optional<absl::Duration> idle_since = connection->IdleSince();
-    if (!idle_since || *idle_since >= since) continue;
-    since = *idle_since;
+    const std::optional<Connection::Idleness> idle = connection->Idle();
+    if (!idle || (most && *idle >= *most)) continue;
+    most = idle;
     longest = connection;
   }
   return longest;

@@ -49,7 +49,7 @@ class Door {
        const Clock* clock, std::function<void()> changed);
 
   void Accept(Socket socket);
-  // The connection that has had no call for longest; null where each has one.
+  // One that has had no call, else the one that has had none for longest; null where each has one.
   std::shared_ptr<Connection> IdleLongest() const;
   absl::StatusOr<std::unique_ptr<ByteStream>> ConnectServer();
   void RetryMessages();

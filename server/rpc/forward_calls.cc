@@ -96,7 +96,6 @@ class ForwardReactor final : public grpc::ServerUnaryReactor {
   // `memory`: of the answer.
   void Submit(Engine& engine, Executor& encoder, ForwardCall call, Quota::Hold memory, const OutputForm& form) {
     memory_ = std::move(memory);
-    report_.SetCall(call);
     call_ = engine.Submit(std::move(call), nullptr, [this, &encoder, form](absl::StatusOr<ForwardResult> result) {
       if (!result.ok()) return End(result.status());
       encoder.Post([this, form, result = *std::move(result)]() mutable {
@@ -153,7 +152,6 @@ class StreamReactor final : public grpc::ServerWriteReactor<Message> {
   // `memory`: of the answer. `modules_total`: as far as is known.
   void Submit(Engine& engine, Executor& encoder, ForwardCall call, Quota::Hold memory, int modules_total) {
     memory_ = std::move(memory);
-    report_.SetCall(call);
     ForwardProgress queued;
     queued.modules_total = modules_total;
     if (call.denoising) queued.steps_done = call.denoising->first_step;
@@ -194,6 +192,10 @@ class StreamReactor final : public grpc::ServerWriteReactor<Message> {
     call_.reset();  // It may hold the callbacks that hold this: so what the answer takes is given up here.
     message_ = {};
     response_ = {};
+    {
+      absl::MutexLock lock(&mutex_);
+      newest_.reset();
+    }
     memory_ = {};
     self_.reset();
   }
@@ -268,6 +270,34 @@ class StreamReactor final : public grpc::ServerWriteReactor<Message> {
   std::optional<grpc::Status> outcome_ ABSL_GUARDED_BY(mutex_);    // The engine is done.
 };
 
+struct Accepted : DecodedForward {
+  Quota::Hold answer;
+};
+
+// What `decode` makes of a request, as it may be submitted, with memory for its answer. Errors: those of `decode`;
+// ResourceExhausted.
+absl::StatusOr<Accepted> Accept(const grpc::CallbackServerContext& context, Report& report, Quota& answers,
+                                absl::FunctionRef<absl::StatusOr<DecodedForward>()> decode) {
+  absl::StatusOr<DecodedForward> decoded;
+  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { decoded = decode(); }));
+  DITSERVE_RETURN_IF_ERROR(decoded.status());
+  report.SetCall(decoded->call);
+  const int64_t bytes = AnswerBytes(decoded->call);
+  if (bytes > answers.limit()) {
+    return FieldError("request",
+                      absl::StrCat("its answer takes ", bytes, " bytes, expected at most ", answers.limit(),
+                                   ", which is answer_memory"),
+                      absl::StatusCode::kResourceExhausted);
+  }
+  Quota::Hold answer = answers.Take(bytes);
+  if (!answer) {
+    return absl::ResourceExhaustedError(absl::StrCat("answer_memory: of ", answers.limit(), " bytes ", answers.held(),
+                                                     " are other calls'; the answer to this one takes ", bytes));
+  }
+  decoded->call.deadline = absl::Now() + TimeLeft(context);
+  return Accepted{*std::move(decoded), std::move(answer)};
+}
+
 template <typename Reactor>
 auto* Refuse(grpc::CallbackServerContext* context, Report report, const absl::Status& why) {
   const grpc::Status end = EndOfCall(why, *context);
@@ -279,10 +309,6 @@ auto* Refuse(grpc::CallbackServerContext* context, Report report, const absl::St
 
 }  // namespace
 
-struct ForwardCalls::Accepted : DecodedForward {
-  Quota::Hold answer;
-};
-
 ForwardCalls::ForwardCalls(Engine* engine, RequestDecoder decoder, int64_t answer_bytes,
                            std::vector<RequestObserver*> observers)
     : engine_(*engine),
@@ -291,32 +317,11 @@ ForwardCalls::ForwardCalls(Engine* engine, RequestDecoder decoder, int64_t answe
       answers_(answer_bytes),
       encoder_([] {}) {}
 
-absl::StatusOr<ForwardCalls::Accepted> ForwardCalls::Accept(
-    const grpc::CallbackServerContext& context, absl::FunctionRef<absl::StatusOr<DecodedForward>()> decode) {
-  absl::StatusOr<DecodedForward> decoded;
-  DITSERVE_RETURN_IF_ERROR(CatchStatus([&] { decoded = decode(); }));
-  DITSERVE_RETURN_IF_ERROR(decoded.status());
-  const int64_t bytes = AnswerBytes(decoded->call);
-  if (bytes > answers_.limit()) {
-    return FieldError("request",
-                      absl::StrCat("its answer takes ", bytes, " bytes, expected at most ", answers_.limit(),
-                                   ", which is answer_memory"),
-                      absl::StatusCode::kResourceExhausted);
-  }
-  Quota::Hold answer = answers_.Take(bytes);
-  if (!answer) {
-    return absl::ResourceExhaustedError(absl::StrCat("answer_memory: of ", answers_.limit(), " bytes ", answers_.held(),
-                                                     " are other calls'; the answer to this one takes ", bytes));
-  }
-  decoded->call.deadline = absl::Now() + TimeLeft(context);
-  return Accepted{*std::move(decoded), std::move(answer)};
-}
-
 grpc::ServerUnaryReactor* ForwardCalls::Serve(grpc::CallbackServerContext* context, const char* rpc,
                                               MakeRequest make_request, Answer answer) {
   Report report(observers_, rpc, *context);
   const v1::ForwardRequest* request = nullptr;
-  absl::StatusOr<Accepted> accepted = Accept(*context, [&]() -> absl::StatusOr<DecodedForward> {
+  absl::StatusOr<Accepted> accepted = Accept(*context, report, answers_, [&]() -> absl::StatusOr<DecodedForward> {
     DITSERVE_ASSIGN_OR_RETURN(request, make_request());
     return decoder_.Decode(*request, engine_.Models());
   });
@@ -338,7 +343,8 @@ grpc::ServerWriteReactor<v1::ForwardStreamResponse>* ForwardCalls::ServeStream(g
                                                                                const v1::ForwardRequest& request) {
   using Reactor = StreamReactor<v1::ForwardStreamResponse>;
   Report report(observers_, rpc, *context);
-  absl::StatusOr<Accepted> accepted = Accept(*context, [&] { return decoder_.Decode(request, engine_.Models()); });
+  absl::StatusOr<Accepted> accepted =
+      Accept(*context, report, answers_, [&] { return decoder_.Decode(request, engine_.Models()); });
   if (!accepted.ok()) return Refuse<Reactor>(context, std::move(report), accepted.status());
   const OutputForm form = FormOf(request, *accepted);
   const auto reactor = Reactor::Make(context, std::move(report),
@@ -358,7 +364,7 @@ grpc::ServerWriteReactor<v1::DenoiseResponse>* ForwardCalls::ServeDenoise(grpc::
   using Reactor = StreamReactor<v1::DenoiseResponse>;
   Report report(observers_, "Denoise", *context);
   absl::StatusOr<Accepted> accepted =
-      Accept(*context, [&] { return decoder_.DecodeDenoise(request, engine_.Models()); });
+      Accept(*context, report, answers_, [&] { return decoder_.DecodeDenoise(request, engine_.Models()); });
   if (!accepted.ok()) return Refuse<Reactor>(context, std::move(report), accepted.status());
   const int64_t steps = accepted->call.denoising->schedule.steps();
   const auto reactor = Reactor::Make(context, std::move(report),

@@ -52,13 +52,6 @@ class ForwardCalls {
                                                               const v1::DenoiseRequest& request);
 
  private:
-  struct Accepted;
-
-  // What `decode` makes of a request, as it may be submitted, with the memory of its answer. Errors: those of `decode`;
-  // ResourceExhausted.
-  absl::StatusOr<Accepted> Accept(const grpc::CallbackServerContext& context,
-                                  absl::FunctionRef<absl::StatusOr<DecodedForward>()> decode);
-
   Engine& engine_;
   const RequestDecoder decoder_;
   const std::vector<RequestObserver*> observers_;

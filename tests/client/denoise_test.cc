@@ -28,13 +28,13 @@ class DenoiseCommandTest : public DitctlTest {
 };
 
 TEST_F(DenoiseCommandTest, SendsAMadeUpPromptAndASeedAndShowsStepsAndWhatCameBack) {
-  EXPECT_EQ(Denoise({"--seed", "7", "--profile", "disk"}), kOk) << err.str();
+  EXPECT_EQ(Denoise({"--seed", "18446744073709551615", "--profile", "disk"}), kOk) << err.str();
   const v1::DenoiseRequest& request = server.denoise_request;
   EXPECT_EQ(request.profile(), "disk");
   EXPECT_EQ(request.height(), 32);
   EXPECT_EQ(request.schedule().steps(), 4);
   EXPECT_EQ(request.schedule().shift_case(), v1::Schedule::SHIFT_NOT_SET);
-  EXPECT_EQ(request.noise().seeds(0), 7u);
+  EXPECT_EQ(request.noise().seeds(0), 18446744073709551615u);
   EXPECT_EQ(request.noise().dtype(), v1::DTYPE_BFLOAT16);
   EXPECT_EQ(request.prompt().emb().shape(1), 5);
   EXPECT_FALSE(request.has_negative_prompt());
@@ -210,7 +210,7 @@ TEST_F(DenoiseCommandTest, WhatDoesNotGoTogetherIsToldBeforeAnythingIsSent) {
         {{"--strength", "0.5"}, "--strength needs --image"},
         {{"--mask", "x.npy"}, "--mask needs --image"},
         {{"--image", "none.npy"}, "none.npy"},
-        {{"--seed", "1,x"}, "--seed: expected integers, found 'x'"},
+        {{"--seed", "1,x"}, "--seed: expected integers of 64 bits, found 'x'"},
         {{"--join", "later"}, "--join: expected auto, immediate or wait, found 'later'"},
         {{"--step-cache", "0.1"}, "--step-cache: expected first-block:THRESHOLD or tea:THRESHOLD, found '0.1'"},
         {{"--step-cache", "tea:much"},

@@ -32,9 +32,17 @@ def client(fakes):
 
 
 def test_every_server_is_asked_and_of_models_alike_either_is_given(client, fakes):
-    fakes[1].answers = [models(state=1)]  # It loads still.
     assert served_model(client, {}, "diffusers").name == "tiny"
     assert [len(fake.requests) for fake in fakes] == [1, 1]
+
+
+def test_a_server_that_loads_is_passed_over_where_another_does_not(client, fakes):
+    loading = _api.v1("ListModelsResponse")(models=[{"name": "tiny", "type": "QwenImageDiT", "state": 1}])
+    fakes[0].answers = [loading.SerializeToString()]
+    assert served_model(client, {}, "diffusers").blocks == 1
+    fakes[1].answers = [loading.SerializeToString()]
+    with pytest.raises(errors.Unavailable, match=f"{re.escape(fakes[0].address)}: model: 'tiny' is loading"):
+        served_model(client, {}, "diffusers")
 
 
 @pytest.mark.parametrize(("other", "found"), [
@@ -61,7 +69,7 @@ def test_a_server_without_the_model_is_named(client, fakes):
     grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED])
 @pytest.mark.parametrize("out", [0, 1])
 def test_a_server_that_is_out_of_reach_is_passed_over_where_another_answers(client, fakes, out, code):
-    fakes[out].answers = [details(code, "not now")]
+    fakes[out].answers = [details(code, "not now", RetryInfo={"retry_delay": {"seconds": 3600}})]  # Which nobody waits for.
     assert served_model(client, {}, "diffusers").name == "tiny"
     fakes[1 - out].answers = [models("diffsynth")]
     with pytest.raises(ValueError, match=re.escape(fakes[1 - out].address)):

@@ -150,18 +150,30 @@ def test_the_loader_gives_a_model_that_samples(comfy, served):
 def test_the_bar_never_falls_within_a_run_and_begins_anew_with_the_next(comfy, remote, evaluated, done):
     for _ in range(2):
         comfy.utils.shown.clear()
+        sigmas = comfy.samplers.sigmas(2)
         for sigma, share in zip(evaluated, done, strict=True):
             current = torch.tensor([sigma])
             for prompt in PROMPTS:
                 remote(noise(32, 32), current.clamp(max=1), prompt,
-                       transformer_options={"sample_sigmas": comfy.samplers.sigmas(2), "sigmas": current})
+                       transformer_options={"sample_sigmas": sigmas, "sigmas": current})
                 assert bar(comfy)[-1] == share
 
 
+def test_the_bar_of_a_run_of_one_step_begins_anew_too(comfy, remote):
+    for _ in range(2):
+        comfy.utils.shown.clear()
+        remote(noise(32, 32), torch.tensor([1.0]), PROMPTS[0],
+               transformer_options={"sample_sigmas": comfy.samplers.sigmas(1), "sigmas": torch.tensor([1.0])})
+        assert bar(comfy)[0] < 1
+        assert bar(comfy)[-1] == 1
+
+
 def test_a_model_that_is_told_no_sigmas_shows_a_whole_pass(comfy, remote):
-    comfy.utils.shown.clear()
-    remote(noise(32, 32), torch.tensor([0.5]), PROMPTS[0])
-    assert bar(comfy)[-1] == 1
+    for _ in range(2):
+        comfy.utils.shown.clear()
+        remote(noise(32, 32), torch.tensor([0.5]), PROMPTS[0])
+        assert bar(comfy)[0] < 1
+        assert bar(comfy)[-1] == 1
 
 
 @pytest.mark.skipif("COMFYUI" not in os.environ, reason="COMFYUI names no checkout of ComfyUI, whose packages are here")

@@ -179,6 +179,8 @@ TEST_F(WatchdogTest, WhereNothingRidesNothingIsAsked) {
 
 class AnswerDeadlineTest : public ::testing::Test {
  protected:
+  AnswerDeadlineTest() { deadline_.Begun(); }
+
   absl::Status LookFor(int seconds) {
     absl::Status status;
     for (int i = 0; i < seconds; ++i) status.Update(deadline_.Look(now_ += kSecond));
@@ -194,6 +196,15 @@ TEST_F(AnswerDeadlineTest, ADeviceThatDoesNotAnswerIsLostAfterTenSecondsAndItIsT
   deadline_.Asked(device_);
   EXPECT_THAT(LookFor(10), IsOk());
   EXPECT_THAT(LookFor(1), StatusIs(absl::StatusCode::kUnavailable, "cpu is lost: it has not answered for 11s"));
+}
+
+TEST_F(AnswerDeadlineTest, WhileItBeginsADeviceHasAMinute) {
+  AnswerDeadline starting;
+  starting.Asked(device_);
+  absl::Status status;
+  for (int i = 0; i < 60; ++i) status.Update(starting.Look(now_ += kSecond));
+  EXPECT_THAT(status, IsOk());
+  EXPECT_THAT(starting.Look(now_ += kSecond), StatusIs(absl::StatusCode::kUnavailable, "not answered for 1m1s"));
 }
 
 TEST_F(AnswerDeadlineTest, EachAnswerHasTenSeconds) {

@@ -126,18 +126,24 @@ TEST_F(ConnectionTest, ACallOfAClientThatHasGoneIsCountedUntilTheServerHasSeenIt
 }
 
 TEST_F(ConnectionTest, IsIdleOnceTheServerHasSeenItsLastCallEnd) {
-  EXPECT_EQ(world_.IdleSince(), absl::ZeroDuration());
-  Call(1);
-  Begin(1, 10);
+  using Idleness = Connection::Idleness;
+  EXPECT_EQ(world_.Idle(), Idleness(false, absl::ZeroDuration()));
+  world_.Pass(absl::Seconds(1));
+  Call(1, "/s/None");
+  EXPECT_THAT(world_.refused(), StatusIs(absl::StatusCode::kUnimplemented, "/s/None"));
+  EXPECT_EQ(world_.Idle(),
+            Idleness(false, absl::ZeroDuration()));  // Who asks for what nobody has is as idle as before.
+  Call(3);
+  Begin(3, 10);
   ASSERT_EQ(world_.server()->calls().size(), 1u);
   world_.Pass(absl::Seconds(1));
-  world_.client().Send(RawHttp2::FrameBytes(RawHttp2::kReset, 0, 1, RawHttp2::Number(NGHTTP2_CANCEL)));
+  world_.client().Send(RawHttp2::FrameBytes(RawHttp2::kReset, 0, 3, RawHttp2::Number(NGHTTP2_CANCEL)));
   while (!world_.server()->calls().empty()) {
-    EXPECT_FALSE(world_.IdleSince().has_value());
+    EXPECT_FALSE(world_.Idle().has_value());
     world_.Step();
   }
   world_.Settle();
-  EXPECT_EQ(world_.IdleSince(), absl::Seconds(1));
+  EXPECT_EQ(world_.Idle(), Idleness(true, absl::Seconds(2)));
 }
 
 TEST_F(ConnectionTest, ARequestThatEndsWithoutItsMessageIsRefused) {

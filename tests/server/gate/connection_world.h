@@ -143,7 +143,7 @@ class ConnectionWorld {
   // Why a call was refused last.
   const absl::Status& refused() const { return refused_; }
   bool is_closed() const { return times_closed_ > 0; }
-  std::optional<absl::Duration> IdleSince() const { return connection_->IdleSince(); }
+  std::optional<Connection::Idleness> Idle() const { return connection_->Idle(); }
 
   // Until nothing happens any more.
   void Settle() {

@@ -231,6 +231,7 @@ TEST_F(ForwardTest, AnswersTakeNoMoreMemoryThanTheyMay) {
   EXPECT_THAT(never, Refused(StatusCode::RESOURCE_EXHAUSTED, "its answer takes 2048 bytes, expected at most 2047"));
   EXPECT_FALSE(IsRetryable(never));
   EXPECT_EQ(engine_.submitted(), 1u);
+  for (const EndedRequest& ended : observer_.ended()) EXPECT_EQ(ended.model, "tiny");
   call->Answer(TinyResult());
   EXPECT_THAT(first.Wait(), IsServed());
   while (server_->Figures().answer_bytes > 0) {

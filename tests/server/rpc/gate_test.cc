@@ -99,12 +99,13 @@ class GateTest : public ServerTest {
     RawHttp2::Frame frame;
     ASSERT_TRUE(client.Await(RawHttp2::kPing, frame));
   }
-  static void BeginProbe(RawHttp2& client, const std::string& path, uint32_t stream = 1) {
+  static void Begin(RawHttp2& client, const std::string& path, uint32_t stream = 1) {
     client.SendFrame(RawHttp2::kHeaders, RawHttp2::kEndHeaders, stream, RawHttp2::Call(path));
     client.SendFrame(RawHttp2::kData, RawHttp2::kEndStream, stream, std::string(5, '\0'));
   }
-  static void AwaitCheck(RawHttp2& client, uint32_t stream) {
-    BeginProbe(client, "/grpc.health.v1.Health/Check", stream);
+  static constexpr char kCheck[] = "/grpc.health.v1.Health/Check";
+  static void AwaitAnswer(RawHttp2& client, const std::string& path, uint32_t stream) {
+    Begin(client, path, stream);
     RawHttp2::Frame frame;
     do {
       ASSERT_TRUE(client.Read(frame));
@@ -510,18 +511,19 @@ TEST_F(GateTest, TurnsAConnectionAwayWhereAllHaveCalls) {
   EXPECT_THAT(accepted.Wait(), IsServed());
 }
 
-TEST_F(GateTest, WhoHasHadNoCallForLongestMakesRoomForWhoComes) {
+TEST_F(GateTest, WhoHasHadNoCallMakesRoomForWhoComes) {
   ServeWith([](GrpcServerOptions& options) { options.limits.max_connections = 2; });
   RawHttp2 first(server_->address()), second(server_->address());
   Greet(first);
+  AwaitAnswer(first, "/ditserve.v1.ModelService/ListModels", 1);
   Greet(second);
-  AwaitCheck(first, 1);
+  AwaitAnswer(second, kCheck, 1);  // Probes are no calls here.
   EXPECT_THAT(CheckAnew(), IsServed());
   RawHttp2::Frame frame;
   ASSERT_TRUE(second.Await(RawHttp2::kGoAway, frame));
   EXPECT_EQ(frame.payload.substr(4), RawHttp2::Number(0));  // No error.
   second.AwaitEnd();
-  AwaitCheck(first, 3);
+  AwaitAnswer(first, kCheck, 3);
   EXPECT_EQ(server_->Figures().doors[0].turned_away, 1);
 }
 
@@ -529,7 +531,7 @@ TEST_F(GateTest, WhoWatchesHealthKeepsNobodyOut) {
   ServeWith([](GrpcServerOptions& options) { options.limits.max_connections = 1; });
   RawHttp2 watching(server_->address());
   Greet(watching);
-  BeginProbe(watching, "/grpc.health.v1.Health/Watch");
+  Begin(watching, "/grpc.health.v1.Health/Watch");
   RawHttp2::Frame frame;
   ASSERT_TRUE(watching.Await(RawHttp2::kData, frame));
   EXPECT_THAT(CheckAnew(), IsServed());

@@ -59,7 +59,8 @@ class Session:
 
     def attempts(self, timeout: float | None, beside: str = "", only: str = "") -> Attempts:
         servers = Servers([only], "round_robin") if only else self._servers
-        attempts = Attempts(servers, self._retries, timeout, beside)
+        retries = 0 if only and len(self.addresses) > 1 else self._retries  # The others are asked beside it.
+        attempts = Attempts(servers, retries, timeout, beside)
         if not beside:  # Else there is nothing to choose, and who waits for figures may miss the sweep.
             self._ask_for_figures(servers.claim_asking(), attempts.patience())
         return attempts

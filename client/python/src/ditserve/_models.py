@@ -20,13 +20,13 @@ _ALIKE = ("name", "type", "blocks", "parameters", "stored_bytes", "numerics")
 def served_model(client: Client, options: Mapping[str, Any], numerics: str) -> Model:
     """The model that passes with these options are of: of that name, or the only one, and alike at every server.
 
-    Of several servers those that are gone, silent or full now are passed over, where another answers.
+    Of several servers those that are gone, silent, full or loading now are passed over, where another answers.
 
-    Errors: NotFound where a server has no such model or profile; ValueError where its model's arithmetic is another than
+    Errors: Unavailable where the model is loading; NotFound where a server has no such model or profile; ValueError where its model's arithmetic is another than
     the pipeline's, or its model another than the first one's.
     """
     told = _ask_each(client, _requests.models())
-    models = {address: _of_name(each, options.get("model", ""), address) for address, each in told.items()}
+    models = _loaded({address: _of_name(each, options.get("model", ""), address) for address, each in told.items()})
     for address, model in models.items():
         if model.numerics != numerics:
             expected = f"expected `numerics: {numerics}`; the server has {model.numerics}'s"
@@ -58,6 +58,15 @@ def _of_name(models: Sequence[Model], name: str, address: str) -> Model:
         names = ", ".join(model.name for model in models)
         raise NotFound(f"{address}: model: expected one of {names}; found {name!r}", field="model")
     return found[0]
+
+
+def _loaded(models: Mapping[str, Model]) -> dict[str, Model]:
+    """Of one that loads still no more than the name is known."""
+    loaded = {address: model for address, model in models.items() if model.state == "ready"}
+    if not loaded:
+        (address, model), *_ = models.items()
+        raise Unavailable(f"{address}: model: {model.name!r} is loading", field="model")
+    return loaded
 
 
 def _require_profile(client: Client, profile: str) -> None:
