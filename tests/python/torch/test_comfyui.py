@@ -20,7 +20,7 @@ from ditserve import _api
 
 HERE = Path(__file__).parent
 MODELS = _api.v1("ListModelsResponse")(
-    models=[{"name": "tiny", "numerics": _api.number("Numerics", "diffusers")}]).SerializeToString()
+    models=[{"state": 2, "name": "tiny", "numerics": _api.number("Numerics", "diffusers")}]).SerializeToString()
 PROMPTS = [torch.from_numpy(Inputs(tokens=tokens).prompt_emb) for tokens in (5, 2)]
 
 

@@ -238,7 +238,7 @@ def test_what_a_later_diffsynth_asks_of_its_model_is_refused_by_name(fake):
     inputs = {"latents": torch.zeros(1, 16, 4, 4), "timestep": torch.tensor([500.0]), "prompt_emb": PROMPT,
               "prompt_emb_mask": torch.ones(1, 5, dtype=torch.int64), "cfg_scale": 4.0}
     fake.answers = [_api.v1("ListModelsResponse")(
-        models=[{"name": "tiny", "numerics": _api.number("Numerics", "diffsynth")}]).SerializeToString()]
+        models=[{"state": 2, "name": "tiny", "numerics": _api.number("Numerics", "diffsynth")}]).SerializeToString()]
     with ditserve.Client(fake.address) as client:
         pipe = Pipeline()
         for _ in range(2):  # A pipeline may be attached again.

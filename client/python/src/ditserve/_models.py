@@ -22,8 +22,8 @@ def served_model(client: Client, options: Mapping[str, Any], numerics: str) -> M
 
     Of several servers those that are gone, silent, full or loading now are passed over, where another answers.
 
-    Errors: Unavailable where the model is loading; NotFound where a server has no such model or profile; ValueError where its model's arithmetic is another than
-    the pipeline's, or its model another than the first one's.
+    Errors: Unavailable where the model is loading; NotFound where a server has no such model or profile; ValueError where
+    its model's arithmetic is another than the pipeline's, or its model another than the first one's.
     """
     told = _ask_each(client, _requests.models())
     models = _loaded({address: _of_name(each, options.get("model", ""), address) for address, each in told.items()})
