@@ -64,7 +64,8 @@ class Passes:
         if "output_layout" in options:
             raise ValueError("output_layout: is the pipeline's, and can't be chosen")
         _requests.require_options(options)
-        self._client, self._options = client, options
+        # A step has ended when both of its branches have: for one to wait for the other's sweep gains nothing.
+        self._client, self._options = client, {"join": "immediate", **options}
         self._asked_for: weakref.WeakSet[Pending[Any]] = weakref.WeakSet()
 
     def begin(
