@@ -12,7 +12,7 @@ namespace ditserve {
 
 // What a timestep alone decides of a pass, whatever the image and the prompt are: shift, scale and gate of both streams
 // of each block, shift and scale of the output. In the dtype of activations: of each block the image's, then the text's
-// (6 * width each), at the end the output's (2 * width).
+// (6 * width each, but of the last block's text 2 * width), at the end the output's (2 * width).
 //
 // A pass that is given this computes each timestep's row for itself, also where others are computed beside it: so a row
 // that is kept has the bits of one that is computed.

@@ -394,12 +394,9 @@ int64_t CountNonFinite(const at::Tensor& x) {
   return elements.numel() - finite;
 }
 
-Batch Chunk(const Batch& x, int64_t chunks, int64_t index) {
+Batch Chunk(const Batch& x, int64_t width, int64_t index) {
   Batch out;
-  for (const at::Tensor& item : x) {
-    const int64_t width = item.size(1) / chunks;
-    out.push_back(item.narrow(1, index * width, width));
-  }
+  for (const at::Tensor& item : x) out.push_back(item.narrow(1, index * width, width));
   return out;
 }
 

@@ -64,8 +64,8 @@ at::Tensor TimeChannels(const at::Tensor& timestep);
 // How many elements of a contiguous tensor are infinite or NaN; takes no memory that grows with it.
 int64_t CountNonFinite(const at::Tensor& x);
 
-// Chunk `index` of `chunks` equal ones along the channels, for each item; no copy.
-Batch Chunk(const Batch& x, int64_t chunks, int64_t index);
+// Chunk `index`, of `width` channels, for each item; no copy.
+Batch Chunk(const Batch& x, int64_t width, int64_t index);
 
 }  // namespace ditserve
 

@@ -19,6 +19,17 @@
 namespace ditserve {
 namespace {
 
+// Modulation is made of chunks of the model's width. A stream of a block has shift, scale and gate of the attention,
+// then of the MLP; the last block's text ends with the attention's shift and scale.
+constexpr int64_t kChunks = 6;
+int64_t TextChunks(bool last) { return last ? 2 : kChunks; }
+
+// Where those of a block's image (stream 0) or text (1) begin in a timestep's row; those of the output.
+int64_t FirstChunk(size_t block, int64_t stream) { return (2 * static_cast<int64_t>(block) + stream) * kChunks; }
+int64_t OutputChunk(const QwenImageDiTConfig& config) {
+  return FirstChunk(static_cast<size_t>(config.num_layers - 1), 1) + TextChunks(/*last=*/true);
+}
+
 // Those at `indices`.
 template <typename Element>
 std::vector<Element> Only(const std::vector<Element>& all, const std::vector<size_t>& indices) {
@@ -93,15 +104,16 @@ Task<std::vector<size_t>> ReuseOrBegin(const Batch& signals, const Batch& image,
 
 }  // namespace
 
-int64_t ModulationElements(const QwenImageDiTConfig& config) {
-  return (config.num_layers * 2 * 6 + 2) * config.width();
-}
+int64_t ModulationElements(const QwenImageDiTConfig& config) { return (OutputChunk(config) + 2) * config.width(); }
 
 QwenImageDiT::QwenImageDiT(const QwenImageDiTConfig& config) : config_(config) {
   const ModuleNode tree = QwenImageDiTTree(config);
   tree_ = Print(tree);
   modules_ = ListModules(tree);
   parts_ = FindParts();
+  for (ParameterSpec& parameter : modules_[parts_.blocks.back().text.mod].parameters) {
+    parameter.rows_read = TextChunks(/*last=*/true) * config.width();
+  }
   // The order of execution is the order in which the code asks for weights.
   MetaLeaseSource leases(modules_, DType::kFloat32);
   WeightSource weights(leases, modules_, at::kMeta);
@@ -182,9 +194,8 @@ Task<Batch> QwenImageDiT::Run(PreparedInputs inputs, size_t blocks, StepCaches* 
   }
   x.text.clear();
   const int64_t width = config_.width();
-  const Batch scale_shift =
-      co_await Modulate(x, parts_.norm_out, config_.num_layers * 2 * 6 * width, 2 * width, weights);
-  const Batch normed = ModulatedLayerNorm(x.image, Chunk(scale_shift, 2, 0), Chunk(scale_shift, 2, 1));
+  const Batch scale_shift = co_await Modulate(x, parts_.norm_out, OutputChunk(config_) * width, 2 * width, weights);
+  const Batch normed = ModulatedLayerNorm(x.image, Chunk(scale_shift, width, 0), Chunk(scale_shift, width, 1));
   x.image.clear();
   co_return Linear(normed, co_await weights[parts_.proj_out]);
 }
@@ -224,8 +235,8 @@ Task<Batch> QwenImageDiT::Modulate(const Stream& x, ModuleIndex module, int64_t 
 }
 
 Task<Batch> QwenImageDiT::ModulateImage(const Stream& x, size_t block, WeightSource& weights) const {
-  const int64_t columns = 6 * config_.width(), first = 2 * columns * static_cast<int64_t>(block);
-  return Modulate(x, parts_.blocks[block].image.mod, first, columns, weights);
+  const int64_t width = config_.width();
+  return Modulate(x, parts_.blocks[block].image.mod, FirstChunk(block, 0) * width, kChunks * width, weights);
 }
 
 Task<QwenImageDiT::Stream> QwenImageDiT::Blocks(Stream x, size_t begin, size_t end, Batch image_mod,
@@ -247,7 +258,7 @@ Task<QwenImageDiT::Stream> QwenImageDiT::CachedBlocks(Stream x, size_t blocks, S
     x = co_await Block(std::move(x), 0, std::exchange(image_mod, {}), weights);
     for (size_t i = 0; i < signals.size(); ++i) at::sub_out(signals[i], x.image[i], signals[i]);
   } else {
-    signals = ModulatedLayerNorm(x.image, Chunk(image_mod, 6, 1), Chunk(image_mod, 6, 0));
+    signals = ModulatedLayerNorm(x.image, Chunk(image_mod, config_.width(), 1), Chunk(image_mod, config_.width(), 0));
   }
   const std::vector<size_t> computed = co_await ReuseOrBegin(signals, x.image, caches, mover);
   signals.clear();
@@ -278,19 +289,18 @@ Task<QwenImageDiT::Stream> QwenImageDiT::CachedBlocks(Stream x, size_t blocks, S
 Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, size_t index, Batch image_mod, WeightSource& weights) const {
   const bool last = index + 1 == parts_.blocks.size();
   const StreamModules &image = parts_.blocks[index].image, &text = parts_.blocks[index].text;
-  const int64_t columns = 6 * config_.width(), first = 2 * columns * static_cast<int64_t>(index);
-  // Modulations have six chunks: shift, scale and gate of the attention, then of the MLP.
-  const auto modulated = [](const Batch& stream, const Batch& mod) {
-    return ModulatedLayerNorm(stream, Chunk(mod, 6, 1), Chunk(mod, 6, 0));
+  const int64_t width = config_.width();
+  const auto modulated = [width](const Batch& stream, const Batch& mod) {
+    return ModulatedLayerNorm(stream, Chunk(mod, width, 1), Chunk(mod, width, 0));
   };
-  const auto mlp_in = [](const Batch& stream, const Batch& mod, const Weights& linear) {
-    return ModulatedLinear(stream, Chunk(mod, 6, 4), Chunk(mod, 6, 3), linear);
+  const auto mlp_in = [width](const Batch& stream, const Batch& mod, const Weights& linear) {
+    return ModulatedLinear(stream, Chunk(mod, width, 4), Chunk(mod, width, 3), linear);
   };
 
   // Projections are written where the attention reads them: text tokens, then image tokens.
   Projections joint;
   for (size_t i = 0; i < x.image.size(); ++i) {
-    const int64_t image_rows = x.image[i].size(0), joint_rows = x.rotary[i].size(0), width = x.image[i].size(1);
+    const int64_t image_rows = x.image[i].size(0), joint_rows = x.rotary[i].size(0);
     joint.q.push_back(at::empty({last ? image_rows : joint_rows, width}, x.image[i].options()));
     joint.k.push_back(at::empty({joint_rows, width}, x.image[i].options()));
     joint.v.push_back(at::empty({joint_rows, width}, x.image[i].options()));
@@ -299,12 +309,13 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, size_t index, Batch ima
   Projections text_part = {{}, TextRows(joint.k, x.text), TextRows(joint.v, x.text)};
   if (!last) text_part.q = TextRows(joint.q, x.text);
   co_await Project(modulated(x.image, image_mod), std::move(image_part), image, weights);
-  const Batch text_mod = co_await Modulate(x, text.mod, first + columns, columns, weights);
+  const Batch text_mod =
+      co_await Modulate(x, text.mod, FirstChunk(index, 1) * width, TextChunks(last) * width, weights);
   co_await Project(modulated(x.text, text_mod), std::move(text_part), text, weights);
 
   Batch heads = Attend(std::move(joint), x.rotary);
-  AddGatedLinear(x.image, Chunk(image_mod, 6, 2), ImageRows(heads, x.image), co_await weights[image.to_out]);
-  if (!last) AddGatedLinear(x.text, Chunk(text_mod, 6, 2), TextRows(heads, x.text), co_await weights[text.to_out]);
+  AddGatedLinear(x.image, Chunk(image_mod, width, 2), ImageRows(heads, x.image), co_await weights[image.to_out]);
+  if (!last) AddGatedLinear(x.text, Chunk(text_mod, width, 2), TextRows(heads, x.text), co_await weights[text.to_out]);
   heads.clear();
 
   Batch image_hidden = mlp_in(x.image, image_mod, co_await weights[image.mlp_in]);
@@ -314,9 +325,9 @@ Task<QwenImageDiT::Stream> QwenImageDiT::Block(Stream x, size_t index, Batch ima
     text_hidden = mlp_in(x.text, text_mod, co_await weights[text.mlp_in]);
     GeluInPlace(text_hidden, config_.numerics);
   }
-  AddGatedLinear(x.image, Chunk(image_mod, 6, 5), image_hidden, co_await weights[image.mlp_out]);
+  AddGatedLinear(x.image, Chunk(image_mod, width, 5), image_hidden, co_await weights[image.mlp_out]);
   image_hidden.clear();
-  if (!last) AddGatedLinear(x.text, Chunk(text_mod, 6, 5), text_hidden, co_await weights[text.mlp_out]);
+  if (!last) AddGatedLinear(x.text, Chunk(text_mod, width, 5), text_hidden, co_await weights[text.mlp_out]);
 
   if (config_.numerics == Numerics::kDiffusers && x.image[0].scalar_type() == at::kHalf) {
     for (at::Tensor& item : x.text) at::clamp_(item, -65504, 65504);

@@ -81,6 +81,11 @@ std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarTy
       }
     }
   }
+  if (parts_.blocks.size() > 2) {
+    const ModuleIndex last = parts_.blocks.back().text.mod;
+    const ParameterSpec& weight = modules_[last].parameters[0];
+    of(last) *= static_cast<double>(weight.read_shape()[0]) / static_cast<double>(weight.shape[0]);
+  }
   for (const ModuleIndex module : unused_modules_) of(module) = 0;
   return work;
 }

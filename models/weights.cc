@@ -41,11 +41,11 @@ Weights::Weights(Lease lease, const ModuleSpec& module, at::Device device) : lea
     const auto options = at::TensorOptions().dtype(ScalarTypeOf(leased.dtype)).device(device);
     if (device.is_meta()) {
       // A single element, expanded: weights must not count as activations.
-      tensors_.push_back(at::empty({1}, options).expand(module.parameters[i].shape));
+      tensors_.push_back(at::empty({1}, options).expand(module.parameters[i].read_shape()));
     } else {
       // Operations only read; ATen has no tensor of const elements.
       void* const data = const_cast<std::byte*>(leased.data);
-      tensors_.push_back(at::from_blob(data, module.parameters[i].shape, options));
+      tensors_.push_back(at::from_blob(data, module.parameters[i].read_shape(), options));
     }
   }
 }

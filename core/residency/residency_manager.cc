@@ -330,6 +330,7 @@ ResidencySnapshot ResidencyManager::Snapshot() const {
   for (size_t m = 0; m < models_.size(); ++m) {
     if (models_[m] == nullptr) continue;
     TierBytes bytes{models_[m]->name()};
+    bytes.disk_bytes = models_[m]->unread_bytes();
     for (ModuleIndex i = 0; i < models_[m]->size(); ++i) {
       Tier nearest = Tier::kDisk;
       for (const Copy* copy : policy_.copies().Of(static_cast<WeightsId>(m), i)) {

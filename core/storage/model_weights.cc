@@ -71,6 +71,14 @@ int64_t ElementCount(const std::vector<int64_t>& shape) {
   return count;
 }
 
+const StoredTensor* ModelWeights::ReadRows(const StoredTensor& stored, const ParameterSpec& parameter) {
+  StoredTensor& read = read_rows_.emplace_back(stored);
+  read.shape = parameter.read_shape();
+  read.size_bytes = ElementCount(read.shape) * SizeOf(read.dtype);
+  unread_bytes_ += stored.size_bytes - read.size_bytes;
+  return &read;
+}
+
 absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Bind(std::string name,
                                                                  const std::vector<ModuleSpec>& modules,
                                                                  std::unique_ptr<Checkpoint> checkpoint) {
@@ -81,10 +89,11 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Bind(std::string nam
     for (const ParameterSpec& parameter : spec.parameters) {
       DITSERVE_ASSIGN_OR_RETURN(const StoredTensor* stored,
                                 BindParameter(absl::StrCat(spec.path, ".", parameter.name), parameter, *checkpoint));
-      module.stored.push_back(stored);
-      module.stored_bytes += stored->size_bytes;
       weights->parameters_ += ElementCount(stored->shape);
       bound.insert(stored);
+      if (parameter.rows_read) stored = weights->ReadRows(*stored, parameter);
+      module.stored.push_back(stored);
+      module.stored_bytes += stored->size_bytes;
     }
     module.runs = FindRuns(module.stored);
     weights->modules_.push_back(std::move(module));

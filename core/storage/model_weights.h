@@ -2,6 +2,7 @@
 #define DITSERVE_CORE_STORAGE_MODEL_WEIGHTS_H_
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,7 +26,7 @@ class ModelWeights {
 
   struct Module {
     ModuleSpec spec;
-    std::vector<const StoredTensor*> stored;  // Of each parameter.
+    std::vector<const StoredTensor*> stored;  // Of each parameter: of its rows that are read.
     std::vector<Run> runs;                    // Together they are all parameters.
     int64_t stored_bytes = 0;
   };
@@ -44,15 +45,21 @@ class ModelWeights {
   int size() const { return static_cast<int>(modules_.size()); }
 
   int64_t parameters() const { return parameters_; }
+  // Of rows that nothing reads: they stay on disk.
+  int64_t unread_bytes() const { return unread_bytes_; }
 
  private:
   ModelWeights();
+
+  const StoredTensor* ReadRows(const StoredTensor& stored, const ParameterSpec& parameter);
 
   const int64_t id_;
   std::string name_;
   std::unique_ptr<Checkpoint> checkpoint_;
   std::vector<Module> modules_;
+  std::deque<StoredTensor> read_rows_;  // Of tensors that are not read to their end.
   int64_t parameters_ = 0;
+  int64_t unread_bytes_ = 0;
 };
 
 // Number of elements of a shape.

@@ -2,6 +2,7 @@
 #define DITSERVE_CORE_STORAGE_MODULE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,14 @@ using ModuleIndex = int;
 struct ParameterSpec {
   std::string name;  // "weight" or "bias".
   std::vector<int64_t> shape;
+  // The first of the rows that operations read: of the others nothing is moved. Nullopt: all of them.
+  std::optional<int64_t> rows_read = std::nullopt;
+
+  std::vector<int64_t> read_shape() const {
+    std::vector<int64_t> read = shape;
+    if (rows_read) read[0] = *rows_read;
+    return read;
+  }
 };
 
 // A leaf that holds parameters: the unit that moves.

@@ -41,7 +41,7 @@ class AnyWeights final : public LeaseSource {
     int64_t bytes = 0;
     for (const ModuleSpec& module : modules_) {
       for (const ParameterSpec& parameter : module.parameters) {
-        bytes = std::max(bytes, ElementCount(parameter.shape) * SizeOf(ComputationDType(module, computation_)));
+        bytes = std::max(bytes, ElementCount(parameter.read_shape()) * SizeOf(ComputationDType(module, computation_)));
       }
     }
     return bytes;

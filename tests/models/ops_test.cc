@@ -81,7 +81,7 @@ TEST(OpsTest, ProductsThatAreModulatedTakeLittleMemoryBesideAndHaveTheBitsOfTheW
   constexpr int64_t kRows = 5000, kWidth = 192, kHidden = 4 * kWidth;
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     const at::Tensor x = Seeded("x", {kRows, kWidth}, dtype), mod = Seeded("mod", {1, 3 * kWidth}, dtype);
-    const Batch scale = Chunk({mod}, 3, 0), shift = Chunk({mod}, 3, 1), gate = Chunk({mod}, 3, 2);
+    const Batch scale = Chunk({mod}, kWidth, 0), shift = Chunk({mod}, kWidth, 1), gate = Chunk({mod}, kWidth, 2);
     const Batch in_parameters = {Seeded("in.weight", {kHidden, kWidth}, dtype), Seeded("in.bias", {kHidden}, dtype)};
     const Batch out_parameters = {Seeded("out.weight", {kWidth, kHidden}, dtype), Seeded("out.bias", {kWidth}, dtype)};
     const Weights in = WeightsOf(in_parameters), out = WeightsOf(out_parameters);

@@ -16,6 +16,7 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -92,7 +93,7 @@ TEST(QwenImageDiTTest, ModulesAreInTheOrderInWhichTheyAreUsed) {
 }
 
 // That no output depends on them is seen in tests/models/recorded/: its hashes are of passes with them.
-TEST(QwenImageDiTTest, TheLastBlocksTextNeedsOnlyKeysAndValues) {
+TEST(QwenImageDiTTest, TheLastBlocksTextNeedsOnlyKeysAndValuesAndWhatModulatesThem) {
   const QwenImageDiT model(TinyConfig());
   std::vector<std::string> unused;
   for (const ModuleIndex module : model.unused_modules()) {
@@ -102,6 +103,13 @@ TEST(QwenImageDiTTest, TheLastBlocksTextNeedsOnlyKeysAndValues) {
   EXPECT_THAT(unused, ::testing::UnorderedElementsAre(last + "attn.add_q_proj", last + "attn.norm_added_q",
                                                       last + "attn.to_add_out", last + "txt_mlp.net.0.proj",
                                                       last + "txt_mlp.net.2"));
+  for (const ModuleSpec& module : model.modules()) {
+    for (const ParameterSpec& parameter : module.parameters) {
+      const bool is_last_texts = module.path == last + "txt_mod.1";
+      EXPECT_EQ(parameter.rows_read, is_last_texts ? std::optional(2 * model.config().width()) : std::nullopt)
+          << module.path << "." << parameter.name;
+    }
+  }
 }
 
 TEST(QwenImageDiTTest, AnItemOfABatchEqualsTheItemAlone) {
@@ -565,6 +573,7 @@ TEST_P(WorkTest, OfEachModuleIsWhatIsComputedUntilTheNextOne) {
       EXPECT_EQ(large[path], second) << path;
     }
   }
+  EXPECT_EQ(large["transformer_blocks.4.txt_mod.1"] * 3, large["transformer_blocks.1.txt_mod.1"]);
 }
 
 // A GPU's products are LibTorch's, which have a row's own bits only one by one.

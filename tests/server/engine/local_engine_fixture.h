@@ -155,7 +155,7 @@ class LocalEngineTest : public ::testing::Test {
     const std::vector<ModuleIndex>& makes = info.model->modulation_modules();
     for (size_t i = 0; i < static_cast<size_t>(info.model->modules_used()); ++i) {
       for (const ParameterSpec& spec : info.model->modules()[i].parameters) {
-        const int64_t bytes = ElementCount(spec.shape) * SizeOf(info.stored_dtypes[parameter++]);
+        const int64_t bytes = ElementCount(spec.read_shape()) * SizeOf(info.stored_dtypes[parameter++]);
         all += bytes;
         if (std::binary_search(makes.begin(), makes.end(), static_cast<ModuleIndex>(i))) modulation += bytes;
       }

@@ -36,7 +36,7 @@ class StepCachedLoopTest : public DenoiseTest {
           (i < model.FirstLeftOut(rule) || i == ends) && !std::binary_search(makes.begin(), makes.end(), i);
       modules += taken;
       for (const ParameterSpec& spec : model.modules()[static_cast<size_t>(i)].parameters) {
-        const int64_t of_parameter = ElementCount(spec.shape) * SizeOf(dtypes[parameter++]);
+        const int64_t of_parameter = ElementCount(spec.read_shape()) * SizeOf(dtypes[parameter++]);
         if (taken) bytes += of_parameter;
       }
     }
