@@ -27,15 +27,15 @@ TEST_F(CudaEngineModulationTest, ALoopHasTheSameBitsWhetherRowsAreKeptFindNoRoom
   options.granule_bytes = 64 << 10;  // So that there is room for a few.
   cuda_double::Begin(options);
   const std::unique_ptr<Device> gpu = MakeGpu();
-  const auto engine = MakeKeepingOn(*gpu, 6 * RowBytes());
-  const ForwardCall loop = Loop(8), other = Loop(5);
+  const auto engine = MakeKeepingOn(*gpu, 7 * RowBytes());
+  const ForwardCall loop = Loop(9), other = Loop(5);
   EXPECT_TRUE(at::equal(Output(*engine, loop), Expected(loop)));
-  EXPECT_EQ(Kept(*engine).rows, 6);
-  EXPECT_EQ(Kept(*engine).used_bytes, 6 * RowBytes());
-  EXPECT_EQ(Kept(*engine).hits, 5);
+  EXPECT_EQ(Kept(*engine).rows, 7);
+  EXPECT_EQ(Kept(*engine).used_bytes, 7 * RowBytes());
+  EXPECT_EQ(Kept(*engine).hits, 6);
   EXPECT_EQ(Kept(*engine).misses, 3) << "the first step, and two that found no room";
   EXPECT_TRUE(at::equal(Output(*engine, other), Expected(other)));
-  EXPECT_EQ(Kept(*engine).hits, 5 + 4);
+  EXPECT_EQ(Kept(*engine).hits, 6 + 4);
   EXPECT_GT(Kept(*engine).evictions, 0);
   EXPECT_TRUE(at::equal(Output(*engine, loop), Expected(loop))) << "what had gone is made anew";
   EXPECT_TRUE(at::equal(Output(*engine, loop), Expected(loop)));

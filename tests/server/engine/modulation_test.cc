@@ -15,7 +15,7 @@ namespace {
 class ModulationTest : public LocalEngineTest {
  protected:
   // Of float32, as the tiny model's passes compute here: 3 blocks of 128.
-  static constexpr int64_t kRowBytes = (3 * 2 * 6 + 2) * 128 * 4;
+  static constexpr int64_t kRowBytes = (3 * 2 * 6 - 4 + 2) * 128 * 4;
 
   ForwardCall At(double timestep, const char* profile = "disk", int64_t side = 64) const {
     ForwardCall call = MakeCall(ProfileNamed(profile), side, side);
