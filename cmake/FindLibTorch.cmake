@@ -18,6 +18,9 @@ find_library(LIBTORCH_C10_LIBRARY c10 PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAU
 find_library(LIBTORCH_OPENMP_LIBRARY NAMES libgomp.so.1 PATHS ${_roots} PATH_SUFFIXES lib)
 find_library(LIBTORCH_CUDA_LIBRARY torch_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
 find_library(LIBTORCH_C10_CUDA_LIBRARY c10_cuda PATHS ${_roots} PATH_SUFFIXES lib NO_DEFAULT_PATH)
+# Those of CUDA's libraries, which headers of the CUDA half include: a toolkit has them, an nvcc of wheels has not.
+find_path(LIBTORCH_CUDA_INCLUDE_DIR cusparse.h
+          PATHS ${_roots} PATH_SUFFIXES ../nvidia/cu13/include NO_DEFAULT_PATH)
 # (The runtime's headers include these, of another wheel.)
 find_path(LIBTORCH_CUDART_INCLUDE_DIR crt/host_defines.h
           PATHS ${_roots} PATH_SUFFIXES ../nvidia/cu13/include NO_DEFAULT_PATH)
@@ -42,6 +45,10 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::CPU)
   if(LIBTORCH_CUDA_LIBRARY AND LIBTORCH_C10_CUDA_LIBRARY)
     add_library(LibTorch::CUDA INTERFACE IMPORTED)
     target_link_libraries(LibTorch::CUDA INTERFACE ${LIBTORCH_CUDA_LIBRARY} ${LIBTORCH_C10_CUDA_LIBRARY} LibTorch::CPU)
+    if(LIBTORCH_CUDA_INCLUDE_DIR)  # Behind a toolkit's own.
+      target_compile_options(LibTorch::CUDA INTERFACE
+        "$<$<COMPILE_LANGUAGE:CXX>:SHELL:-idirafter \"${LIBTORCH_CUDA_INCLUDE_DIR}\">")
+    endif()
   endif()
   if(LIBTORCH_C10_CUDA_LIBRARY AND LIBTORCH_CUDART_INCLUDE_DIR)
     add_library(LibTorch::C10CUDA INTERFACE IMPORTED)
