@@ -24,7 +24,7 @@ import argparse
 import re
 import subprocess
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SIDE, PROMPT_TOKENS = 1024, 5
@@ -104,7 +104,7 @@ class Module:
     path: str
     weight: int  # Elements.
     bias: int
-    used: bool = True  # By ditserve's pass; all others', DiffSynth's too, use every module.
+    read: tuple[int, int] | None = None  # Of both, by ditserve's pass; None: all, as DiffSynth's takes them.
 
     def elements(self) -> int:
         return self.weight + self.bias
@@ -124,6 +124,12 @@ class Module:
     def flop(self, image: int, text: int) -> float:
         attention = 4 * (image + text)**2 * WIDTH if self.path.endswith("attn.to_out.0") else 0
         return self.product_flop(image, text) + attention
+
+
+def taken(modules: list[Module]) -> list[Module]:
+    """What ditserve's pass takes of them: not what reaches no output."""
+    return [replace(module, weight=module.read[0], bias=module.read[1]) if module.read else module
+            for module in modules if module.read is None or module.read[0] > 0]
 
 
 def tokens(height: int, width: int) -> int:
@@ -189,7 +195,7 @@ def window_of(modules: list[Module], held: int = BF16) -> int:
 
 
 def row(card: Card, modules: list[Module], riders: int, moved: int, multiplied: int, activation_bytes: int) -> str:
-    used = [module for module in modules if module.used]
+    used = taken(modules)
     of_all = sweep(used, [riders * seconds for seconds in times(used, card, multiplied)], card.link.value, moved,
                    multiplied, window_of(modules, multiplied))
     device = of_all.window_bytes + riders * activation_bytes + SLOT_BYTES + WORKSPACE_BYTES[card.sm_9]
@@ -213,7 +219,7 @@ def beside(card: Card, modules: list[Module], passes: int, ours: Pass, multiplie
 
 def loop(card: Card, modules: list[Module], moved: int, kept: int = STEPS) -> tuple[Pass, float]:
     """A loop with guidance that has room for the rows of so many steps, and the bytes that it moves."""
-    makes = [module for module in modules if module.used]
+    makes = taken(modules)
     reads = [module for module in makes if not module.makes_modulation()]
     all_steps = makes + (kept - 1) * reads + (STEPS - kept) * makes
     return (sweep(all_steps, [BRANCHES * seconds for seconds in times(all_steps, card)], card.link.value, moved, BF16,
@@ -255,7 +261,7 @@ def modulation_by_default(modules: list[Module], activation_bytes: int) -> str:
 
 def modulation_bytes(modules: list[Module]) -> int:
     """What is kept of a timestep: a row as long as the bias of each module that makes some, the embedding's aside."""
-    return BF16 * sum(module.bias for module in modules if re.search(r"_mod\.|norm_out", module.path))
+    return BF16 * sum(module.bias for module in taken(modules) if re.search(r"_mod\.|norm_out", module.path))
 
 
 @dataclass(frozen=True)
@@ -305,14 +311,14 @@ def billions(modules: list[Module]) -> str:
 
 
 def document(modules: list[Module], activation_bytes: int, float8_activation_bytes: int) -> str:
-    used = [module for module in modules if module.used]
+    used = taken(modules)
     flop = flop_of(used, tokens(SIDE, SIDE), PROMPT_TOKENS)
     of_width = {BF16: activation_bytes, FP8: float8_activation_bytes}
     rows = [row(card, modules, riders, moved, multiplied, of_width[multiplied])
             for card in CARDS for moved, multiplied in ((BF16, BF16), (FP8, BF16), (FP8, FP8))
             if multiplied == BF16 or card.float8 for riders in (1, 8)]
     loops = [loop_row(card, modules, width, activation_bytes) for card in CARDS for width in (BF16, FP8)]
-    kept = sum(module.elements() for module in modules if module.makes_modulation())
+    kept = sum(module.elements() for module in used if module.makes_modulation())
     lines = [
         f"A pass uses {len(used):,} of {len(modules):,} modules, {billions(used)} of {billions(modules)} billion elements; "
         f"{flop / 1e12:.1f} TFLOP. A window of {window_of(modules) / 1e6:.0f} MB, {activation_bytes / 1e6:.1f} MB of "
@@ -342,9 +348,9 @@ def read_modules(binaries: Path) -> tuple[list[Module], int, int]:
     first, *lines = output.splitlines()
     modules = []
     for line in lines:
-        path, *elements = line.removesuffix(" unused").split()
-        weight, bias = (int(count) for count in (*elements, 0)[:2])
-        modules.append(Module(path, weight, bias, used=not line.endswith(" unused")))
+        path, *counts = line.split()
+        weight, weight_read, bias, bias_read = (int(count) for count in (*counts, 0, 0)[:4])
+        modules.append(Module(path, weight, bias, (weight_read, bias_read)))
     bfloat16, float8 = map(int, first.split())
     return modules, bfloat16, float8
 
