@@ -91,8 +91,8 @@ void MultiplyScaledRows(const at::Tensor& rows, const at::Tensor& scales, const 
     Widen(rows.narrow(0, begin, count), wide);
     const LinearParameters linear = {static_cast<const std::byte*>(weight.const_data_ptr()), /*bias=*/nullptr,
                                      DType::kFloat8E4M3, weight.size(0), weight.size(1)};
-    MultiplyFloat32({wide.data_ptr<float>(), wide.stride(0), count}, linear, product.data_ptr<float>(),
-                    product.stride(0));
+    MultiplyFloat32({{{wide.data_ptr<float>(), wide.stride(0), count}, product.data_ptr<float>(), product.stride(0)}},
+                    linear);
     target.narrow(0, begin, count).copy_(product.mul_(scales.narrow(0, begin, count)).add_(bias));
   }
 }

@@ -60,9 +60,9 @@ struct RowRange {
 // Pieces of the rows of a product, of so many that rearranging the weights anew weighs little. Each but the first has
 // up to `wider` times as many as that: so what is computed on the way to or from rows that are so much wider lies in
 // those before its own, which hold nothing yet, or nothing any more, and only beside the first piece it takes memory.
+constexpr int64_t kPieceRows = 1032;
 std::vector<RowRange> ProductPieces(int64_t rows, int64_t wider) {
-  constexpr int64_t kRows = 1032;
-  const int64_t others = (rows - 1) / kRows, parts = wider * others + 1;
+  const int64_t others = (rows - 1) / kPieceRows, parts = wider * others + 1;
   const int64_t first = (rows + parts - 1) / parts;
   std::vector<RowRange> pieces = {{0, first}};
   for (int64_t i = 0; i < others; ++i) {
@@ -74,6 +74,29 @@ std::vector<RowRange> ProductPieces(int64_t rows, int64_t wider) {
 
 int64_t WiderTimes(const at::Tensor& wide, const at::Tensor& narrow) {
   return std::max<int64_t>(1, wide.size(1) / narrow.size(1));
+}
+
+struct ItemRows {
+  size_t item;
+  int64_t begin, count;
+};
+
+// Which rows of which items are multiplied together: those of one item, in pieces, or all of several that have no more
+// than a piece together.
+std::vector<std::vector<ItemRows>> ProductRounds(const Batch& x, int64_t wider) {
+  std::vector<std::vector<ItemRows>> rounds;
+  int64_t room = 0;  // In the last of them.
+  for (size_t item = 0; item < x.size(); ++item) {
+    const int64_t rows = x[item].size(0);
+    if (rows <= room) {
+      rounds.back().push_back({item, 0, rows});
+    } else {
+      for (const auto& [begin, count] : ProductPieces(rows, wider)) rounds.push_back({{item, begin, count}});
+      room = kPieceRows;
+    }
+    room -= rows;
+  }
+  return rounds;
 }
 
 // A matrix in the memory of `free`, whose values nobody needs; of its own where that is too small.
@@ -90,6 +113,11 @@ bool IsRows(const at::Tensor& x, at::ScalarType dtype) {
 template <typename Element>
 Rows<Element> RowsOf(const at::Tensor& x) {
   return {static_cast<const Element*>(x.const_data_ptr()), x.stride(0), x.size(0)};
+}
+
+template <typename Element>
+Factor<Element> FactorOf(const at::Tensor& x, const at::Tensor& out) {
+  return {RowsOf<Element>(x), static_cast<Element*>(out.mutable_data_ptr()), out.stride(0)};
 }
 
 template <typename Element>
@@ -195,6 +223,12 @@ bool IsFloat8Product(const at::Tensor& x, const at::Tensor& weight) {
   return weight.scalar_type() == at::kFloat8_e4m3fn && x.scalar_type() != at::kFloat;
 }
 
+// Whether the product is one of ours, which read a weight once for all items.
+bool IsOurProduct(const at::Tensor& x, const at::Tensor& weight) {
+  const bool has_kernels = x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16;
+  return has_kernels && DeviceTypeOf(x) == at::kCPU && !IsFloat8Product(x, weight);
+}
+
 }  // namespace
 
 Batch Linear(const Batch& x, const Weights& linear) {
@@ -206,31 +240,32 @@ Batch Linear(const Batch& x, const Weights& linear) {
 
 void LinearInto(const Batch& x, const Weights& linear, const Batch& out) {
   const at::Tensor& weight = linear.weight();
+  std::vector<FloatFactor> in_float;
+  std::vector<BFloat16Factor> in_bfloat16;
   for (size_t i = 0; i < x.size(); ++i) {
     at::Tensor target = out[i];
     if (x[i].is_meta()) {
-      CountMetaWork((static_cast<double>(x[i].size(0)) + kRowsOfReading) * static_cast<double>(weight.numel()));
+      const double reading = i == 0 || !IsOurProduct(x[i], weight) ? kRowsOfReading : 0;
+      CountMetaWork((static_cast<double>(x[i].size(0)) + reading) * static_cast<double>(weight.numel()));
     }
     if (IsFloat8Product(x[i], weight)) {
       MultiplyFloat8(x[i], weight, linear.bias(), target);
     } else if (IsRows(x[i], at::kFloat) && IsRows(target, at::kFloat)) {
-      MultiplyFloat32(RowsOf<float>(x[i]), ParametersOf(linear), target.data_ptr<float>(), target.stride(0));
+      in_float.push_back(FactorOf<float>(x[i], target));
     } else if (IsRows(x[i], at::kBFloat16) && IsRows(target, at::kBFloat16)) {
-      MultiplyBFloat16(RowsOf<uint16_t>(x[i]), ParametersOf(linear), static_cast<uint16_t*>(target.data_ptr()),
-                       target.stride(0));
+      in_bfloat16.push_back(FactorOf<uint16_t>(x[i], target));
     } else {
       at::addmm_out(target, linear.bias(), x[i], weight.t());
     }
   }
+  if (!in_float.empty()) MultiplyFloat32(in_float, ParametersOf(linear));
+  if (!in_bfloat16.empty()) MultiplyBFloat16(in_bfloat16, ParametersOf(linear));
 }
 
 // Reading the weights takes as long for some rows as for one. Our own products have the bits of each row's own: those
 // in float32 while there are few.
 void LinearEachInto(const Batch& rows, const Weights& linear, const Batch& out) {
-  const at::Tensor& first = rows.front();
-  const bool ours = first.scalar_type() == at::kFloat || first.scalar_type() == at::kBFloat16;
-  const bool joins = ours && DeviceTypeOf(first) == at::kCPU && !IsFloat8Product(first, linear.weight());
-  if (rows.size() == 1 || !joins) return LinearInto(rows, linear, out);
+  if (rows.size() == 1 || !IsOurProduct(rows.front(), linear.weight())) return LinearInto(rows, linear, out);
   for (size_t begin = 0; begin < rows.size(); begin += kJoinedRows) {
     const size_t count = std::min(kJoinedRows, rows.size() - begin);
     const at::Tensor products = Linear({at::cat(at::TensorList(rows).slice(begin, count))}, linear).front();
@@ -275,16 +310,17 @@ Batch ModulatedLayerNorm(const Batch& x, const Batch& scale, const Batch& shift)
 Batch ModulatedLinear(const Batch& x, const Batch& scale, const Batch& shift, const Weights& linear) {
   if (IsOnCuda(x.front())) return Linear(ModulatedLayerNorm(x, scale, shift), linear);
   Batch out;
-  for (size_t i = 0; i < x.size(); ++i) {
-    const at::Tensor product = at::empty({x[i].size(0), linear.weight().size(0)}, x[i].options());
-    std::vector<RowRange> pieces = ProductPieces(x[i].size(0), WiderTimes(product, x[i]));
-    std::reverse(pieces.begin(), pieces.end());
-    for (const auto& [begin, count] : pieces) {
-      const at::Tensor normed = MatrixIn(product.narrow(0, 0, begin), count, x[i].size(1));
-      ModulatedLayerNormInto(x[i].narrow(0, begin, count), scale[i], shift[i], normed);
-      LinearInto({normed}, linear, {product.narrow(0, begin, count)});
+  for (const at::Tensor& item : x) out.push_back(at::empty({item.size(0), linear.weight().size(0)}, item.options()));
+  std::vector<std::vector<ItemRows>> rounds = ProductRounds(x, WiderTimes(out.front(), x.front()));
+  std::reverse(rounds.begin(), rounds.end());
+  for (const std::vector<ItemRows>& round : rounds) {
+    Batch normed, products;
+    for (const auto& [i, begin, count] : round) {
+      normed.push_back(MatrixIn(out[i].narrow(0, 0, begin), count, x[i].size(1)));
+      products.push_back(out[i].narrow(0, begin, count));
+      ModulatedLayerNormInto(x[i].narrow(0, begin, count), scale[i], shift[i], normed.back());
     }
-    out.push_back(product);
+    LinearInto(normed, linear, products);
   }
   return out;
 }
@@ -323,12 +359,16 @@ void AddGated(const Batch& x, const Batch& gate, const Batch& y) {
 
 void AddGatedLinear(const Batch& x, const Batch& gate, const Batch& y, const Weights& linear) {
   if (IsOnCuda(x.front())) return AddGated(x, gate, Linear(y, linear));
-  for (size_t i = 0; i < x.size(); ++i) {
-    for (const auto& [begin, count] : ProductPieces(x[i].size(0), WiderTimes(y[i], x[i]))) {
-      const at::Tensor product = MatrixIn(y[i].narrow(0, 0, begin), count, x[i].size(1));
-      LinearInto({y[i].narrow(0, begin, count)}, linear, {product});
-      AddGated({x[i].narrow(0, begin, count)}, {gate[i]}, {product});
+  for (const std::vector<ItemRows>& round : ProductRounds(x, WiderTimes(y.front(), x.front()))) {
+    Batch sums, gates, factors, products;
+    for (const auto& [i, begin, count] : round) {
+      sums.push_back(x[i].narrow(0, begin, count));
+      gates.push_back(gate[i]);
+      factors.push_back(y[i].narrow(0, begin, count));
+      products.push_back(MatrixIn(y[i].narrow(0, 0, begin), count, x[i].size(1)));
     }
+    LinearInto(factors, linear, products);
+    AddGated(sums, gates, products);
   }
 }
 

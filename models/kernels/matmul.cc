@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <atomic>
 #include <type_traits>
+#include <utility>
+
+#include "absl/container/inlined_vector.h"
 
 namespace ditserve {
 namespace {
@@ -34,23 +37,29 @@ constexpr bool Fits(const ProductBlocks& blocks) {
 }
 static_assert(Fits(kProductBlocks) && Fits(kAmxProductBlocks));
 
-// A part of the product: rows [row, row_end) and columns [column, column_end) of y.
+// A part of the product: tiles of rows, which are counted on from factor to factor, and columns of each y.
 struct Part {
-  int64_t row, row_end, column, column_end;
+  int64_t tile, tile_end, column, column_end;
 };
 
 // Element: float, or uint16_t for bfloat16.
 template <typename Element>
 class Product {
  public:
-  Product(const TileKernels& kernels, const Rows<Element>& x, const LinearParameters& linear, Element* y,
-          int64_t y_stride)
-      : kernels_(kernels), at_(kernels.blocks), x_(x), linear_(linear), y_(y), y_stride_(y_stride) {}
+  using Factors = absl::InlinedVector<Factor<Element>, 4>;
+  static constexpr bool kSumsInY = std::is_same_v<Element, float>;
+  static constexpr int64_t kInWord = sizeof(float) / sizeof(Element);
+
+  Product(const TileKernels& kernels, Factors factors, const LinearParameters& linear)
+      : kernels_(kernels), at_(kernels.blocks), factors_(std::move(factors)), linear_(linear) {}
+
+  int64_t tiles() const {
+    int64_t tiles = 0;
+    for (const Factor<Element>& factor : factors_) tiles += TilesOf(factor);
+    return tiles;
+  }
 
   void Compute(const Part& part) const {
-    if constexpr (kSumsInY) {
-      if (x_.rows < kernels_.few_rows) return ComputeFew(part);
-    }
     float* const scratch = ThreadScratch();
     const ProductBlocks& blocks = kernels_.blocks;
     const int64_t most_depth = blocks.lines * kInWord;
@@ -59,45 +68,75 @@ class Product {
       Start(column, columns, scratch);
       for (int64_t k = 0; k < linear_.in; k += most_depth) {
         const int64_t depth = std::min(most_depth, linear_.in - k), lines = kernels_.Lines(depth, kInWord);
-        for (int64_t row = part.row; row < part.row_end; row += blocks.rows) {
-          const int64_t rows = std::min(blocks.rows, part.row_end - row);
-          PackRows(row, rows, k, depth, scratch);
-          const Sums sums = SumsOf(row, row - part.row, column, scratch);
+        ForBlocks(part, [&](const Factor<Element>& factor, int64_t row, int64_t rows, int64_t row_of_part) {
+          PackRows(factor.x, row, rows, k, depth, scratch);
+          const Sums sums = SumsOf(factor, row, row_of_part, column, scratch);
           for (int64_t c = 0; c < columns; c += kernels_.tile_columns) {
             const int64_t present = std::min(kernels_.tile_columns, columns - c);
             float* const panel = scratch + at_.weights + c * lines;
             // Just before it is used for the first time.
-            if (row == part.row) {
+            if (row_of_part == 0) {
               kernels_.pack_weights(WeightAt(column + c, k), linear_.in, present, depth, panel);
             }
             MultiplyPanel(panel, lines, k == 0 ? scratch + at_.start + c : nullptr, rows, {sums.data + c, sums.stride},
                           present, scratch);
           }
           if constexpr (!kSumsInY) {
-            if (k + depth == linear_.in) Round(sums, row, rows, column, columns);
+            if (k + depth == linear_.in) Round(sums, factor, row, rows, column, columns);
           }
-        }
+        });
+      }
+    }
+  }
+
+  // The same of all rows, of which every factor has few. Columns are taken as many at a time as stay in a cache until
+  // the last factor has met them.
+  void ComputeFew(int64_t column, int64_t column_end) const requires(kSumsInY) {
+    constexpr int64_t kBytes = 256 << 10;
+    const int64_t columns = kernels_.tile_columns * std::max<int64_t>(1, kBytes / (kernels_.tile_columns * RowBytes()));
+    for (; column < column_end; column += columns) {
+      for (const Factor<Element>& factor : factors_) {
+        kernels_.multiply_few(factor.x.data, factor.x.stride, factor.x.rows, WeightAt(column, 0), BiasAt(column),
+                              std::min(columns, column_end - column), linear_.in, factor.y + column, factor.y_stride);
       }
     }
   }
 
  private:
-  static constexpr bool kSumsInY = std::is_same_v<Element, float>;
-  static constexpr int64_t kInWord = sizeof(float) / sizeof(Element);
-
   // Where the sums of some rows and columns are, until they are y.
   struct Sums {
     float* data;
     int64_t stride;
   };
 
-  Sums SumsOf(int64_t row, int64_t row_of_part, int64_t column, float* scratch) const {
-    if constexpr (kSumsInY) return {y_ + row * y_stride_ + column, y_stride_};
+  Sums SumsOf(const Factor<Element>& factor, int64_t row, int64_t row_of_part, int64_t column, float* scratch) const {
+    if constexpr (kSumsInY) return {factor.y + row * factor.y_stride + column, factor.y_stride};
     return {scratch + at_.sums + row_of_part * kernels_.blocks.columns, kernels_.blocks.columns};
   }
 
+  int64_t TilesOf(const Factor<Element>& factor) const {
+    return (factor.x.rows + kernels_.tile_rows - 1) / kernels_.tile_rows;
+  }
+
+  // Calls `step(factor, row, rows, row_of_part)` for the part's rows, as many at a time as a block has.
+  template <typename Step>
+  void ForBlocks(const Part& part, Step step) const {
+    int64_t first = 0;  // Of the factor's tiles.
+    for (const Factor<Element>& factor : factors_) {
+      const int64_t end = first + TilesOf(factor);
+      const int64_t row_end = std::min(factor.x.rows, (std::min(part.tile_end, end) - first) * kernels_.tile_rows);
+      for (int64_t row = (std::max(part.tile, first) - first) * kernels_.tile_rows; row < row_end;
+           row += kernels_.blocks.rows) {
+        const int64_t row_of_part = (first - part.tile) * kernels_.tile_rows + row;
+        step(factor, row, std::min(kernels_.blocks.rows, row_end - row), row_of_part);
+      }
+      first = end;
+    }
+  }
+
+  int64_t RowBytes() const { return linear_.in * SizeOf(linear_.dtype); }
   const std::byte* WeightAt(int64_t column, int64_t k) const {
-    return linear_.weight + (column * linear_.in + k) * SizeOf(linear_.dtype);
+    return linear_.weight + column * RowBytes() + k * SizeOf(linear_.dtype);
   }
   const std::byte* BiasAt(int64_t column) const {
     return linear_.bias != nullptr ? linear_.bias + column * SizeOf(linear_.dtype) : nullptr;
@@ -109,10 +148,10 @@ class Product {
     if (linear_.bias != nullptr) kernels_.decode(BiasAt(column), columns, scratch + at_.start);
   }
 
-  void PackRows(int64_t row, int64_t rows, int64_t k, int64_t depth, float* scratch) const {
+  void PackRows(const Rows<Element>& x, int64_t row, int64_t rows, int64_t k, int64_t depth, float* scratch) const {
     const int64_t lines = kernels_.Lines(depth, kInWord);
     for (int64_t r = 0; r < rows; r += kernels_.tile_rows) {
-      kernels_.pack_rows(reinterpret_cast<const std::byte*>(x_.data + (row + r) * x_.stride + k), x_.stride,
+      kernels_.pack_rows(reinterpret_cast<const std::byte*>(x.data + (row + r) * x.stride + k), x.stride,
                          std::min(kernels_.tile_rows, rows - r), depth, scratch + at_.rows + r * lines);
     }
   }
@@ -139,24 +178,17 @@ class Product {
     }
   }
 
-  void Round(const Sums& sums, int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+  void Round(const Sums& sums, const Factor<Element>& factor, int64_t row, int64_t rows, int64_t column,
+             int64_t columns) const {
     for (int64_t r = 0; r < rows; ++r) {
-      kernels_.round(sums.data + r * sums.stride, columns, y_ + (row + r) * y_stride_ + column);
+      kernels_.round(sums.data + r * sums.stride, columns, factor.y + (row + r) * factor.y_stride + column);
     }
-  }
-
-  void ComputeFew(const Part& part) const {
-    kernels_.multiply_few(x_.data + part.row * x_.stride, x_.stride, part.row_end - part.row, WeightAt(part.column, 0),
-                          BiasAt(part.column), part.column_end - part.column, linear_.in,
-                          y_ + part.row * y_stride_ + part.column, y_stride_);
   }
 
   const TileKernels& kernels_;
   const Layout at_;
-  const Rows<Element> x_;
+  const Factors factors_;
   const LinearParameters linear_;
-  Element* const y_;
-  const int64_t y_stride_;
 };
 
 // How many parts the rows and the columns are cut into, so that every thread has one. Columns first: a thread then
@@ -176,30 +208,47 @@ Grid GridFor(int64_t threads, int64_t rows, int64_t panels) {
   return grid;
 }
 
-template <typename Element>
-void Multiply(const TileKernels& kernels, const Rows<Element>& x, const LinearParameters& linear, Element* y,
-              int64_t y_stride) {
-  const Product<Element> product(kernels, x, linear, y, y_stride);
-  const int64_t panels = (linear.out + kernels.tile_columns - 1) / kernels.tile_columns;
-  const int64_t tiles = (x.rows + kernels.tile_rows - 1) / kernels.tile_rows;
-  const int64_t threads = at::get_num_threads();
-  Grid grid = GridFor(threads, x.rows, panels);
-  // More parts than threads, taken one by one: whoever is interrupted, by a transfer say, holds up nobody.
-  grid.columns = std::max(grid.columns, panels * kernels.tile_columns / kernels.blocks.columns);
-  const int64_t sum_tiles = kernels.blocks.sum_rows / kernels.tile_rows;
-  if (!std::is_same_v<Element, float>) grid.rows = std::max(grid.rows, (tiles + sum_tiles - 1) / sum_tiles);
+// Calls `compute` for each of `parts`, on all threads. Best there are more parts than threads: they are taken one by
+// one, so that whoever is interrupted, by a transfer say, holds up nobody.
+template <typename Compute>
+void ForParts(const TileKernels& kernels, int64_t parts, Compute compute) {
   std::atomic<int64_t> next = 0;
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
     const TileScope scope(kernels);
-    for (int64_t i = 0; (i = next++) < grid.rows * grid.columns;) {
-      const int64_t r = i / grid.columns, c = i % grid.columns;
-      Part part;
-      part.row = tiles * r / grid.rows * kernels.tile_rows;
-      part.row_end = std::min(x.rows, tiles * (r + 1) / grid.rows * kernels.tile_rows);
-      part.column = panels * c / grid.columns * kernels.tile_columns;
-      part.column_end = std::min(linear.out, panels * (c + 1) / grid.columns * kernels.tile_columns);
-      product.Compute(part);
-    }
+    for (int64_t i = 0; (i = next++) < parts;) compute(i);
+  });
+}
+
+template <typename Element>
+void Multiply(const TileKernels& kernels, absl::Span<const Factor<Element>> factors, const LinearParameters& linear) {
+  typename Product<Element>::Factors few, many;
+  int64_t rows = 0;
+  for (const Factor<Element>& factor : factors) {
+    const bool is_few = kernels.multiply_few != nullptr && factor.x.rows < kernels.few_rows;
+    (is_few ? few : many).push_back(factor);
+    if (!is_few) rows += factor.x.rows;
+  }
+  const int64_t panels = (linear.out + kernels.tile_columns - 1) / kernels.tile_columns;
+  const int64_t threads = at::get_num_threads(), blocks = panels * kernels.tile_columns / kernels.blocks.columns;
+  // Part i of `parts` of the columns begins here.
+  const auto column = [&](int64_t i, int64_t parts) {
+    return std::min(linear.out, panels * i / parts * kernels.tile_columns);
+  };
+  if constexpr (Product<Element>::kSumsInY) {
+    const int64_t parts = few.empty() ? 0 : std::max(threads, blocks);
+    const Product<Element> product(kernels, std::move(few), linear);
+    ForParts(kernels, parts, [&](int64_t i) { product.ComputeFew(column(i, parts), column(i + 1, parts)); });
+  }
+  if (many.empty()) return;
+  const Product<Element> product(kernels, std::move(many), linear);
+  const int64_t tiles = product.tiles(), sum_tiles = kernels.blocks.sum_rows / kernels.tile_rows;
+  Grid grid = GridFor(threads, rows, panels);
+  grid.columns = std::max(grid.columns, blocks);
+  if (!Product<Element>::kSumsInY) grid.rows = std::max(grid.rows, (tiles + sum_tiles - 1) / sum_tiles);
+  ForParts(kernels, grid.rows * grid.columns, [&](int64_t i) {
+    const int64_t r = i / grid.columns, c = i % grid.columns;
+    product.Compute(
+        {tiles * r / grid.rows, tiles * (r + 1) / grid.rows, column(c, grid.columns), column(c + 1, grid.columns)});
   });
 }
 
@@ -207,12 +256,12 @@ void Multiply(const TileKernels& kernels, const Rows<Element>& x, const LinearPa
 
 int64_t MatmulFewRows(Isa isa) { return TileKernelsOf(isa, DType::kFloat32, DType::kFloat32).few_rows; }
 
-void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride, Isa isa) {
-  Multiply(TileKernelsOf(isa, DType::kFloat32, linear.dtype), x, linear, y, y_stride);
+void MultiplyFloat32(absl::Span<const FloatFactor> factors, const LinearParameters& linear, Isa isa) {
+  Multiply(TileKernelsOf(isa, DType::kFloat32, linear.dtype), factors, linear);
 }
 
-void MultiplyBFloat16(const BFloat16Rows& x, const LinearParameters& linear, uint16_t* y, int64_t y_stride, Isa isa) {
-  Multiply(TileKernelsOf(isa, DType::kBFloat16, linear.dtype), x, linear, y, y_stride);
+void MultiplyBFloat16(absl::Span<const BFloat16Factor> factors, const LinearParameters& linear, Isa isa) {
+  Multiply(TileKernelsOf(isa, DType::kBFloat16, linear.dtype), factors, linear);
 }
 
 }  // namespace ditserve

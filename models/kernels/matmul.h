@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "absl/types/span.h"
 #include "core/base/dtype.h"
 #include "models/kernels/tile_kernels.h"
 
@@ -19,17 +20,26 @@ struct LinearParameters {
   int64_t in;
 };
 
-// y = x weight^T + bias in float32, from weights in the dtype they are kept in: they are converted on their way into
-// the processor's cache, so that no float32 copy of them takes memory or time to write. The method is that of Goto and
-// van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008); where there are fewer rows than
-// MatmulFewRows, rearranging the weight would not pay, and it is read as it lies.
+// A matrix to multiply. x: shape [rows, in], 1 <= in; y: shape [rows, out], `y_stride` elements from row to row. No y
+// overlaps anything else.
+template <typename Element>
+struct Factor {
+  Rows<Element> x;
+  Element* y;
+  int64_t y_stride;
+};
+using FloatFactor = Factor<float>;
+using BFloat16Factor = Factor<uint16_t>;
+
+// y = x weight^T + bias of each factor in float32, from weights in the dtype they are kept in: they are converted on
+// their way into the processor's cache, once for all factors, so that no float32 copy of them takes memory or time to
+// write. The method is that of Goto and van de Geijn (Anatomy of High-Performance Matrix Multiplication, 2008); where a
+// factor has fewer rows than MatmulFewRows, rearranging the weight would not pay, and it is read as it lies.
 //
-// x: shape [rows, in], 1 <= in; y: shape [rows, out], `y_stride` elements from row to row; neither overlaps the other.
-// A row of y depends on its row of x, on whether there are few rows, and on `isa`: not on the other rows, nor on the
-// number of threads. Its sums are added up in blocks along `in`, in order.
-// Thread-safe. Allocates nothing but what each thread keeps.
-void MultiplyFloat32(const FloatRows& x, const LinearParameters& linear, float* y, int64_t y_stride,
-                     Isa isa = Isas().back());
+// A row of y depends on its row of x, on whether its factor has few rows, and on `isa`: not on the other rows and
+// factors, nor on the number of threads. Its sums are added up in blocks along `in`, in order.
+// Thread-safe. Allocates nothing that grows with the matrices but what each thread keeps.
+void MultiplyFloat32(absl::Span<const FloatFactor> factors, const LinearParameters& linear, Isa isa = Isas().back());
 
 int64_t MatmulFewRows(Isa isa);
 
@@ -41,7 +51,7 @@ int64_t MatmulFewRows(Isa isa);
 // with the bias.
 // A row of y depends on its row of x alone and, but for such numbers, on whether `isa` fuses products with sums or is
 // kAmxBFloat16: not on how many rows there are.
-void MultiplyBFloat16(const BFloat16Rows& x, const LinearParameters& linear, uint16_t* y, int64_t y_stride,
+void MultiplyBFloat16(absl::Span<const BFloat16Factor> factors, const LinearParameters& linear,
                       Isa isa = Isas().back());
 
 }  // namespace ditserve

@@ -200,8 +200,10 @@ at::Tensor& MultiplyAdd(const at::Tensor& bias, const at::Tensor& x, const at::T
   const LinearParameters linear = {static_cast<const std::byte*>(weight.const_data_ptr()),
                                    static_cast<const std::byte*>(bias.const_data_ptr()), DType::kBFloat16,
                                    weight.size(1), weight.size(0)};
-  MultiplyBFloat16({static_cast<const uint16_t*>(x.const_data_ptr()), x.stride(0), x.size(0)}, linear,
-                   static_cast<uint16_t*>(out.data_ptr()), out.stride(0));
+  MultiplyBFloat16({{{static_cast<const uint16_t*>(x.const_data_ptr()), x.stride(0), x.size(0)},
+                     static_cast<uint16_t*>(out.data_ptr()),
+                     out.stride(0)}},
+                   linear);
   return out;
 }
 

@@ -105,8 +105,8 @@ std::string HashOfProduct(int64_t rows, Isa isa) {
   const at::Tensor x = Seeded("x", {rows, 700}, 0, 1), weight = Seeded("weight", {333, 700}, 0, 0.05f);
   const at::Tensor bias = Seeded("bias", {333}, 0, 1), y = at::empty({rows, 333}, at::kFloat);
   const auto bytes = [](const at::Tensor& tensor) { return static_cast<const std::byte*>(tensor.const_data_ptr()); };
-  MultiplyFloat32(RowsOf(x), {bytes(weight), bytes(bias), DType::kFloat32, 333, 700}, y.data_ptr<float>(), y.stride(0),
-                  isa);
+  MultiplyFloat32({{RowsOf(x), y.data_ptr<float>(), y.stride(0)}},
+                  {bytes(weight), bytes(bias), DType::kFloat32, 333, 700}, isa);
   return Hex(HashOf(y));
 }
 

@@ -73,11 +73,17 @@ class Product {
   Product(int64_t rows, int64_t out, int64_t in)
       : rows_(rows), out_(out), in_(in), x("x", rows, in, 3), weight("weight", out, in, 0), bias("bias", 1, out, 0) {}
 
-  // Rows [begin, end) of y.
-  std::vector<uint16_t> Compute(Isa isa, int64_t begin, int64_t end) const {
+  // Rows [begin, end) of y, of factors that end at `cuts` and at `end`.
+  std::vector<uint16_t> Compute(Isa isa, int64_t begin, int64_t end, std::vector<int64_t> cuts = {}) const {
     return Matrix::Written(end - begin, out_, [&](uint16_t* y, int64_t stride) {
       const LinearParameters linear = {weight.bytes(), has_bias ? bias.bytes() : nullptr, DType::kBFloat16, out_, in_};
-      MultiplyBFloat16(x.Rows(begin, end), linear, y, stride, isa);
+      std::vector<BFloat16Factor> factors;
+      cuts.push_back(end);
+      for (int64_t row = begin; const int64_t cut : cuts) {
+        factors.push_back({x.Rows(row, cut), y + (row - begin) * stride, stride});
+        row = cut;
+      }
+      MultiplyBFloat16(factors, linear, isa);
     });
   }
   std::vector<uint16_t> Compute(Isa isa) const { return Compute(isa, 0, rows_); }
@@ -167,6 +173,7 @@ TEST_P(BFloat16Test, ARowOfAProductDependsOnItselfAlone) {
     const std::vector<uint16_t> some = product.Compute(GetParam(), begin, end);
     EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin() + begin * 100)) << begin;
   }
+  EXPECT_EQ(product.Compute(GetParam(), 0, 1200, {1, 6, 140, 300, 1100}), all) << "of several factors";
 }
 
 TEST_P(BFloat16Test, AProductDoesNotDependOnTheNumberOfThreads) {

@@ -58,12 +58,19 @@ class Product {
 
   std::vector<float>& x() { return x_; }
 
-  // Rows [begin, end) of y, without gaps. What is in the gaps must stay.
-  std::vector<float> Compute(Isa isa, int64_t begin, int64_t end) const {
+  // Rows [begin, end) of y, without gaps, of factors that end at `cuts` and at `end`. What is in the gaps must stay.
+  std::vector<float> Compute(Isa isa, int64_t begin, int64_t end, std::vector<int64_t> cuts = {}) const {
     constexpr float kGap = 12345;
     std::vector<float> y(static_cast<size_t>((end - begin) * y_stride_), kGap);
     const LinearParameters linear = {weight_.data(), has_bias_ ? bias_.data() : nullptr, dtype_, shape_.out, shape_.in};
-    MultiplyFloat32({x_.data() + begin * x_stride_, x_stride_, end - begin}, linear, y.data(), y_stride_, isa);
+    std::vector<FloatFactor> factors;
+    cuts.push_back(end);
+    for (int64_t row = begin; const int64_t cut : cuts) {
+      factors.push_back(
+          {{x_.data() + row * x_stride_, x_stride_, cut - row}, y.data() + (row - begin) * y_stride_, y_stride_});
+      row = cut;
+    }
+    MultiplyFloat32(factors, linear, isa);
     std::vector<float> dense;
     for (int64_t r = 0; r < end - begin; ++r) {
       for (int64_t c = 0; c < y_stride_; ++c) {
@@ -145,6 +152,21 @@ TEST_P(MatmulTest, NeedsNoBias) {
   }
 }
 
+TEST_P(MatmulTest, AFactorDoesNotDependOnTheOthers) {
+  const int64_t few = MatmulFewRows(GetParam());
+  const std::vector<int64_t> cuts = {1, 1 + few, 150 + few, 152 + few, 451 + few, 451 + 2 * few};
+  for (const auto& [out, in] : {std::tuple(100, 1100), std::tuple(1700, 50)}) {
+    const Product product({500 + 2 * few, out, in}, DType::kBFloat16);
+    const std::vector<float> together = product.Compute(GetParam(), 0, 500 + 2 * few, cuts);
+    int64_t begin = 0;
+    for (const int64_t end : cuts) {
+      const std::vector<float> alone = product.Compute(GetParam(), begin, end);
+      EXPECT_EQ(std::memcmp(alone.data(), together.data() + begin * out, alone.size() * sizeof(float)), 0) << begin;
+      begin = end;
+    }
+  }
+}
+
 TEST_P(MatmulTest, ARowDoesNotDependOnTheOthers) {
   const int64_t few = MatmulFewRows(GetParam());
   for (const auto& [rows, parts] :
@@ -196,7 +218,7 @@ TEST_P(MatmulTest, DecodesEveryElementOfTheNarrowDTypes) {
     for (const int64_t rows : {int64_t{1}, MatmulFewRows(GetParam())}) {
       const std::vector<float> ones(static_cast<size_t>(rows), 1.0f);
       std::vector<float> found(static_cast<size_t>(rows * count));
-      MultiplyFloat32({ones.data(), 1, rows}, {elements.data(), nullptr, dtype, count, 1}, found.data(), count,
+      MultiplyFloat32({{{ones.data(), 1, rows}, found.data(), count}}, {elements.data(), nullptr, dtype, count, 1},
                       GetParam());
       for (size_t i = 0; i < expected.size(); ++i) {
         if (std::isnan(expected[i])) {
@@ -216,7 +238,8 @@ TEST_P(MatmulTest, KeepsTheOrderOfElements) {
     const Encoded weight(Values("weight", count), dtype);
     std::vector<float> unit(static_cast<size_t>(count * count)), y(static_cast<size_t>(count));
     for (int64_t i = 0; i < count; ++i) unit[static_cast<size_t>(i * (count + 1))] = 1;
-    MultiplyFloat32({unit.data(), count, count}, {weight.data(), nullptr, dtype, 1, count}, y.data(), 1, GetParam());
+    MultiplyFloat32({{{unit.data(), count, count}, y.data(), 1}}, {weight.data(), nullptr, dtype, 1, count},
+                    GetParam());
     EXPECT_EQ(y, weight.decoded()) << Name(dtype);
   }
 }
