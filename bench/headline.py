@@ -126,7 +126,7 @@ class Module:
         return self.product_flop(image, text) + attention
 
 
-def taken(modules: list[Module]) -> list[Module]:
+def taken_of(modules: list[Module]) -> list[Module]:
     """What ditserve's pass takes of them: not what reaches no output."""
     return [replace(module, weight=module.read[0], bias=module.read[1]) if module.read else module
             for module in modules if module.read is None or module.read[0] > 0]
@@ -195,7 +195,7 @@ def window_of(modules: list[Module], held: int = BF16) -> int:
 
 
 def row(card: Card, modules: list[Module], riders: int, moved: int, multiplied: int, activation_bytes: int) -> str:
-    used = taken(modules)
+    used = taken_of(modules)
     of_all = sweep(used, [riders * seconds for seconds in times(used, card, multiplied)], card.link.value, moved,
                    multiplied, window_of(modules, multiplied))
     device = of_all.window_bytes + riders * activation_bytes + SLOT_BYTES + WORKSPACE_BYTES[card.sm_9]
@@ -219,7 +219,7 @@ def beside(card: Card, modules: list[Module], passes: int, ours: Pass, multiplie
 
 def loop(card: Card, modules: list[Module], moved: int, kept: int = STEPS) -> tuple[Pass, float]:
     """A loop with guidance that has room for the rows of so many steps, and the bytes that it moves."""
-    makes = taken(modules)
+    makes = taken_of(modules)
     reads = [module for module in makes if not module.makes_modulation()]
     all_steps = makes + (kept - 1) * reads + (STEPS - kept) * makes
     return (sweep(all_steps, [BRANCHES * seconds for seconds in times(all_steps, card)], card.link.value, moved, BF16,
@@ -261,7 +261,7 @@ def modulation_by_default(modules: list[Module], activation_bytes: int) -> str:
 
 def modulation_bytes(modules: list[Module]) -> int:
     """What is kept of a timestep: a row as long as the bias of each module that makes some, the embedding's aside."""
-    return BF16 * sum(module.bias for module in taken(modules) if re.search(r"_mod\.|norm_out", module.path))
+    return BF16 * sum(module.bias for module in taken_of(modules) if re.search(r"_mod\.|norm_out", module.path))
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def billions(modules: list[Module]) -> str:
 
 
 def document(modules: list[Module], activation_bytes: int, float8_activation_bytes: int) -> str:
-    used = taken(modules)
+    used = taken_of(modules)
     flop = flop_of(used, tokens(SIDE, SIDE), PROMPT_TOKENS)
     of_width = {BF16: activation_bytes, FP8: float8_activation_bytes}
     rows = [row(card, modules, riders, moved, multiplied, of_width[multiplied])

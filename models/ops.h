@@ -11,8 +11,8 @@
 
 namespace ditserve {
 
-// One tensor an item: items of a batch have prompts of different lengths, and each is computed by itself so that its
-// result does not depend on the others. Rows are tokens: shape [tokens, channels].
+// One tensor an item: items of a batch have prompts of different lengths, and none's result depends on the others. Rows
+// are tokens: shape [tokens, channels].
 using Batch = std::vector<at::Tensor>;
 
 // x W^T + b for each item.

@@ -81,7 +81,7 @@ std::vector<double> QwenImageDiT::WorkOf(const ForwardShape& shape, at::ScalarTy
       }
     }
   }
-  if (parts_.blocks.size() > 2) {
+  if (parts_.blocks.size() > 2) {  // Nearly: what norms the text is as large as in the others.
     const ModuleIndex last = parts_.blocks.back().text.mod;
     const ParameterSpec& weight = modules_[last].parameters[0];
     of(last) *= static_cast<double>(weight.read_shape()[0]) / static_cast<double>(weight.shape[0]);

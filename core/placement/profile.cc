@@ -208,7 +208,7 @@ bool Profile::Manages(absl::string_view module_type) const {
 DType ComputationDType(const ModuleSpec& module, DType computation) {
   constexpr int64_t kSides = 16;
   if (computation != DType::kFloat8E4M3) return computation;
-  const std::vector<int64_t>& sides = module.parameters.front().shape;
+  const std::vector<int64_t> sides = module.parameters.front().read_shape();
   const bool multiplied = module.type == "Linear" &&
                           std::all_of(sides.begin(), sides.end(), [](int64_t side) { return side % kSides == 0; });
   return multiplied ? computation : ActivationDType(computation);

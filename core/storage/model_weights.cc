@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <numeric>
 #include <utility>
 
@@ -71,7 +72,8 @@ int64_t ElementCount(const std::vector<int64_t>& shape) {
   return count;
 }
 
-const StoredTensor* ModelWeights::ReadRows(const StoredTensor& stored, const ParameterSpec& parameter) {
+const StoredTensor* ModelWeights::Shortened(const StoredTensor& stored, const ParameterSpec& parameter) {
+  assert(*parameter.rows_read <= parameter.shape[0]);
   StoredTensor& read = read_rows_.emplace_back(stored);
   read.shape = parameter.read_shape();
   read.size_bytes = ElementCount(read.shape) * SizeOf(read.dtype);
@@ -91,7 +93,7 @@ absl::StatusOr<std::unique_ptr<ModelWeights>> ModelWeights::Bind(std::string nam
                                 BindParameter(absl::StrCat(spec.path, ".", parameter.name), parameter, *checkpoint));
       weights->parameters_ += ElementCount(stored->shape);
       bound.insert(stored);
-      if (parameter.rows_read) stored = weights->ReadRows(*stored, parameter);
+      if (parameter.rows_read) stored = weights->Shortened(*stored, parameter);
       module.stored.push_back(stored);
       module.stored_bytes += stored->size_bytes;
     }

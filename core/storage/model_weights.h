@@ -51,7 +51,8 @@ class ModelWeights {
  private:
   ModelWeights();
 
-  const StoredTensor* ReadRows(const StoredTensor& stored, const ParameterSpec& parameter);
+  // The tensor's rows that are read.
+  const StoredTensor* Shortened(const StoredTensor& stored, const ParameterSpec& parameter);
 
   const int64_t id_;
   std::string name_;

@@ -15,7 +15,7 @@ using ModuleIndex = int;
 struct ParameterSpec {
   std::string name;  // "weight" or "bias".
   std::vector<int64_t> shape;
-  // The first of the rows that operations read: of the others nothing is moved. Nullopt: all of them.
+  // How many rows, from the first on, operations read: of the others nothing is moved. Nullopt: all.
   std::optional<int64_t> rows_read = std::nullopt;
 
   std::vector<int64_t> read_shape() const {

@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <type_traits>
-#include <utility>
-
-#include "absl/container/inlined_vector.h"
+#include <vector>
 
 namespace ditserve {
 namespace {
@@ -46,12 +44,12 @@ struct Part {
 template <typename Element>
 class Product {
  public:
-  using Factors = absl::InlinedVector<Factor<Element>, 4>;
+  using Factors = absl::Span<const Factor<Element>>;
   static constexpr bool kSumsInY = std::is_same_v<Element, float>;
   static constexpr int64_t kInWord = sizeof(float) / sizeof(Element);
 
   Product(const TileKernels& kernels, Factors factors, const LinearParameters& linear)
-      : kernels_(kernels), at_(kernels.blocks), factors_(std::move(factors)), linear_(linear) {}
+      : kernels_(kernels), at_(kernels.blocks), factors_(factors), linear_(linear) {}
 
   int64_t tiles() const {
     int64_t tiles = 0;
@@ -89,11 +87,17 @@ class Product {
     }
   }
 
-  // The same of all rows, of which every factor has few. Columns are taken as many at a time as stay in a cache until
-  // the last factor has met them.
+  // The same of all rows, of which every factor has few. Where x is small, columns are taken as many at a time as stay
+  // in a cache until the last factor has met them.
   void ComputeFew(int64_t column, int64_t column_end) const requires(kSumsInY) {
-    constexpr int64_t kBytes = 256 << 10;
-    const int64_t columns = kernels_.tile_columns * std::max<int64_t>(1, kBytes / (kernels_.tile_columns * RowBytes()));
+    constexpr int64_t kBytes = 512 << 10;
+    int64_t x_bytes = 0;
+    for (const Factor<Element>& factor : factors_) x_bytes += factor.x.rows * linear_.in * int64_t{sizeof(Element)};
+    int64_t columns = column_end - column;
+    if (factors_.size() > 1 && x_bytes <= kBytes) {
+      const int64_t panel_bytes = kernels_.tile_columns * RowBytes();
+      columns = kernels_.tile_columns * std::max<int64_t>(1, kBytes / 2 / panel_bytes);
+    }
     for (; column < column_end; column += columns) {
       for (const Factor<Element>& factor : factors_) {
         kernels_.multiply_few(factor.x.data, factor.x.stride, factor.x.rows, WeightAt(column, 0), BiasAt(column),
@@ -219,49 +223,81 @@ void ForParts(const TileKernels& kernels, int64_t parts, Compute compute) {
   });
 }
 
+// Cuts a product into what is multiplied together, and that into parts.
 template <typename Element>
-void Multiply(const TileKernels& kernels, absl::Span<const Factor<Element>> factors, const LinearParameters& linear) {
-  typename Product<Element>::Factors few, many;
-  int64_t rows = 0;
-  for (const Factor<Element>& factor : factors) {
-    const bool is_few = kernels.multiply_few != nullptr && factor.x.rows < kernels.few_rows;
-    (is_few ? few : many).push_back(factor);
-    if (!is_few) rows += factor.x.rows;
+class Multiplier {
+ public:
+  using Factors = typename Product<Element>::Factors;
+
+  Multiplier(const TileKernels& kernels, const LinearParameters& linear)
+      : kernels_(kernels),
+        linear_(linear),
+        panels_((linear.out + kernels.tile_columns - 1) / kernels.tile_columns),
+        blocks_(panels_ * kernels.tile_columns / kernels.blocks.columns) {}
+
+  void Multiply(Factors factors) const {
+    std::vector<Factor<Element>> few, many;
+    int64_t rows = 0;  // Of `many`.
+    for (const Factor<Element>& factor : factors) {
+      if (factor.x.rows < kernels_.few_rows) {
+        few.push_back(factor);
+        continue;
+      }
+      if (rows + factor.x.rows > kernels_.blocks.sum_rows) {
+        MultiplyMany(many, rows);
+        many.clear();
+        rows = 0;
+      }
+      many.push_back(factor);
+      rows += factor.x.rows;
+    }
+    MultiplyMany(many, rows);
+    if constexpr (Product<Element>::kSumsInY) MultiplyFew(few);
   }
-  const int64_t panels = (linear.out + kernels.tile_columns - 1) / kernels.tile_columns;
-  const int64_t threads = at::get_num_threads(), blocks = panels * kernels.tile_columns / kernels.blocks.columns;
-  // Part i of `parts` of the columns begins here.
-  const auto column = [&](int64_t i, int64_t parts) {
-    return std::min(linear.out, panels * i / parts * kernels.tile_columns);
-  };
-  if constexpr (Product<Element>::kSumsInY) {
-    const int64_t parts = few.empty() ? 0 : std::max(threads, blocks);
-    const Product<Element> product(kernels, std::move(few), linear);
-    ForParts(kernels, parts, [&](int64_t i) { product.ComputeFew(column(i, parts), column(i + 1, parts)); });
+
+ private:
+  // Where part i of `parts` of the columns begins.
+  int64_t Column(int64_t i, int64_t parts) const {
+    return std::min(linear_.out, panels_ * i / parts * kernels_.tile_columns);
   }
-  if (many.empty()) return;
-  const Product<Element> product(kernels, std::move(many), linear);
-  const int64_t tiles = product.tiles(), sum_tiles = kernels.blocks.sum_rows / kernels.tile_rows;
-  Grid grid = GridFor(threads, rows, panels);
-  grid.columns = std::max(grid.columns, blocks);
-  if (!Product<Element>::kSumsInY) grid.rows = std::max(grid.rows, (tiles + sum_tiles - 1) / sum_tiles);
-  ForParts(kernels, grid.rows * grid.columns, [&](int64_t i) {
-    const int64_t r = i / grid.columns, c = i % grid.columns;
-    product.Compute(
-        {tiles * r / grid.rows, tiles * (r + 1) / grid.rows, column(c, grid.columns), column(c + 1, grid.columns)});
-  });
-}
+
+  void MultiplyFew(Factors factors) const {
+    if (factors.empty()) return;
+    const Product<Element> product(kernels_, factors, linear_);
+    const int64_t parts = std::max<int64_t>(at::get_num_threads(), blocks_);
+    ForParts(kernels_, parts, [&](int64_t i) { product.ComputeFew(Column(i, parts), Column(i + 1, parts)); });
+  }
+
+  void MultiplyMany(Factors factors, int64_t rows) const {
+    if (factors.empty()) return;
+    const Product<Element> product(kernels_, factors, linear_);
+    const int64_t tiles = product.tiles(), sum_tiles = kernels_.blocks.sum_rows / kernels_.tile_rows;
+    Grid grid = GridFor(at::get_num_threads(), rows, panels_);
+    grid.columns = std::max(grid.columns, blocks_);
+    if (!Product<Element>::kSumsInY) grid.rows = std::max(grid.rows, (tiles + sum_tiles - 1) / sum_tiles);
+    ForParts(kernels_, grid.rows * grid.columns, [&](int64_t i) {
+      const int64_t r = i / grid.columns, c = i % grid.columns;
+      product.Compute(
+          {tiles * r / grid.rows, tiles * (r + 1) / grid.rows, Column(c, grid.columns), Column(c + 1, grid.columns)});
+    });
+  }
+
+  const TileKernels& kernels_;
+  const LinearParameters linear_;
+  const int64_t panels_;
+  const int64_t blocks_;  // Of columns.
+};
 
 }  // namespace
 
 int64_t MatmulFewRows(Isa isa) { return TileKernelsOf(isa, DType::kFloat32, DType::kFloat32).few_rows; }
 
 void MultiplyFloat32(absl::Span<const FloatFactor> factors, const LinearParameters& linear, Isa isa) {
-  Multiply(TileKernelsOf(isa, DType::kFloat32, linear.dtype), factors, linear);
+  Multiplier<float>(TileKernelsOf(isa, DType::kFloat32, linear.dtype), linear).Multiply(factors);
 }
 
 void MultiplyBFloat16(absl::Span<const BFloat16Factor> factors, const LinearParameters& linear, Isa isa) {
-  Multiply(TileKernelsOf(isa, DType::kBFloat16, linear.dtype), factors, linear);
+  Multiplier<uint16_t>(TileKernelsOf(isa, DType::kBFloat16, linear.dtype), linear).Multiply(factors);
 }
 
 }  // namespace ditserve

@@ -27,7 +27,7 @@ using BFloat16Rows = Rows<uint16_t>;
 
 // How a product is cut up, by what fits which cache: a panel of the weight, of so many lines, the first-level one; a
 // block of x's rows, or what is added up so far, the second-level one. `sum_rows` rows and `columns` columns of sums
-// lie beside y where they cannot lie in it.
+// lie beside y where they cannot lie in it; of several factors so many rows are multiplied together.
 struct ProductBlocks {
   int64_t lines, columns, rows, sum_rows;
 };

@@ -98,6 +98,38 @@ TEST(OpsTest, ProductsThatAreModulatedTakeLittleMemoryBesideAndHaveTheBitsOfTheW
   }
 }
 
+// Some items are multiplied together, some alone, and one in pieces. Of so many rows that are multiplied at a time
+// there are two kinds beside: normed, and normed and modulated.
+TEST(OpsTest, ProductsOfSeveralItemsTakeAsLittleMemoryAndHaveTheBitsOfEachAlone) {
+  const c10::InferenceMode no_autograd;
+  ActivationMemory::InstallAllocator();
+  constexpr int64_t kWidth = 192, kHidden = 4 * kWidth, kAllRows = 300 + 5000 + 732 + 1 + 299 + 1032 + 40;
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const Batch in_parameters = {Seeded("in.weight", {kHidden, kWidth}, dtype), Seeded("in.bias", {kHidden}, dtype)};
+    const Batch out_parameters = {Seeded("out.weight", {kWidth, kHidden}, dtype), Seeded("out.bias", {kWidth}, dtype)};
+    const Weights in = WeightsOf(in_parameters), out = WeightsOf(out_parameters);
+    Batch x, scale, shift, gate, expected, expected_sums;
+    for (const int64_t rows : {300, 5000, 732, 1, 299, 1032, 40}) {
+      const std::string name = absl::StrCat("of ", rows);
+      x.push_back(Seeded(name, {rows, kWidth}, dtype));
+      const at::Tensor mod = Seeded(name + " mod", {1, 3 * kWidth}, dtype);
+      scale.push_back(mod.narrow(1, 0, kWidth));
+      shift.push_back(mod.narrow(1, kWidth, kWidth));
+      gate.push_back(mod.narrow(1, 2 * kWidth, kWidth));
+      expected.push_back(ModulatedLinear({x.back()}, {scale.back()}, {shift.back()}, in)[0]);
+      expected_sums.push_back(x.back().clone());
+      AddGatedLinear({expected_sums.back()}, {gate.back()}, {expected.back().clone()}, out);
+    }
+    const int64_t row_bytes = kWidth * static_cast<int64_t>(x.front().element_size());
+    const auto memory = std::make_shared<ActivationMemory>((4 * kAllRows + 2 * 1032 + 50) * row_bytes);
+    const ActivationMemory::Scope scope(memory);
+    const Batch products = ModulatedLinear(x, scale, shift, in);
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_TRUE(at::equal(products[i], expected[i])) << dtype << " " << i;
+    AddGatedLinear(x, gate, products, out);
+    for (size_t i = 0; i < x.size(); ++i) EXPECT_TRUE(at::equal(x[i], expected_sums[i])) << dtype << " " << i;
+  }
+}
+
 // As a layer is that is no wider than its input: what it makes finds no room in rows that are not needed any more.
 TEST(OpsTest, ProductsAreAddedWhateverTheWidthOfTheirInput) {
   const c10::InferenceMode no_autograd;

@@ -35,15 +35,15 @@ class HeadlineTest(unittest.TestCase):
     def test_the_model_is_the_real_one(self):
         modules, *_ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
         self.assertEqual(sum(module.elements() for module in modules), 20_430_401_088)
-        unread = sum(2 * module.elements() for module in modules) - sum(2 * module.elements() for module in headline.taken(modules))
+        unread = sum(2 * module.elements() for module in modules) - sum(2 * module.elements() for module in headline.taken_of(modules))
         self.assertEqual(unread, 188_786_944 + 2 * 4 * 3072 * 3073)
         self.assertEqual({module.rows(4096, 5) for module in modules if "txt_mlp" in module.path}, {5})
         self.assertAlmostEqual(headline.flop_of(modules, 4096, 5) / headline.flop_of_blocks(60, 4096, 5), 1, places=2)
 
     def test_a_loop_takes_what_makes_modulation_once(self):
         modules, activation_bytes, _ = headline.read_modules(Path(os.environ["DITSERVE_BIN"]))
-        kept = sum(module.elements() for module in headline.taken(modules) if module.makes_modulation())
-        used = sum(module.elements() for module in headline.taken(modules))
+        kept = sum(module.elements() for module in headline.taken_of(modules) if module.makes_modulation())
+        used = sum(module.elements() for module in headline.taken_of(modules))
         self.assertAlmostEqual(2 * kept / 13.6e9, 1, places=1)
         self.assertEqual(headline.modulation_bytes(modules), 2 * 3072 * (2 * 6 * 60 - 4 + 2))
         row = headline.loop_row(headline.H100, modules, headline.BF16, activation_bytes)

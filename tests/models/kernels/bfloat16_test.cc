@@ -173,7 +173,17 @@ TEST_P(BFloat16Test, ARowOfAProductDependsOnItselfAlone) {
     const std::vector<uint16_t> some = product.Compute(GetParam(), begin, end);
     EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin() + begin * 100)) << begin;
   }
-  EXPECT_EQ(product.Compute(GetParam(), 0, 1200, {1, 6, 140, 300, 1100}), all) << "of several factors";
+  const int threads = at::get_num_threads();
+  for (const int team : {1, 2, 4}) {
+    at::set_num_threads(team);
+    EXPECT_EQ(product.Compute(GetParam(), 0, 1200, {1, 6, 6, 140, 300, 1100}), all) << "of several factors";
+  }
+  at::set_num_threads(threads);
+}
+
+TEST_P(BFloat16Test, AFactorOfMoreRowsThanAreMultipliedTogetherDoesNotDependOnTheOthers) {
+  const Product product(5000, 40, 100);
+  EXPECT_EQ(product.Compute(GetParam(), 0, 5000, {700, 1900, 1950, 4300}), product.Compute(GetParam()));
 }
 
 TEST_P(BFloat16Test, AProductDoesNotDependOnTheNumberOfThreads) {

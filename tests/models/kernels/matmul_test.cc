@@ -152,17 +152,25 @@ TEST_P(MatmulTest, NeedsNoBias) {
   }
 }
 
+// Few rows and many, none, and more than are multiplied together; on threads that share rows and on some that do not.
 TEST_P(MatmulTest, AFactorDoesNotDependOnTheOthers) {
+  const int threads = at::get_num_threads();
   const int64_t few = MatmulFewRows(GetParam());
-  const std::vector<int64_t> cuts = {1, 1 + few, 150 + few, 152 + few, 451 + few, 451 + 2 * few};
-  for (const auto& [out, in] : {std::tuple(100, 1100), std::tuple(1700, 50)}) {
-    const Product product({500 + 2 * few, out, in}, DType::kBFloat16);
-    const std::vector<float> together = product.Compute(GetParam(), 0, 500 + 2 * few, cuts);
-    int64_t begin = 0;
-    for (const int64_t end : cuts) {
-      const std::vector<float> alone = product.Compute(GetParam(), begin, end);
-      EXPECT_EQ(std::memcmp(alone.data(), together.data() + begin * out, alone.size() * sizeof(float)), 0) << begin;
-      begin = end;
+  const std::vector<int64_t> ends = {1, 1 + few, 1 + few, 150 + few, 152 + few, 451 + few, 451 + 2 * few, 1600, 1790};
+  for (const auto& [out, in] : {std::tuple(100, 1100), std::tuple(1700, 50), std::tuple(70, 9000)}) {
+    const Product product({ends.back(), out, in}, DType::kBFloat16);
+    for (const int team : {1, 2, 4}) {
+      at::set_num_threads(team);
+      const std::vector<float> together =
+          product.Compute(GetParam(), 0, ends.back(), std::vector(ends.begin(), ends.end() - 1));
+      at::set_num_threads(threads);
+      int64_t begin = 0;
+      for (const int64_t end : ends) {
+        const std::vector<float> alone = product.Compute(GetParam(), begin, end);
+        EXPECT_EQ(std::memcmp(alone.data(), together.data() + begin * out, alone.size() * sizeof(float)), 0)
+            << begin << " of " << out << ", " << team << " threads";
+        begin = end;
+      }
     }
   }
 }

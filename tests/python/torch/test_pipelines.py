@@ -261,13 +261,16 @@ def test_the_branches_of_every_step_ride_together(serve, numerics):
         both = []
         begin = client.begin_forward
 
+        def begun(residency):
+            return any(rider.modules_done > 0 for rider in residency.riders)
+
         def begin_late(*inputs, **options):
             both.append(pending := begin(*inputs, **options))
             send = pending.send
 
             def send_late(beside=""):
-                if beside and pending._sent is None:
-                    await_residency(server.address, lambda one: any(rider.modules_done > 0 for rider in one.riders))
+                if pending._sent is None:
+                    await_residency(server.address, begun if beside else idle)
                 return send(beside=beside)
 
             pending.send = send_late
