@@ -167,7 +167,8 @@ TEST_P(MatmulTest, AFactorDoesNotDependOnTheOthers) {
       int64_t begin = 0;
       for (const int64_t end : ends) {
         const std::vector<float> alone = product.Compute(GetParam(), begin, end);
-        EXPECT_EQ(std::memcmp(alone.data(), together.data() + begin * out, alone.size() * sizeof(float)), 0)
+        const auto part = together.begin() + begin * out;
+        EXPECT_EQ(alone, std::vector(part, part + (end - begin) * out))
             << begin << " of " << out << ", " << team << " threads";
         begin = end;
       }
