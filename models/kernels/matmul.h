@@ -32,10 +32,10 @@ using FloatFactor = Factor<float>;
 using BFloat16Factor = Factor<uint16_t>;
 
 // y = x weight^T + bias of each factor in float32, from weights in the dtype they are kept in: they are converted on
-// their way into the processor's cache, once for factors that have no more than ProductBlocks::sum_rows together, so that
-// no float32 copy of them takes memory or time to write. The method is that of Goto and van de Geijn
-// (Anatomy of High-Performance Matrix Multiplication, 2008); where a factor has fewer rows than MatmulFewRows,
-// rearranging the weight would not pay, and it is read as it lies.
+// their way into the processor's cache, once for factors that have no more than ProductBlocks::sum_rows together, so
+// that no float32 copy of them takes memory or time to write. The method is that of Goto and van de Geijn (Anatomy of
+// High-Performance Matrix Multiplication, 2008); where a factor has fewer rows than MatmulFewRows, rearranging the
+// weight would not pay, and it is read as it lies.
 //
 // A row of y depends on its row of x, on whether its factor has few rows, and on `isa`: not on the other rows and
 // factors, nor on the number of threads. Its sums are added up in blocks along `in`, in order.
