@@ -166,7 +166,7 @@ int64_t FlashWorkspaceBytes(int64_t tokens, int64_t heads, int64_t head_dim) {
 // x normed along its channels, without weights. LibTorch has none for meta tensors in C++.
 at::Tensor LayerNorm(const at::Tensor& x) {
   if (!x.is_meta()) return at::layer_norm(x, {x.size(1)}, {}, {}, kEpsilon);
-  const at::Tensor normed = at::empty_like(x);
+  at::Tensor normed = at::empty_like(x);
   if (IsOnCuda(x)) {  // There it also takes each row's mean and deviation.
     const at::Tensor mean = at::empty({x.size(0)}, x.options().dtype(at::kFloat)), deviation = at::empty_like(mean);
   }

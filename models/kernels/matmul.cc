@@ -46,7 +46,7 @@ class Product {
  public:
   using Factors = absl::Span<const Factor<Element>>;
   static constexpr bool kSumsInY = std::is_same_v<Element, float>;
-  static constexpr int64_t kInWord = sizeof(float) / sizeof(Element);
+  static constexpr int64_t kInWord = kSumsInY ? 1 : 2;
 
   Product(const TileKernels& kernels, Factors factors, const LinearParameters& linear)
       : kernels_(kernels), at_(kernels.blocks), factors_(factors), linear_(linear) {}

@@ -67,8 +67,8 @@ class CpuKernel {
  public:
   // `arguments` are forms, and so is `result`, or undefined where arguments are written. The places of their elements
   // are given in this order.
-  CpuKernel(const c10::OperatorHandle& operation, Stack arguments, at::Tensor result)
-      : operation_(operation), arguments_(std::move(arguments)), result_(std::move(result)) {}
+  CpuKernel(c10::OperatorHandle operation, Stack arguments, at::Tensor result)
+      : operation_(std::move(operation)), arguments_(std::move(arguments)), result_(std::move(result)) {}
 
   void operator()(const std::vector<std::byte*>& found) const {
     const c10::InferenceMode no_autograd;

@@ -51,7 +51,9 @@ class DenoiseTest : public LocalEngineTest {
   // The same loop, whose passes are requests of one image and one prompt each.
   class SinglePasses final : public Laps {
    public:
-    SinglePasses(Engine& engine, const ForwardCall& call) : engine_(engine), call_(call) { call_.denoising.reset(); }
+    SinglePasses(Engine& engine, ForwardCall call) : engine_(engine), call_(std::move(call)) {
+      call_.denoising.reset();
+    }
     Task<at::Tensor> MakeLap(const ForwardInputs& inputs, int64_t) override {
       std::vector<at::Tensor> outputs;
       for (int64_t i = 0; i < inputs.latents.size(0); ++i) {
