@@ -156,6 +156,16 @@ def test_a_transformers_answer_has_both_forms(transformer):
     assert torch.equal(call(transformer).sample + 0, call(transformer, return_dict=False)[0] + 0)
 
 
+def test_passes_join_at_once_unless_the_drop_in_was_made_with_another_join(serve):
+    asked = []
+    with ditserve.Client(serve(numerics="diffusers").address) as client:
+        begin = client.begin_forward
+        client.begin_forward = lambda *inputs, **options: asked.append(options["join"]) or begin(*inputs, **options)
+        for options in ({}, {"join": "auto"}, {"join": "wait"}):
+            call(RemoteTransformer(client, **options)).sample + 0
+    assert asked == ["immediate", "auto", "wait"]
+
+
 @pytest.mark.parametrize(("given", "named"), [
     ({"guidance": torch.ones(1)}, "guidance"),
     ({"attention_kwargs": {"scale": 0.5}}, "attention_kwargs"),

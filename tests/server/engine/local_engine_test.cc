@@ -153,8 +153,8 @@ TEST_F(LocalEngineTest, ReportsProgressUpToTheLastModule) {
       used_bytes -= ElementCount(parameter.shape) * SizeOf(model.stored_dtypes.front());
     }
   }
-  const int64_t width =
-      model.model->config().width();  // Of gates and of what is the MLP's, two chunks of six are read.
+  // Of what modulates the last block's text two chunks of six are read.
+  const int64_t width = model.model->config().width();
   used_bytes -= 4 * width * (width + 1) * SizeOf(model.stored_dtypes.front());
   EXPECT_EQ(flight->result->account.disk_read_bytes, used_bytes);
   EXPECT_EQ(flight->result->account.riders, 1);
